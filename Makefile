@@ -1,0 +1,62 @@
+# The torch to install where there is none. One that is there is never replaced.
+TORCH ?= torch==2.13.0
+
+# The active Python if it has a torch; otherwise the one in .venv, which is made on first need.
+has_torch = import importlib.util as u, sys; sys.exit(sys.version_info < (3, 10) or not u.find_spec("torch"))
+ifndef PYTHON
+PYTHON := $(shell for p in python python3; do \
+	$$p -c '$(has_torch)' 2>/dev/null && command -v $$p && exit; done; echo .venv/bin/python)
+endif
+
+ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
+clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
+cxx_sources = $(shell git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
+pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help format lint build test check-all demo bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Python: $(PYTHON)"
+
+.venv/bin/python:
+	@python3 -c 'import sys; sys.exit("Python 3.10 or newer is needed" if sys.version_info < (3, 10) else 0)'
+	python3 -m venv .venv
+
+format: | $(filter .venv/%,$(PYTHON)) ## put the sources into the project's style
+	$(ensure) --need ruff --extras dev
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+	$(if $(cxx_sources),$(clang_format) -i $(cxx_sources))
+
+lint: | $(filter .venv/%,$(PYTHON)) ## check style and types
+	$(ensure) --need ruff mypy clang-format --extras dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(if $(cxx_sources),$(clang_format) --dry-run -Werror $(cxx_sources))
+	$(PYTHON) -m mypy
+
+build: | $(filter .venv/%,$(PYTHON)) ## compile the native kernels in place, where there is a compiler
+	$(ensure) --need setuptools --extras build
+	@$(PYTHON) setup.py --quiet build_ext --inplace
+
+test: build ## run the tests (minutes)
+	$(ensure) --need pytest pytest-xdist hypothesis numpy --extras dev
+	@$(pytest) -m "not slow"
+
+check-all: lint build ## run every check there is, the slow ones too
+	$(ensure) --need pytest pytest-xdist hypothesis numpy --extras dev
+	@$(pytest)
+
+demo: build ## train the copy task and draw what the memory does: runs/copy-demo
+	$(ensure) --need numpy --extras train
+	$(PYTHON) -m ntm_kernels train copy --run-dir runs/copy-demo --stop-below 0.1 $(ARGS)
+
+bench: build ## measure every backend that is live here
+	$(ensure) --extras train
+	$(PYTHON) -m bench $(ARGS)
+
+clean: ## remove what was built; .venv and runs stay
+	rm -rf build dist *.egg-info ntm_kernels/_native.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,189 @@
+"""Builds the optional native kernels; all else about the package stands in pyproject.toml.
+
+The library is `ntm_kernels/_native.so`, loaded with `torch.ops.load_library`: C++ only, no Python
+headers. Where it cannot be built the package is installed without it, and one line says why.
+
+Environment:
+    NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
+    CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
+    MAX_JOBS                      compilations at a time (default: one per core)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+# csrc/*.cpp is compiled once; csrc/cpu/*.cpp once per instruction set, with NTM_ISA as its name.
+ISAS: dict[str, list[str]] = {"baseline": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    ISAS["avx512"] = [
+        *ISAS["avx2"],
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
+    ]
+
+COMPILE_FLAGS = [
+    *("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    # Neither changes a result; both stand in the way of vectorising.
+    *("-fno-math-errno", "-fno-trapping-math"),
+]
+# Never -ffast-math here: at link time it would flush denormals in the whole process.
+LINK_FLAGS = ["-shared", "-fopenmp", "-ltorch", "-ltorch_cpu", "-lc10"]
+
+OLDEST_TORCH = (2, 11)
+SOURCES = sorted(Path("csrc").glob("*.cpp"))
+ISA_SOURCES = sorted(Path("csrc/cpu").glob("*.cpp"))
+
+
+class Unavailable(Exception):
+    """Why the native kernels cannot be built here."""
+
+
+def require_torch() -> str:
+    """Import the torch that the kernels will run with, and return its version."""
+    try:
+        import torch
+    except ImportError:
+        # Under build isolation it is hidden, but stays where this interpreter installs to.
+        sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        try:
+            import torch
+        except ImportError as error:
+            raise Unavailable(f"no torch to build against ({error}); install torch first") from None
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise Unavailable(f"torch {torch.__version__} is older than {oldest}")
+    return str(torch.__version__)
+
+
+def require_compiler() -> list[str]:
+    """Return the command of the C++ compiler."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]):
+            return command
+    raise Unavailable(f"no C++ compiler (CXX={named[0]})" if named else "no C++ compiler")
+
+
+def run(command: list[str]) -> None:
+    """Run a compiler, showing what it has to say."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.stdout:
+        print(done.stdout, end="", file=sys.stderr)
+    if done.returncode:
+        raise Unavailable(f"`{shlex.join(command)}` failed")
+
+
+def is_current(target: Path, record: str) -> bool:
+    """Tell whether an object came from this very command and its sources are older than it."""
+    recorded, dependencies = target.with_suffix(".cmd"), target.with_suffix(".d")
+    if not (target.exists() and recorded.exists() and dependencies.exists()):
+        return False
+    made = target.stat().st_mtime
+    inputs = dependencies.read_text().replace("\\\n", " ").partition(":")[2].split()
+    return recorded.read_text() == record and all(
+        os.path.exists(path) and os.path.getmtime(path) < made for path in inputs
+    )
+
+
+def compile_object(command: list[str], target: Path) -> None:
+    """Compile one object unless it is there already."""
+    command = [*command, "-MMD", "-o", str(target)]
+    record = shlex.join(command)
+    if is_current(target, record):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run(command)
+    target.with_suffix(".cmd").write_text(record)
+
+
+def compile_all(commands: Iterable[tuple[list[str], Path]]) -> None:
+    """Compile several objects at a time; the compilers are processes of their own."""
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(lambda item: compile_object(*item), commands):
+            pass
+
+
+class BuildNative(build_ext):
+    """Compiles and links the native library, or says why not."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", os.sep) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        library = Path(self.get_ext_fullpath(ext.name))
+        try:
+            built = self.build_library(library)
+        except Unavailable as reason:
+            library.unlink(missing_ok=True)
+            if not ext.optional:
+                raise CompileError(f"native CPU kernels: {reason}") from None
+            print(f"ntm_kernels: native CPU kernels left out: {reason}", file=sys.stderr)
+        else:
+            print(f"ntm_kernels: native CPU kernels built: {built}", file=sys.stderr)
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        for library in map(self.get_ext_filename, self.ext_map):
+            if not Path(self.build_lib, library).exists():
+                Path(library).unlink(missing_ok=True)
+
+    def build_library(self, library: Path) -> str:
+        """Build the library and say in a few words what it was built from."""
+        if not SOURCES:
+            raise Unavailable("no sources in csrc")
+        compiler, torch_version = require_compiler(), require_torch()
+        from torch.utils.cpp_extension import include_paths, library_paths
+
+        common = [
+            *compiler,
+            *COMPILE_FLAGS,
+            f'-DNTM_TORCH_VERSION="{torch_version}"',
+            "-Icsrc",
+            *(f"-isystem{path}" for path in include_paths("cpu")),
+        ]
+        extra = shlex.split(os.environ.get("CXXFLAGS", ""))
+        temp = Path(self.build_temp)
+        # The linker keeps the first copy of an inline function, so the least demanding comes first.
+        commands = [
+            ([*common, *extra, "-c", str(source)], temp / source.with_suffix(".o"))
+            for source in SOURCES
+        ]
+        for isa, flags in ISAS.items():
+            for source in ISA_SOURCES:
+                command = [*common, *flags, f"-DNTM_ISA={isa}", *extra, "-c", str(source)]
+                commands.append((command, temp / isa / source.with_suffix(".o")))
+        compile_all(commands)
+
+        library.parent.mkdir(parents=True, exist_ok=True)
+        objects = [str(target) for _, target in commands]
+        paths = [f"-L{path}" for path in library_paths("cpu")]
+        linking = [*compiler, *objects, *paths, *LINK_FLAGS]
+        run([*linking, *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(library)])
+        return f"{', '.join(ISAS)}; {shlex.join(compiler)}; torch {torch_version}"
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "ntm_kernels._native",
+            [str(source) for source in SOURCES + ISA_SOURCES],
+            optional=os.environ.get("NTM_KERNELS_REQUIRE_NATIVE") != "1",
+        )
+    ],
+    cmdclass={"build_ext": BuildNative},
+)
