@@ -9,6 +9,8 @@ PYTHON := $(shell for p in python python3; do \
 endif
 
 ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
+training = matplotlib numpy tensorboard tqdm
+testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
@@ -25,36 +27,36 @@ help: ## list these targets
 	python3 -m venv .venv
 
 format: | $(filter .venv/%,$(PYTHON)) ## put the sources into the project's style
-	$(ensure) --need ruff --extras dev
+	$(ensure) --need ruff clang-format
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 	$(if $(cxx_sources),$(clang_format) -i $(cxx_sources))
 
 lint: | $(filter .venv/%,$(PYTHON)) ## check style and types
-	$(ensure) --need ruff mypy clang-format --extras dev
+	$(ensure) --need ruff mypy clang-format --want $(training)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(if $(cxx_sources),$(clang_format) --dry-run -Werror $(cxx_sources))
 	$(PYTHON) -m mypy
 
 build: | $(filter .venv/%,$(PYTHON)) ## compile the native kernels in place, where there is a compiler
-	$(ensure) --need setuptools --extras build
+	$(ensure) --need setuptools
 	@$(PYTHON) setup.py --quiet build_ext --inplace
 
 test: build ## run the tests (minutes)
-	$(ensure) --need pytest pytest-xdist hypothesis numpy --extras dev
+	$(ensure) --need $(testing) --want $(training)
 	@$(pytest) -m "not slow"
 
 check-all: lint build ## run every check there is, the slow ones too
-	$(ensure) --need pytest pytest-xdist hypothesis numpy --extras dev
+	$(ensure) --need $(testing) --want $(training)
 	@$(pytest)
 
 demo: build ## train the copy task and draw what the memory does: runs/copy-demo
-	$(ensure) --need numpy --extras train
+	$(ensure) --need numpy --want $(training)
 	$(PYTHON) -m ntm_kernels train copy --run-dir runs/copy-demo --stop-below 0.1 $(ARGS)
 
 bench: build ## measure every backend that is live here
-	$(ensure) --extras train
+	$(ensure) --want $(training)
 	$(PYTHON) -m bench $(ARGS)
 
 clean: ## remove what was built; .venv and runs stay

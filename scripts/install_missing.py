@@ -1,10 +1,10 @@
 """Installs what a make target needs and this environment lacks, and nothing else.
 
-    python scripts/install_missing.py [--torch REQUIREMENT] [--extras NAME ...] [--need NAME ...]
+    python scripts/install_missing.py [--torch REQUIREMENT] [--need NAME ...] [--want NAME ...]
 
-What is there already is left alone: nothing is fetched where nothing is missing, and an installed
-torch is never replaced. A requirement of the extras that cannot be installed is an error if it is
-named by --need, and otherwise one line that says so.
+NAME is a package that pyproject.toml mentions; the versions stand there. What is there already is
+left alone: nothing is fetched where nothing is missing, and an installed torch is never replaced.
+A needed package that cannot be installed is an error, a wanted one a line that says so.
 """
 
 import argparse
@@ -25,21 +25,14 @@ except ModuleNotFoundError as error:
     sys.exit(f"{error}: {sys.executable} has no pip (`{sys.executable} -m ensurepip` adds it)")
 
 PYPROJECT = tomllib.loads(Path("pyproject.toml").read_text())
-EXTRAS = {
-    "build": PYPROJECT["build-system"]["requires"],
-    **PYPROJECT["project"]["optional-dependencies"],
+REQUIREMENTS = {
+    requirement.name: requirement
+    for group in [
+        PYPROJECT["build-system"]["requires"],
+        *PYPROJECT["project"]["optional-dependencies"].values(),
+    ]
+    for requirement in map(Requirement, group)
 }
-
-
-def requirements(extra: str) -> list[Requirement]:
-    """List an extra's requirements, with those of the extras it includes."""
-    found = []
-    for requirement in map(Requirement, EXTRAS[extra]):
-        if requirement.name == PYPROJECT["project"]["name"]:
-            found += [inner for name in requirement.extras for inner in requirements(name)]
-        else:
-            found.append(requirement)
-    return found
 
 
 def is_missing(requirement: Requirement) -> bool:
@@ -63,13 +56,14 @@ def main() -> str | None:
     """Install, and return an error message or None."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--torch", default="torch", help="the torch to install if there is none")
-    parser.add_argument("--extras", nargs="*", default=[], choices=EXTRAS, metavar="NAME")
-    parser.add_argument("--need", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--need", nargs="*", default=[], choices=REQUIREMENTS, metavar="NAME")
+    parser.add_argument("--want", nargs="*", default=[], choices=REQUIREMENTS, metavar="NAME")
     options = parser.parse_args()
 
     if is_missing(Requirement("torch")) and not install([Requirement(options.torch)]):
         return f"cannot install {options.torch}"
-    missing = [r for extra in options.extras for r in requirements(extra) if is_missing(r)]
+    asked = [REQUIREMENTS[name] for name in options.need + options.want]
+    missing = [requirement for requirement in asked if is_missing(requirement)]
     if not missing or install(missing):
         return None
     # One that cannot be had must not keep the others away.
@@ -77,7 +71,7 @@ def main() -> str | None:
     for requirement in failed:
         print(f"could not install {requirement}: what uses it will not work", file=sys.stderr)
     needed = [str(requirement) for requirement in failed if requirement.name in options.need]
-    return f"this needs {', '.join(needed)}" if needed else None
+    return f"cannot go on without {', '.join(needed)}" if needed else None
 
 
 if __name__ == "__main__":
