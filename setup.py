@@ -56,12 +56,12 @@ def require_torch() -> str:
     """Import the torch that the kernels will run with, and return its version."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):
         # Under build isolation it is hidden, but stays where this interpreter installs to.
         sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         try:
             import torch
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise Unavailable(f"no torch to build against ({error}); install torch first") from None
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
