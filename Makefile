@@ -12,7 +12,7 @@ ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
 training = matplotlib numpy tensorboard tqdm
 testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
-cxx_sources = $(shell git ls-files --cached --others --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh')
+cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help

@@ -36,14 +36,19 @@ def project(tmp_path):
         "EXPORT int answer() { return ANSWER; }\n"
         "EXPORT const char* torch_version() { return NTM_TORCH_VERSION; }\n"
     )
+    (tmp_path / "csrc/width.h").write_text(
+        "#if defined(__AVX512F__)\n#define WIDTH 512\n"
+        "#elif defined(__AVX2__)\n#define WIDTH 256\n"
+        "#else\n#define WIDTH 0\n#endif\n"
+        "inline __attribute__((noinline)) int shared_width() { return WIDTH; }\n"
+    )
     (tmp_path / "csrc/cpu/kernel.cpp").write_text(
+        '#include "width.h"\n'
         "#define JOIN_(a, b) a##b\n"
         "#define JOIN(a, b) JOIN_(a, b)\n"
-        'extern "C" __attribute__((visibility("default")))\n'
-        "int JOIN(kernel_, NTM_ISA)() {\n"
-        "#if defined(__AVX512F__)\n return 512;\n"
-        "#elif defined(__AVX2__)\n return 2;\n"
-        "#else\n return 0;\n#endif\n}\n"
+        '#define EXPORT extern "C" __attribute__((visibility("default")))\n'
+        "EXPORT int JOIN(width_, NTM_ISA)() { return WIDTH; }\n"
+        "EXPORT int JOIN(shared_width_, NTM_ISA)() { return shared_width(); }\n"
     )
     return tmp_path
 
@@ -79,10 +84,12 @@ def test_builds_once_per_instruction_set(project):
     library.torch_version.restype = ctypes.c_char_p
     assert library.answer() == 42
     assert library.torch_version().decode() == torch.__version__
-    assert library.kernel_baseline() == 0
+    assert library.width_baseline() == 0
     if platform.machine() in ("x86_64", "AMD64"):
-        assert library.kernel_avx2() == 2
-        assert library.kernel_avx512() == 512
+        assert library.width_avx2() == 256
+        assert library.width_avx512() == 512
+        # An inline function that all of them share must run on every processor.
+        assert library.shared_width_avx512() == 0
 
 
 def test_rebuilds_only_what_changed(project):
