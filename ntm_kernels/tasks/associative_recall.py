@@ -1,0 +1,100 @@
+"""Associative recall: given an item of a list, answer with the one that followed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from typing_extensions import override
+
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+
+__all__ = ["AssociativeRecall"]
+
+
+@dataclass(frozen=True)
+class AssociativeRecall(Task):
+    """A list of items, one of them again as a query, answered with the next item of the list.
+
+    Section 4.3 of Graves et al. (2014, arXiv 1410.5401). An item is V = ``item_length`` random bit
+    vectors and stands between delimiters. With n items a sequence has n (V + 1) + 2 V + 2 steps;
+    from step s = n (V + 1) on:
+
+    ========================== ==================== ================= ==================
+    step                       bits (``width``)     item delimiter    query delimiter
+    ========================== ==================== ================= ==================
+    i (V + 1), every item i    0                    1                 0
+    the V steps after each     item i               0                 0
+    s                          0                    0                 1
+    s + 1 … s + V              the item asked for   0                 0
+    s + V + 1                  0                    0                 1
+    s + V + 2 … s + 2 V + 1    0                    0                 0
+    ========================== ==================== ================= ==================
+
+    The query is any item but the last, each as likely. Targets are the ``width`` bits of the item
+    after it, in the last V steps. Items are independent, so two are equal now and then (one list in
+    1400 at 20 items of 18 bits) and the answer is then ambiguous.
+
+    >>> task = AssociativeRecall(min_items=3, max_items=3)
+    >>> batch = task.sample(1, torch.Generator().manual_seed(0))
+    >>> batch.inputs.shape, int(batch.mask.sum())
+    (torch.Size([20, 1, 8]), 3)
+    """
+
+    name: ClassVar[str] = "associative_recall"
+    input_channels: ClassVar[str] = "bits, item delimiter, query delimiter"
+
+    width: int = option(6, "bits of a vector")
+    item_length: int = option(3, "vectors of an item")
+    min_items: int = option(2, "fewest items of a sequence")
+    max_items: int = option(6, "most items of a sequence")
+
+    def __post_init__(self) -> None:
+        self._require(self.width >= 1, "width must be at least 1")
+        self._require(self.item_length >= 1, "item_length must be at least 1")
+        self._require(
+            2 <= self.min_items <= self.max_items, "2 <= min_items <= max_items is needed"
+        )
+
+    @property
+    @override
+    def input_size(self) -> int:
+        return self.width + 2
+
+    @property
+    @override
+    def output_size(self) -> int:
+        return self.width
+
+    @override
+    def _draw(self, batch_size: int, generator: torch.Generator, same_length: bool) -> Batch:
+        count = draw_sizes(self.min_items, self.max_items, batch_size, generator, same_length)
+        most, size, width = int(count.max()), self.item_length, self.width
+        # A uniform double below 1 times n - 1 picks one of the first n - 1 items of each list.
+        uniform = torch.rand(batch_size, generator=generator, dtype=torch.float64)
+        query = (uniform * (count - 1)).long()
+        items = draw_bits(most, size, batch_size, width, generator=generator)
+
+        listed = torch.zeros(most, size + 1, batch_size, self.input_size)
+        listed[:, 1:, :, :width] = items
+        listed[:, 0, :, width] = 1
+        start = count * (size + 1)
+        lengths = start + 2 * size + 2
+        inputs = torch.zeros(int(lengths.max()), batch_size, self.input_size)
+        shown = most * (size + 1)
+        step = torch.arange(len(inputs)).unsqueeze(1)
+        inputs[:shown] = listed.flatten(0, 1) * (step[:shown] < start).unsqueeze(-1)
+        inputs[:, :, width + 1] = (step == start) | (step == start + size + 1)
+
+        sequence = torch.arange(batch_size)
+        part = torch.arange(size).unsqueeze(1)
+        inputs[start + 1 + part, sequence, :width] = items[query, part, sequence]
+        targets = torch.zeros(len(inputs), batch_size, width)
+        targets[start + size + 2 + part, sequence] = items[query + 1, part, sequence]
+        mask = (step >= start + size + 2) & (step < lengths)
+        return Batch(inputs, targets, mask, lengths)
+
+    @override
+    def suite(self) -> dict[str, Task]:
+        return {f"{n} items": replace(self, min_items=n, max_items=n) for n in (6, 10, 15, 20)}

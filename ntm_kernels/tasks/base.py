@@ -1,0 +1,201 @@
+"""What all tasks share: the batch they make, and how answers are scored."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Batch", "Task", "bits", "loss", "wrong"]
+
+
+class Batch(NamedTuple):
+    """Sequences with their answers, time-major.
+
+    Attributes:
+        inputs: ``[T, B, I]`` float32; zeros after a sequence's end.
+        targets: ``[T, B, O]`` float32, 0 or 1 in the answer steps and 0 elsewhere.
+        mask: ``[T, B]`` bool, True in the answer steps, the only ones that are scored.
+        lengths: ``[B]`` int64, the steps of each sequence, answer included; T is the largest.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str | None) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(tensor.to(device) for tensor in self))
+
+    def select(self, index: Tensor) -> Batch:
+        """The sequences at ``index`` (``[K]`` int64), cut to the longest of them."""
+        lengths = self.lengths[index]
+        steps = int(lengths.max())
+        return Batch(
+            self.inputs[:steps, index],
+            self.targets[:steps, index],
+            self.mask[:steps, index],
+            lengths,
+        )
+
+    def sorted_chunks(self, size: int) -> list[Batch]:
+        """The same sequences by increasing length in batches of at most ``size``.
+
+        Evaluating these costs far fewer padding steps than evaluating the whole.
+        """
+        order = torch.argsort(self.lengths, stable=True)
+        return [self.select(index) for index in order.split(size)]
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with the text that the command line shows for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Task(abc.ABC):
+    """A task of the paper: its sizes, and a source of fresh sequences.
+
+    Every task is a frozen dataclass of its parameters; two equal tasks make the same sequences from
+    the same generator state.
+    """
+
+    name: ClassVar[str]
+    #: What the input channels carry, in order.
+    input_channels: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def input_size(self) -> int:
+        """Channels I of the inputs."""
+
+    @property
+    @abc.abstractmethod
+    def output_size(self) -> int:
+        """Channels O of the targets."""
+
+    @abc.abstractmethod
+    def _draw(self, batch_size: int, generator: torch.Generator, same_length: bool) -> Batch:
+        """What :meth:`sample` returns, on the CPU."""
+
+    def sample(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+        *,
+        same_length: bool = False,
+    ) -> Batch:
+        """Makes fresh sequences.
+
+        Args:
+            batch_size: B, ≥ 1.
+            generator: a CPU generator; its state decides the sequences on whatever device.
+            device: where the batch is wanted.
+            same_length: gives all sequences of the batch one length, drawn once (no padding),
+                instead of one each.
+
+        Returns:
+            The batch; the task's own docstring lays out its channels.
+
+        Raises:
+            ValueError: no sequences wanted, or a generator on another device.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if generator.device.type != "cpu":
+            raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
+        return self._draw(batch_size, generator, same_length).to(device)
+
+    def suite(self) -> dict[str, Task]:
+        """The harder tasks on which a model trained on this one is tested, by their titles."""
+        return {}
+
+    def optimal_bits(self, batch: Batch) -> Tensor | None:
+        """Bits ``[B]`` of the best possible predictor, or None where that is 0."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters as JSON values; :func:`ntm_kernels.tasks.from_dict` inverts it."""
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    def _require(self, condition: bool, expected: str) -> None:
+        if not condition:
+            given = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+            raise ValueError(f"{self.name}: {expected}, got {given}")
+
+
+def draw_sizes(
+    low: int, high: int, batch_size: int, generator: torch.Generator, same_length: bool
+) -> Tensor:
+    """``[B]`` int64, uniform on low … high, drawn one by one or once for all."""
+    drawn = torch.randint(low, high + 1, (1 if same_length else batch_size,), generator=generator)
+    return drawn.expand(batch_size)
+
+
+def draw_bits(*shape: int, generator: torch.Generator) -> Tensor:
+    """Fair coins, float32."""
+    return torch.randint(2, shape, generator=generator, dtype=torch.float32)
+
+
+def _check_logits(logits: Tensor, batch: Batch) -> None:
+    if logits.shape != batch.targets.shape:
+        raise ValueError(
+            "logits must have the shape of the batch's targets "
+            f"{tuple(batch.targets.shape)}, got {tuple(logits.shape)}"
+        )
+
+
+def loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Binary cross-entropy in nats, averaged over all answer bits of the batch.
+
+    Args:
+        logits: ``[T, B, O]``, the model's output without an activation.
+        batch: the batch that was answered.
+
+    Returns:
+        A scalar.
+    """
+    _check_logits(logits, batch)
+    mask = batch.mask
+    weight = mask.unsqueeze(-1) / (mask.sum() * logits.shape[-1])
+    return F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="sum")
+
+
+def bits(logits: Tensor, batch: Batch) -> Tensor:
+    """Cost of each sequence in bits: cross-entropy summed over its answer steps, by ln 2.
+
+    Shapes as in :func:`loss`; returns ``[B]``.
+    """
+    _check_logits(logits, batch)
+    weight = batch.mask.unsqueeze(-1) / math.log(2)
+    cost = F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="none")
+    return cost.sum(dim=(0, 2))
+
+
+def wrong(logits: Tensor, batch: Batch) -> Tensor:
+    """Whether any answer bit of a sequence is wrong after rounding probabilities: ``[B]`` bool.
+
+    NaN counts as wrong.
+    """
+    _check_logits(logits, batch)
+    right = torch.where(batch.targets > 0.5, logits > 0, logits <= 0)
+    return (~right & batch.mask.unsqueeze(-1)).any(dim=2).any(dim=0)
+
+
+def from_mapping(cls: type[Task], values: Mapping[str, Any]) -> Task:
+    """A task of class ``cls`` from its parameters, refusing unknown names."""
+    known = [f.name for f in fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{cls.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    return cls(**values)

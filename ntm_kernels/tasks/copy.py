@@ -1,0 +1,88 @@
+"""Copy: reproduce a sequence of random vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from typing_extensions import override
+
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+
+__all__ = ["Copy"]
+
+
+@dataclass(frozen=True)
+class Copy(Task):
+    """Random bit vectors, a delimiter, then blank inputs while the vectors are given back.
+
+    Section 4.1 of Graves et al. (2014, arXiv 1410.5401). With L vectors a sequence has 2 L + 1
+    steps:
+
+    ======================= =================== =========== ================
+    step                    bits (``width``)    delimiter   answer (if any)
+    ======================= =================== =========== ================
+    0 … L − 1               the vectors         0           0
+    L                       0                   1           0
+    L + 1 … 2 L             0                   0           1
+    ======================= =================== =========== ================
+
+    Targets are the ``width`` bits of the vectors, in the last L steps. Without the answer channel
+    an all-zero vector looks like an answer step; with it every step is told apart.
+
+    >>> task = Copy(width=3, max_length=4)
+    >>> batch = task.sample(2, torch.Generator().manual_seed(0))
+    >>> length = int(batch.lengths[0]) // 2
+    >>> bool((batch.targets[length + 1 : 2 * length + 1, 0] == batch.inputs[:length, 0, :3]).all())
+    True
+    """
+
+    name: ClassVar[str] = "copy"
+    input_channels: ClassVar[str] = "bits, delimiter[, answer]"
+
+    width: int = option(8, "bits of a vector")
+    min_length: int = option(1, "fewest vectors of a sequence")
+    max_length: int = option(20, "most vectors of a sequence")
+    answer_channel: bool = option(False, "mark the answer steps on an input channel of their own")
+
+    def __post_init__(self) -> None:
+        self._require(self.width >= 1, "width must be at least 1")
+        self._require(
+            1 <= self.min_length <= self.max_length, "1 <= min_length <= max_length is needed"
+        )
+
+    @property
+    @override
+    def input_size(self) -> int:
+        return self.width + 1 + self.answer_channel
+
+    @property
+    @override
+    def output_size(self) -> int:
+        return self.width
+
+    @override
+    def _draw(self, batch_size: int, generator: torch.Generator, same_length: bool) -> Batch:
+        count = draw_sizes(self.min_length, self.max_length, batch_size, generator, same_length)
+        most = int(count.max())
+        step = torch.arange(2 * most + 1).unsqueeze(1)
+        vectors = draw_bits(most, batch_size, self.width, generator=generator)
+        vectors *= (step[:most] < count).unsqueeze(-1)
+        mask = (step > count) & (step <= 2 * count)
+
+        inputs = torch.zeros(2 * most + 1, batch_size, self.input_size)
+        inputs[:most, :, : self.width] = vectors
+        inputs[:, :, self.width] = step == count
+        if self.answer_channel:
+            inputs[:, :, self.width + 1] = mask
+
+        source = (step - count - 1).clamp_(0, most - 1)
+        targets = vectors[source, torch.arange(batch_size)] * mask.unsqueeze(-1)
+        return Batch(inputs, targets, mask, 2 * count + 1)
+
+    @override
+    def suite(self) -> dict[str, Task]:
+        return {
+            f"length {n}": replace(self, min_length=n, max_length=n) for n in (20, 30, 50, 80, 120)
+        }

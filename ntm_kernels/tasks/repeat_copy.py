@@ -1,0 +1,117 @@
+"""Repeat copy: reproduce a sequence of random vectors several times, then stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from typing_extensions import override
+
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+
+__all__ = ["RepeatCopy"]
+
+
+@dataclass(frozen=True)
+class RepeatCopy(Task):
+    """Random bit vectors, a delimiter, a number of repeats; answered by that many copies.
+
+    Section 4.2 of Graves et al. (2014, arXiv 1410.5401). With L vectors and K repeats a sequence
+    has L + 2 + K L + 1 steps:
+
+    ============================ =================== =========== ===================
+    step                         bits (``width``)    delimiter   repeats
+    ============================ =================== =========== ===================
+    0 … L − 1                    the vectors         0           0
+    L                            0                   1           0
+    L + 1                        0                   0           K, normalised
+    L + 2 … L + 2 + K L          0                   0           0
+    ============================ =================== =========== ===================
+
+    Targets, in the last K L + 1 steps, are the ``width`` bits and an end marker, which is 1 in the
+    very last step alone, where the bits are 0. K is normalised to mean 0 and variance 1 over
+    ``normalise_low`` … ``normalise_high``, the range of training, also when tested beyond it.
+
+    >>> task = RepeatCopy(width=2, min_length=3, max_length=3, min_repeats=2, max_repeats=2)
+    >>> batch = task.sample(1, torch.Generator().manual_seed(0))
+    >>> batch.inputs.shape[0], int(batch.mask.sum()), batch.targets[-1, 0]
+    (12, 7, tensor([0., 0., 1.]))
+    """
+
+    name: ClassVar[str] = "repeat_copy"
+    input_channels: ClassVar[str] = "bits, delimiter, repeats"
+
+    width: int = option(8, "bits of a vector")
+    min_length: int = option(1, "fewest vectors of a sequence")
+    max_length: int = option(10, "most vectors of a sequence")
+    min_repeats: int = option(1, "fewest repeats")
+    max_repeats: int = option(10, "most repeats")
+    normalise_low: int = option(1, "lower end of the range over which repeats are normalised")
+    normalise_high: int = option(10, "upper end of the range over which repeats are normalised")
+
+    def __post_init__(self) -> None:
+        self._require(self.width >= 1, "width must be at least 1")
+        self._require(
+            1 <= self.min_length <= self.max_length, "1 <= min_length <= max_length is needed"
+        )
+        self._require(
+            1 <= self.min_repeats <= self.max_repeats, "1 <= min_repeats <= max_repeats is needed"
+        )
+        self._require(
+            1 <= self.normalise_low < self.normalise_high,
+            "1 <= normalise_low < normalise_high is needed",
+        )
+
+    @property
+    @override
+    def input_size(self) -> int:
+        return self.width + 2
+
+    @property
+    @override
+    def output_size(self) -> int:
+        return self.width + 1
+
+    def normalise(self, repeats: torch.Tensor) -> torch.Tensor:
+        """The value that the repeats channel shows for a number of repeats."""
+        values = self.normalise_high - self.normalise_low + 1
+        mean = (self.normalise_low + self.normalise_high) / 2
+        deviation = ((values**2 - 1) / 12) ** 0.5
+        return (repeats - mean) / deviation
+
+    @override
+    def _draw(self, batch_size: int, generator: torch.Generator, same_length: bool) -> Batch:
+        count = draw_sizes(self.min_length, self.max_length, batch_size, generator, same_length)
+        repeats = draw_sizes(self.min_repeats, self.max_repeats, batch_size, generator, same_length)
+        most, lengths = int(count.max()), count + 2 + repeats * count + 1
+        step = torch.arange(int(lengths.max())).unsqueeze(1)
+        vectors = draw_bits(most, batch_size, self.width, generator=generator)
+        vectors *= (step[:most] < count).unsqueeze(-1)
+
+        inputs = torch.zeros(len(step), batch_size, self.input_size)
+        inputs[:most, :, : self.width] = vectors
+        inputs[:, :, self.width] = step == count
+        inputs[:, :, self.width + 1] = (step == count + 1) * self.normalise(repeats)
+
+        answered = step - count - 2
+        copying = (answered >= 0) & (answered < repeats * count)
+        ending = answered == repeats * count
+        targets = torch.zeros(len(step), batch_size, self.output_size)
+        copied = vectors[answered % count, torch.arange(batch_size)]
+        targets[:, :, : self.width] = copied * copying.unsqueeze(-1)
+        targets[:, :, self.width] = ending
+        return Batch(inputs, targets, copying | ending, lengths)
+
+    @override
+    def suite(self) -> dict[str, Task]:
+        return {
+            f"length {length}, {repeats} repeats": replace(
+                self,
+                min_length=length,
+                max_length=length,
+                min_repeats=repeats,
+                max_repeats=repeats,
+            )
+            for length, repeats in ((10, 10), (20, 10), (10, 20))
+        }
