@@ -1,0 +1,15 @@
+"""Neural Turing Machines with fused kernels.
+
+>>> import torch, ntm_kernels
+>>> model = ntm_kernels.NTM(input_size=9, output_size=8, hidden_size=100)
+>>> output, state = model(torch.randn(20, 4, 9))
+>>> output.shape
+torch.Size([20, 4, 8])
+"""
+
+from ntm_kernels import functional, reference
+from ntm_kernels.backends import BackendChoice, BackendError, BackendStatus, backends, use_backend
+from ntm_kernels.interface import HeadParameters, InterfaceLayout
+from ntm_kernels.reference import SequenceResult, SequenceState, Trace
+
+__version__ = "0.1.0"

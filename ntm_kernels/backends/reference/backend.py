@@ -1,0 +1,189 @@
+"""The ``Backend`` interface over the stages: lift to the arithmetic dtype, compute, lower again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ntm_kernels.backends.base import Backend, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backends.reference.addressing import address, address_backward
+from ntm_kernels.backends.reference.interface import activate, activate_backward, activation_slopes
+from ntm_kernels.backends.reference.memory import read, read_backward, write, write_backward
+from ntm_kernels.backends.reference.sequence import (
+    layout_of,
+    saved_shapes,
+    sequence,
+    sequence_backward,
+)
+from ntm_kernels.backends.reference.step import step, step_backward
+from ntm_kernels.reference import arithmetic_dtype
+
+
+def _lift(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(arithmetic_dtype(tensor.dtype)) for tensor in tensors]
+
+
+def _lower(results: Sequence[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous results in the dtypes of ``like``."""
+    return tuple(
+        result.to(target.dtype).contiguous() for result, target in zip(results, like, strict=True)
+    )
+
+
+class ReferenceBackend(Backend):
+    name = "reference"
+
+    def describe(self) -> str:
+        return "plain PyTorch, any device"
+
+    def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
+        return saved_shapes(sizes, controller) if op == "sequence" else []
+
+    def address(
+        self,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        arguments = _lift(memory, key, strength, gate, shift, sharpening, previous_weights)
+        return address(*arguments).weights.to(previous_weights.dtype), []
+
+    def address_backward(
+        self,
+        grad_weights: Tensor,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        given = memory, key, strength, gate, shift, sharpening, previous_weights
+        d_weights, *arguments = _lift(grad_weights, *given)
+        return _lower(address_backward(d_weights, address(*arguments), *arguments), given)
+
+    def read(self, memory: Tensor, weights: Tensor) -> Tensor:
+        return read(*_lift(memory, weights)).to(memory.dtype)
+
+    def read_backward(
+        self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        return _lower(
+            read_backward(*_lift(grad_read_vectors, memory, weights)), (memory, weights)
+        )
+
+    def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+        return write(*_lift(memory, weights, erase, add)).to(memory.dtype)
+
+    def write_backward(
+        self, grad_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = memory, weights, erase, add
+        return _lower(write_backward(*_lift(grad_memory, *given)), given)
+
+    def step(
+        self,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        sizes: Sizes,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        lifted_memory, raw, lifted_weights = _lift(memory, interface, previous_weights)
+        heads = activate(raw, layout_of(sizes))
+        results = step(lifted_memory, heads, lifted_weights, sizes.num_read_heads)
+        read_vectors, written, weights = _lower(results, (memory, memory, previous_weights))
+        return read_vectors, written, weights, []
+
+    def step_backward(
+        self,
+        grad_read_vectors: Tensor | None,
+        grad_memory: Tensor | None,
+        grad_weights: Tensor | None,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+    ) -> tuple[Tensor, ...]:
+        given = memory, interface, previous_weights
+        lifted_memory, raw, lifted_weights = _lift(*given)
+        layout = layout_of(sizes)
+        heads = activate(raw, layout)
+        forward = address(lifted_memory, *heads[:5], lifted_weights)
+        read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
+        d_memory, d_heads, d_previous = step_backward(
+            *(
+                lifted_memory.new_zeros(shape) if grad is None else grad.to(lifted_memory.dtype)
+                for grad, shape in (
+                    (grad_read_vectors, read_shape),
+                    (grad_memory, memory.shape),
+                    (grad_weights, previous_weights.shape),
+                )
+            ),
+            forward,
+            lifted_memory,
+            heads,
+            lifted_weights,
+        )
+        slopes = activation_slopes(raw, heads, layout)
+        d_interface = activate_backward(d_heads, slopes, heads.shift)
+        return _lower((d_memory, d_interface, d_previous), given)
+
+    def sequence(
+        self,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save_for_backward: bool,
+        return_trace: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        outputs, saved = sequence(
+            _lift_arguments(arguments), sizes, controller, save_for_backward, return_trace
+        )
+        memory, weights = arguments.memory, arguments.weights
+        hidden = memory if arguments.hidden is None else arguments.hidden
+        cell = memory if arguments.cell is None else arguments.cell
+        reads = arguments.read_vectors
+        trace_weights = outputs.trace_weights.clone() if save_for_backward else outputs.trace_weights
+        kinds = (hidden, reads, memory, weights, reads, hidden, cell, weights, outputs.trace_interface)
+        lowered = _lower(outputs._replace(trace_weights=trace_weights), kinds)
+        return SequenceOutputs(*lowered), saved
+
+    def sequence_backward(
+        self,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        read_vectors: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, ...]:
+        lifted = _lift_arguments(arguments)
+        results = sequence_backward(
+            [None if grad is None else _lift(grad)[0] for grad in grads],
+            lifted,
+            *_lift(hidden, read_vectors),
+            saved,
+            sizes,
+            controller,
+        )
+        like = [saved[0] if part is None else part for part in arguments[:9]]
+        return _lower(results, like)
+
+
+def _lift_arguments(arguments: SequenceArguments) -> SequenceArguments:
+    *parts, lengths = arguments
+    lifted = (None if part is None else _lift(part)[0] for part in parts)
+    return SequenceArguments(*lifted, lengths)  # type: ignore[arg-type]

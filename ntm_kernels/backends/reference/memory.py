@@ -1,0 +1,64 @@
+"""Read and write, each with its hand-derived backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def read(memory: Tensor, weights: Tensor) -> Tensor:
+    return torch.bmm(weights, memory)
+
+
+def read_backward(d_read: Tensor, memory: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.bmm(weights.mT, d_read), torch.bmm(d_read, memory.mT)
+
+
+def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+    if weights.shape[1] == 1:
+        erased = torch.bmm(weights.mT, erase)
+        return torch.baddbmm(memory, weights.mT, add).addcmul_(memory, erased, value=-1)
+    retained = retention(weights, erase).prod(1)
+    return torch.baddbmm(memory * retained, weights.mT, add)
+
+
+def retention(weights: Tensor, erase: Tensor) -> Tensor:
+    """What each head leaves of each element, ``1 − w e``: ``[B, H, N, M]``."""
+    return 1 - weights.unsqueeze(-1) * erase.unsqueeze(2)
+
+
+def write_backward(
+    d_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of memory, weights, erase and add.
+
+    The product over heads is differentiated by prefix and suffix products, never by a division:
+    ``1 − w e`` may be exactly 0.
+    """
+    d_add = torch.bmm(weights, d_memory)
+    d_weights = torch.bmm(add, d_memory.mT)
+    if weights.shape[1] == 1:
+        pull = d_memory * memory
+        d_weights.baddbmm_(erase, pull.mT, alpha=-1)
+        d_erase = torch.bmm(weights, pull).neg_()
+        erased = torch.bmm(weights.mT, erase)
+        return torch.addcmul(d_memory, d_memory, erased, value=-1), d_weights, d_erase, d_add
+    before, pull = others(retention(weights, erase), d_memory * memory)
+    d_erase = (weights.unsqueeze(-1) * pull).sum(2).neg_()
+    d_weights -= (erase.unsqueeze(2) * pull).sum(-1)
+    return d_memory * before, d_weights, d_erase, d_add
+
+
+def others(kept: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``kept [B, H, N, M]`` the product over all heads, and for each head the product over the
+    other heads times ``pull [B, N, M]``."""
+    heads = kept.unbind(1)
+    prefix = [torch.ones_like(pull)]
+    for head in heads:
+        prefix.append(prefix[-1] * head)
+    products = []
+    suffix = pull
+    for index in reversed(range(len(heads))):
+        products.append(prefix[index] * suffix)
+        suffix = suffix * heads[index]
+    return prefix[-1], torch.stack(products[::-1], 1)

@@ -1,0 +1,143 @@
+"""Checks of arguments, done before any kernel runs: shapes, dtypes, devices, never values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Arguments:
+    """Checks the tensor arguments of one call against each other.
+
+    Dimensions are named by letters; the first argument that has one fixes its size.
+    """
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self.sizes: dict[str, int] = {}
+        self.owners: dict[str, str] = {}
+        self.tensors: dict[str, Tensor] = {}
+
+    def fix(self, dim: str, size: int, owner: str) -> None:
+        """Let ``dim`` be ``size``, as ``owner`` says."""
+        self.sizes[dim], self.owners[dim] = size, owner
+
+    def tensor(self, name: str, value: Any, dims: str) -> None:
+        """``value`` must be a floating-point tensor with the dimensions ``dims``."""
+        _require_tensor(self.op, name, value)
+        if value.dtype not in FLOATS:
+            raise TypeError(
+                f"{self.op}: {name} must be float32, float64, bfloat16 or float16, "
+                f"got {value.dtype}"
+            )
+        self._shape(name, value, dims)
+        if self.tensors:
+            first, other = next(iter(self.tensors.items()))
+            if value.device != other.device:
+                raise ValueError(
+                    f"{self.op}: {name} is on {value.device}, {first} on {other.device}"
+                )
+        self.tensors[name] = value
+
+    def lengths(self, value: Any, time: int, device: torch.device) -> None:
+        """``value`` must be int64 ``[B]`` on ``device``; on a CPU also within ``0 … time``."""
+        _require_tensor(self.op, "lengths", value)
+        if value.dtype != torch.int64:
+            raise TypeError(f"{self.op}: lengths must be int64, got {value.dtype}")
+        if value.device != device:
+            raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
+        self._shape("lengths", value, "B")
+        if device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+            return
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high > time:
+            raise ValueError(
+                f"{self.op}: lengths must lie in 0 … {time}, got {low if low < 0 else high}"
+            )
+
+    def dtypes(self, **kinds: tuple[str, ...]) -> None:
+        """Each kind of argument has one dtype; float64 is everywhere or nowhere; at most one
+        16-bit dtype beside float32."""
+        used: dict[torch.dtype, str] = {}
+        for kind, names in kinds.items():
+            present = [name for name in names if name in self.tensors]
+            for name in present:
+                if self.tensors[name].dtype != self.tensors[present[0]].dtype:
+                    raise TypeError(
+                        f"{self.op}: {name} is {self.tensors[name].dtype}, "
+                        f"{present[0]} {self.tensors[present[0]].dtype}; "
+                        f"{kind} must share one dtype"
+                    )
+            for name in present[:1]:
+                used.setdefault(self.tensors[name].dtype, name)
+        mixed = [dtype for dtype in used if dtype != torch.float32]
+        if (torch.float64 in used and len(used) > 1) or len(mixed) > 1:
+            listed = ", ".join(f"{name} {dtype}" for dtype, name in used.items())
+            raise TypeError(
+                f"{self.op}: cannot mix {listed}; float64 goes with float64 alone, and float32 "
+                "with one of bfloat16 and float16"
+            )
+
+    def needs_grad(self) -> bool:
+        """Whether the op has to save for a backward; raises under forward-mode AD."""
+        self._refuse_forward_ad()
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors.values())
+
+    def _shape(self, name: str, value: Tensor, dims: str) -> None:
+        letters = dims.split()
+        if value.dim() != len(letters):
+            raise ValueError(
+                f"{self.op}: {name} must be [{', '.join(letters)}], got {_show(value)}"
+            )
+        for letter, size in zip(letters, value.shape, strict=True):
+            known = self.sizes.get(letter)
+            if known is None:
+                if size < 1 and letter not in "BT":
+                    raise ValueError(f"{self.op}: {letter} of {name} must be at least 1")
+                self.fix(letter, size, name)
+            elif size != known:
+                wanted = ", ".join(f"{one}={self.sizes.get(one, '?')}" for one in letters)
+                raise ValueError(
+                    f"{self.op}: {name} must be [{wanted}] ({letter} as in "
+                    f"{self.owners[letter]}), got {_show(value)}"
+                )
+
+    def _refuse_forward_ad(self) -> None:
+        if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+            return
+        for name, value in self.tensors.items():
+            if forward_ad.unpack_dual(value).tangent is not None:
+                raise NotImplementedError(
+                    f"{self.op}: forward-mode AD is not implemented ({name} carries a tangent); "
+                    "ntm_kernels.reference has it"
+                )
+
+
+def positive_int(op: str, name: str, value: Any, minimum: int = 1) -> None:
+    """``value`` must be an integer of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value}")
+
+
+def odd_taps(op: str, shift: Tensor) -> None:
+    """The last dimension of ``shift`` must be odd: offsets −r … +r."""
+    if shift.shape[-1] % 2 == 0:
+        raise ValueError(
+            f"{op}: shift must have an odd number of taps, offsets −r … +r, got {shift.shape[-1]}"
+        )
+
+
+def _require_tensor(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
+def _show(value: Tensor) -> str:
+    return f"[{', '.join(str(size) for size in value.shape)}]"

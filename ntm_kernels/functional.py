@@ -1,0 +1,466 @@
+"""The NTM as functions: ``address``, ``read``, ``write``, ``step`` and ``sequence``.
+
+Every function is functional (no argument is mutated), differentiable once in every tensor argument,
+and runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
+
+Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
+heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
+width ``C``, steps ``T``. Equation numbers are those of Graves et al. 2014, arXiv 1410.5401;
+``ntm_kernels.reference`` has them in code.
+
+Dtypes: tensors of one kind share a dtype. All are float64, or they are float32 and at most one of
+bfloat16 and float16. Arithmetic is in float32 (float64 for float64), and a result has the dtype of
+the argument of its kind: memory and read vectors that of ``memory``, weights that of
+``previous_weights``. Values are not checked (a GPU would have to be synchronised): strength ≥ 0,
+0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weights distributions. With float16 memory
+its gradient grows as 1/‖M_i‖ and may overflow to inf where a row is tiny.
+
+All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device,
+``NotImplementedError`` under forward-mode AD, and ``ntm_kernels.BackendError`` where the backend
+asked for cannot serve the call. A second derivative raises ``RuntimeError``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
+from ntm_kernels import backends, checks
+from ntm_kernels.backends import BackendChoice, Problem, Sizes
+from ntm_kernels.interface import InterfaceLayout
+from ntm_kernels.reference import SequenceResult, SequenceState, Trace
+
+__all__ = ["address", "explain", "read", "sequence", "step", "write"]
+
+
+def address(
+    memory: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    sharpening: Tensor,
+    previous_weights: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Weightings of all heads from activated parameters, equations 5 to 9.
+
+    Content ``w^c = softmax(β K[k, M_i])`` with the cosine similarity K, interpolation
+    ``w^g = g w^c + (1 − g) w_{t−1}``, circular shift ``w̃_i = Σ_o s_o w^g_{i−o}``, sharpening
+    ``w_i = w̃_i^γ / Σ_j w̃_j^γ``.
+
+    Args:
+        memory: ``[B, N, M]``.
+        key: ``[B, H, M]``.
+        strength: β ``[B, H]``.
+        gate: g ``[B, H]``.
+        shift: s ``[B, H, S]``, S odd; tap 0 has offset ``−(S // 2)``, and all mass on offset o
+            moves the focus by o rows. S may exceed N.
+        sharpening: γ ``[B, H]``.
+        previous_weights: ``[B, H, N]``; all zero is valid too.
+        backend: name of the backend, or ``None`` to choose.
+
+    Returns:
+        Weights ``[B, H, N]``, in the dtype of ``previous_weights``.
+
+    The focus is on row 0 and moves one row on:
+
+    >>> import torch
+    >>> memory = torch.eye(4)[None]
+    >>> one = torch.ones(1, 1)
+    >>> focus = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
+    >>> address(memory, memory[:, :1], one, 0 * one, torch.tensor([[[0.0, 0.0, 1.0]]]), one, focus)
+    tensor([[[0., 1., 0., 0.]]])
+    """
+    given = checks.Arguments("address")
+    given.tensor("memory", memory, "B N M")
+    given.tensor("key", key, "B H M")
+    given.tensor("strength", strength, "B H")
+    given.tensor("gate", gate, "B H")
+    given.tensor("shift", shift, "B H S")
+    given.tensor("sharpening", sharpening, "B H")
+    given.tensor("previous_weights", previous_weights, "B H N")
+    checks.odd_taps("address", shift)
+    given.dtypes(
+        memory=("memory",),
+        weights=("previous_weights",),
+        head_parameters=("key", "strength", "gate", "shift", "sharpening"),
+    )
+    sizes = Sizes(*memory.shape, num_read_heads=key.shape[1], taps=shift.shape[2])
+    chosen = _choose("address", memory, key, sizes, backend)
+    weights, _ = torch.ops.ntm.address(
+        memory,
+        key,
+        strength,
+        gate,
+        shift,
+        sharpening,
+        previous_weights,
+        given.needs_grad(),
+        chosen,
+    )
+    return weights
+
+
+def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tensor:
+    """Read vectors ``r = Σ_i w_i M_i``, equation 2.
+
+    Args:
+        memory: ``[B, N, M]``.
+        weights: ``[B, H, N]``.
+        backend: name of the backend, or ``None`` to choose.
+
+    Returns:
+        Read vectors ``[B, H, M]``, in the dtype of ``memory``.
+
+    >>> import torch
+    >>> memory = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    >>> read(memory, torch.tensor([[[0.5, 0.5]]]))
+    tensor([[[0.5000, 1.0000]]])
+    """
+    given = checks.Arguments("read")
+    given.tensor("memory", memory, "B N M")
+    given.tensor("weights", weights, "B H N")
+    given.dtypes(memory=("memory",), weights=("weights",))
+    given.needs_grad()
+    sizes = Sizes(*memory.shape, num_read_heads=weights.shape[1])
+    chosen = _choose("read", memory, weights, sizes, backend)
+    return torch.ops.ntm.read(memory, weights, chosen)
+
+
+def write(
+    memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor, *, backend: str | None = None
+) -> Tensor:
+    """The memory after all write heads: ``M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h``.
+
+    Equations 3 and 4; every head erases before any head adds.
+
+    Args:
+        memory: ``[B, N, M]``; not changed.
+        weights: ``[B, H, N]``.
+        erase: e ``[B, H, M]``.
+        add: a ``[B, H, M]``.
+        backend: name of the backend, or ``None`` to choose.
+
+    Returns:
+        Memory ``[B, N, M]``, in the dtype of ``memory``.
+
+    >>> import torch
+    >>> focus = torch.tensor([[[0.0, 1.0]]])
+    >>> write(torch.ones(1, 2, 2), focus, torch.ones(1, 1, 2), torch.tensor([[[3.0, 4.0]]]))
+    tensor([[[1., 1.],
+             [3., 4.]]])
+    """
+    given = checks.Arguments("write")
+    given.tensor("memory", memory, "B N M")
+    given.tensor("weights", weights, "B H N")
+    given.tensor("erase", erase, "B H M")
+    given.tensor("add", add, "B H M")
+    given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
+    given.needs_grad()
+    sizes = Sizes(*memory.shape, 0, num_write_heads=weights.shape[1])
+    chosen = _choose("write", memory, erase, sizes, backend)
+    return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+
+
+def step(
+    memory: Tensor,
+    interface: Tensor,
+    previous_weights: Tensor,
+    *,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One time step from the raw interface vector: activate, address, read, write.
+
+    All heads address ``M_{t−1}``, the read heads read it, then the write heads write. The interface
+    vector holds, for read heads before write heads in each group, key ``[H·M]``, strength ``[H]``,
+    gate ``[H]``, shift ``[H·S]``, sharpening ``[H]``, erase ``[W·M]``, add ``[W·M]``
+    (``ntm_kernels.InterfaceLayout``); activations are ``β = softplus``, ``g = sigmoid``,
+    ``s = softmax``, ``γ = 1 + softplus``, ``e = sigmoid``, key and add are linear.
+
+    Args:
+        memory: ``[B, N, M]``.
+        interface: ``[B, P]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
+        previous_weights: ``[B, H, N]``.
+        num_read_heads: R.
+        num_write_heads: W.
+        shift_range: largest shift, in rows.
+        backend: name of the backend, or ``None`` to choose.
+
+    Returns:
+        Read vectors ``[B, R, M]``, memory ``[B, N, M]`` and weights ``[B, H, N]``.
+
+    >>> import torch
+    >>> layout = InterfaceLayout(word_size=4, num_read_heads=1, num_write_heads=1, shift_range=1)
+    >>> memory, weights = torch.zeros(2, 8, 4), torch.full((2, 2, 8), 1 / 8)
+    >>> read_vectors, memory, weights = step(
+    ...     memory, torch.randn(2, layout.size), weights,
+    ...     num_read_heads=1, num_write_heads=1, shift_range=1)
+    >>> read_vectors.shape, memory.shape, weights.shape
+    (torch.Size([2, 1, 4]), torch.Size([2, 8, 4]), torch.Size([2, 2, 8]))
+    """
+    given = checks.Arguments("step")
+    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
+    given.tensor("interface", interface, "B P")
+    given.tensor("previous_weights", previous_weights, "B H N")
+    given.dtypes(
+        memory=("memory",), weights=("previous_weights",), head_parameters=("interface",)
+    )
+    sizes = Sizes(*memory.shape, num_read_heads, num_write_heads, taps=layout.taps)
+    chosen = _choose("step", memory, interface, sizes, backend)
+    read_vectors, memory, weights, _ = torch.ops.ntm.step(
+        memory,
+        interface,
+        previous_weights,
+        num_read_heads,
+        num_write_heads,
+        shift_range,
+        given.needs_grad(),
+        chosen,
+    )
+    return read_vectors, memory, weights
+
+
+def sequence(
+    projected_input: Tensor,
+    recurrent_weight: Tensor,
+    interface_weight: Tensor,
+    interface_bias: Tensor,
+    memory: Tensor,
+    weights: Tensor,
+    read_vectors: Tensor,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    *,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    lengths: Tensor | None = None,
+    checkpoint_every: int | None = None,
+    return_trace: bool = False,
+    backend: str | None = None,
+) -> SequenceResult:
+    """A whole sequence in one call, controller included.
+
+    With ``hidden`` and ``cell`` the controller is an LSTM, gates ``i, f, g, o = x̂_t + W [r_{t−1},
+    h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is feed-forward,
+    ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
+    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside.
+
+    The backward does not store the memory of every step but one in ``checkpoint_every``, and
+    recomputes those between.
+
+    Args:
+        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C.
+        recurrent_weight: ``[4C, R·M + C]`` for an LSTM, else ``[C, R·M]``.
+        interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
+        interface_bias: ``[P]``.
+        memory: initial memory ``[B, N, M]``.
+        weights: initial weights ``[B, H, N]``.
+        read_vectors: initial read vectors ``[B, R, M]``, in the dtype of ``memory``.
+        hidden, cell: initial LSTM state ``[B, C]``; give both or none.
+        num_read_heads, num_write_heads, shift_range: R, W and the largest shift in rows.
+        lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
+            and the padding has no influence. ``None``: all T.
+        checkpoint_every: steps between stored memories; ``None`` chooses about √T.
+        return_trace: also return what the heads did at every step.
+        backend: name of the backend, or ``None`` to choose.
+
+    Returns:
+        ``SequenceResult``: hidden ``[T, B, C]``, read vectors ``[T, B, R, M]``, the final state,
+        and the trace or ``None``.
+
+    >>> import torch
+    >>> T, B, N, M, C = 5, 2, 16, 4, 8
+    >>> layout = InterfaceLayout(M, num_read_heads=1, num_write_heads=1, shift_range=1)
+    >>> focus = torch.zeros(B, 2, N)
+    >>> focus[:, :, 0] = 1
+    >>> result = sequence(
+    ...     torch.randn(T, B, 4 * C), torch.randn(4 * C, M + C) / 4,
+    ...     torch.randn(layout.size, C) / 4, torch.zeros(layout.size),
+    ...     torch.full((B, N, M), 1e-6), focus, torch.zeros(B, 1, M),
+    ...     torch.zeros(B, C), torch.zeros(B, C),
+    ...     num_read_heads=1, num_write_heads=1, shift_range=1)
+    >>> result.hidden.shape, result.state.memory.shape
+    (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
+    """
+    given = checks.Arguments("sequence")
+    if (hidden is None) != (cell is None):
+        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
+    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
+    given.tensor("interface_weight", interface_weight, "P C")
+    hidden_size = interface_weight.shape[1]
+    is_lstm = hidden is not None
+    reads = num_read_heads * layout.word_size
+    given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
+    given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
+    given.tensor("projected_input", projected_input, "T B G")
+    given.tensor("recurrent_weight", recurrent_weight, "G K")
+    given.tensor("interface_bias", interface_bias, "P")
+    given.tensor("weights", weights, "B H N")
+    given.tensor("read_vectors", read_vectors, "B R M")
+    if is_lstm:
+        given.tensor("hidden", hidden, "B C")
+        given.tensor("cell", cell, "B C")
+    given.dtypes(
+        memory=("memory", "read_vectors"),
+        weights=("weights",),
+        controller_state=("hidden", "cell"),
+        projected_input=("projected_input",),
+        controller_weights=("recurrent_weight", "interface_weight", "interface_bias"),
+    )
+    time = projected_input.shape[0]
+    if lengths is not None:
+        given.lengths(lengths, time, memory.device)
+    if checkpoint_every is None:
+        checkpoint_every = max(1, int(math.sqrt(time)))
+    checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
+    controller = "lstm" if is_lstm else "feedforward"
+    sizes = Sizes(
+        *memory.shape,
+        num_read_heads,
+        num_write_heads,
+        layout.taps,
+        time,
+        hidden_size,
+        checkpoint_every,
+    )
+    chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
+    save_for_backward = given.needs_grad()
+    if time == 0:
+        return _empty_sequence(
+            sizes, layout, SequenceState(memory, weights, read_vectors, hidden, cell), return_trace
+        )
+    outputs = torch.ops.ntm.sequence(
+        projected_input,
+        recurrent_weight,
+        interface_weight,
+        interface_bias,
+        memory,
+        weights,
+        read_vectors,
+        hidden,
+        cell,
+        lengths,
+        num_read_heads,
+        num_write_heads,
+        shift_range,
+        controller,
+        checkpoint_every,
+        save_for_backward,
+        return_trace,
+        chosen,
+    )
+    hiddens, all_reads, memory, weights, read_vectors, last_hidden, last_cell = outputs[:7]
+    state = SequenceState(
+        memory,
+        weights,
+        read_vectors,
+        last_hidden if is_lstm else None,
+        last_cell if is_lstm else None,
+    )
+    trace = _trace(outputs[7], outputs[8], layout, lengths) if return_trace else None
+    return SequenceResult(hiddens, all_reads, state, trace)
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
+    """Which backend would serve ``op(*args, **kwargs)``, why, and why not those before it.
+
+    The call itself is not run. Raises what the call would raise.
+
+    >>> import torch
+    >>> choice = explain("read", torch.ones(1, 2, 3), torch.ones(1, 1, 2), backend="reference")
+    >>> choice.backend, choice.reason
+    ('reference', 'asked for by the backend argument')
+    """
+    functions = {"address": address, "read": read, "write": write, "step": step}
+    functions["sequence"] = sequence
+    if op not in functions:
+        raise ValueError(f"op must be one of {', '.join(functions)}, got {op!r}")
+    try:
+        functions[op](*args, **{**kwargs, "backend": _Question(kwargs.get("backend"))})
+    except _Answer as answer:
+        return answer.choice
+    raise AssertionError(f"{op} ran without choosing a backend")
+
+
+class _Question:
+    """In the place of a backend's name: do not run, raise the choice."""
+
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend
+
+
+class _Answer(Exception):
+    def __init__(self, choice: BackendChoice) -> None:
+        self.choice = choice
+
+
+def _layout(
+    given: checks.Arguments,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    memory: Tensor,
+) -> InterfaceLayout:
+    """Check the head counts and the memory, and fix the dimensions that follow from them."""
+    checks.positive_int(given.op, "num_read_heads", num_read_heads)
+    checks.positive_int(given.op, "num_write_heads", num_write_heads)
+    checks.positive_int(given.op, "shift_range", shift_range, minimum=0)
+    given.tensor("memory", memory, "B N M")
+    layout = InterfaceLayout(memory.shape[2], num_read_heads, num_write_heads, shift_range)
+    given.fix("R", num_read_heads, "num_read_heads")
+    given.fix("H", layout.num_heads, "num_read_heads + num_write_heads")
+    given.fix("P", layout.size, "the interface layout")
+    return layout
+
+
+def _choose(
+    op: str,
+    memory: Tensor,
+    parameter: Tensor,
+    sizes: Sizes,
+    backend: str | _Question | None,
+    controller: str = "",
+) -> str:
+    problem = Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+    if isinstance(backend, _Question):
+        raise _Answer(backends.choose(problem, backend.backend))
+    return backends.choose(problem, backend).backend
+
+
+def _empty_sequence(
+    sizes: Sizes, layout: InterfaceLayout, state: SequenceState, return_trace: bool
+) -> SequenceResult:
+    """No step: the initial state, and outputs of length 0."""
+    like = state.memory if state.hidden is None else state.hidden
+    none = (0, sizes.batch)
+    trace = None
+    if return_trace:
+        empty = layout.split(state.memory.new_empty(*none, layout.size))
+        trace = Trace(state.weights.new_empty(*none, *state.weights.shape[1:]), *empty)
+    return SequenceResult(
+        like.new_empty(*none, sizes.hidden_size),
+        state.read_vectors.new_empty(*none, *state.read_vectors.shape[1:]),
+        state,
+        trace,
+    )
+
+
+def _trace(
+    weights: Tensor, interface: Tensor, layout: InterfaceLayout, lengths: Tensor | None
+) -> Trace:
+    if lengths is not None:
+        time = torch.arange(weights.shape[0], device=lengths.device).unsqueeze(-1)
+        outside = (time >= lengths).unsqueeze(-1)
+        weights = weights.masked_fill(outside.unsqueeze(-1), 0)
+        interface = interface.masked_fill(outside, 0)
+    return Trace(weights, *layout.split(interface))

@@ -1,0 +1,434 @@
+"""``torch.ops.ntm``: schemas, fake kernels and autograd of every op.
+
+An op takes the name of the backend that serves it, chosen in Python, so its backward, compiled
+graphs and other threads use the same one. What a backward needs beyond arguments and outputs is
+the op's last output ``saved``, sized by the backend and empty unless ``save_for_backward``. Each
+backward is an op of its own, through which a second derivative raises.
+
+Arguments are checked in ``ntm_kernels.functional``; calling these ops directly checks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ntm_kernels import backends
+from ntm_kernels.backends import SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.reference import arithmetic_dtype
+
+_library = torch.library.Library("ntm", "DEF")
+
+
+def _op(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    tags = (torch.Tag.pt2_compliant_tag,)
+    _library.define(f"{name}{schema}", tags=tags)
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"ntm::{name}", fake, lib=_library)
+
+
+def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        setup(ctx, inputs, output)
+
+    torch.library.register_autograd(
+        f"ntm::{name}", backward, setup_context=setup_context, lib=_library
+    )
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise RuntimeError(
+            f"ntm_kernels: the second derivative of {name} is not implemented; "
+            "ntm_kernels.reference has it through plain autograd"
+        )
+
+    torch.library.register_autograd(f"ntm::{name}_backward", refuse, lib=_library)
+
+
+def _saved(op: str, like: Tensor, backend: str, sizes: Sizes, controller: str = "") -> list[Tensor]:
+    dtype = arithmetic_dtype(like.dtype)
+    shapes = backends.get(backend).saved_shapes(op, sizes, controller)
+    return [like.new_empty(shape, dtype=dtype) for shape in shapes]
+
+
+def _require_saved(op: str, was_saved: bool) -> None:
+    if not was_saved:
+        raise RuntimeError(
+            f"ntm_kernels: {op} ran with save_for_backward=False and cannot be differentiated"
+        )
+
+
+def _like(tensors: Sequence[Tensor | None], none: Tensor) -> tuple[Tensor, ...]:
+    """Fake gradients: contiguous, of the shape and dtype of their argument, empty for ``None``."""
+    return tuple(
+        none.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
+        for tensor in tensors
+    )
+
+
+# address
+
+
+def _address_sizes(memory: Tensor, key: Tensor, shift: Tensor) -> Sizes:
+    return Sizes(*memory.shape, num_read_heads=key.shape[1], taps=shift.shape[2])
+
+
+def _address(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    *tensors, save_for_backward, backend = args
+    return backends.get(backend).address(*tensors, save_for_backward)
+
+
+def _address_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    memory, key, _, _, shift, _, previous_weights, save_for_backward, backend = args
+    weights = previous_weights.new_empty(previous_weights.shape)
+    if not save_for_backward:
+        return weights, []
+    return weights, _saved("address", memory, backend, _address_sizes(memory, key, shift))
+
+
+def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.was_saved, ctx.backend = inputs
+    weights, saved = output
+    ctx.save_for_backward(*tensors, weights, *saved)
+
+
+def _address_autograd(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
+    _require_saved("address", ctx.was_saved)
+    if grad_weights is None:
+        return (None,) * 9
+    *tensors, weights = ctx.saved_tensors[:8]
+    grads = torch.ops.ntm.address_backward(
+        grad_weights, *tensors, weights, list(ctx.saved_tensors[8:]), ctx.backend
+    )
+    return *grads, None, None
+
+
+def _address_backward(*args: Any) -> tuple[Tensor, ...]:
+    *rest, backend = args
+    return backends.get(backend).address_backward(*rest)
+
+
+def _address_backward_fake(*args: Any) -> tuple[Tensor, ...]:
+    return _like(args[1:8], args[1])
+
+
+_ADDRESS = (
+    "Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, Tensor sharpening, "
+    "Tensor previous_weights"
+)
+_op(
+    "address",
+    f"({_ADDRESS}, bool save_for_backward, str backend) -> (Tensor weights, Tensor[] saved)",
+    _address,
+    _address_fake,
+)
+_op(
+    "address_backward",
+    f"(Tensor grad_weights, {_ADDRESS}, Tensor weights, Tensor[] saved, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _address_backward,
+    _address_backward_fake,
+)
+_autograd("address", _address_setup, _address_autograd)
+
+
+# read
+
+
+def _read(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
+    return backends.get(backend).read(memory, weights)
+
+
+def _read_fake(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
+    return memory.new_empty(weights.shape[0], weights.shape[1], memory.shape[2])
+
+
+def _arguments_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _read_autograd(ctx: Any, grad_read_vectors: Tensor | None) -> tuple[Any, ...]:
+    if grad_read_vectors is None:
+        return None, None, None
+    grads = torch.ops.ntm.read_backward(grad_read_vectors, *ctx.saved_tensors, ctx.backend)
+    return *grads, None
+
+
+def _read_backward(
+    grad_read_vectors: Tensor, memory: Tensor, weights: Tensor, backend: str
+) -> tuple[Tensor, ...]:
+    return backends.get(backend).read_backward(grad_read_vectors, memory, weights)
+
+
+def _arguments_backward_fake(*args: Any) -> tuple[Tensor, ...]:
+    return _like(args[1:-1], args[1])
+
+
+_op("read", "(Tensor memory, Tensor weights, str backend) -> Tensor", _read, _read_fake)
+_op(
+    "read_backward",
+    "(Tensor grad_read_vectors, Tensor memory, Tensor weights, str backend) -> (Tensor, Tensor)",
+    _read_backward,
+    _arguments_backward_fake,
+)
+_autograd("read", _arguments_setup, _read_autograd)
+
+
+# write
+
+
+def _write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor, backend: str) -> Tensor:
+    return backends.get(backend).write(memory, weights, erase, add)
+
+
+def _write_fake(memory: Tensor, *_: Any) -> Tensor:
+    return memory.new_empty(memory.shape)
+
+
+def _write_autograd(ctx: Any, grad_memory: Tensor | None) -> tuple[Any, ...]:
+    if grad_memory is None:
+        return (None,) * 5
+    grads = torch.ops.ntm.write_backward(grad_memory, *ctx.saved_tensors, ctx.backend)
+    return *grads, None
+
+
+def _write_backward(grad_memory: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *tensors, backend = args
+    return backends.get(backend).write_backward(grad_memory, *tensors)
+
+
+_WRITE = "Tensor memory, Tensor weights, Tensor erase, Tensor add"
+_op("write", f"({_WRITE}, str backend) -> Tensor", _write, _write_fake)
+_op(
+    "write_backward",
+    f"(Tensor grad_memory, {_WRITE}, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _write_backward,
+    _arguments_backward_fake,
+)
+_autograd("write", _arguments_setup, _write_autograd)
+
+
+# step
+
+
+def _step_sizes(
+    memory: Tensor, num_read_heads: int, num_write_heads: int, shift_range: int
+) -> Sizes:
+    return Sizes(*memory.shape, num_read_heads, num_write_heads, taps=2 * shift_range + 1)
+
+
+def _step(
+    memory: Tensor,
+    interface: Tensor,
+    previous_weights: Tensor,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    save_for_backward: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    sizes = _step_sizes(memory, num_read_heads, num_write_heads, shift_range)
+    return backends.get(backend).step(
+        memory, interface, previous_weights, sizes, save_for_backward
+    )
+
+
+def _step_fake(
+    memory: Tensor,
+    interface: Tensor,
+    previous_weights: Tensor,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    save_for_backward: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    sizes = _step_sizes(memory, num_read_heads, num_write_heads, shift_range)
+    return (
+        memory.new_empty(sizes.batch, num_read_heads, sizes.word_size),
+        memory.new_empty(memory.shape),
+        previous_weights.new_empty(previous_weights.shape),
+        _saved("step", memory, backend, sizes) if save_for_backward else [],
+    )
+
+
+def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.read_heads, ctx.write_heads, ctx.shift_range, ctx.was_saved, ctx.backend = inputs
+    _, _, weights, saved = output
+    ctx.save_for_backward(*tensors, weights, *saved)
+
+
+def _step_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    _require_saved("step", ctx.was_saved)
+    grads = grads[:3]
+    if all(grad is None for grad in grads):
+        return (None,) * 8
+    *tensors, weights = ctx.saved_tensors[:4]
+    heads = ctx.read_heads, ctx.write_heads, ctx.shift_range
+    saved = list(ctx.saved_tensors[4:])
+    results = torch.ops.ntm.step_backward(
+        *grads, *tensors, weights, saved, *heads, ctx.backend
+    )
+    return (*results, *(None,) * 5)
+
+
+def _step_backward(*args: Any) -> tuple[Tensor, ...]:
+    *tensors, num_read_heads, num_write_heads, shift_range, backend = args
+    sizes = _step_sizes(tensors[3], num_read_heads, num_write_heads, shift_range)
+    return backends.get(backend).step_backward(*tensors, sizes)
+
+
+def _step_backward_fake(*args: Any) -> tuple[Tensor, ...]:
+    return _like(args[3:6], args[3])
+
+
+_STEP = "Tensor memory, Tensor interface, Tensor previous_weights"
+_HEADS = "int num_read_heads, int num_write_heads, int shift_range"
+_op(
+    "step",
+    f"({_STEP}, {_HEADS}, bool save_for_backward, str backend)"
+    " -> (Tensor read_vectors, Tensor memory, Tensor weights, Tensor[] saved)",
+    _step,
+    _step_fake,
+)
+_op(
+    "step_backward",
+    "(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
+    f"{_STEP}, Tensor weights, Tensor[] saved, {_HEADS}, str backend) -> (Tensor, Tensor, Tensor)",
+    _step_backward,
+    _step_backward_fake,
+)
+_autograd("step", _step_setup, _step_autograd)
+
+
+# sequence
+
+
+def _sequence_sizes(
+    arguments: SequenceArguments,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    checkpoint_every: int,
+) -> Sizes:
+    return Sizes(
+        *arguments.memory.shape,
+        num_read_heads,
+        num_write_heads,
+        taps=2 * shift_range + 1,
+        time=arguments.projected_input.shape[0],
+        hidden_size=arguments.interface_weight.shape[1],
+        checkpoint_every=checkpoint_every,
+    )
+
+
+def _sequence(*args: Any) -> tuple[Any, ...]:
+    arguments = SequenceArguments(*args[:10])
+    *heads, controller, checkpoint_every, save_for_backward, return_trace, backend = args[10:]
+    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
+    outputs, saved = backends.get(backend).sequence(
+        arguments, sizes, controller, save_for_backward, return_trace
+    )
+    return *outputs, saved
+
+
+def _sequence_fake(*args: Any) -> tuple[Any, ...]:
+    arguments = SequenceArguments(*args[:10])
+    *heads, controller, checkpoint_every, save_for_backward, return_trace, backend = args[10:]
+    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
+    memory, weights, reads = arguments.memory, arguments.weights, arguments.read_vectors
+    dtype = arithmetic_dtype(memory.dtype)
+    steps = (sizes.time, sizes.batch)
+    empty = memory.new_empty(0)
+    hidden = memory if arguments.hidden is None else arguments.hidden
+    cell = memory if arguments.cell is None else arguments.cell
+    interface_size = arguments.interface_bias.shape[0]
+    state = (sizes.batch, sizes.hidden_size)
+    is_lstm = controller == "lstm"
+    outputs = SequenceOutputs(
+        hidden=hidden.new_empty(*steps, sizes.hidden_size),
+        read_vectors=reads.new_empty(sizes.time, *reads.shape),
+        memory=memory.new_empty(memory.shape),
+        weights=weights.new_empty(weights.shape),
+        final_read_vectors=reads.new_empty(reads.shape),
+        final_hidden=hidden.new_empty(state) if is_lstm else empty,
+        final_cell=cell.new_empty(state) if is_lstm else memory.new_empty(0),
+        trace_weights=weights.new_empty((sizes.time, *weights.shape) if return_trace else (0,)),
+        trace_interface=memory.new_empty(
+            (*steps, interface_size) if return_trace else (0,), dtype=dtype
+        ),
+    )
+    saved = _saved("sequence", memory, backend, sizes, controller) if save_for_backward else []
+    return *outputs, saved
+
+
+def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.numbers = inputs[10:15]
+    ctx.was_saved, _, ctx.backend = inputs[15:]
+    *outputs, saved = output
+    ctx.mark_non_differentiable(outputs[7], outputs[8])
+    ctx.save_for_backward(*inputs[:10], *outputs[:2], *saved)
+
+
+def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    _require_saved("sequence", ctx.was_saved)
+    grads = grads[:7]
+    if all(grad is None for grad in grads):
+        return (None,) * 18
+    tensors, saved = ctx.saved_tensors[:12], list(ctx.saved_tensors[12:])
+    results = torch.ops.ntm.sequence_backward(
+        *grads, *tensors, saved, *ctx.numbers, ctx.backend
+    )
+    hidden, cell = tensors[7], tensors[8]
+    results = (
+        *results[:7],
+        None if hidden is None else results[7],
+        None if cell is None else results[8],
+    )
+    return (*results, *(None,) * 9)
+
+
+def _sequence_backward(*args: Any) -> tuple[Tensor, ...]:
+    grads, arguments = list(args[:7]), SequenceArguments(*args[7:17])
+    hidden, read_vectors, saved, *heads, controller, checkpoint_every, backend = args[17:]
+    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
+    return backends.get(backend).sequence_backward(
+        grads, arguments, hidden, read_vectors, saved, sizes, controller
+    )
+
+
+def _sequence_backward_fake(*args: Any) -> tuple[Tensor, ...]:
+    arguments = SequenceArguments(*args[7:17])
+    none = arguments.memory.new_empty(0, dtype=arithmetic_dtype(arguments.memory.dtype))
+    return _like(arguments[:9], none)
+
+
+_SEQUENCE = (
+    "Tensor projected_input, Tensor recurrent_weight, Tensor interface_weight, "
+    "Tensor interface_bias, Tensor memory, Tensor weights, Tensor read_vectors, Tensor? hidden, "
+    "Tensor? cell, Tensor? lengths"
+)
+_op(
+    "sequence",
+    f"({_SEQUENCE}, {_HEADS}, str controller, SymInt checkpoint_every, bool save_for_backward, "
+    "bool return_trace, str backend) -> (Tensor hidden, Tensor read_vectors, Tensor memory, "
+    "Tensor weights, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, "
+    "Tensor trace_weights, Tensor trace_interface, Tensor[] saved)",
+    _sequence,
+    _sequence_fake,
+)
+_op(
+    "sequence_backward",
+    "(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
+    "Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, "
+    f"{_SEQUENCE}, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, {_HEADS}, "
+    "str controller, SymInt checkpoint_every, str backend)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _sequence_backward,
+    _sequence_backward_fake,
+)
+_autograd("sequence", _sequence_setup, _sequence_autograd)

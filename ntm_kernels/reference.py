@@ -1,0 +1,365 @@
+"""The Neural Turing Machine in plain PyTorch, equation by equation.
+
+This is the specification: every backend is tested against these functions, and their gradients
+are whatever autograd makes of them. Nothing here is tuned. Equation numbers are those of Graves,
+Wayne and Danihelka, "Neural Turing Machines", arXiv 1410.5401 (2014).
+
+Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
+heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
+width ``C``, steps ``T``. A weighting ``[B, H, N]`` is non-negative and sums to one over ``N``.
+Arithmetic is in float32 for 16-bit and float32 arguments, in float64 for float64 arguments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from ntm_kernels.interface import HeadParameters, InterfaceLayout
+
+COSINE_EPS = 1e-8
+"""A product of norms below this counts as no similarity at all."""
+
+
+class SequenceState(NamedTuple):
+    """What one step of ``sequence`` hands to the next.
+
+    ``memory [B, N, M]``, ``weights [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]`` and
+    ``cell [B, C]`` of an LSTM controller, ``None`` for a feed-forward one.
+    """
+
+    memory: Tensor
+    weights: Tensor
+    read_vectors: Tensor
+    hidden: Tensor | None
+    cell: Tensor | None
+
+
+class Trace(NamedTuple):
+    """What the heads did at each step, for pictures; not differentiable, everything activated.
+
+    ``weights [T, B, H, N]``, key ``[T, B, H, M]``, strength, gate and sharpening ``[T, B, H]``,
+    shift ``[T, B, H, S]``, erase and add ``[T, B, W, M]``. Read heads come first in ``H``.
+    """
+
+    weights: Tensor
+    key: Tensor
+    strength: Tensor
+    gate: Tensor
+    shift: Tensor
+    sharpening: Tensor
+    erase: Tensor
+    add: Tensor
+
+
+class SequenceResult(NamedTuple):
+    """``hidden [T, B, C]`` and ``read_vectors [T, B, R, M]`` of every step, the final state, and
+    the trace if it was asked for."""
+
+    hidden: Tensor
+    read_vectors: Tensor
+    state: SequenceState
+    trace: Trace | None
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which arguments of ``dtype`` are computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _lift(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(arithmetic_dtype(tensor.dtype)) for tensor in tensors]
+
+
+def softplus(x: Tensor) -> Tensor:
+    """``log(1 + exp(x))`` without a threshold."""
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
+def similarity(memory: Tensor, key: Tensor) -> Tensor:
+    """Cosine similarity ``K[k, M_i] = k·M_i / (‖k‖ ‖M_i‖)``, equation 6.
+
+    Zero, with zero gradient, where ``‖k‖ ‖M_i‖ < 1e-8``.
+    memory ``[B, N, M]``, key ``[B, H, M]`` -> ``[B, H, N]``.
+    """
+    dots = torch.einsum("bhm,bnm->bhn", key, memory)
+    norms = key.norm(dim=-1)[:, :, None] * memory.norm(dim=-1)[:, None, :]
+    alike = norms >= COSINE_EPS
+    return torch.where(alike, dots / torch.where(alike, norms, 1), 0)
+
+
+def content(memory: Tensor, key: Tensor, strength: Tensor) -> Tensor:
+    """Content weighting ``w^c = softmax_i(β K[k, M_i])``, equation 5.
+
+    memory ``[B, N, M]``, key ``[B, H, M]``, strength ``[B, H]`` -> ``[B, H, N]``.
+
+    >>> memory = torch.eye(3)[None]
+    >>> content(memory, memory[:, 1:2], torch.tensor([[50.0]])).round(decimals=3)
+    tensor([[[0., 1., 0.]]])
+    """
+    return torch.softmax(strength[:, :, None] * similarity(memory, key), dim=-1)
+
+
+def interpolate(content_weights: Tensor, previous_weights: Tensor, gate: Tensor) -> Tensor:
+    """Gated weighting ``w^g = g w^c + (1 − g) w_{t−1}``, equation 7.
+
+    weightings ``[B, H, N]``, gate ``[B, H]`` -> ``[B, H, N]``.
+
+    >>> now, before = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+    >>> interpolate(now, before, torch.tensor([[0.25]]))
+    tensor([[[0.2500, 0.7500]]])
+    """
+    gate = gate[:, :, None]
+    return gate * content_weights + (1 - gate) * previous_weights
+
+
+def shift(weights: Tensor, taps: Tensor) -> Tensor:
+    """Circular convolution ``w̃_i = Σ_o s_o w_{i−o}``, index modulo N, equation 8.
+
+    Tap 0 has the offset ``−shift_range``; all mass on offset ``o`` moves the focus by ``o`` rows.
+    weights ``[B, H, N]``, taps ``[B, H, S]`` -> ``[B, H, N]``.
+
+    >>> shift(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 0.25, 0.75]]]))
+    tensor([[[0.2500, 0.7500, 0.0000, 0.0000]]])
+    """
+    shift_range = taps.shape[-1] // 2
+    terms = [
+        taps[:, :, tap, None] * weights.roll(tap - shift_range, dims=-1)
+        for tap in range(taps.shape[-1])
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def sharpen(weights: Tensor, sharpening: Tensor) -> Tensor:
+    """Sharpening ``w_i = w̃_i^γ / Σ_j w̃_j^γ``, equation 9, as ``softmax_i(γ log w̃_i)``.
+
+    The softmax's maximum is taken out before the logarithm, ``(w̃_i / max w̃)^γ``: the same value,
+    the sum is at least one however large γ is, and autograd is right at ``w̃_i = 0``, where the
+    slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all ``w̃_i = 0``.
+    weights ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
+
+    >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
+    tensor([[[0.7830, 0.1960, 0.0220]]])
+    """
+    peak = weights.detach().amax(-1, keepdim=True)
+    empty = peak == 0
+    powers = (weights / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
+    total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
+    return torch.where(empty, 1 / weights.shape[-1], powers / total)
+
+
+def address(
+    memory: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    shift_weights: Tensor,
+    sharpening: Tensor,
+    previous_weights: Tensor,
+) -> Tensor:
+    """The addressing chain, equations 5 to 9: content, interpolate, shift, sharpen.
+
+    memory ``[B, N, M]``, key ``[B, H, M]``, strength, gate and sharpening ``[B, H]``, shift
+    ``[B, H, S]``, previous weights ``[B, H, N]`` -> weights ``[B, H, N]`` in the dtype of the
+    previous ones.
+    """
+    dtype = previous_weights.dtype
+    memory, key, strength, gate, shift_weights, sharpening, previous_weights = _lift(
+        memory, key, strength, gate, shift_weights, sharpening, previous_weights
+    )
+    weights = content(memory, key, strength)
+    weights = interpolate(weights, previous_weights, gate)
+    weights = shift(weights, shift_weights)
+    return sharpen(weights, sharpening).to(dtype)
+
+
+def read(memory: Tensor, weights: Tensor) -> Tensor:
+    """Read vectors ``r = Σ_i w_i M_i``, equation 2.
+
+    memory ``[B, N, M]``, weights ``[B, H, N]`` -> ``[B, H, M]`` in the dtype of the memory.
+    """
+    dtype = memory.dtype
+    memory, weights = _lift(memory, weights)
+    return torch.einsum("bhn,bnm->bhm", weights, memory).to(dtype)
+
+
+def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+    """``M_i ← M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h``, equations 3 and 4 of all heads.
+
+    memory ``[B, N, M]``, weights ``[B, H, N]``, erase and add ``[B, H, M]`` -> ``[B, N, M]`` in
+    the dtype of the memory.
+    """
+    dtype = memory.dtype
+    memory, weights, erase, add = _lift(memory, weights, erase, add)
+    retained = memory
+    for head in range(weights.shape[1]):
+        retained = retained * (1 - weights[:, head, :, None] * erase[:, head, None, :])
+    return (retained + torch.einsum("bhn,bhm->bnm", weights, add)).to(dtype)
+
+
+def activate(interface: Tensor, layout: InterfaceLayout) -> HeadParameters:
+    """The heads' parameters from a raw interface vector ``[..., layout.size]``.
+
+    Key and add are linear, ``β = softplus``, ``g = sigmoid``, ``s = softmax`` over the taps,
+    ``γ = 1 + softplus``, ``e = sigmoid``.
+    """
+    raw = layout.split(interface)
+    return HeadParameters(
+        key=raw.key,
+        strength=softplus(raw.strength),
+        gate=torch.sigmoid(raw.gate),
+        shift=torch.softmax(raw.shift, dim=-1),
+        sharpening=1 + softplus(raw.sharpening),
+        erase=torch.sigmoid(raw.erase),
+        add=raw.add,
+    )
+
+
+def step(
+    memory: Tensor,
+    interface: Tensor,
+    previous_weights: Tensor,
+    *,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One time step: all heads address ``M_{t−1}``, read heads read it, write heads then write it.
+
+    memory ``[B, N, M]``, raw interface ``[B, P]``, previous weights ``[B, H, N]`` ->
+    read vectors ``[B, R, M]``, memory ``[B, N, M]``, weights ``[B, H, N]``.
+    """
+    layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
+    (interface,) = _lift(interface)
+    heads = activate(interface, layout)
+    weights = address(
+        memory,
+        heads.key,
+        heads.strength,
+        heads.gate,
+        heads.shift,
+        heads.sharpening,
+        previous_weights,
+    )
+    read_vectors = read(memory, weights[:, :num_read_heads])
+    memory = write(memory, weights[:, num_read_heads:], heads.erase, heads.add)
+    return read_vectors, memory, weights
+
+
+def lstm(
+    projected_input: Tensor, recurrent_weight: Tensor, read_vectors: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One LSTM step with the read vectors as part of its recurrent input.
+
+    ``i, f, g, o = W [r, h] + x̂`` in the gate order of ``torch.nn.LSTM``, ``c ← σ(f) c + σ(i)
+    tanh(g)``, ``h ← σ(o) tanh(c)``. Projected input ``x̂ [B, 4C]`` (bias included), recurrent
+    weight ``[4C, R·M + C]`` -> hidden ``[B, C]``, cell ``[B, C]``.
+    """
+    recurrent = torch.cat([read_vectors.flatten(1), hidden], dim=-1)
+    gates = projected_input + linear(recurrent, recurrent_weight)
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+    cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+    return torch.sigmoid(output_gate) * torch.tanh(cell), cell
+
+
+def feedforward(projected_input: Tensor, recurrent_weight: Tensor, read_vectors: Tensor) -> Tensor:
+    """``h = tanh(W r + x̂)``: projected input ``[B, C]``, recurrent weight ``[C, R·M]`` -> ``[B, C]``."""
+    return torch.tanh(projected_input + linear(read_vectors.flatten(1), recurrent_weight))
+
+
+def sequence(
+    projected_input: Tensor,
+    recurrent_weight: Tensor,
+    interface_weight: Tensor,
+    interface_bias: Tensor,
+    memory: Tensor,
+    weights: Tensor,
+    read_vectors: Tensor,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    *,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    lengths: Tensor | None = None,
+    return_trace: bool = False,
+) -> SequenceResult:
+    """The whole recurrence, with an LSTM controller if ``hidden`` and ``cell`` are given, else a
+    feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
+
+    A step beyond a sequence's length leaves its state alone and outputs zeros.
+    """
+    given = SequenceState(memory, weights, read_vectors, hidden, cell)
+    state = SequenceState(*(None if part is None else _lift(part)[0] for part in given))  # type: ignore[arg-type]
+    projected_input, recurrent_weight, interface_weight, interface_bias = _lift(
+        projected_input, recurrent_weight, interface_weight, interface_bias
+    )
+    layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
+    hiddens, reads, traces = [], [], []
+    for time, projected in enumerate(projected_input.unbind(0)):
+        active = None if lengths is None else lengths > time
+        if active is not None:
+            projected = torch.where(active[:, None], projected, 0)
+        if state.hidden is not None and state.cell is not None:
+            new_hidden, new_cell = lstm(
+                projected, recurrent_weight, state.read_vectors, state.hidden, state.cell
+            )
+            controller_state: tuple[Tensor | None, Tensor | None] = (new_hidden, new_cell)
+        else:
+            new_hidden = feedforward(projected, recurrent_weight, state.read_vectors)
+            controller_state = (None, None)
+        interface = linear(new_hidden, interface_weight, interface_bias)
+        new_reads, new_memory, new_weights = step(
+            state.memory,
+            interface,
+            state.weights,
+            num_read_heads=num_read_heads,
+            num_write_heads=num_write_heads,
+            shift_range=shift_range,
+        )
+        new = SequenceState(new_memory, new_weights, new_reads, *controller_state)
+        if active is None:
+            state = new
+        else:
+            state = SequenceState(
+                *(
+                    None if after is None else _where(active, after, before)
+                    for after, before in zip(new, state, strict=True)
+                )  # type: ignore[arg-type]
+            )
+            new_hidden = _where(active, new_hidden, 0)
+            new_reads = _where(active, new_reads, 0)
+        hiddens.append(new_hidden)
+        reads.append(new_reads)
+        if return_trace:
+            traces.append((state.weights.detach(), *activate(interface.detach(), layout)))
+
+    final = SequenceState(*(
+        None if part is None else part.to(like.dtype)
+        for part, like in zip(state, given, strict=True)
+    ))  # type: ignore[arg-type]
+    trace = None
+    if return_trace and traces:
+        trace = Trace(*(torch.stack(part) for part in zip(*traces, strict=True)))
+        if lengths is not None:
+            active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
+            trace = Trace(*(
+                torch.where(active.view(*active.shape, *[1] * (part.dim() - 2)), part, 0)
+                for part in trace
+            ))
+    hidden_dtype = memory.dtype if hidden is None else hidden.dtype
+    batch, hidden_size = memory.shape[0], interface_weight.shape[1]
+    return SequenceResult(
+        torch.stack([projected_input.new_zeros(batch, hidden_size), *hiddens])[1:].to(hidden_dtype),
+        torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(memory.dtype),
+        final,
+        trace,
+    )
+
+
+def _where(active: Tensor, after: Tensor, before: Tensor | int) -> Tensor:
+    """Per sequence of the batch, ``after`` where it is active and ``before`` where it is not."""
+    return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
