@@ -10,6 +10,26 @@ torch.Size([20, 4, 8])
 from ntm_kernels import functional, reference
 from ntm_kernels.backends import BackendChoice, BackendError, BackendStatus, backends, use_backend
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
+from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "NTM",
+    "BackendChoice",
+    "BackendError",
+    "BackendStatus",
+    "HeadParameters",
+    "InitialState",
+    "InterfaceLayout",
+    "NTMCell",
+    "NTMState",
+    "SequenceResult",
+    "SequenceState",
+    "Trace",
+    "backends",
+    "functional",
+    "reference",
+    "use_backend",
+]

@@ -211,9 +211,7 @@ def step(
     layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
     given.tensor("interface", interface, "B P")
     given.tensor("previous_weights", previous_weights, "B H N")
-    given.dtypes(
-        memory=("memory",), weights=("previous_weights",), head_parameters=("interface",)
-    )
+    given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
     sizes = Sizes(*memory.shape, num_read_heads, num_write_heads, taps=layout.taps)
     chosen = _choose("step", memory, interface, sizes, backend)
     read_vectors, memory, weights, _ = torch.ops.ntm.step(
@@ -266,8 +264,11 @@ def sequence(
         memory: initial memory ``[B, N, M]``.
         weights: initial weights ``[B, H, N]``.
         read_vectors: initial read vectors ``[B, R, M]``, in the dtype of ``memory``.
-        hidden, cell: initial LSTM state ``[B, C]``; give both or none.
-        num_read_heads, num_write_heads, shift_range: R, W and the largest shift in rows.
+        hidden: initial h of an LSTM ``[B, C]``, or ``None``.
+        cell: initial c of an LSTM ``[B, C]``; give both or none.
+        num_read_heads: R.
+        num_write_heads: W.
+        shift_range: largest shift, in rows.
         lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
             and the padding has no influence. ``None``: all T.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.

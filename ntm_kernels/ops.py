@@ -232,9 +232,7 @@ def _step(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     sizes = _step_sizes(memory, num_read_heads, num_write_heads, shift_range)
-    return backends.get(backend).step(
-        memory, interface, previous_weights, sizes, save_for_backward
-    )
+    return backends.get(backend).step(memory, interface, previous_weights, sizes, save_for_backward)
 
 
 def _step_fake(
@@ -270,9 +268,7 @@ def _step_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     *tensors, weights = ctx.saved_tensors[:4]
     heads = ctx.read_heads, ctx.write_heads, ctx.shift_range
     saved = list(ctx.saved_tensors[4:])
-    results = torch.ops.ntm.step_backward(
-        *grads, *tensors, weights, saved, *heads, ctx.backend
-    )
+    results = torch.ops.ntm.step_backward(*grads, *tensors, weights, saved, *heads, ctx.backend)
     return (*results, *(None,) * 5)
 
 
@@ -380,9 +376,7 @@ def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     if all(grad is None for grad in grads):
         return (None,) * 18
     tensors, saved = ctx.saved_tensors[:12], list(ctx.saved_tensors[12:])
-    results = torch.ops.ntm.sequence_backward(
-        *grads, *tensors, saved, *ctx.numbers, ctx.backend
-    )
+    results = torch.ops.ntm.sequence_backward(*grads, *tensors, saved, *ctx.numbers, ctx.backend)
     hidden, cell = tensors[7], tensors[8]
     results = (
         *results[:7],

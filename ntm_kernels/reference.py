@@ -250,7 +250,11 @@ def step(
 
 
 def lstm(
-    projected_input: Tensor, recurrent_weight: Tensor, read_vectors: Tensor, hidden: Tensor, cell: Tensor
+    projected_input: Tensor,
+    recurrent_weight: Tensor,
+    read_vectors: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One LSTM step with the read vectors as part of its recurrent input.
 
@@ -266,7 +270,7 @@ def lstm(
 
 
 def feedforward(projected_input: Tensor, recurrent_weight: Tensor, read_vectors: Tensor) -> Tensor:
-    """``h = tanh(W r + x̂)``: projected input ``[B, C]``, recurrent weight ``[C, R·M]`` -> ``[B, C]``."""
+    """``h = tanh(W r + x̂)``: input ``[B, C]``, recurrent weight ``[C, R·M]`` -> ``[B, C]``."""
     return torch.tanh(projected_input + linear(read_vectors.flatten(1), recurrent_weight))
 
 
@@ -337,19 +341,23 @@ def sequence(
         if return_trace:
             traces.append((state.weights.detach(), *activate(interface.detach(), layout)))
 
-    final = SequenceState(*(
-        None if part is None else part.to(like.dtype)
-        for part, like in zip(state, given, strict=True)
-    ))  # type: ignore[arg-type]
+    final = SequenceState(
+        *(
+            None if part is None else part.to(like.dtype)
+            for part, like in zip(state, given, strict=True)
+        )
+    )  # type: ignore[arg-type]
     trace = None
     if return_trace and traces:
         trace = Trace(*(torch.stack(part) for part in zip(*traces, strict=True)))
         if lengths is not None:
             active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
-            trace = Trace(*(
-                torch.where(active.view(*active.shape, *[1] * (part.dim() - 2)), part, 0)
-                for part in trace
-            ))
+            trace = Trace(
+                *(
+                    torch.where(active.view(*active.shape, *[1] * (part.dim() - 2)), part, 0)
+                    for part in trace
+                )
+            )
     hidden_dtype = memory.dtype if hidden is None else hidden.dtype
     batch, hidden_size = memory.shape[0], interface_weight.shape[1]
     return SequenceResult(

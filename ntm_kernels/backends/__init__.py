@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from ntm_kernels.backends.base import OPS, Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backends.base import (
+    OPS,
+    Backend,
+    Problem,
+    SequenceArguments,
+    SequenceOutputs,
+    Sizes,
+)
 from ntm_kernels.backends.reference import ReferenceBackend
 
 __all__ = [
@@ -142,7 +149,9 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         name, source = explicit
         why_not = get(name).unavailable() or get(name).unsupported(problem)
         if why_not is not None:
-            raise BackendError(f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}")
+            raise BackendError(
+                f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
+            )
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:

@@ -77,9 +77,7 @@ class ReferenceBackend(Backend):
     def read_backward(
         self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
     ) -> tuple[Tensor, ...]:
-        return _lower(
-            read_backward(*_lift(grad_read_vectors, memory, weights)), (memory, weights)
-        )
+        return _lower(read_backward(*_lift(grad_read_vectors, memory, weights)), (memory, weights))
 
     def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
         return write(*_lift(memory, weights, erase, add)).to(memory.dtype)
@@ -155,8 +153,20 @@ class ReferenceBackend(Backend):
         hidden = memory if arguments.hidden is None else arguments.hidden
         cell = memory if arguments.cell is None else arguments.cell
         reads = arguments.read_vectors
-        trace_weights = outputs.trace_weights.clone() if save_for_backward else outputs.trace_weights
-        kinds = (hidden, reads, memory, weights, reads, hidden, cell, weights, outputs.trace_interface)
+        trace_weights = (
+            outputs.trace_weights.clone() if save_for_backward else outputs.trace_weights
+        )
+        kinds = (
+            hidden,
+            reads,
+            memory,
+            weights,
+            reads,
+            hidden,
+            cell,
+            weights,
+            outputs.trace_interface,
+        )
         lowered = _lower(outputs._replace(trace_weights=trace_weights), kinds)
         return SequenceOutputs(*lowered), saved
 

@@ -86,7 +86,10 @@ def sequence(
     hidden, cell = arguments.hidden, arguments.cell
     projected_input = arguments.projected_input
     layout = layout_of(sizes)
-    recurrent_weight, interface_weight = arguments.recurrent_weight.mT, arguments.interface_weight.mT
+    recurrent_weight, interface_weight = (
+        arguments.recurrent_weight.mT,
+        arguments.interface_weight.mT,
+    )
 
     active: list[Tensor] = []
     if arguments.lengths is not None:
@@ -119,7 +122,10 @@ def sequence(
             weights = torch.where(each, weights, before[1])
             read_vectors = torch.where(now, read_vectors, before[2])
             if controller == "lstm":
-                hidden, cell = torch.where(now, hidden, before[3]), torch.where(now, cell, before[4])  # type: ignore[arg-type]
+                hidden, cell = (
+                    torch.where(now, hidden, before[3]),
+                    torch.where(now, cell, before[4]),
+                )  # type: ignore[arg-type]
         else:
             hiddens.append(hidden)
             all_reads.append(read_vectors)

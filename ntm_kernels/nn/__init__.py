@@ -1,0 +1,16 @@
+"""Modules: ``NTMCell`` like ``torch.nn.LSTMCell``, ``NTM`` like ``torch.nn.LSTM``."""
+
+from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
+from ntm_kernels.nn.ntm import NTM
+from ntm_kernels.nn.state import InitialState, NTMState
+
+__all__ = [
+    "NTM",
+    "CellController",
+    "FeedforwardController",
+    "InitialState",
+    "LSTMController",
+    "NTMCell",
+    "NTMState",
+]

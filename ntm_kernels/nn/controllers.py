@@ -1,0 +1,212 @@
+"""Controllers: the network between the input and the heads.
+
+A controller is any module with ``controller(input [B, I + R·M], state) -> (output [B, C], state)``;
+the input is ``[x_t, r_{t−1}]`` and the state any nest of tensors with the batch first. If it has a
+method ``initial_state(batch_size)``, that gives the first state; otherwise the first is ``None``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ntm_kernels.reference import arithmetic_dtype
+
+
+class RecurrentLayer(nn.Module):
+    """Weights of one layer: ``x̂ = input_weight @ x + bias`` and ``recurrent_weight`` on the rest.
+
+    ``gates`` is 4 for an LSTM and 1 for a feed-forward layer. The two weights are apart because
+    only the recurrent one takes part in the recurrence.
+    """
+
+    def __init__(
+        self, input_size: int, recurrent_size: int, hidden_size: int, gates: int, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        rows = gates * hidden_size
+        self.input_weight = nn.Parameter(torch.empty(rows, input_size, **factory))
+        self.recurrent_weight = nn.Parameter(torch.empty(rows, recurrent_size, **factory))
+        self.bias = nn.Parameter(torch.empty(rows, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """U(−1/√C, 1/√C) for everything but an LSTM's forget-gate bias, which is 0."""
+        bound = self.hidden_size**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+        if self.bias.shape[0] == 4 * self.hidden_size:
+            nn.init.zeros_(self.bias.detach()[self.hidden_size : 2 * self.hidden_size])
+
+    def project(self, x: Tensor) -> Tensor:
+        """``x̂`` of ``x [..., I]``."""
+        return linear(x, self.input_weight, self.bias)
+
+    def forward(self, x: Tensor, recurrent: Tensor) -> Tensor:
+        return self.project(x) + linear(
+            recurrent.to(self.recurrent_weight.dtype), self.recurrent_weight
+        )
+
+    def extra_repr(self) -> str:
+        rows, recurrent_size = self.recurrent_weight.shape
+        return f"input_size={self.input_size}, recurrent_size={recurrent_size}, rows={rows}"
+
+
+class LearnedVectors(nn.Module):
+    """Initial vectors of a controller's state: learned, N(0, 0.05²), or one constant."""
+
+    def __init__(self, count: int, size: int, initial: float | str, **factory: Any) -> None:
+        super().__init__()
+        self.count, self.size, self.initial = count, size, initial
+        self.register_parameter("value", None)
+        if initial == "learned":
+            self.value = nn.Parameter(torch.empty(count, size, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.value is not None:
+            nn.init.normal_(self.value, std=0.05)
+
+    def forward(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        """``count`` tensors ``[batch, size]`` in the arithmetic dtype of ``like``."""
+        dtype = arithmetic_dtype(like.dtype)
+        if self.value is not None:
+            value = self.value.to(dtype)
+        else:
+            value = torch.full(
+                (self.count, self.size), float(self.initial), dtype=dtype, device=like.device
+            )
+        return tuple(row.expand(batch, self.size) for row in value.unbind(0))
+
+
+class LSTMController(nn.Module):
+    """``num_layers`` LSTM layers with one bias each, gate order ``i, f, g, o``.
+
+    The first layer sees ``[x, r]``; each further one the output of the layer below. The state is
+    ``(h, c)``, for several layers a tuple of such pairs.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        read_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        initial: float | str = "learned",
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.layers = nn.ModuleList(
+            RecurrentLayer(
+                hidden_size if layer else input_size,
+                hidden_size + (0 if layer else read_size),
+                hidden_size,
+                gates=4,
+                **factory,
+            )
+            for layer in range(num_layers)
+        )
+        self.start = LearnedVectors(2 * num_layers, hidden_size, initial, **factory)
+
+    def initial_state(self, batch_size: int) -> tuple[Any, ...]:
+        parts = self.start(batch_size, self.layers[0].bias)
+        pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
+        return pairs if len(pairs) > 1 else pairs[0]
+
+    def forward(self, input: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        single = len(self.layers) == 1
+        states = (state,) if single else state
+        below, reads = input.split(
+            (self.layers[0].input_size, input.shape[-1] - self.layers[0].input_size), -1
+        )
+        new = []
+        for layer, (hidden, cell) in zip(self.layers, states, strict=True):
+            recurrent = torch.cat((reads.to(hidden.dtype), hidden), -1) if not new else hidden
+            gates = layer(below.to(layer.bias.dtype), recurrent).to(cell.dtype)
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, -1)
+            cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
+            below = output_gate.sigmoid() * cell.tanh()
+            new.append((below, cell))
+        return below, new[0] if single else tuple(new)
+
+    def extra_repr(self) -> str:
+        return f"hidden_size={self.hidden_size}, num_layers={len(self.layers)}"
+
+
+class FeedforwardController(nn.Module):
+    """``num_layers`` layers ``h = tanh(W [x, r] + b)``; its state is ``()``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        read_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        first = RecurrentLayer(input_size, read_size, hidden_size, gates=1, **factory)
+        self.layers = nn.ModuleList([first])
+        for _ in range(num_layers - 1):
+            self.layers.append(HiddenLayer(hidden_size, **factory))
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def forward(self, input: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        first, *others = self.layers
+        x, reads = input.split((first.input_size, input.shape[-1] - first.input_size), -1)
+        output = torch.tanh(first(x, reads))
+        for layer in others:
+            output = torch.tanh(layer(output))
+        return output, state
+
+    def extra_repr(self) -> str:
+        return f"hidden_size={self.hidden_size}, num_layers={len(self.layers)}"
+
+
+class HiddenLayer(nn.Linear):
+    """A further feed-forward layer, U(−1/√C, 1/√C)."""
+
+    def __init__(self, hidden_size: int, **factory: Any) -> None:
+        super().__init__(hidden_size, hidden_size, **factory)
+
+    def reset_parameters(self) -> None:
+        bound = self.in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+
+class CellController(nn.Module):
+    """Adaptor of ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``.
+
+    The state is ``(h, c)`` for an LSTM cell and ``(h,)`` for the others.
+    """
+
+    def __init__(
+        self, cell: nn.RNNCellBase, initial: float | str = "learned", **factory: Any
+    ) -> None:
+        super().__init__()
+        self.cell = cell
+        self.hidden_size = cell.hidden_size
+        parts = 2 if isinstance(cell, nn.LSTMCell) else 1
+        self.start = LearnedVectors(parts, cell.hidden_size, initial, **factory)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        return self.start(batch_size, self.cell.weight_hh)
+
+    def forward(
+        self, input: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        dtype = self.cell.weight_hh.dtype
+        before = tuple(part.to(dtype) for part in state)
+        after = self.cell(input, before if len(before) == 2 else before[0])
+        after = after if isinstance(after, tuple) else (after,)
+        kept = tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
+        return after[0], kept

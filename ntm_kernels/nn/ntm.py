@@ -1,0 +1,196 @@
+"""``NTM``: a whole Neural Turing Machine over sequences, used like ``torch.nn.LSTM``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.state import InitialState, NTMState, map_tensors
+from ntm_kernels.reference import Trace
+
+
+class NTM(nn.Module):
+    """A Neural Turing Machine over sequences, with a linear output layer.
+
+    Args:
+        input_size: size of the input at one step.
+        output_size: size of the output at one step; ``None`` gives the features ``[h, r]``.
+        hidden_size, memory_size, word_size, num_read_heads, num_write_heads, shift_range,
+        controller, num_layers, initial_state, checkpoint_every, backend: as in ``NTMCell``.
+        output_from: what the output layer sees, ``"features"`` ``[h, r]`` or ``"read_vectors"``
+            alone. With the latter the answer has to go through the memory.
+        batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.
+        device, dtype: of the parameters.
+
+    ``model(x, state=None, lengths=None, return_trace=False)`` returns ``(output, state)``, with
+    ``return_trace`` ``(output, state, trace)``:
+
+    - x ``[T, B, input_size]``, ``[B, T, input_size]`` with ``batch_first``, unbatched
+      ``[T, input_size]``, or a ``PackedSequence`` (the output is then one too).
+    - state: an ``NTMState`` to go on from; ``state.detach()`` cuts the graph between calls.
+    - lengths: steps of each sequence, ``[B]`` int64 or a list. Outputs beyond are 0, the final
+      state is the one at the length, and padding has no influence.
+    - output ``[T, B, output_size]``, linear, without activation.
+    - trace: what the heads did, always time-major (``Trace``), not differentiable.
+
+    >>> import torch
+    >>> model = NTM(input_size=8, output_size=8, hidden_size=32, batch_first=True)
+    >>> output, state = model(torch.randn(4, 10, 8), lengths=[10, 7, 3, 1])
+    >>> output.shape
+    torch.Size([4, 10, 8])
+    >>> output, state = model(torch.randn(4, 10, 8), state.detach())
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None,
+        hidden_size: int,
+        memory_size: int = 128,
+        word_size: int = 20,
+        num_read_heads: int = 1,
+        num_write_heads: int = 1,
+        shift_range: int = 1,
+        controller: str | nn.Module = "lstm",
+        num_layers: int = 1,
+        *,
+        output_from: Literal["features", "read_vectors"] = "features",
+        initial_state: InitialState | None = None,
+        batch_first: bool = False,
+        checkpoint_every: int | None = None,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if output_from not in ("features", "read_vectors"):
+            raise ValueError(
+                f"NTM: output_from must be 'features' or 'read_vectors', got {output_from!r}"
+            )
+        if output_size is None and output_from != "features":
+            raise ValueError("NTM: without output_size there is no output layer for output_from")
+        self.batch_first = batch_first
+        self.output_from = output_from
+        self.cell = NTMCell(
+            input_size,
+            hidden_size,
+            memory_size,
+            word_size,
+            num_read_heads,
+            num_write_heads,
+            shift_range,
+            controller,
+            num_layers,
+            initial_state=initial_state,
+            checkpoint_every=checkpoint_every,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.output: nn.Linear | None = None
+        if output_size is not None:
+            seen = self.cell.feature_size if output_from == "features" else self.cell.read_size
+            self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
+            self._reset_output()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, as at construction."""
+        self.cell.reset_parameters()
+        self._reset_output()
+
+    def _reset_output(self) -> None:
+        if self.output is not None:
+            nn.init.xavier_uniform_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+
+    def initial_state(self, batch_size: int) -> NTMState:
+        """The state before the first step of ``batch_size`` sequences."""
+        return self.cell.initial_state(batch_size)
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: NTMState | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        return_trace: bool = False,
+    ) -> tuple[Tensor | PackedSequence, NTMState] | tuple[Tensor | PackedSequence, NTMState, Trace]:
+        if isinstance(x, PackedSequence):
+            return self._forward_packed(x, state, lengths, return_trace)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"NTM: x must be a tensor or PackedSequence, got {type(x).__name__}")
+        if x.dim() == 2:
+            return self._forward_unbatched(x, state, lengths, return_trace)
+        if x.dim() != 3:
+            raise ValueError(f"NTM: x must have 2 or 3 dimensions, got {list(x.shape)}")
+        time_major = x.transpose(0, 1) if self.batch_first else x
+        output, state, trace = self._run(time_major, state, lengths, return_trace)
+        output = output.transpose(0, 1) if self.batch_first else output
+        return (output, state) if trace is None else (output, state, trace)
+
+    def _run(
+        self,
+        x: Tensor,
+        state: NTMState | None,
+        lengths: Tensor | Sequence[int] | None,
+        return_trace: bool,
+    ) -> tuple[Tensor, NTMState, Trace | None]:
+        """Everything for x ``[T, B, I]``."""
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths, device=x.device)
+        hidden, reads, state, trace = self.cell.unroll(x, state, lengths, return_trace)
+        if self.output is None:
+            return self.cell.features(hidden, reads), state, trace
+        if self.output_from == "features":
+            seen = self.cell.features(hidden, reads)
+        else:
+            seen = reads.flatten(-2).to(self.output.weight.dtype)
+        output = self.output(seen)
+        if lengths is not None:
+            outside = torch.arange(x.shape[0], device=x.device).unsqueeze(-1) >= lengths
+            output = output.masked_fill(outside.unsqueeze(-1), 0)
+        return output, state, trace
+
+    def _forward_unbatched(
+        self,
+        x: Tensor,
+        state: NTMState | None,
+        lengths: Tensor | Sequence[int] | None,
+        return_trace: bool,
+    ) -> tuple[Tensor, NTMState] | tuple[Tensor, NTMState, Trace]:
+        if lengths is not None:
+            raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
+        if state is not None:
+            state = map_tensors(lambda part: part.unsqueeze(0), state)
+        output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
+        state = map_tensors(lambda part: part.squeeze(0), state)
+        if trace is None:
+            return output.squeeze(1), state
+        return output.squeeze(1), state, Trace(*(part.squeeze(1) for part in trace))
+
+    def _forward_packed(
+        self,
+        packed: PackedSequence,
+        state: NTMState | None,
+        lengths: Tensor | Sequence[int] | None,
+        return_trace: bool,
+    ) -> tuple[PackedSequence, NTMState] | tuple[PackedSequence, NTMState, Trace]:
+        if lengths is not None:
+            raise ValueError("NTM: a PackedSequence has its own lengths")
+        x, own_lengths = pad_packed_sequence(packed)
+        output, state, trace = self._run(x, state, own_lengths, return_trace)
+        if packed.sorted_indices is not None:
+            output = output.index_select(1, packed.sorted_indices)
+            own_lengths = own_lengths.index_select(0, packed.sorted_indices.cpu())
+        data = pack_padded_sequence(output, own_lengths).data
+        repacked = PackedSequence(
+            data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+        )
+        return (repacked, state) if trace is None else (repacked, state, trace)
+
+    def extra_repr(self) -> str:
+        return f"output_from={self.output_from!r}, batch_first={self.batch_first}"

@@ -1,0 +1,169 @@
+"""The state of an NTM between steps, and what it is at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ntm_kernels.reference import arithmetic_dtype
+
+
+class NTMState(NamedTuple):
+    """Everything an NTM carries from one step to the next.
+
+    ``memory [B, N, M]``, ``weights [B, H, N]`` (read heads first), ``read_vectors [B, R, M]``,
+    and ``controller``, a nest of tensors with the batch first: ``(h, c)``, each ``[B, C]``, for one
+    LSTM layer, a tuple of such pairs for several, ``()`` for a feed-forward controller, whatever
+    the controller returns for a user's own. Unbatched, every tensor lacks its ``B``. All are
+    float32 (float64 in a float64 module), whatever the dtype of inputs and weights.
+    """
+
+    memory: Tensor
+    weights: Tensor
+    read_vectors: Tensor
+    controller: Any
+
+    def detach(self) -> NTMState:
+        """The same state, cut from the graph, for truncated backpropagation through time.
+
+        >>> import torch, ntm_kernels
+        >>> model = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4)
+        >>> _, state = model(torch.randn(5, 1, 3))
+        >>> state.memory.requires_grad, state.detach().memory.requires_grad
+        (True, False)
+        """
+        return map_tensors(torch.Tensor.detach, self)
+
+
+def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
+    """``function`` of every tensor of ``nest``, with those of the other nests in its place."""
+    return tree_map(function, nest, *others)
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """How each part of the state begins.
+
+    Attributes:
+        memory: a constant, a tensor ``[N, M]``, or ``"learned"``.
+        weights: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"`` (softmax
+            of learned logits).
+        read_vectors: a constant or ``"learned"``.
+        controller: a constant or ``"learned"``; a user's own controller starts as its
+            ``initial_state`` says.
+
+    Constant memory with uniform or zero weights is refused: such an NTM never tells two rows
+    apart, since every row then sees the same reads and writes for ever.
+
+    >>> InitialState(memory="learned", weights="uniform").memory
+    'learned'
+    """
+
+    memory: float | Tensor | Literal["learned"] = 1e-6
+    weights: Literal["one_hot", "uniform", "zero", "learned"] = "one_hot"
+    read_vectors: float | Literal["learned"] = "learned"
+    controller: float | Literal["learned"] = "learned"
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("one_hot", "uniform", "zero", "learned"):
+            raise ValueError(
+                "InitialState: weights must be 'one_hot', 'uniform', 'zero' or 'learned', "
+                f"got {self.weights!r}"
+            )
+        for name in ("memory", "read_vectors", "controller"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            tensor = name == "memory" and isinstance(value, Tensor)
+            if not (number or tensor or (isinstance(value, str) and value == "learned")):
+                allowed = "a number, a tensor" if name == "memory" else "a number"
+                raise ValueError(
+                    f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
+                )
+        if isinstance(self.memory, (int, float)) and self.weights in ("uniform", "zero"):
+            raise ValueError(
+                f"InitialState: constant memory with {self.weights} weights never tells two "
+                "rows apart; use weights='one_hot' or 'learned', or another memory"
+            )
+
+
+class StartingPoint(nn.Module):
+    """Initial memory, weights and read vectors of a batch; the learned ones are its parameters."""
+
+    def __init__(
+        self,
+        initial: InitialState,
+        memory_size: int,
+        word_size: int,
+        num_read_heads: int,
+        num_heads: int,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.initial = initial
+        self.memory_shape = (memory_size, word_size)
+        self.weights_shape = (num_heads, memory_size)
+        self.reads_shape = (num_read_heads, word_size)
+        self.register_parameter("memory", None)
+        self.register_parameter("weight_logits", None)
+        self.register_parameter("read_vectors", None)
+        if isinstance(initial.memory, Tensor):
+            if initial.memory.shape != self.memory_shape:
+                raise ValueError(
+                    f"InitialState: memory must be [N, M] = {list(self.memory_shape)}, "
+                    f"got {list(initial.memory.shape)}"
+                )
+            self.register_buffer("given_memory", initial.memory.detach().clone().to(**factory))
+        elif initial.memory == "learned":
+            self.memory = nn.Parameter(torch.empty(self.memory_shape, **factory))
+        if initial.weights == "learned":
+            self.weight_logits = nn.Parameter(torch.empty(self.weights_shape, **factory))
+        if initial.read_vectors == "learned":
+            self.read_vectors = nn.Parameter(torch.empty(self.reads_shape, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Learned memory U(±1/√(N + M)), weighting logits N(0, 1), read vectors N(0, 0.01²)."""
+        if self.memory is not None:
+            bound = sum(self.memory_shape) ** -0.5
+            nn.init.uniform_(self.memory, -bound, bound)
+        if self.weight_logits is not None:
+            nn.init.normal_(self.weight_logits)
+        if self.read_vectors is not None:
+            nn.init.normal_(self.read_vectors, std=0.01)
+
+    def forward(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory, weights and read vectors of ``batch`` sequences, on the device of ``like``."""
+        dtype, device = arithmetic_dtype(like.dtype), like.device
+
+        def part(value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
+            if isinstance(value, Tensor):
+                return value.to(dtype).expand(batch, *shape)
+            return torch.full((batch, *shape), value, dtype=dtype, device=device)
+
+        memory = self.initial.memory
+        if isinstance(memory, Tensor):
+            memory = self.given_memory
+        elif isinstance(memory, str):
+            memory = self.memory
+        reads = self.initial.read_vectors
+        reads = self.read_vectors if isinstance(reads, str) else reads
+        return (
+            part(memory, self.memory_shape),
+            self._weights(batch, dtype, device),
+            part(reads, self.reads_shape),
+        )
+
+    def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        kind = self.initial.weights
+        if kind == "learned":
+            weights = torch.softmax(self.weight_logits.to(dtype), -1)
+            return weights.expand(batch, *self.weights_shape)
+        value = 1 / self.weights_shape[1] if kind == "uniform" else 0.0
+        weights = torch.full((batch, *self.weights_shape), value, dtype=dtype, device=device)
+        if kind == "one_hot":
+            weights[..., 0] = 1
+        return weights
