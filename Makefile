@@ -52,8 +52,8 @@ check-all: lint build ## run every check there is, the slow ones too
 	@$(pytest)
 
 demo: build ## train the copy task and draw what the memory does: runs/copy-demo
-	$(ensure) --need numpy --want $(training)
-	$(PYTHON) -m ntm_kernels train copy --run-dir runs/copy-demo --stop-below 0.1 $(ARGS)
+	$(ensure) --want $(training)
+	$(PYTHON) -m ntm_kernels train copy --run-dir runs/copy-demo --resume --stop-below 0.1 $(ARGS)
 
 bench: build ## measure every backend that is live here
 	$(ensure) --want $(training)
