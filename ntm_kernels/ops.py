@@ -26,8 +26,21 @@ _library = torch.library.Library("ntm", "DEF")
 def _op(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     tags = (torch.Tag.pt2_compliant_tag,)
     _library.define(f"{name}{schema}", tags=tags)
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    _library.impl(name, _outside_autocast(kernel), "CompositeExplicitAutograd")
     torch.library.register_fake(f"ntm::{name}", fake, lib=_library)
+
+
+def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel decides its dtypes itself: autocast must not reach into it."""
+
+    def run(*args: Any) -> Any:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return kernel(*args)
+        with torch.autocast(device, enabled=False):
+            return kernel(*args)
+
+    return run
 
 
 def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import functional
-from ntm_kernels.checks import positive_int
+from ntm_kernels.checks import Arguments, positive_int
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
 from ntm_kernels.nn.state import InitialState, NTMState, StartingPoint, map_tensors
@@ -183,6 +183,12 @@ class NTMCell(nn.Module):
         batch = x.shape[1]
         state = self.initial_state(batch) if state is None else state
         self._check_state(state, batch)
+        if lengths is not None:
+            given = Arguments(type(self).__name__)
+            given.fix("B", batch, "x")
+            given.lengths(lengths, x.shape[0], x.device)
+            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
+            x = x.masked_fill(beyond(lengths, x.shape[0], x.dim()), 0)
         if self.fused:
             return self._unroll_fused(x, state, lengths, return_trace)
         return self._unroll_steps(x, state, lengths, return_trace)
@@ -221,8 +227,6 @@ class NTMCell(nn.Module):
         hiddens, reads, traced = [], [], []
         for time, now in enumerate(x.unbind(0)):
             active = None if lengths is None else lengths > time
-            if active is not None:
-                now = _select(active, now, torch.zeros_like(now))
             hidden, interface, new = self._step(now, state)
             read_vectors = new.read_vectors
             if active is not None:
@@ -274,12 +278,8 @@ class NTMCell(nn.Module):
         trace = Trace(*(part[: len(traced)] for part in (torch.stack(weights), *heads)))
         if lengths is None:
             return trace
-        outside = torch.arange(len(traced), device=lengths.device).unsqueeze(-1) >= lengths
         return Trace(
-            *(
-                part.masked_fill(outside.view(*outside.shape, *[1] * (part.dim() - 2)), 0)
-                for part in trace
-            )
+            *(part.masked_fill(beyond(lengths, len(traced), part.dim()), 0) for part in trace)
         )
 
     def _check_input(self, x: Tensor) -> None:
@@ -349,6 +349,12 @@ class NTMCell(nn.Module):
             f"num_write_heads={self.num_write_heads}, shift_range={self.shift_range}"
         )
         return text + ("" if self.backend is None else f", backend={self.backend!r}")
+
+
+def beyond(lengths: Tensor, time: int, dims: int) -> Tensor:
+    """Which steps lie beyond their sequence, ``[T, B, 1, …]`` with ``dims`` dimensions."""
+    outside = torch.arange(time, device=lengths.device).unsqueeze(-1) >= lengths
+    return outside.view(*outside.shape, *[1] * (dims - 2))
 
 
 def _select(active: Tensor, new: Tensor, old: Tensor) -> Tensor:

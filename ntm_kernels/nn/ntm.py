@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.cell import NTMCell, beyond
 from ntm_kernels.nn.state import InitialState, NTMState, map_tensors
 from ntm_kernels.reference import Trace
 
@@ -151,8 +151,7 @@ class NTM(nn.Module):
             seen = reads.flatten(-2).to(self.output.weight.dtype)
         output = self.output(seen)
         if lengths is not None:
-            outside = torch.arange(x.shape[0], device=x.device).unsqueeze(-1) >= lengths
-            output = output.masked_fill(outside.unsqueeze(-1), 0)
+            output = output.masked_fill(beyond(lengths, x.shape[0], output.dim()), 0)
         return output, state, trace
 
     def _forward_unbatched(

@@ -1,0 +1,254 @@
+"""NTM: what nn.LSTM does, and what it adds."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+
+from ntm_kernels import NTM, InitialState, use_backend
+
+SIZES = {"hidden_size": 7, "memory_size": 11, "word_size": 5, "num_read_heads": 2}
+CONTROLLERS = [("lstm", 1), ("feedforward", 1), ("lstm", 2), ("feedforward", 2)]
+
+
+def make(dtype=torch.float64, output_size=2, **kwargs):
+    torch.manual_seed(0)
+    return NTM(3, output_size, **{**SIZES, **kwargs}, dtype=dtype)
+
+
+def inputs(time=6, batch=4, dtype=torch.float64):
+    return torch.randn(time, batch, 3, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("output_from", ["features", "read_vectors"])
+def test_output_is_linear_in_what_it_sees(output_from):
+    model = make(output_from=output_from)
+    output, _ = model(inputs())
+    hidden, reads, _, _ = model.cell.unroll(inputs())
+    seen = reads.flatten(2)
+    if output_from == "features":
+        seen = torch.cat([hidden, seen], -1)
+    torch.testing.assert_close(output, seen @ model.output.weight.T + model.output.bias)
+
+
+def test_without_output_size_gives_features():
+    model = make(output_size=None)
+    output, _ = model(inputs())
+    assert output.shape == (6, 4, 7 + 2 * 5)
+    assert "output.weight" not in model.state_dict()
+
+
+@pytest.mark.parametrize(("controller", "num_layers"), CONTROLLERS)
+def test_batch_first_and_unbatched(controller, num_layers):
+    model = make(controller=controller, num_layers=num_layers)
+    expected, state = model(inputs())
+    model.batch_first = True
+    output, _ = model(inputs().transpose(0, 1))
+    torch.testing.assert_close(output, expected.transpose(0, 1))
+    alone, alone_state = model(inputs()[:, 1])
+    torch.testing.assert_close(alone, expected[:, 1])
+    assert alone_state.memory.shape == (11, 5)
+    again, _ = model(inputs()[:, 1], alone_state)
+    model.batch_first = False
+    torch.testing.assert_close(again, model(inputs(), state)[0][:, 1])
+
+
+@pytest.mark.parametrize(("controller", "num_layers"), CONTROLLERS)
+def test_lengths_give_what_each_sequence_gives_alone(controller, num_layers):
+    model = make(controller=controller, num_layers=num_layers)
+    lengths = [6, 1, 4, 0]
+    x = inputs()
+    for index, length in enumerate(lengths):
+        x[length:, index] = float("nan")
+    output, state, trace = model(x, lengths=lengths, return_trace=True)
+    together = gradients(model, output.square().sum() + state.memory.sin().sum())
+    separate = None
+    for index, length in enumerate(lengths):
+        alone, alone_state, alone_trace = model(x[:length, index], return_trace=True)
+        torch.testing.assert_close(output[:length, index], alone)
+        assert not output[length:, index].any()
+        torch.testing.assert_close(state.memory[index], alone_state.memory)
+        torch.testing.assert_close(state.weights[index], alone_state.weights)
+        for part, alone_part in zip(trace, alone_trace, strict=True):
+            torch.testing.assert_close(part[:length, index], alone_part)
+            assert not part[length:, index].any()
+        loss = alone.square().sum() + alone_state.memory.sin().sum()
+        model.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
+        grads = [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()
+        ]
+        separate = (
+            grads if separate is None else [a + b for a, b in zip(separate, grads, strict=True)]
+        )
+    for one, other in zip(together, separate, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+def test_packed_sequence(enforce_sorted):
+    model = make()
+    lengths = [6, 5, 2, 1] if enforce_sorted else [2, 6, 1, 5]
+    packed = pack_padded_sequence(inputs(), torch.tensor(lengths), enforce_sorted=enforce_sorted)
+    output, state = model(packed)
+    assert isinstance(output, PackedSequence)
+    expected, expected_state = model(inputs(), lengths=torch.tensor(lengths))
+    wanted = pack_padded_sequence(expected, torch.tensor(lengths), enforce_sorted=enforce_sorted)
+    torch.testing.assert_close(output.data, wanted.data)
+    torch.testing.assert_close(state.memory, expected_state.memory)
+    lstm_output, _ = nn.LSTM(3, 2, dtype=torch.float64)(packed)
+    for mine, theirs in zip(output[1:], lstm_output[1:], strict=True):
+        assert (mine is None and theirs is None) or torch.equal(mine, theirs)
+
+
+def test_state_carries_over():
+    model = make()
+    whole, final = model(inputs())
+    first, state = model(inputs()[:2])
+    second, last = model(inputs()[2:], state)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(last.memory, final.memory)
+
+
+def test_truncated_backpropagation():
+    model = make()
+    state = None
+    for chunk in inputs().split(2):
+        output, state = model(chunk, state)
+        output.sum().backward()
+        state = state.detach()
+    assert not state.memory.requires_grad
+
+
+def test_no_steps_give_the_initial_state():
+    for layers in (1, 2):
+        model = make(num_layers=layers)
+        output, state, trace = model(inputs()[:0], return_trace=True)
+        assert output.shape == (0, 4, 2)
+        assert trace.weights.shape == (0, 4, 3, 11)
+        assert trace.erase.shape == (0, 4, 1, 5)
+        torch.testing.assert_close(state.memory, model.initial_state(4).memory)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_trace_tells_what_the_heads_did(num_layers):
+    model = make(num_layers=num_layers)
+    _, state, trace = model(inputs(), return_trace=True)
+    torch.testing.assert_close(trace.weights[-1], state.weights)
+    assert trace.key.shape == (6, 4, 3, 5)
+    assert not trace.weights.requires_grad
+    memory = model.initial_state(4).memory
+    for weights, erase, add in zip(trace.weights[:, :, 2], trace.erase, trace.add, strict=True):
+        memory = memory * (1 - weights[..., None] * erase) + weights[..., None] * add
+    torch.testing.assert_close(memory, state.memory)
+
+
+def test_state_dict_does_not_depend_on_the_backend():
+    plain, chosen = make(), make(backend="reference")
+    assert plain.state_dict().keys() == chosen.state_dict().keys()
+    chosen.load_state_dict(plain.state_dict())
+    with use_backend("reference"):
+        expected, _ = plain(inputs())
+    torch.testing.assert_close(chosen(inputs())[0], expected, rtol=0, atol=0)
+
+
+def test_copies_and_pickles():
+    model = make()
+    expected, _ = model(inputs())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(twin(inputs())[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_half_precision(dtype, num_layers):
+    model = make(torch.float32, num_layers=num_layers).to(dtype)
+    expected, _ = copy.deepcopy(model).double()(inputs(dtype=dtype).double())
+    output, state = model(inputs(dtype=dtype))
+    assert output.dtype == dtype
+    assert state.memory.dtype == state.weights.dtype == torch.float32
+    tolerance = 20 * torch.finfo(dtype).eps
+    torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
+    output.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("controller", "num_layers"), CONTROLLERS)
+def test_autocast(controller, num_layers):
+    model = make(torch.float32, controller=controller, num_layers=num_layers)
+    x = inputs(dtype=torch.float32)
+    expected, _ = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, state = model(x, lengths=[6, 3, 2, 1])
+    assert state.memory.dtype == torch.float32
+    assert state.read_vectors.dtype == torch.float32
+    torch.testing.assert_close(output[0].float(), expected[0], rtol=0.1, atol=0.05)
+    output.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("controller", "num_layers"), [("lstm", 1), ("feedforward", 2)])
+def test_compiles_to_one_graph(controller, num_layers):
+    torch.compiler.reset()
+    model = make(controller=controller, num_layers=num_layers)
+    x = inputs(time=3)
+    expected = gradients(model, model(x)[0].square().sum())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    output, _ = compiled(x)
+    torch.testing.assert_close(output, model(x)[0])
+    for one, other in zip(gradients(model, output.square().sum()), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"output_from": "memory"}, "output_from must be"),
+        ({"output_size": None, "output_from": "read_vectors"}, "no output layer"),
+    ],
+)
+def test_construction_is_checked(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        make(**kwargs)
+
+
+def test_calls_are_checked():
+    model = make()
+    x = inputs()
+    with pytest.raises(ValueError, match="2 or 3 dimensions"):
+        model(x[None])
+    with pytest.raises(TypeError, match="tensor or PackedSequence"):
+        model([x])
+    with pytest.raises(ValueError, match="unbatched"):
+        model(x[:, 0], lengths=[3])
+    with pytest.raises(ValueError, match="its own lengths"):
+        model(pack_sequence([x[:, 0]]), lengths=[3])
+    with pytest.raises(ValueError, match=r"lengths must lie in 0 … 6, got 7"):
+        model(x, lengths=[7, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"lengths must be \[B=4\]"):
+        model(x, lengths=[1, 1])
+    with pytest.raises(TypeError, match="lengths must be int64"):
+        model(x, lengths=torch.ones(4))
+    stacked = make(num_layers=2)
+    with pytest.raises(ValueError, match=r"lengths must lie in 0 … 6, got -1"):
+        stacked(x, lengths=[-1, 1, 1, 1])
+
+
+def test_learned_start_trains():
+    model = make(initial_state=InitialState(memory="learned", weights="learned"))
+    output, _ = model(inputs())
+    output.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert model.cell.start.memory.grad.abs().sum() > 0
