@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
 
 __all__ = ["AssociativeRecall"]
 
@@ -45,10 +45,10 @@ class AssociativeRecall(Task):
     name: ClassVar[str] = "associative_recall"
     input_channels: ClassVar[str] = "bits, item delimiter, query delimiter"
 
-    width: int = option(6, "bits of a vector")
-    item_length: int = option(3, "vectors of an item")
-    min_items: int = option(2, "fewest items of a sequence")
-    max_items: int = option(6, "most items of a sequence")
+    width: Annotated[int, "bits of a vector"] = 6
+    item_length: Annotated[int, "vectors of an item"] = 3
+    min_items: Annotated[int, "fewest items of a sequence"] = 2
+    max_items: Annotated[int, "most items of a sequence"] = 6
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")

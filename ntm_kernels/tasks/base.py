@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -30,9 +30,14 @@ class Batch(NamedTuple):
     mask: Tensor
     lengths: Tensor
 
-    def to(self, device: torch.device | str | None) -> Batch:
-        """The same batch on another device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Batch:
+        """The same batch on another device, inputs and targets in another floating dtype."""
+        return Batch(
+            self.inputs.to(device, dtype),
+            self.targets.to(device, dtype),
+            self.mask.to(device),
+            self.lengths.to(device),
+        )
 
     def select(self, index: Tensor) -> Batch:
         """The sequences at ``index`` (``[K]`` int64), cut to the longest of them."""
@@ -54,17 +59,13 @@ class Batch(NamedTuple):
         return [self.select(index) for index in order.split(size)]
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with the text that the command line shows for it."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class Task(abc.ABC):
     """A task of the paper: its sizes, and a source of fresh sequences.
 
     Every task is a frozen dataclass of its parameters; two equal tasks make the same sequences from
-    the same generator state.
+    the same generator state. The text in a parameter's annotation is the help of its command line
+    option.
     """
 
     name: ClassVar[str]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
 
 __all__ = ["Copy"]
 
@@ -41,10 +41,10 @@ class Copy(Task):
     name: ClassVar[str] = "copy"
     input_channels: ClassVar[str] = "bits, delimiter[, answer]"
 
-    width: int = option(8, "bits of a vector")
-    min_length: int = option(1, "fewest vectors of a sequence")
-    max_length: int = option(20, "most vectors of a sequence")
-    answer_channel: bool = option(False, "mark the answer steps on an input channel of their own")
+    width: Annotated[int, "bits of a vector"] = 8
+    min_length: Annotated[int, "fewest vectors of a sequence"] = 1
+    max_length: Annotated[int, "most vectors of a sequence"] = 20
+    answer_channel: Annotated[bool, "mark the answer steps on a channel of their own"] = False
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")

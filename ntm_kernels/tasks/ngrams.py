@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, option
+from ntm_kernels.tasks.base import Batch, Task
 
 __all__ = ["NGrams", "optimal_probabilities"]
 
@@ -34,8 +34,8 @@ class NGrams(Task):
     name: ClassVar[str] = "ngrams"
     input_channels: ClassVar[str] = "previous bit"
 
-    length: int = option(200, "bits of a sequence")
-    context: int = option(5, "bits on which the next one depends")
+    length: Annotated[int, "bits of a sequence"] = 200
+    context: Annotated[int, "bits on which the next one depends"] = 5
 
     def __post_init__(self) -> None:
         self._require(1 <= self.context <= 16, "context must be in 1 ... 16")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, option
+from ntm_kernels.tasks.base import Batch, Task, draw_bits
 
 __all__ = ["PrioritySort"]
 
@@ -31,9 +31,9 @@ class PrioritySort(Task):
     name: ClassVar[str] = "priority_sort"
     input_channels: ClassVar[str] = "bits, priority"
 
-    width: int = option(8, "bits of a vector")
-    num_items: int = option(20, "vectors shown")
-    num_answers: int = option(16, "vectors to give back, those of highest priority")
+    width: Annotated[int, "bits of a vector"] = 8
+    num_items: Annotated[int, "vectors shown"] = 20
+    num_answers: Annotated[int, "vectors to give back, those of highest priority"] = 16
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes, option
+from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
 
 __all__ = ["RepeatCopy"]
 
@@ -42,13 +42,13 @@ class RepeatCopy(Task):
     name: ClassVar[str] = "repeat_copy"
     input_channels: ClassVar[str] = "bits, delimiter, repeats"
 
-    width: int = option(8, "bits of a vector")
-    min_length: int = option(1, "fewest vectors of a sequence")
-    max_length: int = option(10, "most vectors of a sequence")
-    min_repeats: int = option(1, "fewest repeats")
-    max_repeats: int = option(10, "most repeats")
-    normalise_low: int = option(1, "lower end of the range over which repeats are normalised")
-    normalise_high: int = option(10, "upper end of the range over which repeats are normalised")
+    width: Annotated[int, "bits of a vector"] = 8
+    min_length: Annotated[int, "fewest vectors of a sequence"] = 1
+    max_length: Annotated[int, "most vectors of a sequence"] = 10
+    min_repeats: Annotated[int, "fewest repeats"] = 1
+    max_repeats: Annotated[int, "most repeats"] = 10
+    normalise_low: Annotated[int, "lower end of the range over which repeats are normalised"] = 1
+    normalise_high: Annotated[int, "upper end of the range over which repeats are normalised"] = 10
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")

@@ -1,0 +1,1 @@
+"""Training of the paper's tasks: ``python -m ntm_kernels train copy``."""

@@ -1,0 +1,94 @@
+"""The numbers of a run as it goes: metrics.csv and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from ntm_kernels.training.checkpoint import write_atomically
+
+__all__ = ["COLUMNS", "MetricsLog", "read_metrics"]
+
+#: Columns of metrics.csv; bits are per sequence, empty cells were not measured in that row.
+COLUMNS = (
+    "sequences",
+    "updates",
+    "train_bits",
+    "validation_bits",
+    "validation_wrong",
+    "lr",
+    "seconds",
+)
+_SCALARS = {
+    "train_bits": "bits/train",
+    "validation_bits": "bits/validation",
+    "validation_wrong": "wrong/validation",
+    "lr": "lr",
+}
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, without the empty cells.
+
+    A last line that was cut off while it was written is left out.
+
+    Raises:
+        ValueError: the file has other columns.
+    """
+    with open(path, newline="") as file:
+        rows = list(csv.reader(line for line in file if line.endswith("\n")))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise ValueError(f"{path} is not a metrics.csv: its columns must be {', '.join(COLUMNS)}")
+    return [
+        {name: float(cell) for name, cell in zip(COLUMNS, row, strict=True) if cell}
+        for row in rows[1:]
+    ]
+
+
+class MetricsLog:
+    """Writes both logs, going on after ``sequences``: what was written beyond is dropped.
+
+    Args:
+        run_dir: folder of the run.
+        sequences: where the run goes on; 0 starts new files.
+        tensorboard: whether events are written too; needs the package of that name.
+    """
+
+    def __init__(self, run_dir: Path, sequences: int, tensorboard: bool) -> None:
+        path = run_dir / "metrics.csv"
+        kept = [",".join(COLUMNS)]
+        if sequences and path.exists():
+            lines = path.read_text().splitlines()[1:]
+            kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(path))]
+        text = "".join(f"{line}\n" for line in kept)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        self._file = open(path, "a", newline="")  # noqa: SIM115 (closed by close)
+        self._events: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=sequences + 1)
+
+    def write(self, row: dict[str, float | int | None]) -> None:
+        """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
+        cells = ("" if row[name] is None else repr(row[name]) for name in COLUMNS)
+        self._file.write(",".join(cells) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, title in _SCALARS.items():
+                if row[name] is not None:
+                    self._events.add_scalar(title, row[name], row["sequences"])
+
+    def sync(self) -> None:
+        """Puts everything written so far on the disk."""
+        os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Finishes both files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()

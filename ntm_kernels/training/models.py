@@ -1,0 +1,97 @@
+"""The models that a configuration asks for, and how they are run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ntm_kernels import NTM, InitialState
+from ntm_kernels.training.config import TrainConfig
+
+__all__ = ["LSTMBaseline", "answer", "build_model", "check_device", "compute_dtype"]
+
+
+class LSTMBaseline(nn.Module):
+    """``nn.LSTM`` with an output layer, called as :class:`ntm_kernels.NTM` is.
+
+    >>> model = LSTMBaseline(input_size=9, output_size=8, hidden_size=16, num_layers=3)
+    >>> output, state = model(torch.zeros(5, 2, 9))
+    >>> output.shape
+    torch.Size([5, 2, 8])
+    """
+
+    def __init__(
+        self, input_size: int, output_size: int, hidden_size: int, num_layers: int = 1
+    ) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers)
+        self.output = nn.Linear(hidden_size, output_size)
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Logits ``[T, B, O]`` of the inputs ``[T, B, I]``, and the final (h, c)."""
+        hidden, state = self.lstm(x, state)
+        return self.output(hidden), state
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError when nothing can be put on the device."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+
+
+def compute_dtype(config: TrainConfig) -> torch.dtype:
+    """The dtype of weights, inputs and targets."""
+    return torch.float64 if config.dtype == "float64" else torch.float32
+
+
+def build_model(config: TrainConfig) -> nn.Module:
+    """The model of a configuration, its initial weights drawn from torch's global generator."""
+    task = config.task
+    # Made on the CPU in float32 and then moved, a seed means the same weights everywhere.
+    place: dict[str, Any] = {"device": config.device, "dtype": compute_dtype(config)}
+    if config.model == "lstm":
+        baseline = LSTMBaseline(
+            task.input_size, task.output_size, config.hidden_size, config.num_layers
+        )
+        return baseline.to(**place)
+
+    model = NTM(
+        task.input_size,
+        task.output_size,
+        config.hidden_size,
+        memory_size=config.memory_size,
+        word_size=config.word_size,
+        num_read_heads=config.num_read_heads,
+        num_write_heads=config.num_write_heads,
+        shift_range=config.shift_range,
+        controller=config.controller,
+        num_layers=config.num_layers,
+        output_from=config.output_from,
+        initial_state=InitialState(
+            memory=config.initial_memory,
+            weights=config.initial_weights,
+            read_vectors=config.initial_read_vectors,
+            controller=config.initial_controller,
+        ),
+        backend=config.backend,
+    )
+    return model.to(**place)
+
+
+def answer(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
+    """Logits ``[T, B, O]`` of the inputs ``[T, B, I]``, computed in the configuration's dtype.
+
+    Padding is not told to the model: it comes after the answer, where it can change nothing.
+    """
+    if config.dtype == "bfloat16":
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            output: Tensor = model(inputs)[0]
+        return output.float()
+    logits: Tensor = model(inputs)[0]
+    return logits

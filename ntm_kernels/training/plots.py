@@ -1,0 +1,263 @@
+"""Pictures of a run: its answers, what its heads did, and how it learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from torch import nn
+
+from ntm_kernels import NTM
+from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.evaluation import AS_TRAINED, fresh_generator, test_sets
+from ntm_kernels.training.metrics import read_metrics
+from ntm_kernels.training.models import compute_dtype
+from ntm_kernels.training.replay import (
+    Example,
+    Heads,
+    Image,
+    record_example,
+    record_heads,
+    used_locations,
+)
+
+__all__ = ["draw_answers", "draw_heads", "draw_learning_curve", "draw_run"]
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4,
+    "savefig.dpi": 150,
+}
+_BITS, _SIGNED, _WEIGHTINGS = "viridis", "RdBu_r", "inferno"
+_WRONG = ListedColormap([(0.0, 0.0, 0.0, 0.0), (1.0, 0.1, 0.1, 1.0)])
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """An image to draw, with its words, colours and range of values."""
+
+    title: str
+    label: str
+    image: Image
+    colours: str
+    low: float
+    high: float
+    #: Number of the first row, and where numbering starts again.
+    first: int = 0
+    modulo: int | None = None
+
+
+def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]:
+    """Draws the pictures of a run into its folder ``pictures``; no display is needed.
+
+    ``answers.png`` shows targets and outputs for every test set; ``heads_….png``, for every test
+    set of an NTM, the weightings over time beside what is written and read;
+    ``learning_curve.png`` the costs in metrics.csv.
+
+    Returns:
+        The files written.
+    """
+    folder = run_dir / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures, examples = {}, []
+    with matplotlib.rc_context(_STYLE):
+        for title, task in test_sets(config).items():
+            batch = _pick(task, config)
+            examples.append(record_example(title, model, batch, config))
+            if isinstance(model, NTM):
+                name = f"heads_{title}".replace(", ", "_").replace(" ", "_")
+                figures[name] = draw_heads(examples[-1], record_heads(model, batch), config)
+        figures["answers"] = draw_answers(examples)
+        metrics = run_dir / "metrics.csv"
+        if metrics.exists():
+            figures["learning_curve"] = draw_learning_curve(read_metrics(metrics), config)
+        drawn = []
+        for name, figure in figures.items():
+            drawn.append(folder / f"{name}.png")
+            FigureCanvasAgg(figure)
+            figure.savefig(drawn[-1])
+    return drawn
+
+
+def _pick(task: Task, config: TrainConfig) -> Batch:
+    """The longest of a few fresh sequences, as a batch of one."""
+    some = task.sample(32, fresh_generator(config.seed, "pictures"))
+    longest = some.select(some.lengths.argmax().view(1))
+    return longest.to(config.device, compute_dtype(config))
+
+
+def _sheet(
+    columns: Sequence[Sequence[_Panel]], cell: float, smallest: float, title: str
+) -> tuple[Figure, list[list[Axes]]]:
+    """Lays images out in columns, all with cells ``cell`` inches wide.
+
+    Cells are square unless that would make an image lower than ``smallest`` inches.
+    """
+    head, foot, above, left, right = 0.45, 0.45, 0.32, 0.65, 0.75
+    widths = [
+        left + max(3.0, *(p.image.shape[1] * cell for p in column)) + right for column in columns
+    ]
+
+    def height(panel: _Panel) -> float:
+        return max(panel.image.shape[0] * cell, smallest)
+
+    count = max(len(column) for column in columns)
+    rows = [max(height(c[i]) for c in columns if i < len(c)) + above for i in range(count)]
+    size = (sum(widths), head + sum(rows) + foot)
+    figure = Figure(figsize=size)
+    figure.text(left / size[0], 1 - 0.28 / size[1], title, fontsize=12, weight="bold")
+
+    axes: list[list[Axes]] = []
+    for number, column in enumerate(columns):
+        axes.append([])
+        for row, panel in enumerate(column):
+            x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above
+            wide, high = panel.image.shape[1] * cell, height(panel)
+            place = (x / size[0], (top - high) / size[1], wide / size[0], high / size[1])
+            beside = ((x + wide + 0.08) / size[0], place[1], 0.1 / size[0], place[3])
+            axes[-1].append(_image_axes(figure, panel, place, beside))
+    return figure, axes
+
+
+def _image_axes(
+    figure: Figure,
+    panel: _Panel,
+    place: tuple[float, float, float, float],
+    beside: tuple[float, float, float, float],
+) -> Axes:
+    axes = figure.add_axes(place)
+    rows, steps = panel.image.shape
+    drawn = axes.imshow(
+        panel.image,
+        cmap=panel.colours,
+        vmin=panel.low,
+        vmax=panel.high,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, steps - 0.5, panel.first + rows - 0.5, panel.first - 0.5),
+    )
+    axes.set_title(panel.title)
+    axes.set_ylabel(panel.label)
+    axes.tick_params(length=2.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    if panel.modulo is not None:
+        size = panel.modulo
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value) % size}"))
+    bar = figure.colorbar(drawn, cax=figure.add_axes(beside))
+    bar.ax.tick_params(length=2, labelsize=7)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    bar.outline.set_visible(False)
+    return axes
+
+
+def draw_answers(examples: Sequence[Example]) -> Figure:
+    """Target above output for every example, wrong bits in red (figures 4 and 8 of the paper)."""
+    longest = max(int(example.answering.sum()) for example in examples)
+    panels = []
+    for example in examples:
+        shown = example.answering
+        wrong, total = int(example.wrong.sum()), int(shown.sum()) * len(example.targets)
+        verdict = f"{wrong} of {total} bits wrong" if wrong else f"all {total} bits right"
+        panels += [
+            _Panel(f"{example.title}: target", "bit", example.targets[:, shown], _BITS, 0, 1),
+            _Panel(f"output: {verdict}", "bit", example.outputs[:, shown], _BITS, 0, 1),
+        ]
+    figure, [axes] = _sheet([panels], min(11 / longest, 0.2), 0.35, "targets and outputs")
+    for example, one in zip(examples, axes[1::2], strict=True):
+        wrong_bits = example.wrong[:, example.answering]
+        one.imshow(wrong_bits, cmap=_WRONG, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes[-1].set_xlabel("answer step")
+    return figure
+
+
+def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
+    """Writing on the left, reading on the right (figure 6 of the paper).
+
+    The memory is cut to the locations that any head uses.
+    """
+    first, used = used_locations(heads.write_weights + heads.read_weights)
+
+    def panels(
+        vectors: list[Image], weightings: list[Image], what: str, whose: str
+    ) -> list[_Panel]:
+        column = []
+        bound = max(float(np.abs(vector).max()) for vector in vectors) or 1.0
+        for head, (vector, weighting) in enumerate(zip(vectors, weightings, strict=True)):
+            name = f"{whose} head" + (f" {head + 1}" if len(vectors) > 1 else "")
+            size = len(weighting)
+            cut = np.roll(weighting, -first, axis=0)[:used]
+            column += [
+                _Panel(f"{what}, {name}", "element", vector, _SIGNED, -bound, bound),
+                _Panel(f"weightings, {name}", "location", cut, _WEIGHTINGS, 0, 1, first, size),
+            ]
+        return column
+
+    low, high = float(example.inputs.min()), float(example.inputs.max())
+    left = [_Panel("inputs", "channel", example.inputs, _BITS, min(low, 0), max(high, 1))]
+    left += panels(heads.added, heads.write_weights, "add vectors", "write")
+    right = [_Panel("outputs", "bit", example.outputs, _BITS, 0, 1)]
+    right += panels(heads.read, heads.read_weights, "read vectors", "read")
+
+    wrong = int(example.wrong.sum())
+    title = f"{config.task.name.replace('_', ' ')}, {example.title}: " + (
+        f"{wrong} wrong bits" if wrong else "every bit right"
+    )
+    figure, axes = _sheet([left, right], min(5.6 / len(example.answering), 0.16), 0.6, title)
+    begin = int(np.argmax(example.answering))
+    for column in axes:
+        for one in column:
+            if begin:
+                one.axvline(begin - 0.5, color="0.65", linewidth=0.9, linestyle=(0, (3, 3)))
+        column[-1].set_xlabel("step" + (" (dashed: the answer begins)" if begin else ""))
+    return figure
+
+
+def draw_learning_curve(rows: Sequence[dict[str, float]], config: TrainConfig) -> Figure:
+    """Bits per sequence against sequences seen (figures 3, 7, 10, 13 and 18 of the paper)."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    # A cost of exactly 0 has no place on a logarithmic axis; no float32 run shows less than this.
+    least = 1e-6
+    styles: dict[str, dict[str, Any]] = {
+        "train": {"label": "training", "color": "0.65", "linewidth": 0.8},
+        "validation": {"label": "validation", "color": "C0", "marker": "o", "markersize": 3},
+    }
+    for name, style in styles.items():
+        costs = [(row["sequences"], row[f"{name}_bits"]) for row in rows if f"{name}_bits" in row]
+        axes.plot(
+            [sequences / 1000 for sequences, _ in costs],
+            [max(bits, least) for _, bits in costs],
+            **style,
+        )
+    if config.task.name != "ngrams":
+        axes.set_yscale("log")
+        axes.axhline(config.learnt_bits, color="C3", linewidth=0.8, linestyle="--")
+        axes.annotate(
+            f"learnt: {config.learnt_bits:g} bits",
+            (1, config.learnt_bits),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color="C3",
+        )
+    axes.set_xlabel("thousand sequences")
+    axes.set_ylabel("bits per sequence")
+    axes.set_title(f"{config.task.name.replace('_', ' ')}, {AS_TRAINED}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure

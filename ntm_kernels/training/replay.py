@@ -1,0 +1,137 @@
+"""What a model did with one sequence, as images for the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ntm_kernels import NTM, functional
+from ntm_kernels.tasks import Batch
+from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.models import answer
+
+__all__ = ["Example", "Heads", "Image", "record_example", "record_heads", "used_locations"]
+
+#: ``[rows, T]``: one column for each step.
+Image = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence with a model's answer to it.
+
+    Attributes:
+        title: the test set it is from.
+        inputs: ``[I, T]``.
+        targets: ``[O, T]``.
+        outputs: ``[O, T]``, probabilities in the answer steps, 0 elsewhere.
+        answering: ``[T]``, True in the answer steps.
+    """
+
+    title: str
+    inputs: Image
+    targets: Image
+    outputs: Image
+    answering: NDArray[np.bool_]
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """``[O, T]``, where rounding the output does not give the target."""
+        different: NDArray[np.bool_] = (self.outputs > 0.5) != (self.targets > 0.5)
+        return different & self.answering
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What an NTM's heads did, one image for each head.
+
+    Attributes:
+        write_weights: ``[N, T]`` for each write head.
+        read_weights: ``[N, T]`` for each read head.
+        added: add vectors ``[M, T]`` of each write head.
+        read: read vectors ``[M, T]`` of each read head.
+    """
+
+    write_weights: list[Image]
+    read_weights: list[Image]
+    added: list[Image]
+    read: list[Image]
+
+
+def _image(values: Tensor) -> Image:
+    """``[T, rows]`` as an image."""
+    image: Image = values.double().cpu().numpy().T
+    return image
+
+
+@torch.no_grad()
+def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConfig) -> Example:
+    """Answers the first sequence of a batch."""
+    probabilities = answer(model, batch.inputs, config).sigmoid() * batch.mask.unsqueeze(-1)
+    return Example(
+        title=title,
+        inputs=_image(batch.inputs[:, 0]),
+        targets=_image(batch.targets[:, 0]),
+        outputs=_image(probabilities[:, 0]),
+        answering=batch.mask[:, 0].cpu().numpy(),
+    )
+
+
+@torch.no_grad()
+def record_heads(model: NTM, batch: Batch) -> Heads:
+    """Runs an NTM on the first sequence of a batch and keeps what its heads did.
+
+    The trace has weightings, erase and add vectors; the read vectors follow from them by writing
+    the memory again from its initial value.
+    """
+    inputs = batch.inputs[:, :1]
+    state = model.initial_state(1)
+    _, _, trace = model(inputs, return_trace=True)
+    num_read_heads = state.read_vectors.shape[1]
+    read_weights, write_weights = trace.weights.split(
+        [num_read_heads, trace.weights.shape[2] - num_read_heads], dim=2
+    )
+    memory, read_vectors = state.memory, []
+    for t in range(len(inputs)):
+        read_vectors.append(functional.read(memory, read_weights[t]))
+        memory = functional.write(memory, write_weights[t], trace.erase[t], trace.add[t])
+    read = torch.stack(read_vectors)
+
+    def by_head(values: Tensor) -> list[Image]:
+        return [_image(values[:, 0, head]) for head in range(values.shape[2])]
+
+    return Heads(
+        write_weights=by_head(write_weights),
+        read_weights=by_head(read_weights),
+        added=by_head(trace.add),
+        read=by_head(read),
+    )
+
+
+def used_locations(weightings: list[Image], threshold: float = 0.02) -> tuple[int, int]:
+    """The shortest stretch of the circular memory that heads ever looked at.
+
+    Args:
+        weightings: ``[N, T]`` each.
+        threshold: weight from which a location counts as looked at.
+
+    Returns:
+        The first location and the number of locations; all N where nothing stands out.
+
+    >>> weighting = np.zeros((6, 2))
+    >>> weighting[5, 0] = weighting[0, 1] = 1.0
+    >>> used_locations([weighting])
+    (5, 2)
+    """
+    used = np.flatnonzero(np.max([w.max(axis=1) for w in weightings], axis=0) >= threshold)
+    size = weightings[0].shape[0]
+    if not len(used):
+        return 0, size
+    # The stretch starts after the longest gap between neighbours around the circle.
+    gaps = np.diff(used, prepend=used[-1] - size)
+    first = int(used[np.argmax(gaps)])
+    return first, int(size - gaps.max() + 1)

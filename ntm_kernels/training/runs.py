@@ -1,0 +1,81 @@
+"""What happens around the training loop: tests and pictures of a run's checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ntm_kernels.training.checkpoint import write_atomically
+from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.evaluation import evaluate
+
+__all__ = ["INSTALL", "finish_run", "missing_extras"]
+
+#: How to get what a run can do without.
+INSTALL = 'pip install "ntm_kernels[train]"'
+
+_EXTRAS = {
+    "tqdm": "no progress bar is shown",
+    "tensorboard": "no TensorBoard events are written",
+    "matplotlib": "no pictures are drawn",
+}
+
+
+def missing_extras() -> list[str]:
+    """A line for each optional package that is not installed, with what is left out for it."""
+    return [
+        f"{package} is not installed: {effect} ({INSTALL})"
+        for package, effect in _EXTRAS.items()
+        if find_spec(package) is None
+    ]
+
+
+def finish_run(
+    model: nn.Module,
+    config: TrainConfig,
+    run_dir: Path,
+    checkpoint: Path,
+    counters: dict[str, Any],
+    report: Callable[[str], None] = print,
+) -> None:
+    """Tests a model, writes ``evaluation.json`` and draws ``pictures/``.
+
+    Args:
+        model: the trained model.
+        config: its configuration.
+        run_dir: folder of the run.
+        checkpoint: where the model's weights are, for the record.
+        counters: the trainer's counters at that checkpoint.
+        report: takes the lines that tell a person what comes out.
+    """
+    scores = evaluate(model, config)
+    width = max(map(len, scores))
+    for title, result in scores.items():
+        optimum = f" (optimum {result.optimal_bits:.2f})" if result.optimal_bits else ""
+        report(
+            f"{title:>{width}}: {result.bits:10.4f} bits per sequence{optimum}, "
+            f"{result.wrong} of {result.sequences} sequences wrong"
+        )
+    contents = {
+        "checkpoint": checkpoint.name,
+        "sequences": counters["sequences"],
+        "seconds": counters["seconds"],
+        "learnt_bits": config.learnt_bits,
+        "learnt_at": counters["learnt_at"],
+        "scores": {title: result._asdict() for title, result in scores.items()},
+    }
+    text = json.dumps(contents, indent=2) + "\n"
+    write_atomically(run_dir / "evaluation.json", lambda file: file.write(text.encode()))
+    report(f"wrote {run_dir / 'evaluation.json'}")
+    if find_spec("matplotlib") is None:
+        report(f"no pictures: matplotlib is not installed ({INSTALL}, then eval {run_dir})")
+        return
+    from ntm_kernels.training.plots import draw_run
+
+    for picture in draw_run(model, config, run_dir):
+        report(f"drew {picture}")

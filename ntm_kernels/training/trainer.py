@@ -1,0 +1,297 @@
+"""The training loop: resumable bit for bit, interruptible, and loud when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ntm_kernels import tasks
+from ntm_kernels.optim import GravesRMSprop, hold_then_linear
+from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load, write_atomically
+from ntm_kernels.training.config import RESUMABLE, TrainConfig
+from ntm_kernels.training.evaluation import Score, fixed_set, fresh_generator, score
+from ntm_kernels.training.metrics import MetricsLog
+from ntm_kernels.training.models import answer, build_model, check_device, compute_dtype
+from ntm_kernels.training.progress import Progress
+
+__all__ = ["Counters", "Trainer", "TrainingError", "build_optimiser", "load_run"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+@dataclass
+class Counters:
+    """How far a run has come.
+
+    Attributes:
+        sequences: sequences trained on.
+        updates: optimiser steps.
+        seconds: time spent, validations included.
+        bits: cost in bits of the sequences since the last row of metrics.csv, summed.
+        since_row: how many sequences these are.
+        excess_bits: bits per sequence above the best possible, at the last validation.
+        learnt_at: sequences trained on when these first fell below ``learnt_bits``.
+    """
+
+    sequences: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    bits: float = 0.0
+    since_row: int = 0
+    excess_bits: float | None = None
+    learnt_at: int | None = None
+
+
+def build_optimiser(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """The optimiser of a configuration, unset options at its own defaults."""
+    given = {"decay": config.decay, "momentum": config.momentum, "eps": config.eps}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if config.optimiser == "adam":
+        return torch.optim.Adam(model.parameters(), config.lr, **options)
+    options = {"decay": 0.95, "momentum": 0.9, "eps": 1e-4, **options}
+    if config.optimiser == "rmsprop":
+        alpha = options.pop("decay")
+        return torch.optim.RMSprop(
+            model.parameters(), config.lr, alpha=alpha, centered=True, **options
+        )
+    return GravesRMSprop(model.parameters(), config.lr, **options)
+
+
+def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """A run's newest checkpoint, or the one given, with its contents.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; the message names an older one if there
+            is one.
+    """
+    store = CheckpointStore(run_dir / "checkpoints")
+    path = checkpoint or store.latest()
+    if path is None:
+        raise CheckpointError(f"{run_dir} holds no checkpoint")
+    try:
+        return path, load(path)
+    except CheckpointError as error:
+        older = store.before(path)
+        hint = f"; use the one before it with --checkpoint {older}" if older else ""
+        raise CheckpointError(f"{error}{hint}") from error
+
+
+class Trainer:
+    """One training run in a folder of its own.
+
+    The folder holds ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/``. A
+    trainer made with ``resume`` goes on from a checkpoint, and from there every weight, every
+    random number and every row of metrics.csv (``seconds`` aside) is what it would have been had
+    the run never stopped.
+
+    Args:
+        config: what to train and how.
+        run_dir: folder of the run; made if needed.
+        resume: goes on from the newest checkpoint of ``run_dir``, or from the start if there is
+            none yet; without it the folder must not hold a run.
+        checkpoint: goes on from this checkpoint instead; later ones are removed.
+        report: takes the lines that tell a person what happens.
+
+    Raises:
+        FileExistsError: the folder holds a run and ``resume`` is not set.
+        CheckpointError: the checkpoint is damaged or was written with other settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        *,
+        resume: bool = False,
+        checkpoint: Path | None = None,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.counters = Counters()
+        self._report = report
+        self._store = CheckpointStore(run_dir / "checkpoints")
+        self._dtype = compute_dtype(config)
+
+        check_device(config.device)
+        torch.set_num_threads(config.threads)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build_model(config)
+        self._optimiser = build_optimiser(config, self.model)
+        updates = math.ceil(config.total_sequences / config.batch_size)
+        self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
+        self._generator = fresh_generator(config.seed, "training")
+        self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
+        self._saved_at: int | None = None
+
+        found = checkpoint or self._store.latest()
+        if found is not None and not resume:
+            raise FileExistsError(
+                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
+            )
+        if found is not None:
+            self._restore(found)
+        elif resume:
+            report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        write_atomically(run_dir / "config.json", lambda file: file.write(text.encode()))
+
+    @property
+    def done(self) -> bool:
+        """Whether all sequences are seen or the cost is below ``stop_below``."""
+        bits, limit = self.counters.excess_bits, self.config.stop_below
+        learnt = bits is not None and limit is not None and bits < limit
+        return learnt or self.counters.sequences >= self.config.total_sequences
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Trains until done, or until ``should_stop`` says so after an update.
+
+        Either way the last thing done is a checkpoint.
+
+        Returns:
+            :attr:`done`.
+
+        Raises:
+            TrainingError: the loss or a weight is no longer finite.
+        """
+        config, counters = self.config, self.counters
+        if self.done:
+            return True
+        validation = fixed_set(config.task, config.validation_size, config, "validation")
+        metrics = MetricsLog(
+            self.run_dir, counters.sequences, tensorboard=find_spec("tensorboard") is not None
+        )
+        progress = Progress(counters.sequences, config.total_sequences, self._report)
+        started = time.perf_counter() - counters.seconds
+        if self._saved_at is None:
+            self._save(metrics)
+        try:
+            while not self.done:
+                before = counters.sequences
+                self._update(min(config.batch_size, config.total_sequences - before))
+                progress.advance(counters.sequences - before)
+
+                def passed(every: int, before: int = before) -> bool:
+                    return counters.sequences // every > before // every
+
+                last = counters.sequences >= config.total_sequences
+                validate = last or passed(config.validate_every)
+                if validate or passed(config.log_every):
+                    counters.seconds = time.perf_counter() - started
+                    result = score(self.model, validation, config) if validate else None
+                    self._write_row(metrics, progress, result)
+                counters.seconds = time.perf_counter() - started
+                stopping = should_stop()
+                if self.done or stopping or passed(config.checkpoint_every):
+                    self._save(metrics)
+                if stopping:
+                    break
+        finally:
+            progress.close()
+            metrics.close()
+        return self.done
+
+    def _update(self, batch_size: int) -> None:
+        config, counters = self.config, self.counters
+        batch = config.task.sample(batch_size, self._generator, same_length=config.same_length)
+        answer_bits = int(batch.mask.sum()) * config.task.output_size
+        batch = batch.to(config.device, self._dtype)
+        loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
+        self._optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_value_(self.model.parameters(), config.clip)
+        self._optimiser.step()
+        self._schedule.step()
+        # Summed on the device: asking for the value after every update would stall a GPU.
+        self._bits += loss.detach() * (answer_bits / math.log(2))
+        counters.sequences += batch_size
+        counters.updates += 1
+        counters.since_row += batch_size
+
+    def _write_row(self, metrics: MetricsLog, progress: Progress, result: Score | None) -> None:
+        counters = self.counters
+        self._check_finite()
+        if result is not None:
+            counters.excess_bits = result.bits - result.optimal_bits
+            if counters.learnt_at is None and counters.excess_bits < self.config.learnt_bits:
+                counters.learnt_at = counters.sequences
+        row: dict[str, float | int | None] = {
+            "sequences": counters.sequences,
+            "updates": counters.updates,
+            "train_bits": float(self._bits) / counters.since_row,
+            "validation_bits": None if result is None else result.bits,
+            "validation_wrong": None if result is None else result.wrong / result.sequences,
+            "lr": float(self._schedule.get_last_lr()[0]),
+            "seconds": round(counters.seconds, 3),
+        }
+        self._bits.zero_()
+        counters.since_row = 0
+        metrics.write(row)
+        progress.show(row)
+
+    def _check_finite(self) -> None:
+        """Raises when the sum of losses since the last row, or a weight, is NaN or infinite."""
+        broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
+        if broken or not math.isfinite(float(self._bits)):
+            what = f"the weights {', '.join(broken)} are" if broken else "the loss is"
+            latest = self._store.latest()
+            raise TrainingError(
+                f"{what} no longer finite, between sequences "
+                f"{self.counters.sequences - self.counters.since_row} and "
+                f"{self.counters.sequences}; the last good checkpoint is {latest}. "
+                "Try a smaller lr or clip, or another seed"
+            )
+
+    def _save(self, metrics: MetricsLog) -> None:
+        self._check_finite()
+        self.counters.bits = float(self._bits)
+        metrics.sync()
+        self._saved_at = self.counters.sequences
+        self._store.save(
+            self.counters.sequences,
+            {
+                "config": self.config.to_dict(),
+                "model": self.model.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "schedule": self._schedule.state_dict(),
+                "generator": self._generator.get_state(),
+                "counters": asdict(self.counters),
+            },
+        )
+
+    def _restore(self, path: Path) -> None:
+        path, contents = load_run(self.run_dir, path)
+        saved = TrainConfig.from_dict(contents["config"])
+        comparable = replace(saved, **{name: getattr(self.config, name) for name in RESUMABLE})
+        differences = comparable.differences(self.config)
+        if differences:
+            raise CheckpointError(
+                f"{path} was written with other settings than asked for now "
+                f"({'; '.join(differences)}); leave them out to resume, or start another run"
+            )
+        try:
+            self.model.load_state_dict(contents["model"])
+            self._optimiser.load_state_dict(contents["optimiser"])
+            self._schedule.load_state_dict(contents["schedule"])
+            self._generator.set_state(contents["generator"])
+            self.counters = Counters(**contents["counters"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not fit this version: {error}") from error
+        self._bits.fill_(self.counters.bits)
+        self._saved_at = self.counters.sequences
+        self._store.forget_after(path)
+        self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")
