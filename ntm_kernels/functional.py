@@ -23,6 +23,7 @@ asked for cannot serve the call. A second derivative raises ``RuntimeError``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def address(
         weights=("previous_weights",),
         head_parameters=("key", "strength", "gate", "shift", "sharpening"),
     )
-    sizes = Sizes(*memory.shape, num_read_heads=key.shape[1], taps=shift.shape[2])
+    sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
     chosen = _choose("address", memory, key, sizes, backend)
     weights, _ = torch.ops.ntm.address(
         memory,
@@ -128,7 +129,7 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.tensor("weights", weights, "B H N")
     given.dtypes(memory=("memory",), weights=("weights",))
     given.needs_grad()
-    sizes = Sizes(*memory.shape, num_read_heads=weights.shape[1])
+    sizes = Sizes.of(memory, weights.shape[1])
     chosen = _choose("read", memory, weights, sizes, backend)
     return torch.ops.ntm.read(memory, weights, chosen)
 
@@ -163,7 +164,7 @@ def write(
     given.tensor("add", add, "B H M")
     given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
     given.needs_grad()
-    sizes = Sizes(*memory.shape, 0, num_write_heads=weights.shape[1])
+    sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
     chosen = _choose("write", memory, erase, sizes, backend)
     return torch.ops.ntm.write(memory, weights, erase, add, chosen)
 
@@ -212,7 +213,7 @@ def step(
     given.tensor("interface", interface, "B P")
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes(*memory.shape, num_read_heads, num_write_heads, taps=layout.taps)
+    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
     chosen = _choose("step", memory, interface, sizes, backend)
     read_vectors, memory, weights, _ = torch.ops.ntm.step(
         memory,
@@ -325,14 +326,14 @@ def sequence(
         checkpoint_every = max(1, int(math.sqrt(time)))
     checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
     controller = "lstm" if is_lstm else "feedforward"
-    sizes = Sizes(
-        *memory.shape,
+    sizes = Sizes.of(
+        memory,
         num_read_heads,
-        num_write_heads,
-        layout.taps,
-        time,
-        hidden_size,
-        checkpoint_every,
+        num_write_heads=num_write_heads,
+        taps=layout.taps,
+        time=time,
+        hidden_size=hidden_size,
+        checkpoint_every=checkpoint_every,
     )
     chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
     save_for_backward = given.needs_grad()
@@ -382,8 +383,13 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
     >>> choice.backend, choice.reason
     ('reference', 'asked for by the backend argument')
     """
-    functions = {"address": address, "read": read, "write": write, "step": step}
-    functions["sequence"] = sequence
+    functions: dict[str, Callable[..., Any]] = {
+        "address": address,
+        "read": read,
+        "write": write,
+        "step": step,
+        "sequence": sequence,
+    }
     if op not in functions:
         raise ValueError(f"op must be one of {', '.join(functions)}, got {op!r}")
     try:
