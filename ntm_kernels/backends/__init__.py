@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
+
 from ntm_kernels.backends.base import (
     OPS,
     Backend,
@@ -135,6 +137,12 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     """The name that was asked for and by what, or ``None`` if the choice is automatic."""
     if argument is not None:
         return argument, "the backend argument"
+    return _ambient()
+
+
+# A constant to torch.compile, which cannot trace a context variable.
+@torch.compiler.assume_constant_result
+def _ambient() -> tuple[str, str] | None:
     if (name := _context.get()) is not None:
         return name, "use_backend"
     if name := os.environ.get(ENVIRONMENT_VARIABLE):
