@@ -165,7 +165,7 @@ def sequence(
 
 
 def _hold(active: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Of each part the new where the sequence is ``active [B, 1]``, and the old where it is over."""
+    """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
     return tuple(
         torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
         for after, before in zip(new, old, strict=True)
@@ -174,7 +174,7 @@ def _hold(active: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> t
 
 def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
     heads = activate(interface, layout)
-    return torch.cat([part.reshape(*interface.shape[:-1], -1) for part in heads], -1)
+    return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
 
 
 def sequence_backward(
@@ -236,7 +236,7 @@ def sequence_backward(
             at = t - start
             d_memory, d_weights, d_reads, *d_controller = d_state
             d_memory, d_heads, d_weights = step_backward(
-                (d_reads + d_all_reads[t]).view(batch, sizes.num_read_heads, -1),
+                (d_reads + d_all_reads[t]).view(batch, sizes.num_read_heads, sizes.word_size),
                 d_memory,
                 d_weights,
                 forward[at],
