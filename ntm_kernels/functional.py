@@ -33,7 +33,7 @@ import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import backends, checks
 from ntm_kernels.backends import BackendChoice, Problem, Sizes
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.reference import SequenceResult, SequenceState, Trace
+from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
 __all__ = ["address", "explain", "read", "sequence", "step", "write"]
 
@@ -337,20 +337,17 @@ def sequence(
     )
     chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
     save_for_backward = given.needs_grad()
+    start = SequenceState(memory, weights, read_vectors, hidden, cell)
     if time == 0:
-        return _empty_sequence(
-            sizes, layout, SequenceState(memory, weights, read_vectors, hidden, cell), return_trace
-        )
+        return _empty_sequence(sizes, layout, start, return_trace)
+    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
+    # its own outputs, and rounded ones would give rounded weight gradients.
     outputs = torch.ops.ntm.sequence(
         projected_input,
         recurrent_weight,
         interface_weight,
         interface_bias,
-        memory,
-        weights,
-        read_vectors,
-        hidden,
-        cell,
+        *(None if part is None else part.to(arithmetic_dtype(part.dtype)) for part in start),
         lengths,
         num_read_heads,
         num_write_heads,
@@ -361,16 +358,20 @@ def sequence(
         return_trace,
         chosen,
     )
-    hiddens, all_reads, memory, weights, read_vectors, last_hidden, last_cell = outputs[:7]
-    state = SequenceState(
-        memory,
-        weights,
-        read_vectors,
-        last_hidden if is_lstm else None,
-        last_cell if is_lstm else None,
+    final = (
+        None if like is None else part.to(like.dtype)
+        for part, like in zip(outputs[2:7], start, strict=True)
     )
-    trace = _trace(outputs[7], outputs[8], layout, lengths) if return_trace else None
-    return SequenceResult(hiddens, all_reads, state, trace)
+    state_dtype = memory.dtype if hidden is None else hidden.dtype
+    trace = None
+    if return_trace:
+        trace = _trace(outputs[7].to(weights.dtype), outputs[8], layout, lengths)
+    return SequenceResult(
+        outputs[0].to(state_dtype),
+        outputs[1].to(memory.dtype),
+        SequenceState(*final),  # type: ignore[arg-type]
+        trace,
+    )
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
@@ -457,7 +458,7 @@ def _empty_sequence(
     return SequenceResult(
         like.new_empty(*none, sizes.hidden_size),
         state.read_vectors.new_empty(*none, *state.read_vectors.shape[1:]),
-        state,
+        SequenceState(*(None if part is None else part.clone() for part in state)),  # type: ignore[arg-type]
         trace,
     )
 
