@@ -104,7 +104,9 @@ def test_step(sizes, write_heads):
     tensors = arguments(case)
     actual = reference.step(**tensors, **case.options)
     for b in range(case.batch):
-        wanted = equations.step(*(tensor[b].numpy() for tensor in tensors.values()), *case.options.values())
+        wanted = equations.step(
+            *(tensor[b].numpy() for tensor in tensors.values()), *case.options.values()
+        )
         for part, one in zip(actual, wanted[:3], strict=True):
             close(part[b], one)
 
@@ -120,11 +122,12 @@ def test_sequence(controller, heads, lengths):
     shared = ("recurrent_weight", "interface_weight", "interface_bias")
     for b in range(case.batch):
         length = case.time if lengths is None else lengths[b]
-        single = {
-            name: (tensor if name in shared else tensor[:, b] if name == "projected_input" else tensor[b]).numpy()
-            for name, tensor in tensors.items()
-        }
-        hidden, reads, state, trace = equations.sequence(*single.values(), **case.options, length=length)
+        single = dict(tensors)
+        for name, tensor in tensors.items():
+            if name not in shared:
+                single[name] = tensor.select(name == "projected_input", b)
+        single = [tensor.numpy() for tensor in single.values()]
+        hidden, reads, state, trace = equations.sequence(*single, **case.options, length=length)
         close(result.hidden[:, b], hidden)
         close(result.read_vectors[:, b], reads)
         for part, one in zip(result.state, state, strict=True):

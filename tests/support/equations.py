@@ -1,7 +1,8 @@
 """The equations of the Neural Turing Machine in NumPy, float64, one scalar index at a time.
 
-Transcribed from the article (Graves et al. 2014, arXiv 1410.5401) and the project's conventions, for
-one sequence: no batch dimension anywhere. Slow and obvious on purpose; shares nothing with the package.
+Transcribed from the article (Graves et al. 2014, arXiv 1410.5401) and the project's conventions,
+for one sequence: no batch dimension anywhere. Slow and obvious on purpose; shares nothing with the
+package.
 """
 
 from dataclasses import dataclass
@@ -121,18 +122,20 @@ def heads(interface, word_size, num_read_heads, num_write_heads, shift_range):
 def step(memory, interface, previous, num_read_heads, num_write_heads, shift_range):
     """Read vectors [R, M], memory, weightings [H, N] and the activated heads."""
     given = heads(interface, memory.shape[1], num_read_heads, num_write_heads, shift_range)
-    weightings = np.array([
-        address(
-            memory,
-            given.key[head],
-            given.strength[head],
-            given.gate[head],
-            given.shift[head],
-            given.sharpening[head],
-            previous[head],
-        )
-        for head in range(num_read_heads + num_write_heads)
-    ])
+    weightings = np.array(
+        [
+            address(
+                memory,
+                given.key[head],
+                given.strength[head],
+                given.gate[head],
+                given.shift[head],
+                given.sharpening[head],
+                previous[head],
+            )
+            for head in range(num_read_heads + num_write_heads)
+        ]
+    )
     reads = np.array([read(memory, weightings[head]) for head in range(num_read_heads)])
     memory = write(memory, weightings[num_read_heads:], given.erase, given.add)
     return reads, memory, weightings, given

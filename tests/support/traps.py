@@ -55,11 +55,12 @@ def _step(raw, **changes):
     return case, tensors
 
 
-def _sequence(controller, raw):
-    """The default start: tiny constant memory, all heads on location 0; saturated parameters."""
+def _sequence(controller, raw, memory=None):
+    """All heads on location 0, and raw parameters around ±raw."""
     case = Case("sequence", 2, 5, 3, 1, 2, time=3, hidden=3, controller=controller)
     tensors = arguments(case)
-    tensors["memory"][:] = 1e-6
+    if memory is not None:
+        tensors["memory"][:] = memory
     tensors["weights"][:] = torch.eye(5)[0]
     parameters = slice(case.heads * case.words, -case.write_heads * case.words)
     generator = torch.Generator().manual_seed(7)
@@ -89,16 +90,12 @@ TRAPS = {
     "one-hot, sharpening 2": lambda: _address(
         gate=0.0, previous_weights=ONE_HOT, shift=STAY, sharpening=2.0
     ),
-    "one-hot, sharpening 30": lambda: _address(
-        gate=0.0, previous_weights=ONE_HOT, sharpening=30.0
-    ),
+    "one-hot, sharpening 30": lambda: _address(gate=0.0, previous_weights=ONE_HOT, sharpening=30.0),
     "sharpening 1": lambda: _address(sharpening=1.0),
     "sharpening 100": lambda: _address(sharpening=100.0),
     "sharpening 1e4": lambda: _address(sharpening=1e4),
     "no weighting": lambda: _address(gate=0.0, previous_weights=0.0),
-    "no weighting, sharpening 1": lambda: _address(
-        gate=0.0, previous_weights=0.0, sharpening=1.0
-    ),
+    "no weighting, sharpening 1": lambda: _address(gate=0.0, previous_weights=0.0, sharpening=1.0),
     "no weighting before": lambda: _address(previous_weights=0.0),
     "nearly no weighting": lambda: _address(gate=1e-30, previous_weights=0.0),
     "write, one head": lambda: _write(1),
@@ -108,10 +105,8 @@ TRAPS = {
     "raw parameters 1000": lambda: _step(1e3),
     "raw parameters 1e4": lambda: _step(1e4),
     "raw parameters 1e4, one-hot": lambda: _step(1e4, previous_weights=ONE_HOT),
-    "raw parameters 1e4, no weighting before": lambda: _step(
-        1e4, previous_weights=torch.zeros(())
-    ),
-    "sequence from the default start": lambda: _sequence("lstm", 1),
+    "raw parameters 1e4, no weighting before": lambda: _step(1e4, previous_weights=torch.zeros(())),
+    "sequence from the default start": lambda: _sequence("lstm", 1, memory=1e-6),
     "sequence saturated": lambda: _sequence("lstm", 1e4),
     "feed-forward sequence saturated": lambda: _sequence("feedforward", 1e4),
 }
