@@ -15,7 +15,7 @@ from tests.support.cases import (
     leaves,
     run,
 )
-from tests.support.table import each_backend
+from tests.support.table import each_backend, fitting
 from tests.support.traps import TRAPS
 
 SINGLE = [Dtypes.all(torch.float64), Dtypes.all(torch.float32)]
@@ -76,14 +76,6 @@ SMALL = [
     Case("sequence", controller="feedforward", read_heads=2, write_heads=2),
 ]
 each_small = pytest.mark.parametrize("case", SMALL, ids=str)
-
-
-def fitting(entry, case, dtypes):
-    """Skip what the table says is not for this backend."""
-    if case.work > entry.largest:
-        pytest.skip(f"too large for {entry.backend} here")
-    if not dtypes.of(case.op) <= set(entry.dtypes):
-        pytest.skip(f"{entry.backend} does not compute {dtypes}")
 
 
 @pytest.mark.parametrize("dtypes", SINGLE, ids=str)

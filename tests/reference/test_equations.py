@@ -125,7 +125,7 @@ def test_sequence(controller, heads, lengths):
         single = dict(tensors)
         for name, tensor in tensors.items():
             if name not in shared:
-                single[name] = tensor.select(name == "projected_input", b)
+                single[name] = tensor.select(int(name == "projected_input"), b)
         single = [tensor.numpy() for tensor in single.values()]
         hidden, reads, state, trace = equations.sequence(*single, **case.options, length=length)
         close(result.hidden[:, b], hidden)

@@ -48,6 +48,14 @@ each_backend = pytest.mark.parametrize(
 )
 
 
+def fitting(entry, case, dtypes):
+    """Skip what the table says is not for this backend."""
+    if case.work > entry.largest:
+        pytest.skip(f"too large for {entry.backend} here")
+    if not dtypes.of(case.op) <= set(entry.dtypes):
+        pytest.skip(f"{entry.backend} does not compute {dtypes}")
+
+
 def report():
     """Lines for the header of a test run."""
     lines = []
