@@ -112,10 +112,8 @@ def _address_autograd(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[An
     _require_saved("address", ctx.was_saved)
     if grad_weights is None:
         return (None,) * 9
-    *tensors, weights = ctx.saved_tensors[:8]
-    grads = torch.ops.ntm.address_backward(
-        grad_weights, *tensors, weights, list(ctx.saved_tensors[8:]), ctx.backend
-    )
+    kept = ctx.saved_tensors
+    grads = torch.ops.ntm.address_backward(grad_weights, *kept[:8], list(kept[8:]), ctx.backend)
     return *grads, None, None
 
 
@@ -280,10 +278,9 @@ def _step_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     grads = grads[:3]
     if all(grad is None for grad in grads):
         return (None,) * 8
-    *tensors, weights = ctx.saved_tensors[:4]
+    kept = ctx.saved_tensors
     heads = ctx.read_heads, ctx.write_heads, ctx.shift_range
-    saved = list(ctx.saved_tensors[4:])
-    results = torch.ops.ntm.step_backward(*grads, *tensors, weights, saved, *heads, ctx.backend)
+    results = torch.ops.ntm.step_backward(*grads, *kept[:4], list(kept[4:]), *heads, ctx.backend)
     return (*results, *(None,) * 5)
 
 
@@ -394,7 +391,8 @@ def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     grads = grads[:7]
     if all(grad is None for grad in grads):
         return (None,) * 18
-    tensors, saved = ctx.saved_tensors[:12], list(ctx.saved_tensors[12:])
+    kept = ctx.saved_tensors
+    tensors, saved = kept[:12], list(kept[12:])
     results = torch.ops.ntm.sequence_backward(*grads, *tensors, saved, *ctx.numbers, ctx.backend)
     hidden, cell = tensors[7], tensors[8]
     results = (
