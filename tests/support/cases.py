@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 
 from ntm_kernels import InterfaceLayout, functional, reference
@@ -115,6 +116,17 @@ class Case:
 
     def with_(self, **changes):
         return replace(self, **changes)
+
+
+SMALL = [
+    Case("address", read_heads=3),
+    Case("read", read_heads=2),
+    Case("write", read_heads=2),
+    Case("step", read_heads=2, write_heads=2),
+    Case("sequence"),
+    Case("sequence", controller="feedforward", read_heads=2, write_heads=2),
+]
+each_small = pytest.mark.parametrize("case", SMALL, ids=str)
 
 
 @dataclass(frozen=True)
@@ -306,3 +318,6 @@ def _neighbour(tensor, seed):
     eps = torch.finfo(tensor.dtype if tensor.dtype != F64 else F32).eps
     moved = (tensor * (1 + 2 * eps * sign.to(F64))).to(tensor.dtype)
     return torch.where((tensor == 0) | (tensor == 1), tensor, moved)
+
+
+each_small = pytest.mark.parametrize("case", SMALL, ids=str)
