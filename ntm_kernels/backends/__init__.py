@@ -24,6 +24,7 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
 
 __all__ = [
@@ -172,3 +173,4 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 register(ReferenceBackend())
+register(NativeBackend())
