@@ -151,12 +151,18 @@ def _ambient() -> tuple[str, str] | None:
     return None
 
 
+# A constant to torch.compile too: finding out may load a library.
+@torch.compiler.assume_constant_result
+def _unavailable(name: str) -> str | None:
+    return get(name).unavailable()
+
+
 def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     """The backend that serves ``problem``, with the reason."""
     explicit = requested(argument)
     if explicit is not None:
         name, source = explicit
-        why_not = get(name).unavailable() or get(name).unsupported(problem)
+        why_not = _unavailable(name) or get(name).unsupported(problem)
         if why_not is not None:
             raise BackendError(
                 f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
@@ -164,7 +170,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:
-        why_not = _registry[name].unavailable() or _registry[name].unsupported(problem)
+        why_not = _unavailable(name) or _registry[name].unsupported(problem)
         if why_not is None:
             return BackendChoice(name, "the first that serves the call", rejected)
         rejected[name] = why_not
