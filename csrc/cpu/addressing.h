@@ -21,9 +21,8 @@ struct Addressing {
   int64_t row;           // elements from one head to the next, at least N
   int64_t halo;          // elements before and after a circular row
   T* memory_norm;        // [N] ‖M_i‖
-  T* inverse_memory;     // [N] 1 / ‖M_i‖, 0 for a zero row
-  T* inverse_key;        // [H] 1 / ‖k‖, 0 for a zero key
-  T* inverse_norms;      // [H][N] 1 / (‖k‖ ‖M_i‖), 0 where the similarity is cut off
+  T* key_norm;           // [H] ‖k‖
+  T* norms;              // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
   T* similarity;         // [H][N]
   T* content;            // [H][N]
   T* gated;              // [H][N] circular
@@ -37,9 +36,8 @@ struct Addressing {
       : row((s.locations + 15) / 16 * 16), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
     memory_norm = arena.take<T>(row);
-    inverse_memory = arena.take<T>(row);
-    inverse_key = arena.take<T>(heads);
-    inverse_norms = arena.take<T>(heads * row);
+    key_norm = arena.take<T>(heads);
+    norms = arena.take<T>(heads * row);
     similarity = arena.take<T>(heads * row);
     content = arena.take<T>(heads * row);
     gated = arena.take<T>(heads * circular()) + halo;
@@ -76,21 +74,16 @@ inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing
     store(a.memory_norm + i, square, n);
   });
   for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
-  each<T>(s.locations, [&](int64_t i, auto n) {
-    const Vec<T> norm = load(a.memory_norm + i, n);
-    store(a.inverse_memory + i, norm == T(0) ? Vec<T>{} : T(1) / norm, n);
-  });
   for (int64_t h = 0; h < heads; ++h) {
     T square = 0;
     for (int64_t m = 0; m < s.word; ++m) square += key[h * s.word + m] * key[h * s.word + m];
-    const T norm = root(square), inverse = norm == 0 ? 0 : 1 / norm;
-    a.inverse_key[h] = inverse;
+    a.key_norm[h] = root(square);
     T* similarity = a.similarity + h * a.row;
     each<T>(s.locations, [&](int64_t i, auto n) {
-      const auto alike = load(a.memory_norm + i, n) * norm >= T(kCosineEps);
-      const Vec<T> scale = alike ? load(a.inverse_memory + i, n) * inverse : Vec<T>{};
-      store(a.inverse_norms + h * a.row + i, scale, n);
-      store(similarity + i, load(similarity + i, n) * scale, n);
+      const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
+      const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
+      store(a.norms + h * a.row + i, norms, n);
+      store(similarity + i, load(similarity + i, n) / norms, n);
     });
   }
 }
@@ -109,15 +102,15 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
       const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
       total += pull;
       store(a.pull + i, load(a.pull + i, n) + pull, n);
-      store(a.d_dots + at, d * load(a.inverse_norms + at, n), n);
+      store(a.d_dots + at, d / load(a.norms + at, n), n);
     });
-    const T own = sum<T>(total) * a.inverse_key[h] * a.inverse_key[h];
+    const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
     for (int64_t m = 0; m < s.word; ++m) d_key[h * s.word + m] = -own * key[h * s.word + m];
   }
   dots<T, true>(heads, s.word, s.locations, a.d_dots, a.row, memory, stride, d_key, s.word);
   each<T>(s.locations, [&](int64_t i, auto n) {
-    const Vec<T> inverse = load(a.inverse_memory + i, n);
-    const Vec<T> pull = load(a.pull + i, n) * inverse * inverse;
+    const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
+    const Vec<T> pull = square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square;
     for (int64_t m = 0; m < s.word; ++m) {
       T* to = d_memory + m * stride + i;
       store(to, load(to, n) - load(memory + m * stride + i, n) * pull, n);
@@ -141,8 +134,8 @@ inline void content(int64_t locations, const T* similarity, T strength, T* conte
     total += e;
     store(content + i, e, n);
   });
-  const T scale = 1 / sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
+  const T whole = sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) / whole, n); });
 }
 
 // d_content in d_similarity [N] becomes d_similarity; returns dβ.
@@ -237,8 +230,8 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
     total += present;
     store(weights + i, present, n);
   });
-  const T scale = 1 / sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) * scale, n); });
+  const T whole = sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) / whole, n); });
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and

@@ -51,7 +51,7 @@ struct Tile {
   Strided<T> a;      // rows x inner
   const T* b;        // inner x vectors
   int64_t b_stride;
-  const T* start;    // what the sums start from, or null for 0
+  const T* start;    // what the sums are added to, or null for 0
   int64_t start_stride;
   T* c;
   int64_t c_stride;
@@ -61,21 +61,7 @@ struct Tile {
 template <typename T, int Rows, int Vectors, bool Ragged>
 inline void tile(const Tile<T>& t) {
   constexpr int L = kLanes<T>;
-  Vec<T> sums[Rows][Vectors];
-#pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) {
-      const T* from = t.start + i * t.start_stride + j * L;
-      if (!t.start) {
-        sums[i][j] = Vec<T>{};
-      } else if (Ragged && j == Vectors - 1) {
-        sums[i][j] = load(from, t.last);
-      } else {
-        sums[i][j] = load(from);
-      }
-    }
-  }
+  Vec<T> sums[Rows][Vectors] = {};
   const T* a = t.a.data;
   const T* b = t.b;
   for (int64_t k = 0; k < t.inner; ++k, a += t.a.column, b += t.b_stride) {
@@ -95,10 +81,13 @@ inline void tile(const Tile<T>& t) {
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) {
+      const T* from = t.start + i * t.start_stride + j * L;
       T* to = t.c + i * t.c_stride + j * L;
       if (Ragged && j == Vectors - 1) {
+        if (t.start) sums[i][j] += load(from, t.last);
         store(to, sums[i][j], t.last);
       } else {
+        if (t.start) sums[i][j] += load(from);
         store(to, sums[i][j]);
       }
     }
@@ -118,7 +107,7 @@ inline void tile_of(int rows, int vectors, const Tile<T>& t) {
 }
 
 // c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n]; start may be c itself, or null for 0; with a
-// start_stride of 0 it is one row for all.
+// start_stride of 0 it is one row for all. It is added last: a large bias must not swallow the terms.
 template <typename T>
 inline void gemm(int64_t rows, int64_t columns, int64_t inner, Strided<T> a, Columns<T> b,
                  const T* start, int64_t start_stride, T* c, int64_t c_stride) {

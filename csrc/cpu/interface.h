@@ -17,8 +17,8 @@ inline void softmax(int64_t n, const T* from, T* to) {
     total += e;
     store(to + i, e, lanes);
   });
-  const T scale = 1 / sum<T>(total);
-  each<T>(n, [&](int64_t i, auto lanes) { store(to + i, load(to + i, lanes) * scale, lanes); });
+  const T whole = sum<T>(total);
+  each<T>(n, [&](int64_t i, auto lanes) { store(to + i, load(to + i, lanes) / whole, lanes); });
 }
 
 // raw [P] -> activated [P]; k and a linear, β = softplus, g = sigmoid, s = softmax, γ = 1 + softplus,

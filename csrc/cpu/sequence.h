@@ -65,8 +65,9 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    transpose(s.locations, s.word, io.first.memory + b * NM, s.word, scratch.memory + i * s.memory(),
-              s.stride());
+    T* const memory = scratch.memory + i * s.memory();
+    zero(s.memory(), memory);  // what lies between the rows ends up in the checkpoints
+    transpose(s.locations, s.word, io.first.memory + b * NM, s.word, memory, s.stride());
     copy(HN, io.first.weights + b * HN, scratch.weights + i * HN);
     copy(reads, io.first.read_vectors + b * reads, scratch.recurrent + i * K);
     if (s.lstm) {

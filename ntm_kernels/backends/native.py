@@ -7,7 +7,6 @@ same bits for any number of them.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,19 +18,18 @@ from ntm_kernels.interface import InterfaceLayout
 LIBRARY = Path(__file__).parents[1] / "_native.so"
 
 
-@cache
-def _load() -> str | None:
-    """Load the library; why that failed, or ``None``."""
-    if not LIBRARY.exists():
+def load(library: Path) -> str | None:
+    """Load the kernels; why that failed, or ``None``."""
+    if not library.exists():
         return (
             "the native kernels are not built; `python setup.py build_ext --inplace` builds them "
             "where there is a C++ compiler"
         )
     try:
-        torch.ops.load_library(LIBRARY)
+        torch.ops.load_library(library)
         torch.ops.ntm_native.isa()
     except (OSError, RuntimeError) as error:
-        return f"{LIBRARY.name} does not load: {error}"
+        return f"{library.name} does not load: {error}"
     return None
 
 
@@ -40,8 +38,11 @@ class NativeBackend(Backend):
 
     name = "native"
 
+    def __init__(self, library: Path = LIBRARY) -> None:
+        self._why_not = load(library)
+
     def unavailable(self) -> str | None:
-        return _load()
+        return self._why_not
 
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
