@@ -147,7 +147,7 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings, names: Sequence[str]) -> F
             f"{place} {bandwidth / 1e9:.0f} GB/s",
             (low, low * bandwidth / 1e9),
             fontsize=7,
-            xytext=(3, 6),
+            xytext=(8, 0),
             textcoords="offset points",
         )
     bend = ceilings.flops / max(ceilings.bandwidth.values())
