@@ -31,7 +31,7 @@ NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
 }
 
 // Sequences taken together.
-inline constexpr int64_t kTogether = 12;
+inline constexpr int64_t kTogether = 8;
 
 template <typename T>
 struct SequenceScratch {
