@@ -76,7 +76,9 @@ class _Ambient(threading.local):
     """What ``use_backend`` asks for in this thread. torch.compile guards on it, which it cannot on
     a context variable."""
 
-    backend: str | None = None
+    # Set per instance: torch.compile of torch 2.11 reads a class attribute past the instance's.
+    def __init__(self) -> None:
+        self.backend: str | None = None
 
 
 _ambient = _Ambient()
