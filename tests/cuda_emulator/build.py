@@ -9,6 +9,7 @@ unset shared memory, and counts accesses. Nothing is compiled again that has not
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -90,13 +91,22 @@ def _compile(command: list[str], target: Path) -> None:
 
 def build(variant: str, sources: Path, library: Path, defines: tuple[str, ...] = ()) -> Path:
     """Compile all `.cu` files under `sources` into `library`, and return its path."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test processes ask for the same library
+        return _build(variant, sources, library, defines)
+
+
+def _build(variant: str, sources: Path, library: Path, defines: tuple[str, ...]) -> Path:
     include = toolkit_include()
     if include is None:
         raise RuntimeError(unavailable())
     work = library.with_suffix("")
     translated = translate_tree(sources.resolve(), work / "sources")
     includes = [f"-I{HERE / 'include'}", f"-isystem{include}"]
-    compiler = ["g++", *COMMON, *includes, *(f"-D{define}" for define in defines)]
+    original = f"-ffile-prefix-map={work / 'sources'}={sources.resolve()}"
+    defined = [f"-D{define}" for define in defines]
+    compiler = ["g++", *COMMON, *includes, original, *defined]
     commands = []
     for source in translated:
         target = work / source.relative_to(work / "sources").with_suffix(".o")

@@ -122,11 +122,14 @@ void complete_barrier(Block& block) {
 }
 
 /// Lets the lanes go on if all that its mask names, and have not left the kernel, are there.
-bool complete(Rendezvous& meeting, const Block& block, unsigned warp) {
+bool complete(Rendezvous& meeting, Block& block, unsigned warp) {
   const unsigned required = meeting.mask & block.warps[warp].alive;
   if (!meeting.arrived || (meeting.arrived & required) != required) return false;
   for (unsigned lane = 0; lane < kWarp; ++lane)
     if (meeting.arrived >> lane & 1) block.fibers[warp * kWarp + lane]->state = State::ready;
+  // The instrumentation knows only meetings of whole warps as an order.
+  if (observer && meeting.orders_memory && required == block.warps[warp].alive)
+    observer->warp_synchronised(block, warp);
   meeting.arrived = 0;
   ++meeting.generation;
   return true;
@@ -328,8 +331,8 @@ bool is_valid(const void* function, const Configuration& configuration) {
          configuration.dynamic_shared <= allowed;
 }
 
-Rendezvous& arrive(unsigned mask, uint64_t value, const char* operation, Site site,
-                   unsigned& slot) {
+Rendezvous& arrive(unsigned mask, uint64_t value, const char* operation, Site site, unsigned& slot,
+                   bool orders_memory = false) {
   Fiber& self = *current;
   Warp& warp = self.block->warps[self.warp];
   if (!(mask >> self.lane & 1))
@@ -343,6 +346,7 @@ Rendezvous& arrive(unsigned mask, uint64_t value, const char* operation, Site si
   if (!meeting->arrived) {
     meeting->operation = operation;
     meeting->site = site;
+    meeting->orders_memory = orders_memory;
     meeting->present[meeting->generation & 1] = 0;
   } else if (meeting->operation != operation || meeting->site.line != site.line ||
              std::strcmp(meeting->site.file, site.file)) {
@@ -421,13 +425,7 @@ int barrier(Predicate kind, int predicate, Site site) {
 
 void sync_warp(unsigned mask, Site site) {
   unsigned slot;
-  Block& block = *current->block;
-  const unsigned warp = current->warp;
-  const Rendezvous& meeting = arrive(mask, 0, "__syncwarp", site, slot);
-  // Only a meeting of the whole warp is known to the instrumentation as an order.
-  if (observer && (mask & block.warps[warp].alive) == block.warps[warp].alive)
-    observer->warp_synchronised(block, warp);
-  (void)meeting;
+  arrive(mask, 0, "__syncwarp", site, slot, true);
 }
 
 unsigned ballot(unsigned mask, bool predicate, Site site) {

@@ -32,11 +32,12 @@ struct Fiber {
 /// The lanes of one mask that have come to a warp-wide operation. Results are kept for one
 /// generation, for lanes that wake up after others have gone on to the next one.
 struct Rendezvous {
-  unsigned mask = 0, expected = 0, arrived = 0, generation = 0;
+  unsigned mask = 0, arrived = 0, generation = 0;
   const char* operation = nullptr;
+  bool orders_memory = false;
   Site site{};
   uint64_t values[2][kWarp];
-  unsigned present[2];
+  unsigned present[2] = {};
 };
 
 struct Warp {
@@ -64,6 +65,7 @@ struct Block {
   Site barrier_site{};
   int any = 0, all = 1, count = 0;
   int results[2][4] = {};
+  void* observed = nullptr;  // what the observer keeps of it
 };
 
 /// Sees every access and every ordering; there is one in an instrumented build.

@@ -93,7 +93,7 @@ def _replace_launches(source: str) -> str:
 def _replace_bounds(source: str) -> str:
     while match := _BOUNDS.search(code := _blanked(source)):
         end = _closing(code, match.end() - 1)
-        bounds = source[match.end() : end]
+        bounds = " ".join(source[match.end() : end].split())
         parameters = code.index("(", end + 1)
         after = _closing(code, parameters) + 1
         if code[after:].lstrip().startswith("{"):

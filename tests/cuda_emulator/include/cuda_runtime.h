@@ -303,6 +303,10 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribut
                                  int value) {
   return ::cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
+template <class T>
+cudaError_t cudaMalloc(T** address, size_t bytes) {
+  return ::cudaMalloc(reinterpret_cast<void**>(address), bytes);
+}
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* configuration,
                                void (*kernel)(Parameters...), Arguments&&... arguments) {

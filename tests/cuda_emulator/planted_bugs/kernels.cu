@@ -40,6 +40,31 @@ __global__ void missing_syncwarp(const float* x, float* y, int bug) {
   y[blockIdx.x * kThreads + i] = row[i ^ 1];
 }
 
+__global__ void missing_second_syncwarp(const float* x, float* y, int bug) {
+  __shared__ float row[kThreads];
+  const int i = threadIdx.x;
+  float sum = 0.0f;
+  for (int pass = 0; pass < 2; ++pass) {
+    row[i] = x[blockIdx.x * kThreads + i] + pass;
+    __syncwarp();
+    sum += row[i ^ 1];
+    if (!bug) __syncwarp();
+  }
+  y[blockIdx.x * kThreads + i] = sum;
+}
+
+// A shuffle makes lanes meet, but orders no memory.
+__global__ void shuffle_for_syncwarp(const float* x, float* y, int bug) {
+  __shared__ float row[kThreads];
+  const int i = threadIdx.x;
+  row[i] = x[blockIdx.x * kThreads + i];
+  if (bug)
+    warp_sum(row[i]);
+  else
+    __syncwarp();
+  y[blockIdx.x * kThreads + i] = row[i ^ 1];
+}
+
 __global__ void divergent_barrier(const float* x, float* y, int bug) {
   const int i = threadIdx.x;
   if (bug && i < 40)
@@ -55,9 +80,17 @@ __global__ void barrier_against_shuffle(const float* x, float* y, int bug) {
   if (bug && i == 7)
     __syncthreads();
   else
-    value = __shfl_xor_sync(bug ? 0xffffffffu : 0xffffffffu, value, 0);
+    value = __shfl_xor_sync(0xffffffffu, value, 0);
   if (!bug || i != 7) __syncthreads();
   y[blockIdx.x * kThreads + i] = value;
+}
+
+// Half a warp waits for the block while the other half waits for the warp.
+__global__ void barrier_in_half_a_warp(const float* x, float* y, int bug) {
+  const int i = threadIdx.x;
+  if (bug && i < 16) __syncthreads();
+  __syncwarp();
+  y[blockIdx.x * kThreads + i] = x[blockIdx.x * kThreads + i];
 }
 
 __global__ void early_exit(const float* x, float* y, int bug) {
@@ -82,7 +115,8 @@ __global__ void outside_static(const float* x, float* y, int bug) {
   __shared__ float row[kThreads];
   __shared__ float other[kThreads];
   const int i = threadIdx.x;
-  row[i + (bug && i == kThreads - 1)] = x[blockIdx.x * kThreads + i];
+  float* const rows = row;  // through a pointer, the compiler no longer knows the bounds
+  rows[i + (bug && i == kThreads - 1)] = x[blockIdx.x * kThreads + i];
   other[i] = 0.0f;
   y[blockIdx.x * kThreads + i] = row[i] + other[i];
 }
@@ -139,6 +173,20 @@ __global__ void last_block(const float* x, float* y, unsigned* arrived, int bug)
   y[i] = sum;
 }
 
+// One warp reads shared memory once, `vector` floats each, `stride` floats apart.
+__global__ void bank_conflicts(int stride, int vector, float* y) {
+  __shared__ __align__(16) float row[32 * 33 + 4];
+  for (int i = threadIdx.x; i < 32 * 33 + 4; i += 32) row[i] = 0.0f;
+  __syncwarp();
+  const float* const mine = row + stride * threadIdx.x;
+  if (vector == 4) {
+    const float4 value = *reinterpret_cast<const float4*>(mine);
+    y[threadIdx.x] = value.x + value.w;
+  } else {
+    y[threadIdx.x] = *mine;
+  }
+}
+
 }  // namespace
 
 #define ENTRY(name, threads, dynamic)                                        \
@@ -150,8 +198,11 @@ __global__ void last_block(const float* x, float* y, unsigned* arrived, int bug)
 ENTRY(missing_barrier, kThreads, 0)
 ENTRY(missing_second_barrier, kThreads, 0)
 ENTRY(missing_syncwarp, kThreads, 0)
+ENTRY(missing_second_syncwarp, kThreads, 0)
+ENTRY(shuffle_for_syncwarp, kThreads, 0)
 ENTRY(divergent_barrier, kThreads, 0)
 ENTRY(barrier_against_shuffle, kThreads, 0)
+ENTRY(barrier_in_half_a_warp, kThreads, 0)
 ENTRY(early_exit, kThreads, 0)
 ENTRY(lane_outside_mask, kThreads, 0)
 ENTRY(outside_global, kThreads, 0)
@@ -164,9 +215,13 @@ ENTRY(unset_shared, kThreads, 0)
 ENTRY(small_bounds, bug ? kThreads : kThreads / 2, 0)
 
 extern "C" int run_last_block(const float* x, float* y, int blocks, int bug) {
-  static unsigned arrived;
-  last_block<<<blocks, kThreads>>>(x, y, &arrived, bug);
-  return cudaGetLastError();
+  unsigned* arrived;
+  cudaMalloc(&arrived, sizeof *arrived);
+  cudaMemsetAsync(arrived, 0, sizeof *arrived, nullptr);
+  last_block<<<blocks, kThreads>>>(x, y, arrived, bug);
+  const auto error = cudaGetLastError();
+  cudaFree(arrived);
+  return error;
 }
 // More dynamic shared memory than was asked for with cudaFuncSetAttribute, or than there is.
 extern "C" int run_too_much_shared(const float* x, float* y, int blocks, int bug) {
@@ -177,4 +232,12 @@ extern "C" int run_too_much_shared(const float* x, float* y, int blocks, int bug
     return error;
   outside_dynamic<<<blocks, kThreads, bytes>>>(x, y, 0);
   return cudaGetLastError();
+}
+extern "C" int run_bank_conflicts(int stride, int vector) {
+  float* y;
+  cudaMalloc(&y, 32 * sizeof *y);
+  bank_conflicts<<<1, 32>>>(stride, vector, y);
+  const auto error = cudaGetLastError();
+  cudaFree(y);
+  return error;
 }
