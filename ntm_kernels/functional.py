@@ -23,6 +23,7 @@ asked for cannot serve the call. A second derivative raises ``RuntimeError``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import backends, checks
 from ntm_kernels.backends import BackendChoice, Problem, Sizes
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.reference import SequenceResult, SequenceState, Trace
+from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
 __all__ = ["address", "explain", "read", "sequence", "step", "write"]
 
@@ -91,7 +92,7 @@ def address(
         weights=("previous_weights",),
         head_parameters=("key", "strength", "gate", "shift", "sharpening"),
     )
-    sizes = Sizes(*memory.shape, num_read_heads=key.shape[1], taps=shift.shape[2])
+    sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
     chosen = _choose("address", memory, key, sizes, backend)
     weights, _ = torch.ops.ntm.address(
         memory,
@@ -128,7 +129,7 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.tensor("weights", weights, "B H N")
     given.dtypes(memory=("memory",), weights=("weights",))
     given.needs_grad()
-    sizes = Sizes(*memory.shape, num_read_heads=weights.shape[1])
+    sizes = Sizes.of(memory, weights.shape[1])
     chosen = _choose("read", memory, weights, sizes, backend)
     return torch.ops.ntm.read(memory, weights, chosen)
 
@@ -163,7 +164,7 @@ def write(
     given.tensor("add", add, "B H M")
     given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
     given.needs_grad()
-    sizes = Sizes(*memory.shape, 0, num_write_heads=weights.shape[1])
+    sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
     chosen = _choose("write", memory, erase, sizes, backend)
     return torch.ops.ntm.write(memory, weights, erase, add, chosen)
 
@@ -212,7 +213,7 @@ def step(
     given.tensor("interface", interface, "B P")
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes(*memory.shape, num_read_heads, num_write_heads, taps=layout.taps)
+    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
     chosen = _choose("step", memory, interface, sizes, backend)
     read_vectors, memory, weights, _ = torch.ops.ntm.step(
         memory,
@@ -325,31 +326,28 @@ def sequence(
         checkpoint_every = max(1, int(math.sqrt(time)))
     checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
     controller = "lstm" if is_lstm else "feedforward"
-    sizes = Sizes(
-        *memory.shape,
+    sizes = Sizes.of(
+        memory,
         num_read_heads,
-        num_write_heads,
-        layout.taps,
-        time,
-        hidden_size,
-        checkpoint_every,
+        num_write_heads=num_write_heads,
+        taps=layout.taps,
+        time=time,
+        hidden_size=hidden_size,
+        checkpoint_every=checkpoint_every,
     )
     chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
     save_for_backward = given.needs_grad()
+    start = SequenceState(memory, weights, read_vectors, hidden, cell)
     if time == 0:
-        return _empty_sequence(
-            sizes, layout, SequenceState(memory, weights, read_vectors, hidden, cell), return_trace
-        )
+        return _empty_sequence(sizes, layout, start, return_trace)
+    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
+    # its own outputs, and rounded ones would give rounded weight gradients.
     outputs = torch.ops.ntm.sequence(
         projected_input,
         recurrent_weight,
         interface_weight,
         interface_bias,
-        memory,
-        weights,
-        read_vectors,
-        hidden,
-        cell,
+        *(None if part is None else part.to(arithmetic_dtype(part.dtype)) for part in start),
         lengths,
         num_read_heads,
         num_write_heads,
@@ -360,16 +358,20 @@ def sequence(
         return_trace,
         chosen,
     )
-    hiddens, all_reads, memory, weights, read_vectors, last_hidden, last_cell = outputs[:7]
-    state = SequenceState(
-        memory,
-        weights,
-        read_vectors,
-        last_hidden if is_lstm else None,
-        last_cell if is_lstm else None,
+    final = (
+        None if like is None else part.to(like.dtype)
+        for part, like in zip(outputs[2:7], start, strict=True)
     )
-    trace = _trace(outputs[7], outputs[8], layout, lengths) if return_trace else None
-    return SequenceResult(hiddens, all_reads, state, trace)
+    state_dtype = memory.dtype if hidden is None else hidden.dtype
+    trace = None
+    if return_trace:
+        trace = _trace(outputs[7].to(weights.dtype), outputs[8], layout, lengths)
+    return SequenceResult(
+        outputs[0].to(state_dtype),
+        outputs[1].to(memory.dtype),
+        SequenceState(*final),  # type: ignore[arg-type]
+        trace,
+    )
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
@@ -382,8 +384,13 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
     >>> choice.backend, choice.reason
     ('reference', 'asked for by the backend argument')
     """
-    functions = {"address": address, "read": read, "write": write, "step": step}
-    functions["sequence"] = sequence
+    functions: dict[str, Callable[..., Any]] = {
+        "address": address,
+        "read": read,
+        "write": write,
+        "step": step,
+        "sequence": sequence,
+    }
     if op not in functions:
         raise ValueError(f"op must be one of {', '.join(functions)}, got {op!r}")
     try:
@@ -451,7 +458,7 @@ def _empty_sequence(
     return SequenceResult(
         like.new_empty(*none, sizes.hidden_size),
         state.read_vectors.new_empty(*none, *state.read_vectors.shape[1:]),
-        state,
+        SequenceState(*(None if part is None else part.clone() for part in state)),  # type: ignore[arg-type]
         trace,
     )
 

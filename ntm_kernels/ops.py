@@ -86,12 +86,12 @@ def _like(tensors: Sequence[Tensor | None], none: Tensor) -> tuple[Tensor, ...]:
 
 
 def _address_sizes(memory: Tensor, key: Tensor, shift: Tensor) -> Sizes:
-    return Sizes(*memory.shape, num_read_heads=key.shape[1], taps=shift.shape[2])
+    return Sizes.of(memory, key.shape[1], taps=shift.shape[2])
 
 
 def _address(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    *tensors, save_for_backward, backend = args
-    return backends.get(backend).address(*tensors, save_for_backward)
+    *arguments, backend = args
+    return backends.get(backend).address(*arguments)
 
 
 def _address_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -112,10 +112,8 @@ def _address_autograd(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[An
     _require_saved("address", ctx.was_saved)
     if grad_weights is None:
         return (None,) * 9
-    *tensors, weights = ctx.saved_tensors[:8]
-    grads = torch.ops.ntm.address_backward(
-        grad_weights, *tensors, weights, list(ctx.saved_tensors[8:]), ctx.backend
-    )
+    kept = ctx.saved_tensors
+    grads = torch.ops.ntm.address_backward(grad_weights, *kept[:8], list(kept[8:]), ctx.backend)
     return *grads, None, None
 
 
@@ -231,7 +229,9 @@ _autograd("write", _arguments_setup, _write_autograd)
 def _step_sizes(
     memory: Tensor, num_read_heads: int, num_write_heads: int, shift_range: int
 ) -> Sizes:
-    return Sizes(*memory.shape, num_read_heads, num_write_heads, taps=2 * shift_range + 1)
+    return Sizes.of(
+        memory, num_read_heads, num_write_heads=num_write_heads, taps=2 * shift_range + 1
+    )
 
 
 def _step(
@@ -278,17 +278,17 @@ def _step_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     grads = grads[:3]
     if all(grad is None for grad in grads):
         return (None,) * 8
-    *tensors, weights = ctx.saved_tensors[:4]
+    kept = ctx.saved_tensors
     heads = ctx.read_heads, ctx.write_heads, ctx.shift_range
-    saved = list(ctx.saved_tensors[4:])
-    results = torch.ops.ntm.step_backward(*grads, *tensors, weights, saved, *heads, ctx.backend)
+    results = torch.ops.ntm.step_backward(*grads, *kept[:4], list(kept[4:]), *heads, ctx.backend)
     return (*results, *(None,) * 5)
 
 
 def _step_backward(*args: Any) -> tuple[Tensor, ...]:
-    *tensors, num_read_heads, num_write_heads, shift_range, backend = args
-    sizes = _step_sizes(tensors[3], num_read_heads, num_write_heads, shift_range)
-    return backends.get(backend).step_backward(*tensors, sizes)
+    num_read_heads, num_write_heads, shift_range, backend = args[8:]
+    sizes = _step_sizes(args[3], num_read_heads, num_write_heads, shift_range)
+    arguments = (*args[:8], sizes)
+    return backends.get(backend).step_backward(*arguments)
 
 
 def _step_backward_fake(*args: Any) -> tuple[Tensor, ...]:
@@ -324,10 +324,10 @@ def _sequence_sizes(
     shift_range: int,
     checkpoint_every: int,
 ) -> Sizes:
-    return Sizes(
-        *arguments.memory.shape,
+    return Sizes.of(
+        arguments.memory,
         num_read_heads,
-        num_write_heads,
+        num_write_heads=num_write_heads,
         taps=2 * shift_range + 1,
         time=arguments.projected_input.shape[0],
         hidden_size=arguments.interface_weight.shape[1],
@@ -337,8 +337,9 @@ def _sequence_sizes(
 
 def _sequence(*args: Any) -> tuple[Any, ...]:
     arguments = SequenceArguments(*args[:10])
-    *heads, controller, checkpoint_every, save_for_backward, return_trace, backend = args[10:]
-    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
+    reads, writes, shift_range, controller, checkpoint_every = args[10:15]
+    save_for_backward, return_trace, backend = args[15:]
+    sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
     outputs, saved = backends.get(backend).sequence(
         arguments, sizes, controller, save_for_backward, return_trace
     )
@@ -347,9 +348,11 @@ def _sequence(*args: Any) -> tuple[Any, ...]:
 
 def _sequence_fake(*args: Any) -> tuple[Any, ...]:
     arguments = SequenceArguments(*args[:10])
-    *heads, controller, checkpoint_every, save_for_backward, return_trace, backend = args[10:]
-    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
-    memory, weights, reads = arguments.memory, arguments.weights, arguments.read_vectors
+    reads, writes, shift_range, controller, checkpoint_every = args[10:15]
+    save_for_backward, return_trace, backend = args[15:]
+    sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
+    memory, weights = arguments.memory, arguments.weights
+    read_vectors = arguments.read_vectors
     dtype = arithmetic_dtype(memory.dtype)
     steps = (sizes.time, sizes.batch)
     empty = memory.new_empty(0)
@@ -360,10 +363,10 @@ def _sequence_fake(*args: Any) -> tuple[Any, ...]:
     is_lstm = controller == "lstm"
     outputs = SequenceOutputs(
         hidden=hidden.new_empty(*steps, sizes.hidden_size),
-        read_vectors=reads.new_empty(sizes.time, *reads.shape),
+        read_vectors=read_vectors.new_empty(sizes.time, *read_vectors.shape),
         memory=memory.new_empty(memory.shape),
         weights=weights.new_empty(weights.shape),
-        final_read_vectors=reads.new_empty(reads.shape),
+        final_read_vectors=read_vectors.new_empty(read_vectors.shape),
         final_hidden=hidden.new_empty(state) if is_lstm else empty,
         final_cell=cell.new_empty(state) if is_lstm else memory.new_empty(0),
         trace_weights=weights.new_empty((sizes.time, *weights.shape) if return_trace else (0,)),
@@ -388,7 +391,8 @@ def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     grads = grads[:7]
     if all(grad is None for grad in grads):
         return (None,) * 18
-    tensors, saved = ctx.saved_tensors[:12], list(ctx.saved_tensors[12:])
+    kept = ctx.saved_tensors
+    tensors, saved = kept[:12], list(kept[12:])
     results = torch.ops.ntm.sequence_backward(*grads, *tensors, saved, *ctx.numbers, ctx.backend)
     hidden, cell = tensors[7], tensors[8]
     results = (
@@ -401,8 +405,9 @@ def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
 
 def _sequence_backward(*args: Any) -> tuple[Tensor, ...]:
     grads, arguments = list(args[:7]), SequenceArguments(*args[7:17])
-    hidden, read_vectors, saved, *heads, controller, checkpoint_every, backend = args[17:]
-    sizes = _sequence_sizes(arguments, *heads, checkpoint_every)
+    hidden, read_vectors, saved = args[17:20]
+    reads, writes, shift_range, controller, checkpoint_every, backend = args[20:]
+    sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
     return backends.get(backend).sequence_backward(
         grads, arguments, hidden, read_vectors, saved, sizes, controller
     )

@@ -296,8 +296,13 @@ def sequence(
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
     """
-    given = SequenceState(memory, weights, read_vectors, hidden, cell)
-    state = SequenceState(*(None if part is None else _lift(part)[0] for part in given))  # type: ignore[arg-type]
+    state = SequenceState(
+        _lift(memory)[0],
+        _lift(weights)[0],
+        _lift(read_vectors)[0],
+        None if hidden is None else _lift(hidden)[0],
+        None if cell is None else _lift(cell)[0],
+    )
     projected_input, recurrent_weight, interface_weight, interface_bias = _lift(
         projected_input, recurrent_weight, interface_weight, interface_bias
     )
@@ -328,12 +333,7 @@ def sequence(
         if active is None:
             state = new
         else:
-            state = SequenceState(
-                *(
-                    None if after is None else _where(active, after, before)
-                    for after, before in zip(new, state, strict=True)
-                )  # type: ignore[arg-type]
-            )
+            state = _hold(active, new, state)
             new_hidden = _where(active, new_hidden, 0)
             new_reads = _where(active, new_reads, 0)
         hiddens.append(new_hidden)
@@ -342,11 +342,12 @@ def sequence(
             traces.append((state.weights.detach(), *activate(interface.detach(), layout)))
 
     final = SequenceState(
-        *(
-            None if part is None else part.to(like.dtype)
-            for part, like in zip(state, given, strict=True)
-        )
-    )  # type: ignore[arg-type]
+        state.memory.to(memory.dtype),
+        state.weights.to(weights.dtype),
+        state.read_vectors.to(read_vectors.dtype),
+        None if state.hidden is None or hidden is None else state.hidden.to(hidden.dtype),
+        None if state.cell is None or cell is None else state.cell.to(cell.dtype),
+    )
     trace = None
     if return_trace and traces:
         trace = Trace(*(torch.stack(part) for part in zip(*traces, strict=True)))
@@ -365,6 +366,19 @@ def sequence(
         torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(memory.dtype),
         final,
         trace,
+    )
+
+
+def _hold(active: Tensor, new: SequenceState, old: SequenceState) -> SequenceState:
+    """The new state of the active sequences, the old one of those that are over."""
+    return SequenceState(
+        _where(active, new.memory, old.memory),
+        _where(active, new.weights, old.weights),
+        _where(active, new.read_vectors, old.read_vectors),
+        None
+        if new.hidden is None or old.hidden is None
+        else _where(active, new.hidden, old.hidden),
+        None if new.cell is None or old.cell is None else _where(active, new.cell, old.cell),
     )
 
 

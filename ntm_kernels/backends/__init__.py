@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
+
 from ntm_kernels.backends.base import (
     OPS,
     Backend,
@@ -22,6 +24,7 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
 
 __all__ = [
@@ -135,6 +138,12 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     """The name that was asked for and by what, or ``None`` if the choice is automatic."""
     if argument is not None:
         return argument, "the backend argument"
+    return _ambient()
+
+
+# A constant to torch.compile, which cannot trace a context variable.
+@torch.compiler.assume_constant_result
+def _ambient() -> tuple[str, str] | None:
     if (name := _context.get()) is not None:
         return name, "use_backend"
     if name := os.environ.get(ENVIRONMENT_VARIABLE):
@@ -142,12 +151,18 @@ def requested(argument: str | None = None) -> tuple[str, str] | None:
     return None
 
 
+# A constant to torch.compile too: finding out may load a library.
+@torch.compiler.assume_constant_result
+def _unavailable(name: str) -> str | None:
+    return get(name).unavailable()
+
+
 def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     """The backend that serves ``problem``, with the reason."""
     explicit = requested(argument)
     if explicit is not None:
         name, source = explicit
-        why_not = get(name).unavailable() or get(name).unsupported(problem)
+        why_not = _unavailable(name) or get(name).unsupported(problem)
         if why_not is not None:
             raise BackendError(
                 f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
@@ -155,7 +170,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:
-        why_not = _registry[name].unavailable() or _registry[name].unsupported(problem)
+        why_not = _unavailable(name) or _registry[name].unsupported(problem)
         if why_not is None:
             return BackendChoice(name, "the first that serves the call", rejected)
         rejected[name] = why_not
@@ -164,3 +179,4 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 register(ReferenceBackend())
+register(NativeBackend())

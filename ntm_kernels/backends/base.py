@@ -24,6 +24,12 @@ class Sizes(NamedTuple):
     hidden_size: int = 0
     checkpoint_every: int = 0
 
+    @classmethod
+    def of(cls, memory: Tensor, num_read_heads: int, **others: int) -> Sizes:
+        """Sizes of a call on ``memory [B, N, M]``."""
+        batch, memory_size, word_size = memory.shape
+        return cls(batch, memory_size, word_size, num_read_heads, **others)
+
     @property
     def num_heads(self) -> int:
         return self.num_read_heads + self.num_write_heads
@@ -86,8 +92,8 @@ class Backend(ABC):
     """Forward and backward of every op.
 
     A forward takes the op's tensors as the user gave them (any strides, any dtypes that
-    ``unsupported`` let pass), and returns new contiguous tensors, never views of its arguments. With
-    ``save_for_backward`` it also returns what its own backward needs, of the shapes that
+    ``unsupported`` let pass), and returns new contiguous tensors, never views of its arguments.
+    With ``save_for_backward`` it also returns what its own backward needs, of the shapes that
     ``saved_shapes`` announces and in the arithmetic dtype. A backward takes the gradients of the
     outputs (``None`` where there is none), the forward's arguments, the outputs it asks for and the
     saved tensors, and returns one gradient per differentiable argument, in that argument's dtype.

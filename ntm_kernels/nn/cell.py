@@ -134,8 +134,9 @@ class NTMCell(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as at construction."""
         for module in self.modules():
-            if module is not self and callable(getattr(module, "reset_parameters", None)):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
         self._reset_interface()
 
     def _reset_interface(self) -> None:
@@ -196,7 +197,7 @@ class NTMCell(nn.Module):
     def _unroll_fused(
         self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
     ) -> Unrolled:
-        (layer,) = self.controller.layers  # type: ignore[union-attr, misc]
+        (layer,) = self.controller.layers  # type: ignore[misc]
         hidden, cell = state.controller or (None, None)
         result = functional.sequence(
             layer.project(x),

@@ -44,7 +44,7 @@ class RecurrentLayer(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """``x̂`` of ``x [..., I]``."""
-        return linear(x, self.input_weight, self.bias)
+        return linear(x.to(self.bias.dtype), self.input_weight, self.bias)
 
     def forward(self, x: Tensor, recurrent: Tensor) -> Tensor:
         return self.project(x) + linear(
@@ -100,7 +100,7 @@ class LSTMController(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
+        self.input_size, self.hidden_size = input_size, hidden_size
         self.layers = nn.ModuleList(
             RecurrentLayer(
                 hidden_size if layer else input_size,
@@ -121,13 +121,11 @@ class LSTMController(nn.Module):
     def forward(self, input: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         single = len(self.layers) == 1
         states = (state,) if single else state
-        below, reads = input.split(
-            (self.layers[0].input_size, input.shape[-1] - self.layers[0].input_size), -1
-        )
-        new = []
+        below, reads = input.tensor_split((self.input_size,), -1)
+        new: list[tuple[Tensor, Tensor]] = []
         for layer, (hidden, cell) in zip(self.layers, states, strict=True):
             recurrent = torch.cat((reads.to(hidden.dtype), hidden), -1) if not new else hidden
-            gates = layer(below.to(layer.bias.dtype), recurrent).to(cell.dtype)
+            gates = layer(below, recurrent).to(cell.dtype)
             input_gate, forget_gate, candidate, output_gate = gates.chunk(4, -1)
             cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
             below = output_gate.sigmoid() * cell.tanh()
@@ -150,7 +148,7 @@ class FeedforwardController(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
+        self.input_size, self.hidden_size = input_size, hidden_size
         first = RecurrentLayer(input_size, read_size, hidden_size, gates=1, **factory)
         self.layers = nn.ModuleList([first])
         for _ in range(num_layers - 1):
@@ -161,7 +159,7 @@ class FeedforwardController(nn.Module):
 
     def forward(self, input: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         first, *others = self.layers
-        x, reads = input.split((first.input_size, input.shape[-1] - first.input_size), -1)
+        x, reads = input.tensor_split((self.input_size,), -1)
         output = torch.tanh(first(x, reads))
         for layer in others:
             output = torch.tanh(layer(output))

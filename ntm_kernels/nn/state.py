@@ -93,6 +93,8 @@ class InitialState:
 class StartingPoint(nn.Module):
     """Initial memory, weights and read vectors of a batch; the learned ones are its parameters."""
 
+    given_memory: Tensor
+
     def __init__(
         self,
         initial: InitialState,
@@ -144,17 +146,13 @@ class StartingPoint(nn.Module):
                 return value.to(dtype).expand(batch, *shape)
             return torch.full((batch, *shape), value, dtype=dtype, device=device)
 
-        memory = self.initial.memory
+        memory, reads = self.initial.memory, self.initial.read_vectors
         if isinstance(memory, Tensor):
             memory = self.given_memory
-        elif isinstance(memory, str):
-            memory = self.memory
-        reads = self.initial.read_vectors
-        reads = self.read_vectors if isinstance(reads, str) else reads
         return (
-            part(memory, self.memory_shape),
+            part(self.memory if isinstance(memory, str) else memory, self.memory_shape),
             self._weights(batch, dtype, device),
-            part(reads, self.reads_shape),
+            part(self.read_vectors if isinstance(reads, str) else reads, self.reads_shape),
         )
 
     def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels import NTM, InitialState
+from ntm_kernels import NTM, InitialState, backends
 from ntm_kernels.training.config import TrainConfig
 
 __all__ = ["LSTMBaseline", "answer", "build_model", "check_device", "compute_dtype"]
@@ -61,6 +61,7 @@ def build_model(config: TrainConfig) -> nn.Module:
         )
         return baseline.to(**place)
 
+    _check_backend(config.backend)
     model = NTM(
         task.input_size,
         task.output_size,
@@ -82,6 +83,15 @@ def build_model(config: TrainConfig) -> nn.Module:
         backend=config.backend,
     )
     return model.to(**place)
+
+
+def _check_backend(name: str | None) -> None:
+    """Raises ValueError when a backend is unknown or cannot run here, before anything is made."""
+    there = {status.name: status for status in backends()}
+    if name is not None and name not in there:
+        raise ValueError(f"backend must be one of {', '.join(there)}, got {name!r}")
+    if name is not None and not there[name].available:
+        raise ValueError(f"backend {name!r} cannot be used here: {there[name].reason}")
 
 
 def answer(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:

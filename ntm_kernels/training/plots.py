@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, FuncFormatter, LinearLocator, MaxNLocator
+from numpy.typing import NDArray
 from torch import nn
 
 from ntm_kernels import NTM
@@ -28,7 +29,7 @@ from ntm_kernels.training.replay import (
     Image,
     record_example,
     record_heads,
-    used_locations,
+    walked_locations,
 )
 
 __all__ = ["draw_answers", "draw_heads", "draw_learning_curve", "draw_run"]
@@ -54,9 +55,8 @@ class _Panel:
     colours: str
     low: float
     high: float
-    #: Number of the first row, and where numbering starts again.
-    first: int = 0
-    modulo: int | None = None
+    #: The number of each row, where these are not 0, 1, 2 …
+    numbers: NDArray[np.int64] | None = None
 
 
 def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]:
@@ -74,7 +74,7 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
     figures, examples = {}, []
     with matplotlib.rc_context(_STYLE):
         for title, task in test_sets(config).items():
-            batch = _pick(task, config)
+            batch = _pick(title, task, config)
             examples.append(record_example(title, model, batch, config))
             if isinstance(model, NTM):
                 name = f"heads_{title}".replace(", ", "_").replace(" ", "_")
@@ -91,21 +91,22 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
     return drawn
 
 
-def _pick(task: Task, config: TrainConfig) -> Batch:
+def _pick(title: str, task: Task, config: TrainConfig) -> Batch:
     """The longest of a few fresh sequences, as a batch of one."""
-    some = task.sample(32, fresh_generator(config.seed, "pictures"))
+    some = task.sample(32, fresh_generator(config.seed, f"picture {title}"))
     longest = some.select(some.lengths.argmax().view(1))
     return longest.to(config.device, compute_dtype(config))
 
 
 def _sheet(
-    columns: Sequence[Sequence[_Panel]], cell: float, smallest: float, title: str
+    columns: Sequence[Sequence[_Panel]], title: str, *, cell: float, smallest: float, gap: float
 ) -> tuple[Figure, list[list[Axes]]]:
     """Lays images out in columns, all with cells ``cell`` inches wide.
 
-    Cells are square unless that would make an image lower than ``smallest`` inches.
+    Cells are square unless that would make an image lower than ``smallest`` inches; above each
+    title are ``gap`` inches.
     """
-    head, foot, above, left, right = 0.45, 0.45, 0.32, 0.65, 0.75
+    head, foot, left, right = 0.4, 0.45, 0.65, 0.75
     widths = [
         left + max(3.0, *(p.image.shape[1] * cell for p in column)) + right for column in columns
     ]
@@ -114,7 +115,8 @@ def _sheet(
         return max(panel.image.shape[0] * cell, smallest)
 
     count = max(len(column) for column in columns)
-    rows = [max(height(c[i]) for c in columns if i < len(c)) + above for i in range(count)]
+    above = [0.34 if any(i < len(c) and c[i].title for c in columns) else 0.1 for i in range(count)]
+    rows = [max(height(c[i]) for c in columns if i < len(c)) + above[i] for i in range(count)]
     size = (sum(widths), head + sum(rows) + foot)
     figure = Figure(figsize=size)
     figure.text(left / size[0], 1 - 0.28 / size[1], title, fontsize=12, weight="bold")
@@ -123,7 +125,7 @@ def _sheet(
     for number, column in enumerate(columns):
         axes.append([])
         for row, panel in enumerate(column):
-            x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above
+            x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above[row]
             wide, high = panel.image.shape[1] * cell, height(panel)
             place = (x / size[0], (top - high) / size[1], wide / size[0], high / size[1])
             beside = ((x + wide + 0.08) / size[0], place[1], 0.1 / size[0], place[3])
@@ -146,19 +148,22 @@ def _image_axes(
         vmax=panel.high,
         aspect="auto",
         interpolation="nearest",
-        extent=(-0.5, steps - 0.5, panel.first + rows - 0.5, panel.first - 0.5),
+        extent=(-0.5, steps - 0.5, rows - 0.5, -0.5),
     )
     axes.set_title(panel.title)
     axes.set_ylabel(panel.label)
     axes.tick_params(length=2.5)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    if panel.modulo is not None:
-        size = panel.modulo
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value) % size}"))
+    if panel.numbers is not None:
+        number = dict(enumerate(panel.numbers.tolist()))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda row, _: str(number.get(round(row), "")))
+        )
     bar = figure.colorbar(drawn, cax=figure.add_axes(beside))
     bar.ax.tick_params(length=2, labelsize=7)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    bar.ax.yaxis.set_major_locator(LinearLocator(3))
+    bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
     bar.outline.set_visible(False)
     return axes
 
@@ -171,14 +176,22 @@ def draw_answers(examples: Sequence[Example]) -> Figure:
         shown = example.answering
         wrong, total = int(example.wrong.sum()), int(shown.sum()) * len(example.targets)
         verdict = f"{wrong} of {total} bits wrong" if wrong else f"all {total} bits right"
+        title = f"{example.title}: {verdict}"
         panels += [
-            _Panel(f"{example.title}: target", "bit", example.targets[:, shown], _BITS, 0, 1),
-            _Panel(f"output: {verdict}", "bit", example.outputs[:, shown], _BITS, 0, 1),
+            _Panel(title, "target", example.targets[:, shown], _BITS, 0, 1),
+            _Panel("", "output", example.outputs[:, shown], _BITS, 0, 1),
         ]
-    figure, [axes] = _sheet([panels], min(11 / longest, 0.2), 0.35, "targets and outputs")
-    for example, one in zip(examples, axes[1::2], strict=True):
+    figure, [axes] = _sheet(
+        [panels], "targets and outputs", cell=min(11 / longest, 0.2), smallest=0.35, gap=0.46
+    )
+    for example, target, output in zip(examples, axes[::2], axes[1::2], strict=True):
+        for one in (target, output):
+            one.set_yticks([])
+        target.set_xticklabels([])
         wrong_bits = example.wrong[:, example.answering]
-        one.imshow(wrong_bits, cmap=_WRONG, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        output.imshow(
+            wrong_bits, cmap=_WRONG, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
     axes[-1].set_xlabel("answer step")
     return figure
 
@@ -188,7 +201,7 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
 
     The memory is cut to the locations that any head uses.
     """
-    first, used = used_locations(heads.write_weights + heads.read_weights)
+    shown = walked_locations(heads)
 
     def panels(
         vectors: list[Image], weightings: list[Image], what: str, whose: str
@@ -197,11 +210,10 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
         bound = max(float(np.abs(vector).max()) for vector in vectors) or 1.0
         for head, (vector, weighting) in enumerate(zip(vectors, weightings, strict=True)):
             name = f"{whose} head" + (f" {head + 1}" if len(vectors) > 1 else "")
-            size = len(weighting)
-            cut = np.roll(weighting, -first, axis=0)[:used]
+            cut = weighting[shown]
             column += [
                 _Panel(f"{what}, {name}", "element", vector, _SIGNED, -bound, bound),
-                _Panel(f"weightings, {name}", "location", cut, _WEIGHTINGS, 0, 1, first, size),
+                _Panel(f"weightings, {name}", "location", cut, _WEIGHTINGS, 0, 1, shown),
             ]
         return column
 
@@ -215,10 +227,14 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
     title = f"{config.task.name.replace('_', ' ')}, {example.title}: " + (
         f"{wrong} wrong bits" if wrong else "every bit right"
     )
-    figure, axes = _sheet([left, right], min(5.6 / len(example.answering), 0.16), 0.6, title)
+    figure, axes = _sheet(
+        [left, right], title, cell=min(5.6 / len(example.answering), 0.16), smallest=0.6, gap=0.34
+    )
     begin = int(np.argmax(example.answering))
     for column in axes:
         for one in column:
+            if one is not column[-1]:
+                one.set_xticklabels([])
             if begin:
                 one.axvline(begin - 0.5, color="0.65", linewidth=0.9, linestyle=(0, (3, 3)))
         column[-1].set_xlabel("step" + (" (dashed: the answer begins)" if begin else ""))
@@ -247,11 +263,10 @@ def draw_learning_curve(rows: Sequence[dict[str, float]], config: TrainConfig) -
         axes.axhline(config.learnt_bits, color="C3", linewidth=0.8, linestyle="--")
         axes.annotate(
             f"learnt: {config.learnt_bits:g} bits",
-            (1, config.learnt_bits),
+            (0, config.learnt_bits),
             xycoords=("axes fraction", "data"),
-            xytext=(-4, 3),
+            xytext=(4, 3),
             textcoords="offset points",
-            ha="right",
             color="C3",
         )
     axes.set_xlabel("thousand sequences")

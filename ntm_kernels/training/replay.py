@@ -14,7 +14,7 @@ from ntm_kernels.tasks import Batch
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.models import answer
 
-__all__ = ["Example", "Heads", "Image", "record_example", "record_heads", "used_locations"]
+__all__ = ["Example", "Heads", "Image", "record_example", "record_heads", "walked_locations"]
 
 #: ``[rows, T]``: one column for each step.
 Image = NDArray[np.float64]
@@ -112,26 +112,29 @@ def record_heads(model: NTM, batch: Batch) -> Heads:
     )
 
 
-def used_locations(weightings: list[Image], threshold: float = 0.02) -> tuple[int, int]:
-    """The shortest stretch of the circular memory that heads ever looked at.
+def walked_locations(heads: Heads, threshold: float = 0.02) -> NDArray[np.int64]:
+    """The locations to show, from top to bottom, so that the first write head walks down.
 
-    Args:
-        weightings: ``[N, T]`` each.
-        threshold: weight from which a location counts as looked at.
+    These are the shortest stretch of the circular memory that has every location on which a head
+    ever put a weight of ``threshold``, in falling order if that is how the head mostly moves. When
+    all of the memory is used, the stretch begins where the head does.
 
-    Returns:
-        The first location and the number of locations; all N where nothing stands out.
-
-    >>> weighting = np.zeros((6, 2))
-    >>> weighting[5, 0] = weighting[0, 1] = 1.0
-    >>> used_locations([weighting])
-    (5, 2)
+    >>> weighting = np.eye(6)[:, [1, 0, 5]]
+    >>> walked_locations(Heads([weighting], [weighting], [], []))
+    array([1, 0, 5])
     """
-    used = np.flatnonzero(np.max([w.max(axis=1) for w in weightings], axis=0) >= threshold)
-    size = weightings[0].shape[0]
-    if not len(used):
-        return 0, size
-    # The stretch starts after the longest gap between neighbours around the circle.
-    gaps = np.diff(used, prepend=used[-1] - size)
-    first = int(used[np.argmax(gaps)])
-    return first, int(size - gaps.max() + 1)
+    weightings = heads.write_weights + heads.read_weights
+    size = len(weightings[0])
+    highest = np.max([weighting.max(axis=1) for weighting in weightings], axis=0)
+    used = np.flatnonzero(highest >= threshold)
+    focus = heads.write_weights[0].argmax(axis=0)
+    moves = (np.diff(focus) + size // 2) % size - size // 2
+    falling = moves.sum() < 0
+    if len(used) in (0, size):
+        stretch = focus[0] + np.arange(size) + (1 if falling else 0)
+    else:
+        # The stretch starts after the longest gap between neighbours around the circle.
+        gaps = np.diff(used, prepend=used[-1] - size)
+        stretch = used[gaps.argmax()] + np.arange(size - gaps.max() + 1)
+    shown: NDArray[np.int64] = stretch[::-1] % size if falling else stretch % size
+    return shown

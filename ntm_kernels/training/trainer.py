@@ -88,6 +88,11 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
         raise CheckpointError(f"{error}{hint}") from error
 
 
+def _passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``every`` lies in (before, now]."""
+    return now // every > before // every
+
+
 class Trainer:
     """One training run in a folder of its own.
 
@@ -135,7 +140,6 @@ class Trainer:
         self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
-        self._saved_at: int | None = None
 
         found = checkpoint or self._store.latest()
         if found is not None and not resume:
@@ -177,26 +181,21 @@ class Trainer:
         )
         progress = Progress(counters.sequences, config.total_sequences, self._report)
         started = time.perf_counter() - counters.seconds
-        if self._saved_at is None:
-            self._save(metrics)
         try:
             while not self.done:
                 before = counters.sequences
                 self._update(min(config.batch_size, config.total_sequences - before))
-                progress.advance(counters.sequences - before)
-
-                def passed(every: int, before: int = before) -> bool:
-                    return counters.sequences // every > before // every
-
-                last = counters.sequences >= config.total_sequences
-                validate = last or passed(config.validate_every)
-                if validate or passed(config.log_every):
+                now = counters.sequences
+                progress.advance(now - before)
+                last = now >= config.total_sequences
+                validate = last or _passed(config.validate_every, before, now)
+                if validate or _passed(config.log_every, before, now):
                     counters.seconds = time.perf_counter() - started
                     result = score(self.model, validation, config) if validate else None
                     self._write_row(metrics, progress, result)
                 counters.seconds = time.perf_counter() - started
                 stopping = should_stop()
-                if self.done or stopping or passed(config.checkpoint_every):
+                if self.done or stopping or _passed(config.checkpoint_every, before, now):
                     self._save(metrics)
                 if stopping:
                     break
@@ -249,18 +248,17 @@ class Trainer:
         if broken or not math.isfinite(float(self._bits)):
             what = f"the weights {', '.join(broken)} are" if broken else "the loss is"
             latest = self._store.latest()
+            kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was made"
             raise TrainingError(
                 f"{what} no longer finite, between sequences "
                 f"{self.counters.sequences - self.counters.since_row} and "
-                f"{self.counters.sequences}; the last good checkpoint is {latest}. "
-                "Try a smaller lr or clip, or another seed"
+                f"{self.counters.sequences}; {kept}. Try a smaller lr or clip, or another seed"
             )
 
     def _save(self, metrics: MetricsLog) -> None:
         self._check_finite()
         self.counters.bits = float(self._bits)
         metrics.sync()
-        self._saved_at = self.counters.sequences
         self._store.save(
             self.counters.sequences,
             {
@@ -292,6 +290,5 @@ class Trainer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this version: {error}") from error
         self._bits.fill_(self.counters.bits)
-        self._saved_at = self.counters.sequences
         self._store.forget_after(path)
         self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")

@@ -81,18 +81,22 @@ def interpolate(content: Tensor, previous_weights: Tensor, gate: Tensor) -> Tens
 def interpolate_backward(
     d_gated: Tensor, content: Tensor, previous_weights: Tensor, gate: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_content = d_gated * gate.unsqueeze(-1)
+    gate = gate.unsqueeze(-1)
+    d_content = d_gated * gate
     d_gate = (d_gated * (content - previous_weights)).sum(-1)
-    return d_content, d_gated - d_content, d_gate
+    # Not d_gated − d_content, which cancels as g → 1.
+    return d_content, d_gated * (1 - gate), d_gate
 
 
 def shift(gated: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
     """The shifted weighting, and the gated one seen through each tap."""
     batch, heads, locations = gated.shape
     index = _offsets(locations, taps.shape[-1], 1, gated.device)
-    gathered = gated.index_select(-1, index).view(batch * heads, -1, locations)
-    shifted = torch.bmm(taps.reshape(batch * heads, 1, -1), gathered)
-    return shifted.view(batch, heads, locations), gathered.view(batch, heads, -1, locations)
+    num_taps = taps.shape[-1]
+    gathered = gated.index_select(-1, index).view(batch * heads, num_taps, locations)
+    shifted = torch.bmm(taps.reshape(batch * heads, 1, num_taps), gathered)
+    gathered = gathered.view(batch, heads, num_taps, locations)
+    return shifted.view(batch, heads, locations), gathered
 
 
 def shift_backward(d_shifted: Tensor, gathered: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,8 @@ def _lower(results: Sequence[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, .
 
 
 class ReferenceBackend(Backend):
+    """Serves every call on every device."""
+
     name = "reference"
 
     def describe(self) -> str:
@@ -119,16 +121,14 @@ class ReferenceBackend(Backend):
         layout = layout_of(sizes)
         heads = activate(raw, layout)
         forward = address(lifted_memory, *heads[:5], lifted_weights)
-        read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
+
+        def lifted(grad: Tensor | None, *shape: int) -> Tensor:
+            return lifted_memory.new_zeros(shape) if grad is None else grad.to(lifted_memory.dtype)
+
         d_memory, d_heads, d_previous = step_backward(
-            *(
-                lifted_memory.new_zeros(shape) if grad is None else grad.to(lifted_memory.dtype)
-                for grad, shape in (
-                    (grad_read_vectors, read_shape),
-                    (grad_memory, memory.shape),
-                    (grad_weights, previous_weights.shape),
-                )
-            ),
+            lifted(grad_read_vectors, sizes.batch, sizes.num_read_heads, sizes.word_size),
+            lifted(grad_memory, *memory.shape),
+            lifted(grad_weights, *previous_weights.shape),
             forward,
             lifted_memory,
             heads,
@@ -180,11 +180,12 @@ class ReferenceBackend(Backend):
         sizes: Sizes,
         controller: str,
     ) -> tuple[Tensor, ...]:
-        lifted = _lift_arguments(arguments)
+        lifted_hidden, lifted_reads = _lift(hidden, read_vectors)
         results = sequence_backward(
             [None if grad is None else _lift(grad)[0] for grad in grads],
-            lifted,
-            *_lift(hidden, read_vectors),
+            _lift_arguments(arguments),
+            lifted_hidden,
+            lifted_reads,
             saved,
             sizes,
             controller,
@@ -194,6 +195,9 @@ class ReferenceBackend(Backend):
 
 
 def _lift_arguments(arguments: SequenceArguments) -> SequenceArguments:
-    *parts, lengths = arguments
-    lifted = (None if part is None else _lift(part)[0] for part in parts)
-    return SequenceArguments(*lifted, lengths)  # type: ignore[arg-type]
+    lifted = {
+        name: _lift(part)[0]
+        for name, part in arguments._asdict().items()
+        if part is not None and name != "lengths"
+    }
+    return arguments._replace(**lifted)

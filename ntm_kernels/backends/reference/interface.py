@@ -40,6 +40,5 @@ def activation_slopes(interface: Tensor, heads: HeadParameters, layout: Interfac
 def activate_backward(d_heads: HeadParameters, slopes: Tensor, shift: Tensor) -> Tensor:
     """Gradient of the raw interface vector."""
     d_shift = torch._softmax_backward_data(d_heads.shift, shift, -1, shift.dtype)
-    lead = slopes.shape[0]
     parts = d_heads._replace(shift=d_shift)
-    return torch.cat([part.reshape(lead, -1) for part in parts], -1).mul_(slopes)
+    return torch.cat([part.flatten(1) for part in parts], -1).mul_(slopes)

@@ -17,7 +17,9 @@ def read_backward(d_read: Tensor, memory: Tensor, weights: Tensor) -> tuple[Tens
 def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
     if weights.shape[1] == 1:
         erased = torch.bmm(weights.mT, erase)
-        return torch.baddbmm(memory, weights.mT, add).addcmul_(memory, erased, value=-1)
+        # Erased before added to: where w e = 1 nothing of the old word may be left.
+        erased_memory = torch.addcmul(memory, memory, erased, value=-1)
+        return torch.baddbmm(erased_memory, weights.mT, add)
     retained = retention(weights, erase).prod(1)
     return torch.baddbmm(memory * retained, weights.mT, add)
 

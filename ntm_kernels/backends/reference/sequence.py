@@ -81,97 +81,105 @@ def sequence(
     save_for_backward: bool,
     return_trace: bool,
 ) -> tuple[SequenceOutputs, list[Tensor]]:
-    memory, weights = arguments.memory, arguments.weights
-    read_vectors = arguments.read_vectors.flatten(1)
-    hidden, cell = arguments.hidden, arguments.cell
-    projected_input = arguments.projected_input
+    is_lstm = controller == "lstm"
     layout = layout_of(sizes)
-    recurrent_weight, interface_weight = (
-        arguments.recurrent_weight.mT,
-        arguments.interface_weight.mT,
-    )
-
-    active: list[Tensor] = []
+    recurrent_weight = arguments.recurrent_weight.mT
+    interface_weight = arguments.interface_weight.mT
+    projected_input = arguments.projected_input
+    inside: tuple[Tensor, ...] = ()
     if arguments.lengths is not None:
-        inside = active_steps(arguments.lengths, sizes.time).unsqueeze(-1)
-        projected_input = projected_input.masked_fill(~inside, 0)
-        active = list(inside.unbind(0))
+        active = active_steps(arguments.lengths, sizes.time).unsqueeze(-1)
+        projected_input = projected_input.masked_fill(~active, 0)
+        inside = active.unbind(0)
 
-    checkpoints, all_weights, interfaces, all_gates, cells = [], [], [], [], []
-    hiddens, all_reads = [], []
+    state: tuple[Tensor, ...]
+    state = (arguments.memory, arguments.weights, arguments.read_vectors.flatten(1))
+    if arguments.hidden is not None and arguments.cell is not None:
+        state += (arguments.hidden, arguments.cell)
+    hiddens: list[Tensor] = []
+    all_reads: list[Tensor] = []
+    checkpoints: list[Tensor] = []
+    all_weights: list[Tensor] = []
+    interfaces: list[Tensor] = []
+    all_gates: list[Tensor] = []
+    cells: list[Tensor] = []
+    controller_state: list[Tensor]
+    traced = save_for_backward or return_trace
     for time, projected in enumerate(projected_input.unbind(0)):
-        before = memory, weights, read_vectors, hidden, cell
+        memory, weights, read_vectors, *controller_state = state
         if save_for_backward and time % sizes.checkpoint_every == 0:
             checkpoints.append(memory)
-        if controller == "lstm":
-            recurrent = torch.cat((read_vectors, hidden), -1)  # type: ignore[arg-type]
-            hidden, cell, gates = lstm(torch.addmm(projected, recurrent, recurrent_weight), cell)  # type: ignore[arg-type]
-            all_gates.append(gates)
+        if is_lstm:
+            hidden, cell = controller_state
+            recurrent = torch.cat((read_vectors, hidden), -1)
+            hidden, cell, gates = lstm(torch.addmm(projected, recurrent, recurrent_weight), cell)
+            controller_state = [hidden, cell]
         else:
             hidden = torch.addmm(projected, read_vectors, recurrent_weight).tanh_()
         interface = torch.addmm(arguments.interface_bias, hidden, interface_weight)
         heads = activate(interface, layout)
         reads, memory, weights = step(memory, heads, weights, sizes.num_read_heads)
         read_vectors = reads.flatten(1)
-        if active:
-            now = active[time]
-            each = now.unsqueeze(-1)
-            hiddens.append(hidden.masked_fill(~now, 0))
-            all_reads.append(read_vectors.masked_fill(~now, 0))
-            memory = torch.where(each, memory, before[0])
-            weights = torch.where(each, weights, before[1])
-            read_vectors = torch.where(now, read_vectors, before[2])
-            if controller == "lstm":
-                hidden, cell = (
-                    torch.where(now, hidden, before[3]),
-                    torch.where(now, cell, before[4]),
-                )  # type: ignore[arg-type]
-        else:
-            hiddens.append(hidden)
-            all_reads.append(read_vectors)
-        all_weights.append(weights)
-        interfaces.append(interface)
-        cells.append(cell)
+        new = (memory, weights, read_vectors, *controller_state)
+        if inside:
+            now = inside[time]
+            hidden, read_vectors = hidden.masked_fill(~now, 0), read_vectors.masked_fill(~now, 0)
+            new = _hold(now, new, state)
+        state = new
+        hiddens.append(hidden)
+        all_reads.append(read_vectors)
+        if traced:
+            all_weights.append(state[1])
+            interfaces.append(interface)
+        if save_for_backward and is_lstm:
+            all_gates.append(gates)
+            cells.append(state[4])
 
-    steps = (sizes.time, sizes.batch)
-    none = memory.new_empty(0)
-    keep = save_for_backward or return_trace
-    weights_trace = _stack(all_weights, memory, (*steps, *weights.shape[1:])) if keep else none
-    interface_trace = _stack(interfaces, memory, (*steps, layout.size)) if keep else none
-    saved = []
+    memory, weights, read_vectors, *controller_state = state
+    weights_of_all = torch.stack(all_weights) if traced else memory.new_empty(0)
+    interface_of_all = torch.stack(interfaces) if traced else memory.new_empty(0)
+    saved: list[Tensor] = []
     if save_for_backward:
-        shapes = saved_shapes(sizes, controller)
-        is_lstm = controller == "lstm"
+        no_gates = memory.new_empty(sizes.time, sizes.batch, 0)
         saved = [
-            _stack(checkpoints, memory, shapes[0]),
-            weights_trace,
-            interface_trace,
-            _stack(all_gates if is_lstm else [], memory, shapes[3]),
-            _stack(cells if is_lstm else [], memory, shapes[4]),  # type: ignore[arg-type]
+            torch.stack(checkpoints),
+            weights_of_all,
+            interface_of_all,
+            torch.stack(all_gates) if is_lstm else no_gates,
+            torch.stack(cells) if is_lstm else no_gates.clone(),
         ]
+    # One each: outputs of an op may not be the same tensor.
+    no_state, no_trace = ([memory.new_empty(0) for _ in range(2)] for _ in range(2))
+    final_hidden, final_cell = controller_state if is_lstm else no_state
+    trace = no_trace
+    if return_trace:
+        trace = [weights_of_all, _activated(interface_of_all, layout)]
+    read_shape = (sizes.num_read_heads, sizes.word_size)
     outputs = SequenceOutputs(
-        hidden=_stack(hiddens, memory, (*steps, sizes.hidden_size)),
-        read_vectors=_stack(all_reads, memory, (*steps, read_vectors.shape[-1])).view(
-            *steps, sizes.num_read_heads, sizes.word_size
-        ),
+        hidden=torch.stack(hiddens),
+        read_vectors=torch.stack(all_reads).view(sizes.time, sizes.batch, *read_shape),
         memory=memory,
         weights=weights,
-        final_read_vectors=read_vectors.view(sizes.batch, sizes.num_read_heads, sizes.word_size),
-        final_hidden=hidden if controller == "lstm" else none,  # type: ignore[arg-type]
-        final_cell=cell if controller == "lstm" else none,  # type: ignore[arg-type]
-        trace_weights=weights_trace if return_trace else none,
-        trace_interface=_activated(interface_trace, layout) if return_trace else none,
+        final_read_vectors=read_vectors.view(sizes.batch, *read_shape),
+        final_hidden=final_hidden,
+        final_cell=final_cell,
+        trace_weights=trace[0],
+        trace_interface=trace[1],
     )
     return outputs, saved
 
 
-def _stack(parts: list[Tensor], like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.stack(parts) if parts else like.new_empty(shape)
+def _hold(active: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
+    return tuple(
+        torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
+        for after, before in zip(new, old, strict=True)
+    )
 
 
 def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
     heads = activate(interface, layout)
-    return torch.cat([part.reshape(*interface.shape[:-1], -1) for part in heads], -1)
+    return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
 
 
 def sequence_backward(
@@ -185,37 +193,41 @@ def sequence_backward(
 ) -> tuple[Tensor, ...]:
     checkpoints, all_weights, interfaces, all_gates, cells = saved
     time, batch, num_reads = sizes.time, sizes.batch, sizes.num_read_heads * sizes.word_size
-    layout = layout_of(sizes)
     is_lstm = controller == "lstm"
-    like = checkpoints
+    layout = layout_of(sizes)
 
     def given(grad: Tensor | None, *shape: int) -> Tensor:
-        return like.new_zeros(shape) if grad is None else grad
+        return checkpoints.new_zeros(shape) if grad is None else grad.reshape(shape)
 
     d_hiddens = given(grads[0], time, batch, sizes.hidden_size).unbind(0)
-    d_all_reads = given(grads[1], time, batch, sizes.num_read_heads, sizes.word_size)
-    d_all_reads = d_all_reads.reshape(time, batch, num_reads).unbind(0)
-    d_memory = given(grads[2], batch, sizes.memory_size, sizes.word_size)
-    d_weights = given(grads[3], batch, sizes.num_heads, sizes.memory_size)
-    d_reads = given(grads[4], batch, sizes.num_read_heads, sizes.word_size).reshape(batch, -1)
-    d_hidden = given(grads[5], batch, sizes.hidden_size)
-    d_cell = given(grads[6], batch, sizes.hidden_size)
+    d_all_reads = given(grads[1], time, batch, num_reads).unbind(0)
+    d_controller: list[Tensor]
+    d_state: tuple[Tensor, ...]
+    d_state = (
+        given(grads[2], batch, sizes.memory_size, sizes.word_size),
+        given(grads[3], batch, sizes.num_heads, sizes.memory_size),
+        given(grads[4], batch, num_reads),
+    )
+    if is_lstm:
+        d_state += (
+            given(grads[5], batch, sizes.hidden_size),
+            given(grads[6], batch, sizes.hidden_size),
+        )
 
     previous_weights = _shifted_in(arguments.weights, all_weights)
     flat = interfaces.view(-1, layout.size)
     heads = activate(flat, layout)
     slopes = activation_slopes(flat, heads, layout).view_as(interfaces).unbind(0)
-    if is_lstm:
-        previous_cells = _shifted_in(arguments.cell, cells)  # type: ignore[arg-type]
-        gate_slopes, cell_slopes = (
-            part.unbind(0) for part in lstm_slopes(all_gates, cells, previous_cells)
-        )
+    if arguments.cell is not None:
+        previous_cells = _shifted_in(arguments.cell, cells)
+        all_slopes, all_cell_slopes = lstm_slopes(all_gates, cells, previous_cells)
+        gate_slopes, cell_slopes = all_slopes.unbind(0), all_cell_slopes.unbind(0)
         forget_gates = all_gates.chunk(4, -1)[1].unbind(0)
     else:
         gate_slopes = (1 - hidden.square()).unbind(0)
-    active: list[Tensor] = []
+    inside: tuple[Tensor, ...] = ()
     if arguments.lengths is not None:
-        active = list(active_steps(arguments.lengths, time).unsqueeze(-1).unbind(0))
+        inside = active_steps(arguments.lengths, time).unsqueeze(-1).unbind(0)
 
     d_gates: list[Tensor] = []
     d_interfaces: list[Tensor] = []
@@ -223,13 +235,13 @@ def sequence_backward(
         start = segment * sizes.checkpoint_every
         stop = min(start + sizes.checkpoint_every, time)
         forward, memories, parameters = _segment(
-            checkpoints[segment], heads, previous_weights, all_weights, active, start, stop, batch
+            checkpoints[segment], heads, previous_weights, all_weights, inside, start, stop, batch
         )
         for t in reversed(range(start, stop)):
             at = t - start
-            after = d_memory, d_weights, d_reads, d_hidden, d_cell
+            d_memory, d_weights, d_reads, *d_controller = d_state
             d_memory, d_heads, d_weights = step_backward(
-                (d_reads + d_all_reads[t]).view(batch, sizes.num_read_heads, -1),
+                (d_reads + d_all_reads[t]).view(batch, sizes.num_read_heads, sizes.word_size),
                 d_memory,
                 d_weights,
                 forward[at],
@@ -238,47 +250,46 @@ def sequence_backward(
                 previous_weights[t],
             )
             d_interface = activate_backward(d_heads, slopes[t], parameters[at].shift)
-            d_h = torch.addmm(d_hidden + d_hiddens[t], d_interface, arguments.interface_weight)
             if is_lstm:
-                d_cell = torch.addcmul(d_cell, d_h, cell_slopes[t])
-                d_gate = torch.cat((d_cell, d_cell, d_cell, d_h), -1).mul_(gate_slopes[t])
-                d_cell = d_cell * forget_gates[t]
+                d_hidden, d_cell = d_controller
+                d_hidden = d_hidden + d_hiddens[t]
+                d_hidden = torch.addmm(d_hidden, d_interface, arguments.interface_weight)
+                d_cell = torch.addcmul(d_cell, d_hidden, cell_slopes[t])
+                d_gate = torch.cat((d_cell, d_cell, d_cell, d_hidden), -1).mul_(gate_slopes[t])
                 d_recurrent = torch.mm(d_gate, arguments.recurrent_weight)
                 d_reads, d_hidden = d_recurrent.split((num_reads, sizes.hidden_size), -1)
+                d_controller = [d_hidden, d_cell * forget_gates[t]]
             else:
-                d_gate = d_h.mul_(gate_slopes[t])
+                d_hidden = torch.addmm(d_hiddens[t], d_interface, arguments.interface_weight)
+                d_gate = d_hidden.mul_(gate_slopes[t])
                 d_reads = torch.mm(d_gate, arguments.recurrent_weight)
-            if active:
-                now = active[t]
-                each = now.unsqueeze(-1)
-                d_interface = d_interface.masked_fill(~now, 0)
-                d_gate = d_gate.masked_fill(~now, 0)
-                d_memory = torch.where(each, d_memory, after[0])
-                d_weights = torch.where(each, d_weights, after[1])
-                d_reads = torch.where(now, d_reads, after[2])
-                if is_lstm:
-                    d_hidden = torch.where(now, d_hidden, after[3])
-                    d_cell = torch.where(now, d_cell, after[4])
+            d_before = (d_memory, d_weights, d_reads, *d_controller)
+            if inside:
+                d_interface = d_interface.masked_fill(~inside[t], 0)
+                d_gate = d_gate.masked_fill(~inside[t], 0)
+                d_before = _hold(inside[t], d_before, d_state)
+            d_state = d_before
             d_gates.append(d_gate)
             d_interfaces.append(d_interface)
 
-    d_projected = _stack(d_gates[::-1], like, arguments.projected_input.shape)
-    d_interface = _stack(d_interfaces[::-1], like, tuple(interfaces.shape))
-    recurrent = _shifted_in(arguments.read_vectors, read_vectors).reshape(time * batch, num_reads)
-    if is_lstm:
-        previous = _shifted_in(arguments.hidden, hidden).reshape(time * batch, -1)  # type: ignore[arg-type]
-        recurrent = torch.cat((recurrent, previous), -1)
-    none = like.new_empty(0)
+    d_projected = torch.stack(d_gates[::-1])
+    d_all_interfaces = torch.stack(d_interfaces[::-1])
+    recurrent = _shifted_in(arguments.read_vectors, read_vectors).flatten(2)
+    if arguments.hidden is not None:
+        recurrent = torch.cat((recurrent, _shifted_in(arguments.hidden, hidden)), -1)
+    d_memory, d_weights, d_reads, *d_controller = d_state
+    none = checkpoints.new_empty(0)
+    d_hidden, d_cell = d_controller if is_lstm else (none, none.clone())
     return (
         d_projected,
-        torch.mm(d_projected.view(time * batch, -1).mT, recurrent),
-        torch.mm(d_interface.view(time * batch, -1).mT, hidden.view(time * batch, -1)),
-        d_interface.sum((0, 1)),
+        torch.mm(d_projected.flatten(0, 1).mT, recurrent.flatten(0, 1)),
+        torch.mm(d_all_interfaces.flatten(0, 1).mT, hidden.flatten(0, 1)),
+        d_all_interfaces.sum((0, 1)),
         d_memory,
         d_weights,
         d_reads.reshape(batch, sizes.num_read_heads, sizes.word_size),
-        d_hidden if is_lstm else none,
-        d_cell if is_lstm else none,
+        d_hidden,
+        d_cell,
     )
 
 
@@ -292,7 +303,7 @@ def _segment(
     heads: HeadParameters,
     previous_weights: Tensor,
     all_weights: Tensor,
-    active: list[Tensor],
+    inside: tuple[Tensor, ...],
     start: int,
     stop: int,
     batch: int,
@@ -312,14 +323,12 @@ def _segment(
     for at in range(steps - 1):
         write_weights = all_weights[start + at, :, -num_write_heads:]
         written = write(memories[-1], write_weights, parameters[at].erase, parameters[at].add)
-        if active:
-            written = torch.where(active[start + at].unsqueeze(-1), written, memories[-1])
+        if inside:
+            written = torch.where(inside[start + at].unsqueeze(-1), written, memories[-1])
         memories.append(written)
     stacked = torch.stack(memories)
     together = address(
-        stacked.view(steps * batch, *checkpoint.shape[1:]),
-        *flat_heads[:5],
-        previous_weights[start:stop].reshape(steps * batch, *previous_weights.shape[2:]),
+        stacked.flatten(0, 1), *flat_heads[:5], previous_weights[start:stop].flatten(0, 1)
     )
 
     def per_step(part: Tensor) -> tuple[Tensor, ...]:

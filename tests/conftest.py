@@ -1,0 +1,34 @@
+import os
+
+import hypothesis
+import pytest
+import torch
+
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support import table  # noqa: E402
+
+REQUIRED = "NTM_KERNELS_REQUIRE_BACKENDS"
+
+# The same examples every time: a test that fails, fails for everyone.
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, deadline=None, max_examples=30, database=None
+)
+hypothesis.settings.load_profile("fixed")
+
+
+def pytest_configure(config):
+    required = [name.strip() for name in os.environ.get(REQUIRED, "").split(",") if name.strip()]
+    absent = table.missing(required)
+    if absent:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+        raise pytest.UsageError(f"{REQUIRED} asks for backends that are not live: {reasons}")
+
+
+def pytest_report_header(config):
+    return table.report()
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)

@@ -1,0 +1,275 @@
+"""Outputs and every gradient of every op on every backend, against the reference in float64."""
+
+import pytest
+import torch
+
+from tests.support.cases import (
+    OPS,
+    SMALL,
+    Case,
+    Dtypes,
+    arguments,
+    assert_agrees,
+    assert_results,
+    call,
+    cotangents,
+    each_small,
+    leaves,
+    run,
+)
+from tests.support.table import each_backend, fitting
+from tests.support.traps import TRAPS
+
+SINGLE = [Dtypes.all(torch.float64), Dtypes.all(torch.float32)]
+HALF = [
+    Dtypes.all(half) if kinds is None else Dtypes.float32_but(half, *kinds)
+    for half in (torch.bfloat16, torch.float16)
+    for kinds in (
+        None,
+        ("memory",),
+        ("weights",),
+        ("parameters",),
+        ("input",),
+        ("state",),
+        ("memory", "weights", "state"),
+        ("parameters", "input"),
+    )
+]
+
+ONE_STEP = [
+    {"batch": 2, "locations": 7, "words": 5},
+    {"batch": 1, "locations": 1, "words": 1},
+    {"batch": 3, "locations": 1, "words": 4, "read_heads": 2},
+    {"batch": 1, "locations": 13, "words": 1, "read_heads": 3},
+    {"batch": 2, "locations": 3, "words": 2, "shift_range": 3},
+    {"batch": 2, "locations": 17, "words": 11, "read_heads": 5, "shift_range": 2},
+    {"batch": 2, "locations": 33, "words": 19, "shift_range": 0},
+    {"batch": 5, "locations": 128, "words": 20},
+]
+WRITE_HEADS = (1, 1, 2, 1, 3, 4, 1, 1)
+STEPS = [size | {"write_heads": heads} for size, heads in zip(ONE_STEP, WRITE_HEADS, strict=True)]
+SEQUENCES = [
+    {"time": 5},
+    {"time": 1},
+    {"time": 5, "controller": "feedforward"},
+    {"time": 3, "locations": 1, "words": 1, "hidden": 1, "batch": 1},
+    {"time": 4, "locations": 3, "words": 2, "shift_range": 3, "read_heads": 2, "write_heads": 3},
+    {"time": 7, "batch": 3, "locations": 17, "words": 11, "hidden": 13, "read_heads": 2},
+    {"time": 9, "locations": 11, "write_heads": 2, "controller": "feedforward", "hidden": 17},
+    {"time": 10, "batch": 2, "locations": 128, "words": 20, "hidden": 33},
+]
+CASES = [
+    Case(op, **size)
+    for op, sizes in (
+        ("address", ONE_STEP),
+        ("read", ONE_STEP),
+        ("write", ONE_STEP),
+        ("step", STEPS),
+        ("sequence", SEQUENCES),
+    )
+    for size in sizes
+]
+
+
+@pytest.mark.parametrize("dtypes", SINGLE, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@each_backend
+def test_sizes(entry, case, dtypes):
+    fitting(entry, case, dtypes)
+    assert_agrees(case, entry, arguments(case, dtypes, entry.device))
+
+
+@pytest.mark.parametrize(
+    ("case", "dtypes"),
+    [(case, dtypes) for case in SMALL for dtypes in HALF if dtypes.of(case.op) != {torch.float32}],
+    ids=str,
+)
+@each_backend
+def test_dtypes(entry, case, dtypes):
+    fitting(entry, case, dtypes)
+    assert_agrees(case, entry, arguments(case, dtypes, entry.device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("trap", TRAPS)
+@each_backend
+def test_traps(entry, trap, dtype):
+    """At the places where a careless gradient is NaN: finite, and right."""
+    case, tensors = TRAPS[trap]()
+    fitting(entry, case, Dtypes.all(dtype))
+    tensors = {name: tensor.to(entry.device, dtype) for name, tensor in tensors.items()}
+    for group in run(case, tensors, entry.backend):
+        for name, value in group.items():
+            assert value.isfinite().all(), name
+    assert_agrees(case, entry, tensors)
+
+
+@each_backend
+def test_float16_gradient_of_a_tiny_row_overflows_to_infinity(entry):
+    """A gradient of about 1/‖M_i‖ that float16 cannot hold is inf, not some number."""
+    case = Case("address", 1, 3, 2)
+    dtypes = Dtypes.all(torch.float16)
+    fitting(entry, case, dtypes)
+    tensors = arguments(case, dtypes, entry.device)
+    tensors["memory"][0, 1] = torch.tensor([6e-8, 1.2e-7])
+    tensors["key"][0, 0] = torch.tensor([2.0, -1.0])
+    tensors["gate"][:] = 1
+    _, grads = run(case, tensors, entry.backend)
+    assert grads["memory"][0, 1].isinf().any()
+    assert not any(grad.isnan().any() for grad in grads.values())
+    assert grads["memory"][0, 0].isfinite().all()
+    assert_agrees(case, entry, tensors)
+
+
+def sliced(tensor):
+    """Every second element of a tensor that holds NaN between."""
+    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), torch.nan)
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+def transposed(tensor):
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def unaligned(tensor):
+    flat = tensor.new_full((tensor.numel() + 1,), torch.nan)
+    flat[1:] = tensor.flatten()
+    return flat[1:].view(tensor.shape)
+
+
+def repeated(tensor):
+    """One row for the whole first dimension, without copying it."""
+    return tensor[:1].expand_as(tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [sliced, transposed, unaligned, repeated])
+@each_small
+@each_backend
+def test_strides(entry, case, layout, dtype):
+    """Arguments and gradients may lie in memory as they like; results are contiguous."""
+    dtypes = Dtypes.all(dtype)
+    fitting(entry, case, dtypes)
+    tensors = {name: layout(part) for name, part in arguments(case, dtypes, entry.device).items()}
+    outputs = call(case, tensors, entry.backend)
+    grads = {name: layout(grad) for name, grad in cotangents(outputs).items()}
+    results = run(case, tensors, entry.backend, grads)
+    for group in results:
+        for name, part in group.items():
+            assert part.is_contiguous(), name
+    assert_results(case, results, tensors, grads)
+
+
+@each_small
+@each_backend
+def test_gradient_from_a_sum(entry, case):
+    """``.sum()`` hands over one number expanded to the whole output."""
+    fitting(entry, case, Dtypes.all(torch.float32))
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
+    grads = {
+        name: part.new_ones(()).expand_as(part)
+        for name, part in call(case, tensors, entry.backend).items()
+    }
+    assert_agrees(case, entry, tensors, grads)
+
+
+def subsets(case):
+    names = list(call(case, arguments(case)))
+    return [[name] for name in names] + ([names[1:], names[:-1]] if len(names) > 2 else [])
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [(case, names) for case in SMALL[3:] for names in subsets(case)],
+    ids=lambda value: str(value) if isinstance(value, Case) else "+".join(value),
+)
+@each_backend
+def test_missing_output_gradients(entry, case, names):
+    """A loss may use any part of the outputs."""
+    fitting(entry, case, Dtypes.all(torch.float64))
+    tensors = arguments(case, device=entry.device)
+    grads = cotangents(call(case, tensors, entry.backend))
+    assert_agrees(case, entry, tensors, {name: grads[name] for name in names})
+
+
+@each_small
+@each_backend
+def test_frozen_arguments(entry, case):
+    """Each argument alone has the gradient that it has among all."""
+    fitting(entry, case, Dtypes.all(torch.float32))
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
+    outputs, together = run(case, tensors, entry.backend)
+    grads = cotangents(outputs)
+    for name, tensor in tensors.items():
+        wanted = tensor.clone().requires_grad_()
+        results = call(case, tensors | {name: wanted}, entry.backend)
+        results = {part: value for part, value in results.items() if value.requires_grad}
+        (grad,) = torch.autograd.grad(
+            list(results.values()), wanted, [grads[part] for part in results]
+        )
+        assert torch.equal(grad, together[name]), name
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 6, 7, 100])
+@each_backend
+def test_checkpoints(entry, every):
+    """However many memories are kept, the gradients agree."""
+    case = Case("sequence", time=6, write_heads=2)
+    fitting(entry, case, Dtypes.all(torch.float64))
+    assert_agrees(case, entry, arguments(case, device=entry.device), checkpoint_every=every)
+
+
+@pytest.mark.parametrize("op", OPS)
+@each_backend
+def test_empty_batch(entry, op):
+    case = Case(op, batch=0)
+    fitting(entry, case, Dtypes.all(torch.float32))
+    tensors = leaves(arguments(case, Dtypes.all(torch.float32), entry.device))
+    outputs = call(case, tensors, entry.backend)
+    wanted = call(case, tensors)
+    for name, part in outputs.items():
+        assert part.shape == wanted[name].shape
+    sum(part.sum() for part in outputs.values()).backward()
+    for name, tensor in tensors.items():
+        assert not tensor.grad.any(), name
+
+
+@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+@each_backend
+def test_no_steps(entry, controller):
+    """T = 0 gives the initial state, and passes its gradient on."""
+    case = Case("sequence", time=0, controller=controller)
+    assert_agrees(case, entry, arguments(case, Dtypes.all(torch.float32), entry.device))
+
+
+@each_backend
+def test_large_values(entry):
+    """Memory, key and add of 1e4, far from anything trained, still agree."""
+    case = Case("step", read_heads=2, write_heads=2)
+    fitting(entry, case, Dtypes.all(torch.float32))
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
+    tensors["memory"] *= 1e4
+    tensors["interface"][:, : case.heads * case.words] *= 1e4
+    tensors["interface"][:, -case.write_heads * case.words :] *= 1e4
+    assert_agrees(case, entry, tensors)
+
+
+@each_backend
+def test_overwriting_leaves_nothing(entry):
+    """Where ``w e = 1``, the new word stands as it is, however large the old one was."""
+    add = torch.tensor([[[1e-3, -0.3, 0.0]]], device=entry.device)
+    for heads in (1, 2):
+        weights = torch.zeros(1, heads, 2, device=entry.device)
+        weights[0, 0, 1] = 1
+        written = call(
+            Case("write", read_heads=heads),
+            {
+                "memory": torch.full((1, 2, 3), 1e4, device=entry.device),
+                "weights": weights,
+                "erase": torch.ones(1, heads, 3, device=entry.device),
+                "add": add.expand(1, heads, 3),
+            },
+            entry.backend,
+        )["memory"]
+        assert torch.equal(written[0, 1], add[0, 0])

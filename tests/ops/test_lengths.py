@@ -1,0 +1,144 @@
+"""Sequences of different length in one batch."""
+
+import pytest
+import torch
+
+from ntm_kernels import functional, reference
+from tests.support.cases import (
+    Case,
+    Dtypes,
+    arguments,
+    assert_agrees,
+    assert_results,
+    call,
+    cotangents,
+    run,
+)
+from tests.support.table import each_backend, fitting
+
+CASE = Case("sequence", 4, time=5, read_heads=2)
+LENGTHS = (3, 0, 5, 1)
+SHARED = ("recurrent_weight", "interface_weight", "interface_bias")
+INPUTS, OUTPUTS = ("projected_input",), ("hidden", "read_vectors")
+each_controller = pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+
+
+def problem(entry, controller, dtype=torch.float64):
+    case = CASE.with_(controller=controller)
+    fitting(entry, case, Dtypes.all(dtype))
+    tensors = arguments(case, Dtypes.all(dtype), entry.device)
+    return case, tensors, torch.tensor(LENGTHS, device=entry.device)
+
+
+def alone(group, b, length, per_step):
+    """Sequence ``b`` of each tensor; those named ``per_step`` are ``[T, B, ...]``."""
+
+    def cut(name, part):
+        if name in SHARED:
+            return part
+        return part[:length, b : b + 1] if name in per_step else part[b : b + 1]
+
+    return {name: cut(name, part) for name, part in group.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@each_controller
+@each_backend
+def test_against_the_reference(entry, controller, dtype):
+    case, tensors, lengths = problem(entry, controller, dtype)
+    assert_agrees(case, entry, tensors, lengths=lengths)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+@each_backend
+def test_checkpoints(entry, every):
+    case, tensors, lengths = problem(entry, "lstm")
+    assert_agrees(case, entry, tensors, lengths=lengths, checkpoint_every=every)
+
+
+@each_controller
+@each_backend
+def test_padding_has_no_influence(entry, controller):
+    """NaN in the padding, and in the gradients of the outputs there, changes no bit."""
+    case, tensors, lengths = problem(entry, controller, torch.float32)
+    inside = torch.arange(case.time, device=entry.device)[:, None] < lengths
+    grads = cotangents(call(case, tensors, entry.backend, lengths=lengths))
+    wanted = run(case, tensors, entry.backend, grads, lengths=lengths)
+    tensors["projected_input"][~inside] = torch.nan
+    for name in ("hidden", "read_vectors"):
+        grads[name][~inside] = torch.nan
+    found = run(case, tensors, entry.backend, grads, lengths=lengths)
+    for one, other in zip(found, wanted, strict=True):
+        for name in other:
+            assert torch.equal(one[name], other[name]), name
+    for name in ("hidden", "read_vectors"):
+        assert not found[0][name][~inside].any()
+    assert not found[1]["projected_input"][~inside].any()
+
+
+@each_controller
+@each_backend
+def test_each_sequence_alone(entry, controller):
+    """Outputs, final state and gradients are those of each sequence by itself, unpadded."""
+    case, tensors, lengths = problem(entry, controller)
+    grads = cotangents(call(case, tensors, entry.backend))
+    together = run(case, tensors, entry.backend, grads, lengths=lengths)
+    weight_grads = {name: torch.zeros_like(tensors[name]) for name in SHARED}
+    for b, length in enumerate(LENGTHS):
+        outputs, found = run(
+            case.with_(batch=1, time=length),
+            alone(tensors, b, length, INPUTS),
+            entry.backend,
+            alone(grads, b, length, OUTPUTS),
+        )
+        for name, part in alone(together[0], b, length, OUTPUTS).items():
+            torch.testing.assert_close(part, outputs[name], rtol=1e-12, atol=1e-12)
+        for name, part in alone(together[1], b, length, INPUTS).items():
+            if name in SHARED:
+                weight_grads[name] += found[name]
+            else:
+                torch.testing.assert_close(part, found[name], rtol=1e-11, atol=1e-11)
+    for name, grad in weight_grads.items():
+        torch.testing.assert_close(together[1][name], grad, rtol=1e-11, atol=1e-11)
+
+
+@each_controller
+@each_backend
+def test_full_lengths_change_nothing(entry, controller):
+    case, tensors, _ = problem(entry, controller)
+    lengths = torch.full((case.batch,), case.time, device=entry.device)
+    results = run(case, tensors, entry.backend, lengths=lengths)
+    assert_results(case, results, tensors)
+
+
+@each_controller
+@each_backend
+def test_no_length_at_all(entry, controller):
+    """Every sequence empty: the initial state, its gradient handed through."""
+    case, tensors, lengths = problem(entry, controller)
+    lengths = torch.zeros_like(lengths)
+    outputs, _ = run(case, tensors, entry.backend, lengths=lengths)
+    assert torch.equal(outputs["final_memory"], tensors["memory"])
+    assert torch.equal(outputs["final_weights"], tensors["weights"])
+    assert not outputs["hidden"].any()
+    assert_agrees(case, entry, tensors, lengths=lengths)
+
+
+@pytest.mark.parametrize("given", [None, LENGTHS])
+@pytest.mark.parametrize("grad", [True, False])
+@each_controller
+@each_backend
+def test_trace(entry, controller, grad, given):
+    """What the heads did, activated; zero in the padding; the same with and without gradients."""
+    case, tensors, lengths = problem(entry, controller)
+    lengths = None if given is None else lengths
+    if grad:
+        tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+    options = case.options | {"lengths": lengths, "return_trace": True}
+    traced = functional.sequence(*tensors.values(), **options, backend=entry.backend)
+    wanted = reference.sequence(*tensors.values(), **options)
+    for name, part in wanted.trace._asdict().items():
+        found = getattr(traced.trace, name)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, part, rtol=1e-11, atol=1e-12)
+    assert torch.equal(traced.hidden, call(case, tensors, entry.backend, lengths=lengths)["hidden"])

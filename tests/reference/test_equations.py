@@ -1,0 +1,195 @@
+"""``ntm_kernels.reference`` against an independent NumPy transcription of the equations."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntm_kernels import InterfaceLayout, reference
+from tests.support import equations
+from tests.support.cases import Case, arguments
+
+SIZES = [
+    {"batch": 2, "locations": 7, "words": 5, "read_heads": 2},
+    {"batch": 1, "locations": 1, "words": 1, "read_heads": 1},
+    {"batch": 3, "locations": 4, "words": 3, "read_heads": 3, "shift_range": 3},
+    {"batch": 2, "locations": 5, "words": 2, "read_heads": 1, "shift_range": 0},
+]
+each_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "-".join(map(str, s.values())))
+
+
+def close(actual, wanted):
+    np.testing.assert_allclose(np.asarray(actual), wanted, rtol=1e-12, atol=1e-13)
+
+
+def heads_of(tensors, *names):
+    """Batch index, head index and NumPy slices of the named ``[B, H, ...]`` arguments."""
+    batch, heads = tensors[names[0]].shape[:2]
+    for b in range(batch):
+        for h in range(heads):
+            yield b, h, *(tensors[name][b, h].numpy() for name in names)
+
+
+@each_size
+def test_content(sizes):
+    tensors = arguments(Case("address", **sizes))
+    actual = reference.content(tensors["memory"], tensors["key"], tensors["strength"])
+    for b, h, key, strength in heads_of(tensors, "key", "strength"):
+        close(actual[b, h], equations.content(tensors["memory"][b].numpy(), key, strength))
+
+
+@each_size
+def test_interpolate(sizes):
+    tensors = arguments(Case("address", **sizes))
+    focus = torch.rand(tensors["previous_weights"].shape, dtype=torch.float64).softmax(-1)
+    actual = reference.interpolate(focus, tensors["previous_weights"], tensors["gate"])
+    for b, h, previous, gate in heads_of(tensors, "previous_weights", "gate"):
+        close(actual[b, h], equations.interpolate(focus[b, h].numpy(), previous, gate))
+
+
+@each_size
+def test_shift(sizes):
+    tensors = arguments(Case("address", **sizes))
+    actual = reference.shift(tensors["previous_weights"], tensors["shift"])
+    for b, h, weighting, taps in heads_of(tensors, "previous_weights", "shift"):
+        close(actual[b, h], equations.shift(weighting, taps))
+
+
+@each_size
+def test_sharpen(sizes):
+    tensors = arguments(Case("address", **sizes))
+    actual = reference.sharpen(tensors["previous_weights"], tensors["sharpening"])
+    for b, h, weighting, sharpening in heads_of(tensors, "previous_weights", "sharpening"):
+        close(actual[b, h], equations.sharpen(weighting, sharpening))
+
+
+@each_size
+def test_address(sizes):
+    tensors = arguments(Case("address", **sizes))
+    actual = reference.address(*tensors.values())
+    names = list(tensors)[1:]
+    for b, h, *parameters in heads_of(tensors, *names):
+        close(actual[b, h], equations.address(tensors["memory"][b].numpy(), *parameters))
+
+
+@each_size
+def test_read(sizes):
+    tensors = arguments(Case("read", **sizes))
+    actual = reference.read(**tensors)
+    for b, h, weighting in heads_of(tensors, "weights"):
+        close(actual[b, h], equations.read(tensors["memory"][b].numpy(), weighting))
+
+
+@each_size
+def test_write(sizes):
+    tensors = arguments(Case("write", **sizes))
+    actual = reference.write(**tensors)
+    for b in range(sizes["batch"]):
+        close(actual[b], equations.write(*(tensor[b].numpy() for tensor in tensors.values())))
+
+
+def test_activate():
+    layout = InterfaceLayout(word_size=3, num_read_heads=2, num_write_heads=1, shift_range=2)
+    raw = 4 * torch.randn(layout.size, dtype=torch.float64)
+    raw[9:12] = torch.tensor([1e4, -1e4, 0.0], dtype=torch.float64)
+    actual = reference.activate(raw, layout)
+    wanted = equations.heads(raw.numpy(), 3, 2, 1, 2)
+    for name, part in actual._asdict().items():
+        close(part, getattr(wanted, name))
+
+
+@pytest.mark.parametrize("write_heads", [1, 2])
+@each_size
+def test_step(sizes, write_heads):
+    case = Case("step", **sizes, write_heads=write_heads)
+    tensors = arguments(case)
+    actual = reference.step(**tensors, **case.options)
+    for b in range(case.batch):
+        wanted = equations.step(
+            *(tensor[b].numpy() for tensor in tensors.values()), *case.options.values()
+        )
+        for part, one in zip(actual, wanted[:3], strict=True):
+            close(part[b], one)
+
+
+@pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
+@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+@pytest.mark.parametrize("heads", [(1, 1), (2, 3)])
+def test_sequence(controller, heads, lengths):
+    case = Case("sequence", 3, 4, 3, *heads, time=5, hidden=4, controller=controller)
+    tensors = arguments(case)
+    given = None if lengths is None else torch.tensor(lengths)
+    result = reference.sequence(**tensors, **case.options, lengths=given, return_trace=True)
+    shared = ("recurrent_weight", "interface_weight", "interface_bias")
+    for b in range(case.batch):
+        length = case.time if lengths is None else lengths[b]
+        single = dict(tensors)
+        for name, tensor in tensors.items():
+            if name not in shared:
+                single[name] = tensor.select(int(name == "projected_input"), b)
+        single = [tensor.numpy() for tensor in single.values()]
+        hidden, reads, state, trace = equations.sequence(*single, **case.options, length=length)
+        close(result.hidden[:, b], hidden)
+        close(result.read_vectors[:, b], reads)
+        for part, one in zip(result.state, state, strict=True):
+            if controller == "lstm" or part is not None:
+                close(part[b], one)
+        for t, (weightings, parameters) in enumerate(trace):
+            close(result.trace.weights[t, b], weightings)
+            for name, value in vars(parameters).items():
+                close(getattr(result.trace, name)[t, b], value)
+        assert all(not part[length:, b].any() for part in result.trace)
+
+
+def test_sequence_of_no_steps_returns_its_state():
+    case = Case("sequence", time=0)
+    tensors = arguments(case)
+    result = reference.sequence(**tensors, **case.options, return_trace=False)
+    assert result.hidden.shape == (0, case.batch, case.hidden)
+    assert result.read_vectors.shape == (0, case.batch, case.read_heads, case.words)
+    for name, part in result.state._asdict().items():
+        assert torch.equal(part, tensors[name])
+
+
+def test_step_by_step_is_the_sequence():
+    """``sequence`` over T steps, and T times ``sequence`` over one step, state carried over."""
+    case = Case("sequence", read_heads=2, time=6)
+    tensors = arguments(case)
+    whole = reference.sequence(**tensors, **case.options)
+    for time, projected in enumerate(tensors["projected_input"]):
+        one = reference.sequence(**tensors | {"projected_input": projected[None]}, **case.options)
+        tensors |= one.state._asdict()
+        close(one.hidden[0], whole.hidden[time])
+    for name, part in whole.state._asdict().items():
+        close(part, tensors[name])
+
+
+def test_lstm_is_that_of_torch():
+    """With recurrent weights of 0 for the read vectors, the controller is ``torch.nn.LSTM``."""
+    case = Case("sequence", time=5, hidden=4)
+    tensors = arguments(case)
+    reads = case.read_heads * case.words
+    tensors["recurrent_weight"][:, :reads] = 0
+    lstm = torch.nn.LSTM(3, case.hidden, dtype=torch.float64)
+    inputs = torch.randn(case.time, case.batch, 3, dtype=torch.float64)
+    with torch.no_grad():
+        lstm.weight_hh_l0.copy_(tensors["recurrent_weight"][:, reads:])
+        bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
+        tensors["projected_input"] = inputs @ lstm.weight_ih_l0.mT + bias
+        output, (hidden, cell) = lstm(inputs, (tensors["hidden"][None], tensors["cell"][None]))
+    result = reference.sequence(**tensors, **case.options)
+    close(result.hidden, output.numpy())
+    close(result.state.hidden, hidden[0].numpy())
+    close(result.state.cell, cell[0].numpy())
+
+
+@pytest.mark.parametrize("op", ["address", "read", "write", "step", "sequence"])
+def test_autograd_of_the_equations_is_their_slope(op):
+    """Plain autograd against finite differences, in float64."""
+    case = Case(op, 2, 3, 2, 2, 2, time=3, hidden=2)
+    tensors = tuple(tensor.requires_grad_() for tensor in arguments(case).values())
+
+    def function(*tensors):
+        result = getattr(reference, op)(*tensors, **case.options)
+        return (result.hidden, result.read_vectors, *result.state) if op == "sequence" else result
+
+    assert torch.autograd.gradcheck(function, tensors)

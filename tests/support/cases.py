@@ -1,0 +1,323 @@
+"""Problems to put to an op, and how to run one forward and backward."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from ntm_kernels import InterfaceLayout, functional, reference
+from tests.support.tolerance import FLOAT64_STEP, assert_accurate, largest_error
+
+F32, F64 = torch.float32, torch.float64
+NEIGHBOURS = 4
+OPS = ("address", "read", "write", "step", "sequence")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one call; what an op does not know it ignores.
+
+    For ``address``, ``read`` and ``write`` the number of heads is ``read_heads``.
+    """
+
+    op: str
+    batch: int = 2
+    locations: int = 7
+    words: int = 5
+    read_heads: int = 1
+    write_heads: int = 1
+    shift_range: int = 1
+    time: int = 4
+    hidden: int = 6
+    controller: str = "lstm"
+
+    def __str__(self):
+        base = f"{self.op}-B{self.batch}N{self.locations}M{self.words}R{self.read_heads}"
+        if self.op == "address":
+            return f"{base}r{self.shift_range}"
+        if self.op in ("read", "write"):
+            return base
+        base = f"{base}W{self.write_heads}r{self.shift_range}"
+        if self.op == "step":
+            return base
+        return f"{base}T{self.time}C{self.hidden}{self.controller}"
+
+    @property
+    def heads(self):
+        return self.read_heads + (self.write_heads if self.op in ("step", "sequence") else 0)
+
+    @property
+    def work(self):
+        time = self.time if self.op == "sequence" else 1
+        return self.batch * self.locations * self.words * self.heads * max(time, 1)
+
+    @property
+    def layout(self):
+        return InterfaceLayout(self.words, self.read_heads, self.write_heads, self.shift_range)
+
+    @property
+    def options(self):
+        """The keyword arguments of the op."""
+        if self.op not in ("step", "sequence"):
+            return {}
+        return {
+            "num_read_heads": self.read_heads,
+            "num_write_heads": self.write_heads,
+            "shift_range": self.shift_range,
+        }
+
+    @property
+    def terms(self):
+        """How long the longest sums are."""
+        return self.locations * (max(self.time, 1) if self.op == "sequence" else 1)
+
+    @property
+    def shapes(self):
+        """Shape and kind of every tensor argument."""
+        B, N, M, H = self.batch, self.locations, self.words, self.heads
+        taps, C = 2 * self.shift_range + 1, self.hidden
+        memory, weights = ((B, N, M), "memory"), ((B, H, N), "weights")
+        if self.op == "address":
+            return {
+                "memory": memory,
+                "key": ((B, H, M), "parameters"),
+                "strength": ((B, H), "parameters"),
+                "gate": ((B, H), "parameters"),
+                "shift": ((B, H, taps), "parameters"),
+                "sharpening": ((B, H), "parameters"),
+                "previous_weights": weights,
+            }
+        if self.op == "read":
+            return {"memory": memory, "weights": weights}
+        if self.op == "write":
+            words = ((B, H, M), "parameters")
+            return {"memory": memory, "weights": weights, "erase": words, "add": words}
+        P = self.layout.size
+        if self.op == "step":
+            return {
+                "memory": memory,
+                "interface": ((B, P), "parameters"),
+                "previous_weights": weights,
+            }
+        lstm = self.controller == "lstm"
+        G, K = (4 * C, self.read_heads * M + C) if lstm else (C, self.read_heads * M)
+        shapes = {
+            "projected_input": ((self.time, B, G), "input"),
+            "recurrent_weight": ((G, K), "parameters"),
+            "interface_weight": ((P, C), "parameters"),
+            "interface_bias": ((P,), "parameters"),
+            "memory": memory,
+            "weights": weights,
+            "read_vectors": ((B, self.read_heads, M), "memory"),
+        }
+        if lstm:
+            shapes |= {"hidden": ((B, C), "state"), "cell": ((B, C), "state")}
+        return shapes
+
+    def with_(self, **changes):
+        return replace(self, **changes)
+
+
+SMALL = [
+    Case("address", read_heads=3),
+    Case("read", read_heads=2),
+    Case("write", read_heads=2),
+    Case("step", read_heads=2, write_heads=2),
+    Case("sequence"),
+    Case("sequence", controller="feedforward", read_heads=2, write_heads=2),
+]
+each_small = pytest.mark.parametrize("case", SMALL, ids=str)
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtype of each kind of argument."""
+
+    memory: torch.dtype = torch.float64
+    weights: torch.dtype = torch.float64
+    parameters: torch.dtype = torch.float64
+    input: torch.dtype = torch.float64
+    state: torch.dtype = torch.float64
+
+    @classmethod
+    def all(cls, dtype):
+        return cls(dtype, dtype, dtype, dtype, dtype)
+
+    @classmethod
+    def float32_but(cls, dtype, *kinds):
+        return replace(cls.all(torch.float32), **dict.fromkeys(kinds, dtype))
+
+    def of(self, op):
+        """The different dtypes that ``op`` sees."""
+        return {getattr(self, kind) for _, kind in Case(op).shapes.values()}
+
+    def __str__(self):
+        names = [str(dtype).removeprefix("torch.") for dtype in vars(self).values()]
+        return names[0] if len(set(names)) == 1 else "-".join(names)
+
+
+def _values(name, shape, generator):
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if name in ("weights", "previous_weights"):
+        return (2 * noise).softmax(-1)
+    if name == "shift":
+        return noise.softmax(-1)
+    if name in ("gate", "erase"):
+        return noise.sigmoid()
+    if name == "strength":
+        return 5 * noise.sigmoid()
+    if name == "sharpening":
+        return 1 + noise.exp()
+    if name in ("recurrent_weight", "interface_weight"):
+        return noise / max(shape[-1], 1) ** 0.5
+    return noise
+
+
+def arguments(case, dtypes=Dtypes(), device="cpu", seed=0):
+    """Random arguments, the same numbers for every dtype but for their rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: _values(name, shape, generator).to(getattr(dtypes, kind)).to(device)
+        for name, (shape, kind) in case.shapes.items()
+    }
+
+
+def named_outputs(op, result):
+    """The differentiable results of ``op`` by name."""
+    if op in ("address", "read", "write"):
+        return {{"address": "weights", "read": "read_vectors", "write": "memory"}[op]: result}
+    if op == "step":
+        return dict(zip(("read_vectors", "memory", "weights"), result, strict=True))
+    final = {f"final_{name}": part for name, part in result.state._asdict().items()}
+    outputs = {"hidden": result.hidden, "read_vectors": result.read_vectors, **final}
+    return {name: part for name, part in outputs.items() if part is not None}
+
+
+def call(case, tensors, backend=None, **extra):
+    """The outputs of the op on ``backend``; ``None`` is ``ntm_kernels.reference`` itself."""
+    options = case.options | extra
+    if backend is None:
+        options.pop("checkpoint_every", None)
+        result = getattr(reference, case.op)(*tensors.values(), **options)
+    else:
+        result = getattr(functional, case.op)(*tensors.values(), **options, backend=backend)
+    return named_outputs(case.op, result)
+
+
+def cotangents(outputs, seed=1):
+    """A random gradient for every output."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(part.shape, generator=generator, dtype=torch.float64)
+        .to(part.dtype)
+        .to(part.device)
+        for name, part in outputs.items()
+    }
+
+
+def leaves(tensors):
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
+def differentiate(outputs, grads, wanted):
+    """Gradients of ``wanted`` by name; outputs without an entry in ``grads`` contribute nothing."""
+    names = [name for name in outputs if name in grads and outputs[name].requires_grad]
+    found = torch.autograd.grad(
+        [outputs[name] for name in names],
+        list(wanted.values()),
+        [grads[name] for name in names],
+        allow_unused=True,
+    )
+    return dict(zip(wanted, found, strict=True))
+
+
+def run(case, tensors, backend=None, grads=None, **extra):
+    """Outputs and gradients, detached; ``grads`` defaults to random ones for every output."""
+    wanted = leaves(tensors)
+    outputs = call(case, wanted, backend, **extra)
+    grads = cotangents(outputs) if grads is None else grads
+    results = {name: part.detach() for name, part in outputs.items()}
+    found = differentiate(outputs, grads, wanted)
+    return results, {
+        name: torch.zeros_like(tensors[name]) if grad is None else grad
+        for name, grad in found.items()
+    }
+
+
+def to_dtype(tensors, dtype):
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def assert_agrees(case, entry, tensors, grads=None, **extra):
+    """Outputs and all gradients of the backend are as accurate as the policy demands."""
+    actual = run(case, tensors, entry.backend, grads, **extra)
+    assert_results(case, actual, tensors, grads, **extra)
+
+
+def assert_results(case, actual, tensors, grads=None, **extra):
+    """``actual``, as ``run`` returns it, is as accurate as the policy demands.
+
+    Rounding errors at one point are a matter of luck; before failing, those of plain autograd are
+    measured at a few neighbouring points too.
+    """
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    extra = {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in extra.items()}
+    outputs = call(case, tensors, **extra)
+    grads = cotangents(outputs) if grads is None else {k: grad.cpu() for k, grad in grads.items()}
+    like = outputs, tensors
+    truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64), **extra)
+    is_float64 = any(tensor.dtype == F64 for tensor in tensors.values())
+    step, factor = (FLOAT64_STEP, 3) if is_float64 else (1, 2)
+    plain_errors = _plain_errors(case, tensors, grads, is_float64, extra)
+    for neighbour in range(NEIGHBOURS + 1):
+        try:
+            for kind, what in enumerate(("", "gradient of ")):
+                assert actual[kind].keys() == truth[kind].keys()
+                for name, wanted in truth[kind].items():
+                    found, title = actual[kind][name], f"{case}: {what}{name}"
+                    assert found.dtype == like[kind][name].dtype, f"{title} is {found.dtype}"
+                    assert_accurate(
+                        title,
+                        found,
+                        wanted,
+                        step * plain_errors[kind][name],
+                        terms=case.terms,
+                        factor=factor,
+                    )
+            return
+        except AssertionError:
+            if neighbour == NEIGHBOURS:
+                raise
+        near = {name: _neighbour(tensor, neighbour) for name, tensor in tensors.items()}
+        more = _plain_errors(case, near, grads, is_float64, extra)
+        plain_errors = [
+            {name: max(error, other[name]) for name, error in errors.items()}
+            for errors, other in zip(plain_errors, more, strict=True)
+        ]
+
+
+def _plain_errors(case, tensors, grads, is_float64, extra):
+    """Largest errors of plain autograd in the dtypes of ``tensors``, for float64 in float32."""
+    if is_float64:
+        tensors, grads = to_dtype(tensors, F32), to_dtype(grads, F32)
+    plain = run(case, tensors, None, grads, **extra)
+    truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64), **extra)
+    return [
+        {name: largest_error(found[name], wanted[name]) for name in wanted}
+        for found, wanted in zip(plain, truth, strict=True)
+    ]
+
+
+def _neighbour(tensor, seed):
+    """An ulp or so away; what is exactly 0 or 1, the edge of a domain, stays."""
+    generator = torch.Generator().manual_seed(seed)
+    sign = torch.randint(-1, 2, tensor.shape, generator=generator, dtype=torch.int8)
+    eps = torch.finfo(tensor.dtype if tensor.dtype != F64 else F32).eps
+    moved = (tensor * (1 + 2 * eps * sign.to(F64))).to(tensor.dtype)
+    return torch.where((tensor == 0) | (tensor == 1), tensor, moved)
+
+
+each_small = pytest.mark.parametrize("case", SMALL, ids=str)

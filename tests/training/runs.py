@@ -1,0 +1,83 @@
+"""Tiny runs that take milliseconds, and how two of them are compared."""
+
+import csv
+import os
+import sys
+
+import torch
+
+from ntm_kernels.training.checkpoint import CheckpointStore, load
+from ntm_kernels.training.config import preset
+
+TINY = {
+    "width": 2,
+    "num_items": 3,
+    "num_answers": 2,
+    "hidden_size": 5,
+    "num_layers": 1,
+    "memory_size": 4,
+    "word_size": 3,
+    "num_read_heads": 1,
+    "num_write_heads": 1,
+    "batch_size": 2,
+    "total_sequences": 60,
+    "lr": 1e-2,
+    "validate_every": 12,
+    "validation_size": 4,
+    "checkpoint_every": 10,
+    "log_every": 6,
+    "evaluation_size": 4,
+}
+BASELINE = {
+    key: value
+    for key, value in TINY.items()
+    if key not in ("memory_size", "word_size", "num_read_heads", "num_write_heads")
+}
+
+
+def tiny(**changes):
+    return preset("priority_sort", **{**TINY, **changes})
+
+
+def baseline(**changes):
+    return preset("priority_sort", model="lstm", **{**BASELINE, **changes})
+
+
+def as_options(settings):
+    return [word for key, v in settings.items() for word in (f"--{key.replace('_', '-')}", str(v))]
+
+
+def command(*words):
+    return [sys.executable, "-m", "ntm_kernels", *map(str, words)]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def everything_but_time(run_dir):
+    """The newest checkpoint and the rows of metrics.csv, without what a clock decides."""
+    contents = load(CheckpointStore(run_dir / "checkpoints").latest())
+    del contents["counters"]["seconds"]
+    with open(run_dir / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["seconds"]
+    return {"checkpoint": contents, "rows": rows}
+
+
+def assert_same(one, other, where="run"):
+    """Equality bit for bit through nested dictionaries, lists and tensors."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{number}]")
+    else:
+        assert one == other, where

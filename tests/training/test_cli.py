@@ -1,0 +1,231 @@
+"""The command line, in processes of its own where signals or missing packages are concerned."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from ntm_kernels.training import cli
+from ntm_kernels.training.checkpoint import CheckpointStore
+from tests.training.runs import (
+    TINY,
+    as_options,
+    assert_same,
+    command,
+    environment,
+    everything_but_time,
+)
+
+pytest.importorskip("matplotlib")
+LONG = {**TINY, "batch_size": 5, "total_sequences": 2500, "checkpoint_every": 50}
+
+
+def start(run_dir, settings, *more):
+    words = ["train", "priority_sort", "--run-dir", run_dir, *as_options(settings), *more]
+    return subprocess.Popen(
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def wait_for(happened, process):
+    """Waits for something in the run's folder; the process must still be training then."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if happened():
+            assert process.poll() is None
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run made no progress")
+
+
+def has_seen(run_dir, sequences):
+    latest = CheckpointStore(run_dir / "checkpoints").latest()
+    return latest is not None and int(latest.stem) >= sequences
+
+
+def test_kill_and_resume_gives_the_same_run(tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    words = ["train", "priority_sort", *as_options(LONG)]
+    assert cli.main([*words, "--run-dir", str(straight)]) == 0
+    for happened in (
+        lambda: (killed / "metrics.csv").exists(),
+        lambda: has_seen(killed, 500),
+    ):
+        process = start(killed, LONG, "--resume")
+        wait_for(happened, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert cli.main(["train", "priority_sort", "--run-dir", str(killed), "--resume"]) == 0
+    assert_same(everything_but_time(killed), everything_but_time(straight))
+    scores = [json.loads((d / "evaluation.json").read_text())["scores"] for d in (straight, killed)]
+    assert_same(*scores)
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_by_signal(tmp_path, which):
+    process = start(tmp_path / "run", {**LONG, "total_sequences": 10**6})
+    wait_for(lambda: has_seen(tmp_path / "run", 50), process)
+    process.send_signal(which)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    stopped = re.search(r"stopped at ([\d,]+) sequences, nothing is lost", output)
+    assert stopped, output
+    latest = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    assert int(latest.stem) == int(stopped[1].replace(",", ""))
+    assert f"python -m ntm_kernels train priority_sort --run-dir {tmp_path / 'run'} --resume" in (
+        output
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of every kind of file, made once."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    words = ["train", "priority_sort", "--run-dir", str(run_dir), *as_options(TINY)]
+    assert cli.main(words) == 0
+    return run_dir
+
+
+def test_a_run_leaves_every_file(finished):
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("tensorboard/events.out.tfevents")}
+    assert len(events) == 1
+    assert names - events == {
+        "config.json",
+        "metrics.csv",
+        "evaluation.json",
+        "checkpoints/000000000050.pt",
+        "checkpoints/000000000060.pt",
+        "pictures/answers.png",
+        "pictures/heads_as_trained.png",
+        "pictures/learning_curve.png",
+    }
+
+
+def test_tensorboard_events_hold_the_metrics(finished):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(finished / "tensorboard")).Reload()
+    train = events.Scalars("bits/train")
+    assert [event.step for event in train] == list(range(6, 61, 6))
+    assert [event.step for event in events.Scalars("bits/validation")] == [12, 24, 36, 48, 60]
+    rows = everything_but_time(finished)["rows"]
+    assert train[0].value == pytest.approx(float(rows[0]["train_bits"]))
+
+
+def test_eval_repeats_the_evaluation(finished, capsys):
+    evaluation = (finished / "evaluation.json").read_bytes()
+    picture = finished / "pictures" / "answers.png"
+    drawn = picture.read_bytes()
+    (finished / "evaluation.json").unlink()
+    picture.unlink()
+    assert cli.main(["eval", str(finished)]) == 0
+    assert (finished / "evaluation.json").read_bytes() == evaluation
+    assert picture.read_bytes() == drawn
+    assert "as trained" in capsys.readouterr().out
+
+
+def test_resuming_a_finished_run_evaluates_it(finished, capsys):
+    before = everything_but_time(finished)
+    assert cli.main(["train", "priority_sort", "--run-dir", str(finished), "--resume"]) == 0
+    assert "as trained" in capsys.readouterr().out
+    assert_same(everything_but_time(finished), before)
+
+
+def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
+    run, empty = str(finished), str(tmp_path / "empty")
+    cases = {
+        f"train priority_sort --run-dir {run}": "already holds a run",
+        f"train priority_sort --run-dir {run} --resume --lr 7": "lr: 0.01 and 7.0",
+        f"train copy --run-dir {run} --resume": "this run trains priority_sort, not copy",
+        "train copy --resume": "--resume needs the --run-dir",
+        f"train copy --run-dir {empty} --checkpoint x": "give --resume with it",
+        f"train copy --run-dir {empty} --batch-size 0": "batch_size must be at least 1, got 0",
+        f"train copy --run-dir {empty} --max-length 0": "1 <= min_length <= max_length",
+        f"train copy --run-dir {empty} --model lstm --word-size 3": "has no word_size",
+        f"train copy --run-dir {empty} --backend fastest": "backend must be one of",
+        f"train copy --run-dir {empty} --device cudaa": "device 'cudaa' cannot be used here",
+        f"eval {empty}": "holds no checkpoint",
+        f"eval {run} --checkpoint {run}/config.json": "config.json is damaged or is no checkpoint",
+    }
+    for words, message in cases.items():
+        assert cli.main(words.split()) == 1, words
+        captured = capsys.readouterr()
+        assert captured.err.count("error:") == 1, words
+        assert message in captured.err, words
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "train", "train sorting", "train copy --lr fast", "train copy --width 2.5", "eval", "fly"],
+)
+def test_usage_errors(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words.split())
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "repeat_copy", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("--max-repeats", "--hidden-size", "--seed", "--stop-below", "--resume", "--dtype"):
+        assert word in text
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^torch \d", text, re.MULTILINE)
+    assert "backend reference: available" in text
+
+
+WITHOUT_EXTRAS = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("matplotlib", "tensorboard", "tqdm", "numpy"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+found = importlib.util.find_spec
+def find_spec(name, package=None):
+    try:
+        return found(name, package)
+    except ModuleNotFoundError:
+        return None
+importlib.util.find_spec = find_spec
+from ntm_kernels.training.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_training_needs_torch_alone(tmp_path):
+    words = ["train", "priority_sort", "--run-dir", str(tmp_path / "run"), *as_options(TINY)]
+    done = subprocess.run(
+        [*command()[:1], "-c", WITHOUT_EXTRAS, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**environment(), "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0, done.stderr
+    for package in ("matplotlib", "tensorboard", "tqdm"):
+        assert f"note: {package} is not installed" in done.stderr
+    assert (
+        'no pictures: matplotlib is not installed (pip install "ntm_kernels[train]"' in done.stdout
+    )
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    assert not (tmp_path / "run" / "tensorboard").exists()

@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from ntm_kernels import tasks
+from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.models import build_model
+
+# Heads, hidden size, layers and rate of tables 1 to 3 of the paper, typed from them.
+PAPER = {
+    ("copy", "feedforward"): (1, 100, 1, 1e-4),
+    ("copy", "lstm"): (1, 100, 1, 1e-4),
+    ("repeat_copy", "feedforward"): (1, 100, 1, 1e-4),
+    ("repeat_copy", "lstm"): (1, 100, 1, 1e-4),
+    ("associative_recall", "feedforward"): (4, 256, 1, 1e-4),
+    ("associative_recall", "lstm"): (1, 100, 1, 1e-4),
+    ("ngrams", "feedforward"): (1, 100, 1, 3e-5),
+    ("ngrams", "lstm"): (1, 100, 1, 3e-5),
+    ("priority_sort", "feedforward"): (8, 512, 1, 3e-5),
+    ("priority_sort", "lstm"): (5, 100, 2, 3e-5),
+}
+
+
+@pytest.mark.parametrize(("task", "controller"), PAPER)
+def test_paper_preset_is_the_table(task, controller):
+    config = preset(task, "paper", controller=controller)
+    heads, hidden, layers, lr = PAPER[task, controller]
+    assert (config.num_read_heads, config.num_write_heads) == (heads, heads)
+    assert (config.hidden_size, config.num_layers, config.lr) == (hidden, layers, lr)
+    assert (config.memory_size, config.word_size) == (128, 20)
+    assert (config.optimiser, config.momentum, config.clip) == ("graves_rmsprop", None, 10.0)
+    assert config.hold == 1.0, "the paper's rate is constant"
+    assert config.task == tasks.make(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "hidden", "lr"),
+    [
+        ("copy", 256, 3e-5),
+        ("repeat_copy", 512, 3e-5),
+        ("associative_recall", 256, 1e-4),
+        ("ngrams", 128, 1e-4),
+        ("priority_sort", 128, 3e-5),
+    ],
+)
+def test_paper_baseline_is_the_table(task, hidden, lr):
+    config = preset(task, "paper", model="lstm")
+    assert (config.num_layers, config.hidden_size, config.lr) == (3, hidden, lr)
+
+
+def test_copy_default_is_what_generalises():
+    config = preset("copy")
+    assert config.output_from == "read_vectors"
+    assert (config.hold, config.final_lr, config.total_sequences) == (0.75, 0.02, 80_000)
+    assert config.initial_weights == "one_hot"
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+@pytest.mark.parametrize("model", ["ntm", "lstm"])
+def test_round_trip_through_json(task, model):
+    config = preset(task, model=model, seed=7)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_every_field_reaches_the_model():
+    config = preset(
+        "copy",
+        hidden_size=11,
+        memory_size=7,
+        word_size=5,
+        num_read_heads=2,
+        num_write_heads=3,
+        shift_range=2,
+        output_from="features",
+        dtype="float64",
+        initial_memory="learned",
+        initial_read_vectors=0.5,
+    )
+    model = build_model(config)
+    state = model.initial_state(4)
+    assert state.memory.shape == (4, 7, 5)
+    assert state.weights.shape == (4, 5, 7)
+    assert (state.read_vectors == 0.5).all()
+    assert state.memory.requires_grad
+    assert model.output.weight.shape == (8, 11 + 2 * 5)
+    assert {p.dtype for p in model.parameters()} == {state.memory.dtype}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "best"}, "preset must be one of default, paper, got 'best'"),
+        ({"controller": "gru"}, "controller must be lstm or feedforward, got 'gru'"),
+        ({"model": "gru"}, "model must be one of ntm, lstm, got 'gru'"),
+        ({"model": "lstm", "memory_size": 4}, "the LSTM baseline has no memory_size"),
+        ({"depth": 3}, "copy has no parameter depth"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be greater than 0, got 0.0"),
+        ({"hold": 1.5}, r"hold must be in \[0, 1\], got 1.5"),
+        ({"optimiser": "adam", "momentum": 0.5}, "decay and momentum belong to RMSProp"),
+        ({"dtype": "float16"}, "dtype must be one of float32, float64, bfloat16, got 'float16'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        preset("copy", **changes)
+
+
+def test_configuration_of_another_version_is_refused():
+    values = preset("copy").to_dict()
+    values["depth"] = values.pop("clip")
+    with pytest.raises(ValueError, match=r"unknown fields \['depth'\], missing fields \['clip'\]"):
+        TrainConfig.from_dict(values)

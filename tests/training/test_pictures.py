@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+
+from ntm_kernels import NTM
+from ntm_kernels.tasks import make
+from ntm_kernels.training.models import build_model
+from ntm_kernels.training.replay import Heads, record_example, record_heads, walked_locations
+from tests.training.runs import baseline, tiny
+
+pytest.importorskip("matplotlib")
+from matplotlib import image
+
+from ntm_kernels.training import plots
+
+
+def model_and_batch(**changes):
+    config = tiny(num_read_heads=2, num_write_heads=3, **changes)
+    torch.manual_seed(0)
+    model = build_model(config)
+    return config, model, config.task.sample(1, torch.Generator().manual_seed(0))
+
+
+def test_replay_is_what_the_model_did():
+    _, model, batch = model_and_batch(dtype="float64")
+    batch = batch.to("cpu", torch.float64)
+    heads = record_heads(model, batch)
+    assert [len(part) for part in (heads.write_weights, heads.read_weights)] == [3, 2]
+    for images, rows in ((heads.write_weights, 4), (heads.read_weights, 4), (heads.added, 3)):
+        assert all(one.shape == (rows, 5) for one in images)
+    # Step by step with the module itself: the state after each step has that step's reads.
+    state = None
+    for t in range(5):
+        _, state = model(batch.inputs[t : t + 1], state)
+        for head in range(2):
+            read = state.read_vectors[0, head].detach().numpy()
+            np.testing.assert_allclose(heads.read[head][:, t], read, rtol=1e-12, atol=1e-15)
+            weights = state.weights[0, head].detach().numpy()
+            np.testing.assert_allclose(heads.read_weights[head][:, t], weights, rtol=1e-12)
+        for head in range(3):
+            weights = state.weights[0, 2 + head].detach().numpy()
+            np.testing.assert_allclose(heads.write_weights[head][:, t], weights, rtol=1e-12)
+
+
+def test_example_shows_the_answer():
+    config, model, batch = model_and_batch()
+    example = record_example("title", model, batch, config)
+    assert example.answering.tolist() == [False] * 3 + [True] * 2
+    probability = model(batch.inputs)[0].sigmoid()[3:, 0].detach().numpy().T
+    np.testing.assert_allclose(example.outputs[:, 3:], probability, rtol=1e-6)
+    assert not example.outputs[:, :3].any()
+    expected = (probability > 0.5) != batch.targets[3:, 0].numpy().T.astype(bool)
+    assert (example.wrong[:, 3:] == expected).all()
+    assert not example.wrong[:, :3].any()
+
+
+def walk(size, places):
+    weighting = np.zeros((size, len(places)))
+    weighting[places, range(len(places))] = 1
+    return weighting
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "shown"),
+    [
+        ([3, 4, 5], [3, 3, 4], [3, 4, 5]),
+        ([8, 9, 0, 1], [8, 8, 8, 9], [8, 9, 0, 1]),
+        ([1, 0, 9, 8], [1, 1, 1, 0], [1, 0, 9, 8]),
+        ([5, 5, 5], [5, 7, 7], [5, 6, 7]),
+        ([7, 8, 9, 0, 1, 2, 3, 4, 5, 6], [0] * 10, [7, 8, 9, 0, 1, 2, 3, 4, 5, 6]),
+        ([2, 1, 0, 9, 8, 7, 6, 5, 4, 3], [0] * 10, [2, 1, 0, 9, 8, 7, 6, 5, 4, 3]),
+    ],
+)
+def test_locations_are_shown_in_the_order_of_the_walk(write, read, shown):
+    heads = Heads([walk(10, write)], [walk(10, read)], [], [])
+    assert walked_locations(heads).tolist() == shown
+
+
+def test_nothing_in_focus_shows_the_whole_memory():
+    flat = np.full((100, 3), 0.01)
+    assert sorted(walked_locations(Heads([flat], [flat], [], []))) == list(range(100))
+
+
+@pytest.mark.parametrize("task", ["copy", "repeat_copy", "associative_recall", "ngrams"])
+@pytest.mark.parametrize("model", ["ntm", "lstm"])
+def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
+    config = (tiny if model == "ntm" else baseline)()
+    small = {"ngrams": {"length": 12}, "copy": {"max_length": 4}}.get(task, {})
+    config = type(config).from_dict({**config.to_dict(), "task": make(task, **small).to_dict()})
+    monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": config.task})
+    monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
+    drawn = plots.draw_run(build_model(config), config, tmp_path)
+    expected = {"answers.png"} | ({"heads_as_trained.png"} if model == "ntm" else set())
+    assert {path.name for path in drawn} == expected
+    for path in drawn:
+        pixels = image.imread(path)
+        assert pixels.shape[0] > 40
+        assert pixels.std() > 0.05, "a picture is not blank"
+
+
+def test_wrong_bits_are_red(tmp_path):
+    config, model, batch = model_and_batch()
+    example = record_example("title", model, batch, config)
+    example.outputs[:] = example.targets
+    right = plots.draw_answers([example])
+    example.outputs[:, 3:] = 1 - example.targets[:, 3:]
+    wrong = plots.draw_answers([example])
+
+    def red(figure):
+        path = tmp_path / "figure.png"
+        figure.savefig(path)
+        pixels = image.imread(path)[..., :3]
+        return int(((pixels[..., 0] > 0.95) & (pixels[..., 1:].max(axis=2) < 0.15)).sum())
+
+    assert red(right) == 0
+    assert red(wrong) > 100
+
+
+def test_learning_curve_takes_a_cost_of_zero(tmp_path):
+    rows = [{"sequences": 10.0, "train_bits": 3.0}, {"sequences": 20.0, "train_bits": 0.0,
+             "validation_bits": 0.0}]  # fmt: skip
+    figure = plots.draw_learning_curve(rows, tiny())
+    figure.savefig(tmp_path / "curve.png")
+    assert image.imread(tmp_path / "curve.png").std() > 0.05
+
+
+def test_ntm_is_what_is_drawn():
+    assert isinstance(build_model(tiny()), NTM)

@@ -1,0 +1,260 @@
+import csv
+import math
+
+import pytest
+import torch
+
+from ntm_kernels import tasks
+from ntm_kernels.optim import GravesRMSprop
+from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
+from ntm_kernels.training.evaluation import fixed_set, score
+from ntm_kernels.training.metrics import MetricsLog, read_metrics
+from ntm_kernels.training.models import answer
+from ntm_kernels.training.trainer import Trainer, TrainingError, build_optimiser
+from tests.training.runs import assert_same, baseline, everything_but_time, tiny
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """TensorBoard's writer costs more than these runs; test_cli writes its events."""
+    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+
+
+def quiet(line):
+    """Takes the trainer's lines."""
+
+
+def make(config, run_dir, **options):
+    return Trainer(config, run_dir, report=quiet, **options)
+
+
+def stop_after(trainer, sequences):
+    return lambda: trainer.counters.sequences >= sequences
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny(),
+        tiny(controller="feedforward"),
+        baseline(),
+        tiny(optimiser="adam", dtype="float64"),
+        tiny(dtype="bfloat16", batch_size=7),
+    ],
+    ids=["ntm", "feedforward", "lstm", "adam", "bfloat16"],
+)
+def test_resuming_changes_nothing(tmp_path, config):
+    straight = make(config, tmp_path / "straight")
+    assert straight.run()
+    for name, stops in (("boundary", [20, 40]), ("between", [4, 26, 34])):
+        for stop in stops:
+            part = make(config, tmp_path / name, resume=True)
+            assert not part.run(stop_after(part, stop))
+            assert stop <= part.counters.sequences < stop + config.batch_size
+        assert make(config, tmp_path / name, resume=True).run()
+        assert_same(
+            everything_but_time(tmp_path / name), everything_but_time(tmp_path / "straight")
+        )
+
+
+def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
+    """What a kill leaves behind: rows and half a row beyond the checkpoint, half a checkpoint."""
+    make(tiny(), tmp_path / "straight").run()
+    run_dir = tmp_path / "killed"
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 30))
+    with open(run_dir / "metrics.csv", "a") as file:
+        file.write("36,18,1.5,,,0.01,9.0\n42,21,1.4,1.2,0.5,0.01,9.0\n48,2")
+    (run_dir / "checkpoints" / ".000000000040.pt.tmp").write_bytes(b"half")
+    make(tiny(), run_dir, resume=True).run()
+    assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
+    assert not list((run_dir / "checkpoints").glob(".*"))
+
+
+def test_resuming_from_the_checkpoint_before(tmp_path):
+    make(tiny(), tmp_path / "straight").run()
+    run_dir = tmp_path / "damaged"
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 30))
+    store = CheckpointStore(run_dir / "checkpoints")
+    before, newest = store.all()
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=f"use the one before it with --checkpoint {before}"):
+        make(tiny(), run_dir, resume=True)
+    make(tiny(), run_dir, resume=True, checkpoint=before).run()
+    assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
+
+
+def test_seeds_decide(tmp_path):
+    runs = [make(tiny(seed=seed), tmp_path / str(i)) for i, seed in enumerate([1, 1, 2])]
+    for run in runs:
+        run.run()
+    states = [run.model.state_dict() for run in runs]
+    assert_same(states[0], states[1])
+    assert not torch.equal(states[0]["output.weight"], states[2]["output.weight"])
+
+
+def test_the_global_generator_is_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    make(tiny(), tmp_path).run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    make(tiny(), tmp_path).run()
+    with pytest.raises(FileExistsError, match="already holds a run; go on with --resume"):
+        make(tiny(), tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path):
+    make(tiny(), tmp_path).run()
+    with pytest.raises(CheckpointError, match=r"other settings .*\(lr: 0.01 and 0.5\)"):
+        make(tiny(lr=0.5), tmp_path, resume=True)
+
+
+def test_resuming_nothing_says_so(tmp_path):
+    lines = []
+    Trainer(tiny(), tmp_path, resume=True, report=lines.append)
+    assert "holds no checkpoint to resume from: starting from the beginning" in lines[0]
+
+
+def test_one_update_is_the_documented_one(tmp_path):
+    """Loss averaged over answer bits, elements clipped, Graves' RMSProp: done here by hand."""
+    config = tiny(clip=1e-3, total_sequences=2)
+    run = make(config, tmp_path)
+    twin = make(config, tmp_path / "twin").model
+    batch = config.task.sample(2, run._generator.clone_state())
+    run.run()
+
+    logits = twin(batch.inputs)[0]
+    chosen = batch.mask.unsqueeze(-1).expand_as(logits)
+    expected = torch.nn.BCEWithLogitsLoss()(logits[chosen], batch.targets[chosen])
+    expected.backward()
+    clipped = 0
+    for parameter in twin.parameters():
+        clipped += int((parameter.grad.abs() > 1e-3).sum())
+        parameter.grad.clamp_(-1e-3, 1e-3)
+    assert clipped
+    GravesRMSprop(twin.parameters(), lr=config.lr).step()
+    for ours, theirs in zip(run.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_training_learns(tmp_path):
+    settings = {"num_items": 1, "num_answers": 1, "hidden_size": 16, "batch_size": 10}
+    every = {"validate_every": 600, "log_every": 600, "checkpoint_every": 3000}
+    config = baseline(**settings, **every, total_sequences=3000)
+    run = make(config, tmp_path)
+    run.run()
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert rows[0]["train_bits"] > 1
+    assert rows[-1]["validation_bits"] < 0.1
+    assert run.counters.learnt_at in [row["sequences"] for row in rows]
+    learnt = [row["sequences"] for row in rows if row["validation_bits"] < 0.1]
+    assert run.counters.learnt_at == learnt[0]
+
+
+def test_stop_below_ends_the_run(tmp_path):
+    run = make(tiny(stop_below=100.0), tmp_path)
+    assert run.run()
+    assert run.counters.sequences == 12, "the first validation"
+    assert make(tiny(stop_below=100.0), tmp_path, resume=True).run()
+    more = make(tiny(stop_below=0.0), tmp_path, resume=True)
+    assert more.run()
+    assert more.counters.sequences == 60
+
+
+def test_the_last_batch_is_cut_to_the_total(tmp_path):
+    run = make(tiny(batch_size=25), tmp_path)
+    run.run()
+    assert (run.counters.sequences, run.counters.updates) == (60, 3)
+
+
+def test_rows_hold_what_they_say(tmp_path):
+    config = tiny()
+    run = make(config, tmp_path)
+    run.run()
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["sequences"]) for row in rows] == list(range(6, 61, 6))
+    assert [bool(row["validation_bits"]) for row in rows] == [False, True] * 5
+    assert float(rows[0]["lr"]) == config.lr
+    assert float(rows[-1]["lr"]) == pytest.approx(0.02 * config.lr)
+    # An untrained model is unsure of each of the four answer bits.
+    assert 2 < float(rows[0]["train_bits"]) < 6
+    result = score(run.model, fixed_set(config.task, 4, config, "validation"), config)
+    assert float(rows[-1]["validation_bits"]) == result.bits
+
+
+@pytest.mark.parametrize("poison", ["loss", "weight"])
+@pytest.mark.parametrize(
+    ("healthy", "between", "kept"),
+    [(12, "between sequences 24 and 30", 20), (9, "between sequences 18 and 20", 10)],
+    ids=["noticed by a row", "noticed by a checkpoint"],
+)
+def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    tmp_path, monkeypatch, poison, healthy, between, kept
+):
+    config = tiny()
+    run = make(config, tmp_path)
+    calls = iter(range(1000))
+
+    def poisoned(logits, batch):
+        value = tasks.base.loss(logits, batch)
+        if next(calls) < healthy:
+            return value
+        if poison == "loss":
+            return value * math.inf
+        with torch.no_grad():
+            run.model.output.bias[0] = math.nan
+        return value
+
+    monkeypatch.setattr(trainer_module.tasks, "loss", poisoned)
+    with pytest.raises(TrainingError, match=f"no longer finite, {between}") as e:
+        run.run()
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert str(store.latest()) in str(e.value)
+    contents = load(store.latest())
+    assert contents["counters"]["sequences"] == kept
+    assert all(value.isfinite().all() for value in contents["model"].values())
+
+
+def test_optimisers_take_their_options():
+    model = torch.nn.Linear(2, 2)
+    graves = build_optimiser(tiny(momentum=0.5), model)
+    assert isinstance(graves, GravesRMSprop)
+    assert (graves.defaults["momentum"], graves.defaults["decay"]) == (0.5, 0.95)
+    plain = build_optimiser(tiny(optimiser="rmsprop", decay=0.7), model)
+    assert isinstance(plain, torch.optim.RMSprop)
+    assert (plain.defaults["alpha"], plain.defaults["centered"]) == (0.7, True)
+    adam = build_optimiser(tiny(optimiser="adam", eps=1e-5), model)
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.defaults["eps"] == 1e-5
+
+
+def test_unusable_device_is_refused(tmp_path):
+    for device in ("cudaa", "meta:x"):
+        with pytest.raises(ValueError, match=f"device '{device}' cannot be used here"):
+            make(tiny(device=device), tmp_path)
+
+
+def test_score_of_padded_chunks_is_that_of_each_sequence(tmp_path):
+    config = tiny()
+    copying = make(tiny(), tmp_path).config
+    task = tasks.make("copy", width=2, max_length=6)
+    model = torch.nn.LSTM(3, 2)
+    batch = task.sample(20, torch.Generator().manual_seed(0))
+    result = score(model, batch.sorted_chunks(6), copying)
+    alone = [
+        tasks.bits(answer(model, one.inputs, config), one).item()
+        for one in (batch.select(torch.tensor([i])) for i in range(20))
+    ]
+    assert result.bits == pytest.approx(sum(alone) / 20, rel=1e-6)
+    assert result.sequences == 20
+
+
+def test_metrics_of_other_columns_are_refused(tmp_path):
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"is not a metrics\.csv"):
+        MetricsLog(tmp_path, 10, tensorboard=False)
