@@ -60,5 +60,5 @@ bench: build ## measure every backend that is live here
 	$(PYTHON) -m bench $(ARGS)
 
 clean: ## remove what was built; .venv and runs stay
-	rm -rf build dist *.egg-info ntm_kernels/_native.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info ntm_kernels/_*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

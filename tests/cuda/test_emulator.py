@@ -234,7 +234,7 @@ def test_translation_keeps_lines_and_literals():
     assert len(translated) == source.count("\n") + 1
     assert translated[:2] == source.split("\n")[:2]
     assert "check_launch_bounds(128)" in "\n".join(translated)
-    assert 'Launcher("kernel<float>", &kernel<float>, dim3(1, 2), 3)(nullptr)' in translated[-2]
+    assert 'Launcher("kernel<float>", kernel<float>, dim3(1, 2), 3)(nullptr)' in translated[-2]
 
 
 @pytest.mark.parametrize(

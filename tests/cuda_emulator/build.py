@@ -145,4 +145,7 @@ def sanitizer_environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(build(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).resolve()))
+    try:
+        print(build(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).resolve()))
+    except RuntimeError as error:
+        sys.exit(str(error))

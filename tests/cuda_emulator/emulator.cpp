@@ -2,6 +2,7 @@
 // operations, shared memory, and the part of the runtime API that launchers need.
 #include "emulator.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -370,6 +371,34 @@ Rendezvous& arrive(unsigned mask, uint64_t value, const char* operation, Site si
 
 }  // namespace
 
+std::string debug_information(const void* address, const char* options) {
+  Dl_info info;
+  if (!dladdr(address, &info)) return "";
+  char command[4096], line[4096];
+  std::snprintf(command, sizeof command, "addr2line %s -e '%s' 0x%zx 2>/dev/null", options,
+                info.dli_fname,
+                size_t(static_cast<const char*>(address) - static_cast<char*>(info.dli_fbase)));
+  std::string text;
+  if (FILE* pipe = popen(command, "r")) {
+    while (std::fgets(line, sizeof line, pipe)) text += line;
+    pclose(pipe);
+  }
+  return text;
+}
+
+std::string kernel_name(const void* function, const char* fallback) {
+  static std::map<const void*, std::string> known;
+  std::string& name = known[function];
+  if (name.empty()) {
+    name = debug_information(function, "-f -C");
+    name = name.substr(0, name.find('\n'));
+    name = name.substr(0, name.rfind('('));
+    if (name.rfind("void ", 0) == 0) name = name.substr(5);
+    if (name.empty() || name == "??") name = fallback;
+  }
+  return name;
+}
+
 std::string describe(const Site& site) {
   return std::string(site.file) + ":" + std::to_string(site.line);
 }
@@ -489,12 +518,12 @@ cudaError_t run(const char* kernel, const void* function, const Configuration& c
   blockDim = configuration.block;
   gridDim = configuration.grid;
   unsigned barriers = 0;
-  if (observer) observer->launch_begins(kernel);
+  if (observer) observer->launch_begins(kernel, function);
   run_blocks(configuration, configuration.grid.x * configuration.grid.y * configuration.grid.z,
              barriers);
   if (observer) observer->launch_ends(barriers, !failure.empty());
   if (failure.empty()) return cudaSuccess;
-  failure = std::string(kernel) + ": " + failure;
+  failure = kernel_name(function, kernel) + ": " + failure;
   return last_error = cudaErrorLaunchFailure;
 }
 

@@ -71,7 +71,7 @@ struct Block {
 /// Sees every access and every ordering; there is one in an instrumented build.
 class Observer {
  public:
-  virtual void launch_begins(const char* kernel) = 0;
+  virtual void launch_begins(const char* kernel, const void* function) = 0;
   virtual void launch_ends(unsigned barriers, bool failed) = 0;
   virtual void block_begins(Block&) = 0;
   virtual void block_ends(Block&) = 0;
@@ -91,5 +91,11 @@ extern Fiber* current;
 /// Ends the launch with a message. Does not return when called from a CUDA thread.
 void fail(const std::string& message);
 std::string describe(const Site&);
+
+/// What addr2line says of an address in this library, empty if nothing.
+std::string debug_information(const void* address, const char* options);
+/// A kernel's name with its template arguments, or the launch's text where there is no debug
+/// information.
+std::string kernel_name(const void* function, const char* fallback);
 
 }  // namespace cuda_emulator

@@ -5,7 +5,6 @@
 //
 // Memory is watched in granules of two bytes: neighbouring single bytes count as one. A __syncwarp
 // orders if its mask names the whole warp.
-#include <dlfcn.h>
 #include <link.h>
 #include <pthread.h>
 
@@ -92,21 +91,14 @@ int find_image(dl_phdr_info* info, size_t, void*) {
   return 1;
 }
 
-/// Source lines of an instruction: innermost first, with the functions inlined around it.
+/// Source lines of an instruction: innermost first, with the places it was inlined into.
 std::string source_of(uint32_t pc) {
-  Dl_info info;
-  if (!dladdr(reinterpret_cast<void*>(&find_image), &info)) return "an unknown place";
-  char command[4096];
-  std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", info.dli_fname,
-                pc - 1);
+  const std::string lines = debug_information(reinterpret_cast<void*>(image_begin + pc - 1), "-i");
   std::string text;
-  if (FILE* pipe = popen(command, "r")) {
-    char line[4096];
-    while (std::fgets(line, sizeof line, pipe)) {
-      std::string place(line, std::strcspn(line, " \n"));
-      text += text.empty() ? place : ", from " + place;
-    }
-    pclose(pipe);
+  for (size_t begin = 0, end; (end = lines.find('\n', begin)) != std::string::npos;
+       begin = end + 1) {
+    const std::string line = lines.substr(begin, end - begin);
+    text += (text.empty() ? "" : ", from ") + line.substr(0, line.find(' '));
   }
   return text.empty() ? "an unknown place" : text;
 }
@@ -118,7 +110,7 @@ class Instrument final : public Observer {
     observer = this;
   }
 
-  void launch_begins(const char* kernel) override {
+  void launch_begins(const char* kernel, const void* function) override {
     ++launch_;
     global_.clear();
     released_.clear();
@@ -130,7 +122,7 @@ class Instrument final : public Observer {
     pthread_attr_destroy(&attributes);
     host_stack_ = reinterpret_cast<uintptr_t>(stack);
     host_stack_bytes_ = bytes;
-    if (counting_) launches_.push_back({kernel, gridDim, blockDim});
+    if (counting_) launches_.push_back({kernel_name(function, kernel), gridDim, blockDim});
   }
 
   void launch_ends(unsigned barriers, bool failed) override {

@@ -84,7 +84,7 @@ def _replace_launches(source: str) -> str:
             raise TranslationError("a launch that does not end")
         kernel, configuration = source[start:opening], source[opening + 3 : closing]
         name = re.sub(r"\s+", " ", kernel).strip()
-        launcher = f'::cuda_emulator::Launcher("{name}", &{kernel}, {configuration})'
+        launcher = f'::cuda_emulator::Launcher("{name}", {kernel}, {configuration})'
         pieces += [source[done:start], launcher]
         done = closing + 3
     return "".join([*pieces, source[done:]])

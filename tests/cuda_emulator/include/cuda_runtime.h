@@ -6,7 +6,6 @@
 #endif
 #define CUDA_EMULATOR 1
 
-#include <crt/host_defines.h>
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
 #include <vector_types.h>
