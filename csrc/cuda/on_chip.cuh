@@ -1,0 +1,221 @@
+// What a block that holds a sequence's whole memory keeps in shared memory, and how the stages
+// follow one another there. The same code counts the bytes on the host (`Arena`).
+#pragma once
+#include "addressing.cuh"
+#include "interface.cuh"
+#include "memory.cuh"
+
+namespace ntm {
+
+// `Sizes` of an op without addressing (`read`, `write`) have no taps.
+template <typename A>
+struct ForwardSpace {
+  A *tile, *vector, *reads, *similarity, *previous, *shifted, *gated;
+  Pair<A>*scores, *powers;
+
+  __host__ __device__ ForwardSpace(Arena& arena, const Sizes& sizes, int tile_rows, int warps) {
+    const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
+    const int64_t addressing = sizes.S > 0 ? weighting : 0;
+    tile = arena.take<A>(static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M));
+    vector = arena.take<A>(sizes.interface_size());
+    reads = arena.take<A>(sizes.R * sizes.M);
+    previous = arena.take<A>(weighting);
+    similarity = arena.take<A>(addressing);
+    shifted = arena.take<A>(addressing);
+    gated = arena.take<A>(sizes.S > kFewTaps ? addressing : 0);
+    scores = arena.take<Pair<A>>(sizes.H * warps);
+    powers = arena.take<Pair<A>>(sizes.H * warps);
+  }
+};
+
+template <typename A>
+struct BackwardSpace {
+  A *tile, *d_tile, *vector, *d_vector, *d_reads;
+  A *similarity, *previous, *gated, *shifted, *weights, *d, *row_norms, *key_norms;
+  Pair<A>*scores, *powers;
+  A *weight_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
+
+  __host__ __device__ BackwardSpace(Arena& arena, const Sizes& sizes, int tile_rows, int warps) {
+    const int64_t tile_size = static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M);
+    const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
+    const int64_t addressing = sizes.S > 0 ? weighting : 0;
+    const int partials = sizes.H * warps;
+    tile = arena.take<A>(tile_size);
+    d_tile = arena.take<A>(tile_size);
+    vector = arena.take<A>(sizes.interface_size());
+    d_vector = arena.take<A>(sizes.interface_size());
+    d_reads = arena.take<A>(sizes.R * sizes.M);
+    weights = arena.take<A>(weighting);
+    d = arena.take<A>(weighting);
+    similarity = arena.take<A>(addressing);
+    previous = arena.take<A>(addressing);
+    gated = arena.take<A>(addressing);
+    shifted = arena.take<A>(addressing);
+    row_norms = arena.take<A>(sizes.N);
+    key_norms = arena.take<A>(sizes.H);
+    scores = arena.take<Pair<A>>(partials);
+    powers = arena.take<Pair<A>>(partials);
+    weight_dots = arena.take<A>(partials);
+    content_dots = arena.take<A>(partials);
+    d_sharpening = arena.take<A>(partials);
+    d_gate = arena.take<A>(partials);
+    d_strength = arena.take<A>(partials);
+  }
+
+  __device__ Chain<A> chain(int warps) const {
+    return {similarity,
+            previous,
+            gated,
+            shifted,
+            weights,
+            d,
+            row_norms,
+            key_norms,
+            {scores, warps, 0},
+            {powers, warps, 0},
+            {weight_dots, warps, 0},
+            {content_dots, warps, 0},
+            {d_sharpening, warps, 0},
+            {d_gate, warps, 0},
+            {d_strength, warps, 0}};
+  }
+};
+
+template <typename A>
+__device__ void load_vector(const Block& block, A* to, const NtmArray& array, int64_t offset,
+                            int count) {
+  for (int i = block.thread; i < count; i += block.threads) to[i] = load<A>(array, offset + i);
+}
+
+template <typename A>
+__device__ void load_or_clear(const Block& block, A* to, const NtmArray& array, int64_t offset,
+                              int count) {
+  for (int i = block.thread; i < count; i += block.threads)
+    to[i] = load_or_zero<A>(array, offset + i);
+}
+
+template <typename A>
+__device__ void store_vector(const Block& block, const A* from, const NtmArray& array,
+                             int64_t offset, int count) {
+  for (int i = block.thread; i < count; i += block.threads) store(array, offset + i, from[i]);
+}
+
+// From a loaded memory, activated parameters and previous weights to the weights, f(head, row, w).
+// Ends without a barrier.
+template <typename A, typename F>
+__device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
+                        const Sizes& sizes, const ForwardSpace<A>& space, F f) {
+  const Partials<Pair<A>> scores{space.scores, block.warps, 0}, powers{space.powers, block.warps, 0};
+  const Rows all{0, sizes.N};
+  content<A>(block, tile, heads, sizes, space.similarity, scores, nullptr, nullptr);
+  __syncthreads();
+  shift<false>(block, all, heads, sizes, space.similarity, space.previous, scores,
+               sizes.S > kFewTaps, space.gated, space.shifted, powers);
+  __syncthreads();
+  sharpen(block, all, heads, sizes, space.shifted, powers, powers, f);
+}
+
+// From dw (in `chain.d`), K and the norms to the gradients of everything the chain starts from:
+// d_heads, the previous weights' in `chain.previous`, the scalar products' in `chain.shifted`. Leaves
+// the sums over columns, which a caller does along with its own, and ends with a barrier.
+template <typename A>
+__device__ void address_backward(const Block& block, const Heads<A>& heads,
+                                 const Heads<A>& d_heads, const Sizes& sizes,
+                                 const Chain<A>& chain) {
+  const Rows all{0, sizes.N};
+  shift<true>(block, all, heads, sizes, chain.similarity, chain.previous, chain.scores,
+              sizes.S > kFewTaps, chain.gated, chain.shifted, chain.powers);
+  sharpen_backward_dots(block, all, sizes, chain);
+  __syncthreads();
+  sharpen_backward(block, all, heads, sizes, chain);
+  __syncthreads();
+  shift_backward(block, all, heads, sizes, chain);
+  shift_backward_taps(block, all, sizes, chain, [&](int head, int tap, A sum) {
+    if (block.lane == 0) d_heads.shift[head * sizes.S + tap] = sum;
+  });
+  __syncthreads();
+  content_backward(block, all, heads, sizes, chain);
+  __syncthreads();
+}
+
+// The scalars of each head from the warps' partial sums.
+template <typename A>
+__device__ void fold_scalars(const Block& block, const Heads<A>& d_heads, const Sizes& sizes,
+                             const Chain<A>& chain) {
+  for (int head = block.warp; head < sizes.H; head += block.warps) {
+    const A d_strength = fold_sum(block, chain.d_strength, head);
+    const A d_gate = fold_sum(block, chain.d_gate, head);
+    const A d_sharpening = fold_sum(block, chain.d_sharpening, head);
+    if (block.lane == 0) {
+      d_heads.strength[head] = d_strength;
+      d_heads.gate[head] = d_gate;
+      d_heads.sharpening[head] = d_sharpening;
+    }
+  }
+}
+
+// dk of one column: the sums of `content_backward_key` over all tiles less what ‖k‖ takes back.
+template <typename A>
+__device__ A key_gradient(A sum, A key, A key_norm, A strength, A d_strength) {
+  return key_norm > 0 ? sum - key * (strength * d_strength / (key_norm * key_norm)) : sum;
+}
+
+template <typename A>
+__device__ void key_backward(const Block& block, const Tile<A>& tile, int column,
+                             const Heads<A>& heads, const Heads<A>& d_heads, const Sizes& sizes,
+                             const Chain<A>& chain) {
+  column_sums(block, tile, column, chain.shifted, sizes.H, sizes.N, [&](int head, A sum) {
+    const A d_strength = fold_sum(block, chain.d_strength, head);
+    const int at = head * sizes.M + column;
+    if (block.lane == 0)
+      d_heads.key[at] = key_gradient(sum, heads.key[at], chain.key_norms[head],
+                                     heads.strength[head], d_strength);
+  });
+}
+
+// dM of the whole tile in place of dM': what the write, the read and the content make of it.
+template <typename A>
+__device__ void memory_backward(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
+                                int column, const Sizes& sizes, const Heads<A>& heads,
+                                const A* d_reads, const Chain<A>& chain) {
+  const int64_t N = sizes.N;
+  for (int row = block.lane; row < tile.rows; row += kWarp) {
+    const int at = tile.first + row;
+    const A* w = chain.weights + at;
+    A value = write_backward_memory(d_tile(row, column), w + sizes.R * N, sizes.W, N,
+                                    heads.erase + column, sizes.M);
+    value += outer_sum(w, sizes.R, N, d_reads + column, sizes.M);
+    value += outer_sum(chain.shifted + at, sizes.H, N, heads.key + column, sizes.M);
+    d_tile(row, column) = value - tile(row, column) * chain.row_norms[at];
+  }
+}
+
+// All that a step's backward sums over the words of a row: K, the norms, and dw from read and write.
+template <typename A>
+__device__ void step_backward_rows(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
+                                   const Heads<A>& heads, const Sizes& sizes, const A* d_reads,
+                                   const Chain<A>& chain) {
+  const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
+  content(block, tile, heads, sizes, chain.similarity, chain.scores, chain.row_norms,
+          chain.key_norms);
+  read_backward_weights(block, tile, d_reads, sizes.R, sizes.N, chain.d);
+  write_backward_weights(block, tile, d_tile, chain.weights + writing, sizes.W, sizes.N,
+                         heads.erase, heads.add, chain.d + writing);
+}
+
+// All that it sums over rows, and dM in place of dM'.
+template <typename A>
+__device__ void step_backward_columns(const Block& block, const Tile<A>& tile,
+                                      const Tile<A>& d_tile, const Heads<A>& heads,
+                                      const Heads<A>& d_heads, const Sizes& sizes,
+                                      const A* d_reads, const Chain<A>& chain) {
+  const A* writing = chain.weights + static_cast<int64_t>(sizes.R) * sizes.N;
+  for (int column = block.warp; column < sizes.M; column += block.warps) {
+    key_backward(block, tile, column, heads, d_heads, sizes, chain);
+    write_backward_heads(block, tile, d_tile, column, writing, sizes.W, sizes.N, heads.erase,
+                         d_heads.erase, d_heads.add);
+    memory_backward(block, tile, d_tile, column, sizes, heads, d_reads, chain);
+  }
+}
+
+}  // namespace ntm
