@@ -117,6 +117,8 @@ def translate(source: str, path: str) -> str:
     """CUDA source as C++ for the emulator; ``path`` is what messages call it."""
     try:
         translated = _replace_launches(_replace_all_shared(_replace_bounds(source)))
+        # As a macro it would hit the same word in the headers of the C++ library.
+        translated = re.sub(r"\b__noinline__\b", "__attribute__((noinline))", translated)
     except TranslationError as error:
         raise TranslationError(f"{path}: {error}") from None
     left = re.search(
