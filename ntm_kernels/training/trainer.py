@@ -135,6 +135,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(config)
+        self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
         updates = math.ceil(config.total_sequences / config.batch_size)
         self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
@@ -212,7 +213,7 @@ class Trainer:
         loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
         self._optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(self.model.parameters(), config.clip)
+        nn.utils.clip_grad_value_(self._parameters, config.clip)
         self._optimiser.step()
         self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.
