@@ -18,18 +18,18 @@ __device__ void load_heads(const Block& block, const Heads<A>& heads, const NtmA
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     address_forward_kernel(NtmAddressParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const ForwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x, weighting = b * sizes.H * sizes.N;
 
-  load_tile(block, tile, params.memory, b * sizes.N * sizes.M);
+  load_tile(tile, params.memory, b * sizes.N * sizes.M);
   load_heads(block, heads, params, sizes);
   load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
   __syncthreads();
@@ -42,20 +42,20 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     address_backward_kernel(NtmAddressParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const BackwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
   const Chain<A> chain = space.chain(block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int H = sizes.H, M = sizes.M, S = sizes.S;
   const int64_t b = blockIdx.x, memory = b * sizes.N * sizes.M, weighting = b * H * sizes.N;
 
-  load_tile(block, tile, params.memory, memory);
+  load_tile(tile, params.memory, memory);
   load_heads(block, heads, params, sizes);
   load_vector(block, chain.d, params.d_weights, weighting, H * sizes.N);
   load_vector(block, chain.previous, params.previous_weights, weighting, H * sizes.N);
@@ -67,16 +67,17 @@ __global__ void __launch_bounds__(kMaxThreads)
   address_backward(block, heads, d_heads, sizes, chain);
   fold_scalars(block, d_heads, sizes, chain);
   for (int column = block.warp; column < M; column += block.warps) {
-    key_backward(block, tile, column, heads, d_heads, sizes, chain);
+    read(block, tile, column, chain.shifted, H, sizes.N, d_heads.key);
     for (int row = block.lane; row < tile.rows; row += kWarp) {
       const A pull = outer_sum(chain.shifted + row, H, sizes.N, heads.key + column, M);
       tile(row, column) = pull - tile(row, column) * chain.row_norms[row];
     }
   }
   __syncthreads();
-  store_tile(block, tile, params.d_memory, memory);
+  store_tile(tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous, weighting, H * sizes.N);
-  store_vector(block, d_heads.key, params.d_key, b * H * M, H * M);
+  for (int i = block.thread; i < H * M; i += block.threads)
+    store(params.d_key, b * H * M + i, head_gradient(i, heads, d_heads, sizes, chain.key_norms));
   store_vector(block, d_heads.strength, params.d_strength, b * H, H);
   store_vector(block, d_heads.gate, params.d_gate, b * H, H);
   store_vector(block, d_heads.shift, params.d_shift, b * H * S, H * S);

@@ -36,6 +36,14 @@ __device__ A through_taps(const A* taps, int S, int row, int N, int sign, F valu
   return sum;
 }
 
+// Two parts of a softmax as one.
+template <typename A>
+__device__ Pair<A> joined(const Pair<A>& one, const Pair<A>& other) {
+  const A peak = larger(one.peak, other.peak);
+  const A sum = one.sum > 0 ? one.sum * exp_of(one.peak - peak) : A(0);
+  return {peak, other.sum > 0 ? sum + other.sum * exp_of(other.peak - peak) : sum};
+}
+
 // K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the softmax's pairs of β K.
 // All keys share a pass; ‖k‖ comes for free beside k·M_i. With `row_norms` both norms are kept.
 template <typename A>
@@ -44,21 +52,21 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
                         A* row_norms, A* key_norms) {
   const RowUnits units(tile.rows, block.warps);
   const int M = tile.words;
-  for (int head = 0; head < sizes.H; head += kHeadsAtOnce) {
-    const int some = min(kHeadsAtOnce, sizes.H - head);
+  for (int head = 0; head < sizes.H; head += kHeadsAtOnce<A>) {
+    const int some = min(kHeadsAtOnce<A>, sizes.H - head);
     const A* keys = heads.key + head * M;
-    Pair<A> pairs[kHeadsAtOnce];
+    Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
-    for (int i = 0; i < kHeadsAtOnce; ++i) pairs[i] = {-Constants<A>::infinity, 0};
+    for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
-      A dots[kHeadsAtOnce] = {}, squares[kHeadsAtOnce] = {}, square = 0;
+      A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
       if (row < tile.rows) {
         for (int word = part; word < M; word += units.lanes) {
           const A m = tile(row, word);
           square += m * m;
 #pragma unroll
-          for (int i = 0; i < kHeadsAtOnce; ++i) {
+          for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
             if (i >= some) continue;
             const A k = keys[i * M + word];
             dots[i] += m * k;
@@ -70,7 +78,7 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
       const bool mine = part == 0 && row < tile.rows;
       if (row_norms != nullptr && mine && head == 0) row_norms[tile.first + row] = row_norm;
 #pragma unroll
-      for (int i = 0; i < kHeadsAtOnce; ++i) {
+      for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
         if (i >= some) continue;
         const A dot = units.sum(dots[i]), key_norm = sqrt_of(units.sum(squares[i]));
         const A norms = key_norm * row_norm;
@@ -79,18 +87,17 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
         const A alike = norms < Constants<A>::cosine_eps ? A(0) : dot / norms;
         similarity[static_cast<int64_t>(head + i) * sizes.N + tile.first + row] = alike;
         const A score = heads.strength[head + i] * alike;
-        const A peak = larger(pairs[i].peak, score);
-        pairs[i] = {peak, pairs[i].sum * exp_of(pairs[i].peak - peak) + exp_of(score - peak)};
+        pairs[i] = joined(pairs[i], {score, 1});
       }
     }
 #pragma unroll
-    for (int i = 0; i < kHeadsAtOnce; ++i) {
+    for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
       if (i >= some) continue;
       const A peak = warp_max(pairs[i].peak);
       const A term = pairs[i].sum > 0 ? pairs[i].sum * exp_of(pairs[i].peak - peak) : A(0);
       const A sum = warp_sum(term);
       Pair<A>& own = scores.own(head + i, block.warp);
-      if (block.lane == 0) own = {peak, sum};
+      if (block.lane == 0) own = tile.fresh ? Pair<A>{peak, sum} : joined(own, {peak, sum});
     }
   }
 }

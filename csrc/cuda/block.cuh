@@ -8,7 +8,8 @@ constexpr int kWarp = 32;
 constexpr int kMaxThreads = 512;
 constexpr unsigned kAllLanes = 0xffffffffu;
 // Heads that share one pass over the memory: enough for the common models, few enough registers.
-constexpr int kHeadsAtOnce = 4;
+template <typename A>
+constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 4;
 // Up to here a row's neighbours are gated again for every tap, which saves a barrier.
 constexpr int kFewTaps = 5;
 

@@ -30,6 +30,8 @@ struct Heads {
   __device__ Heads(A* vector, const Sizes& sizes)
       : Heads(vector, sizes.H, sizes.W, sizes.M, sizes.S) {}
 
+  __device__ bool is_erase(int index) const { return key + index >= erase && key + index < add; }
+
   // Everything but the shift, whose softmax needs all taps of a head.
   __device__ A activate(int index, A raw) const {
     const A* at = key + index;

@@ -15,6 +15,7 @@ struct Tile {
   A* at;      // [rows, stride]
   int first;  // its first row in the memory
   int rows, words;
+  bool fresh;  // no tile came before it in this block: sums over rows start here
 
   static __host__ __device__ int stride_of(int words) { return words | 1; }
   __device__ int stride() const { return stride_of(words); }
@@ -51,10 +52,11 @@ __device__ bool in_fours(const T* data, int words) {
   return words % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
 }
 
-// Elements [offset, offset + rows * words) of an array into the tile.
+// Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every dtype
+// times two widths of code, and called once or twice. By value, so that nothing needs a stack.
 template <typename A>
-__device__ void load_tile(const Block& block, const Tile<A>& tile, const NtmArray& array,
-                          int64_t offset) {
+__device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array, int64_t offset) {
+  const Block block;
   Visit<A>::typed(array, [&](auto* data) {
     using T = std::remove_pointer_t<decltype(data)>;
     const T* source = data + offset;
@@ -73,8 +75,8 @@ __device__ void load_tile(const Block& block, const Tile<A>& tile, const NtmArra
 }
 
 template <typename A>
-__device__ void store_tile(const Block& block, const Tile<A>& tile, const NtmArray& array,
-                           int64_t offset) {
+__device__ __attribute__((noinline)) void store_tile(Tile<A> tile, NtmArray array, int64_t offset) {
+  const Block block;
   Visit<A>::typed(array, [&](auto* data) {
     using T = std::remove_pointer_t<decltype(data)>;
     T* target = data + offset;
@@ -124,34 +126,29 @@ struct RowUnits {
   }
 };
 
-// r = Σ_i w_i M_i of one column, for heads [0, heads); every lane gets the sums, f(head, sum).
-template <typename A, typename F>
-__device__ void column_sums(const Block& block, const Tile<A>& tile, int column, const A* weights,
-                            int heads, int N, F f) {
-  for (int head = 0; head < heads; head += kHeadsAtOnce) {
-    const int some = min(kHeadsAtOnce, heads - head);
-    const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
-    A sums[kHeadsAtOnce] = {};
-    for (int row = block.lane; row < tile.rows; row += kWarp) {
-      const A m = tile(row, column);
-#pragma unroll
-      for (int i = 0; i < kHeadsAtOnce; ++i)
-        if (i < some) sums[i] += w[static_cast<int64_t>(i) * N + row] * m;
-    }
-#pragma unroll
-    for (int i = 0; i < kHeadsAtOnce; ++i)
-      if (i < some) f(head + i, warp_sum(sums[i]));
-  }
-}
-
-// Read vectors [R, M] from weights [R, N]; what earlier tiles gave is added to.
+// Read vectors [R, M] from weights [R, N], one column; what earlier tiles gave is added to. The
+// backward of the content sums over rows alike, with the gradients of k·M_i for weights.
 template <typename A>
 __device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weights,
                      int heads, int N, A* read_vectors) {
-  column_sums(block, tile, column, weights, heads, N, [&](int head, A sum) {
-    A& to = read_vectors[head * tile.words + column];
-    if (block.lane == 0) to = tile.first == 0 ? sum : to + sum;
-  });
+  for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
+    const int some = min(kHeadsAtOnce<A>, heads - head);
+    const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
+    A sums[kHeadsAtOnce<A>] = {};
+    for (int row = block.lane; row < tile.rows; row += kWarp) {
+      const A m = tile(row, column);
+#pragma unroll
+      for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+        if (i < some) sums[i] += w[static_cast<int64_t>(i) * N + row] * m;
+    }
+#pragma unroll
+    for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+      if (i >= some) continue;
+      const A sum = warp_sum(sums[i]);
+      A& to = read_vectors[(head + i) * tile.words + column];
+      if (block.lane == 0) to = tile.fresh ? sum : to + sum;
+    }
+  }
 }
 
 // M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h in one column; weights [W, N].
@@ -184,22 +181,22 @@ template <typename A>
 __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
                                       const A* d_read_vectors, int heads, int N, A* d_weights) {
   const RowUnits units(tile.rows, block.warps);
-  for (int head = 0; head < heads; head += kHeadsAtOnce) {
-    const int some = min(kHeadsAtOnce, heads - head);
+  for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
+    const int some = min(kHeadsAtOnce<A>, heads - head);
     const A* d_read = d_read_vectors + head * tile.words;
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
-      A sums[kHeadsAtOnce] = {};
+      A sums[kHeadsAtOnce<A>] = {};
       if (row < tile.rows) {
         for (int word = part; word < tile.words; word += units.lanes) {
           const A m = tile(row, word);
 #pragma unroll
-          for (int i = 0; i < kHeadsAtOnce; ++i)
+          for (int i = 0; i < kHeadsAtOnce<A>; ++i)
             if (i < some) sums[i] += d_read[i * tile.words + word] * m;
         }
       }
 #pragma unroll
-      for (int i = 0; i < kHeadsAtOnce; ++i) {
+      for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
         if (i >= some) continue;
         const A sum = units.sum(sums[i]);
         if (part == 0 && row < tile.rows)
@@ -252,8 +249,8 @@ __device__ void write_backward_heads(const Block& block, const Tile<A>& tile,
     erased = warp_sum(erased);
     if (block.lane == 0) {
       const int at = head * tile.words + column;
-      d_add[at] = tile.first == 0 ? added : d_add[at] + added;
-      d_erase[at] = tile.first == 0 ? erased : d_erase[at] + erased;
+      d_add[at] = tile.fresh ? added : d_add[at] + added;
+      d_erase[at] = tile.fresh ? erased : d_erase[at] + erased;
     }
   }
 }

@@ -13,16 +13,18 @@ struct ForwardSpace {
   A *tile, *vector, *reads, *similarity, *previous, *shifted, *gated;
   Pair<A>*scores, *powers;
 
-  __host__ __device__ ForwardSpace(Arena& arena, const Sizes& sizes, int tile_rows, int warps) {
+  // Weightings may lie elsewhere than the rest.
+  __host__ __device__ ForwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
+                                   int tile_rows, int warps) {
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
     tile = arena.take<A>(static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M));
     vector = arena.take<A>(sizes.interface_size());
     reads = arena.take<A>(sizes.R * sizes.M);
-    previous = arena.take<A>(weighting);
-    similarity = arena.take<A>(addressing);
-    shifted = arena.take<A>(addressing);
-    gated = arena.take<A>(sizes.S > kFewTaps ? addressing : 0);
+    previous = weightings.take<A>(weighting);
+    similarity = weightings.take<A>(addressing);
+    shifted = weightings.take<A>(addressing);
+    gated = weightings.take<A>(sizes.S > kFewTaps ? addressing : 0);
     scores = arena.take<Pair<A>>(sizes.H * warps);
     powers = arena.take<Pair<A>>(sizes.H * warps);
   }
@@ -35,7 +37,8 @@ struct BackwardSpace {
   Pair<A>*scores, *powers;
   A *weight_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
 
-  __host__ __device__ BackwardSpace(Arena& arena, const Sizes& sizes, int tile_rows, int warps) {
+  __host__ __device__ BackwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
+                                    int tile_rows, int warps) {
     const int64_t tile_size = static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M);
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
@@ -45,13 +48,13 @@ struct BackwardSpace {
     vector = arena.take<A>(sizes.interface_size());
     d_vector = arena.take<A>(sizes.interface_size());
     d_reads = arena.take<A>(sizes.R * sizes.M);
-    weights = arena.take<A>(weighting);
-    d = arena.take<A>(weighting);
-    similarity = arena.take<A>(addressing);
-    previous = arena.take<A>(addressing);
-    gated = arena.take<A>(addressing);
-    shifted = arena.take<A>(addressing);
-    row_norms = arena.take<A>(sizes.N);
+    weights = weightings.take<A>(weighting);
+    d = weightings.take<A>(weighting);
+    similarity = weightings.take<A>(addressing);
+    previous = weightings.take<A>(addressing);
+    gated = weightings.take<A>(addressing);
+    shifted = weightings.take<A>(addressing);
+    row_norms = weightings.take<A>(sizes.N);
     key_norms = arena.take<A>(sizes.H);
     scores = arena.take<Pair<A>>(partials);
     powers = arena.take<Pair<A>>(partials);
@@ -154,23 +157,17 @@ __device__ void fold_scalars(const Block& block, const Heads<A>& d_heads, const 
   }
 }
 
-// dk of one column: the sums of `content_backward_key` over all tiles less what ‖k‖ takes back.
+// The gradient of a parameter once all of d_heads is there: of a key less what ‖k‖ takes back,
+// Σ_i dK_i K_i / ‖k‖² = β dβ / ‖k‖².
 template <typename A>
-__device__ A key_gradient(A sum, A key, A key_norm, A strength, A d_strength) {
-  return key_norm > 0 ? sum - key * (strength * d_strength / (key_norm * key_norm)) : sum;
-}
-
-template <typename A>
-__device__ void key_backward(const Block& block, const Tile<A>& tile, int column,
-                             const Heads<A>& heads, const Heads<A>& d_heads, const Sizes& sizes,
-                             const Chain<A>& chain) {
-  column_sums(block, tile, column, chain.shifted, sizes.H, sizes.N, [&](int head, A sum) {
-    const A d_strength = fold_sum(block, chain.d_strength, head);
-    const int at = head * sizes.M + column;
-    if (block.lane == 0)
-      d_heads.key[at] = key_gradient(sum, heads.key[at], chain.key_norms[head],
-                                     heads.strength[head], d_strength);
-  });
+__device__ A head_gradient(int index, const Heads<A>& heads, const Heads<A>& d_heads,
+                           const Sizes& sizes, const A* key_norms) {
+  const A sum = d_heads.key[index];
+  if (index >= sizes.H * sizes.M) return sum;
+  const int head = index / sizes.M;
+  const A norm = key_norms[head];
+  if (!(norm > 0)) return sum;
+  return sum - heads.key[index] * (heads.strength[head] * d_heads.strength[head] / (norm * norm));
 }
 
 // dM of the whole tile in place of dM': what the write, the read and the content make of it.
@@ -211,7 +208,7 @@ __device__ void step_backward_columns(const Block& block, const Tile<A>& tile,
                                       const A* d_reads, const Chain<A>& chain) {
   const A* writing = chain.weights + static_cast<int64_t>(sizes.R) * sizes.N;
   for (int column = block.warp; column < sizes.M; column += block.warps) {
-    key_backward(block, tile, column, heads, d_heads, sizes, chain);
+    read(block, tile, column, chain.shifted, sizes.H, sizes.N, d_heads.key);
     write_backward_heads(block, tile, d_tile, column, writing, sizes.W, sizes.N, heads.erase,
                          d_heads.erase, d_heads.add);
     memory_backward(block, tile, d_tile, column, sizes, heads, d_reads, chain);

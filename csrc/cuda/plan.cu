@@ -2,47 +2,106 @@
 
 #include <stdio.h>
 
+#include "sequence.cuh"
+
 namespace ntm {
 
 namespace {
 
-// A thread for about four elements of the memory, so that small problems do not pay for idle warps.
+constexpr int kLeastTileRows = 64;
+
+// A thread for about four elements of the memory, or for what it has to do of the controller's
+// products, so that small problems do not pay for idle warps.
 int threads_for(const NtmSizes& sizes) {
-  const int64_t elements = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
+  const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
+  const int64_t controller = static_cast<int64_t>(sizes.hidden) * sizes.hidden / 8;
+  const int64_t work = memory > controller ? memory : controller;
   int threads = 2 * kWarp;
-  while (threads < kMaxThreads && elements > 4 * threads) threads *= 2;
+  while (threads < kMaxThreads && work > 4 * threads) threads *= 2;
   return threads;
 }
 
+struct Bytes {
+  int64_t shared, workspace;  // of a block
+};
+
 template <typename Space>
-int64_t bytes_of(const Sizes& sizes, int tile_rows, int warps) {
-  Arena arena(nullptr);
-  const Space counted(arena, sizes, tile_rows, warps);
+Bytes bytes_of(const Sizes& sizes, int tile_rows, int warps, bool weightings_away) {
+  Arena near(nullptr), far(nullptr);
+  const Space counted(near, weightings_away ? far : near, sizes, tile_rows, warps);
   (void)counted;
-  return arena.used;
+  return {near.used, far.used};
 }
 
 template <typename A>
-int64_t space_bytes(bool backward, const Sizes& sizes, int tile_rows, int warps) {
-  return backward ? bytes_of<BackwardSpace<A>>(sizes, tile_rows, warps)
-                  : bytes_of<ForwardSpace<A>>(sizes, tile_rows, warps);
+Bytes bytes_of(int op, bool backward, const Sizes& sizes, const NtmPlan& plan) {
+  const int rows = plan.tile_rows, warps = plan.threads / kWarp;
+  const bool away = plan.weightings_away != 0;
+  if (op == NTM_SEQUENCE)
+    return backward ? bytes_of<SequenceBackwardSpace<A>>(sizes, rows, warps, away)
+                    : bytes_of<SequenceForwardSpace<A>>(sizes, rows, warps, away);
+  return backward ? bytes_of<BackwardSpace<A>>(sizes, rows, warps, away)
+                  : bytes_of<ForwardSpace<A>>(sizes, rows, warps, away);
 }
+
+struct Planner {
+  int op;
+  bool backward, is_double;
+  const NtmSizes& given;
+  int64_t limit;
+  NtmPlan plan;
+
+  void count() {
+    const Sizes sizes(given);
+    const Bytes bytes = is_double ? bytes_of<double>(op, backward, sizes, plan)
+                                  : bytes_of<float>(op, backward, sizes, plan);
+    plan.shared_bytes = bytes.shared;
+    plan.workspace_bytes = bytes.workspace * given.batch;
+  }
+
+  // As many rows at a time as fit beside all else, in whole warps if it can be.
+  bool fit_rows() {
+    plan.tile_rows = 0;
+    count();
+    const int64_t fixed = plan.shared_bytes;
+    plan.tile_rows = 32;
+    count();
+    const int64_t rows = (limit - fixed) * 32 / (plan.shared_bytes - fixed);
+    plan.tile_rows = static_cast<int>(rows >= kWarp ? rows / kWarp * kWarp : rows);
+    if (rows < 1) return false;
+    count();
+    while (plan.shared_bytes > limit && plan.tile_rows > 0) {  // pieces are rounded up
+      plan.tile_rows -= 1;
+      count();
+    }
+    return plan.tile_rows > 0;
+  }
+
+  void refuse(const char* what) {
+    snprintf(plan.why_not, sizeof plan.why_not, "%s: %lld bytes, a block has %lld", what,
+             static_cast<long long>(plan.shared_bytes), static_cast<long long>(limit));
+  }
+};
 
 }  // namespace
 
 NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit) {
-  NtmPlan plan = {};
+  Planner planner{op, backward, is_double, sizes, shared_limit, {}};
+  NtmPlan& plan = planner.plan;
   plan.threads = threads_for(sizes);
   plan.tile_rows = sizes.memory_size;
-  const int warps = plan.threads / kWarp;
-  const Sizes shape(sizes);
-  plan.shared_bytes =
-      is_double ? space_bytes<double>(backward, shape, plan.tile_rows, warps)
-                : space_bytes<float>(backward, shape, plan.tile_rows, warps);
-  if (plan.shared_bytes > shared_limit)
-    snprintf(plan.why_not, sizeof plan.why_not,
-             "one sequence takes %lld bytes of shared memory, a block has %d",
-             static_cast<long long>(plan.shared_bytes), shared_limit);
+  planner.count();
+  if (plan.shared_bytes <= shared_limit) return plan;
+  if (op != NTM_SEQUENCE) {
+    planner.refuse("the memory of a sequence does not fit in shared memory");
+    return plan;
+  }
+  // The weightings stay if they leave room for a tile worth moving.
+  for (int away = 0; away < 2; ++away) {
+    plan.weightings_away = away;
+    if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
+  }
+  planner.refuse("the state of a step does not fit in shared memory");
   return plan;
 }
 

@@ -6,16 +6,16 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) read_forward_kernel(NtmReadParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(NtmReadParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const ForwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
 
-  load_tile(block, tile, params.memory, b * sizes.N * sizes.M);
+  load_tile(tile, params.memory, b * sizes.N * sizes.M);
   load_vector(block, space.previous, params.weights, b * sizes.R * sizes.N, sizes.R * sizes.N);
   __syncthreads();
   for (int column = block.warp; column < sizes.M; column += block.warps)
@@ -25,17 +25,17 @@ __global__ void __launch_bounds__(kMaxThreads) read_forward_kernel(NtmReadParams
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) read_backward_kernel(NtmReadParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(NtmReadParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const BackwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int R = sizes.R, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * R * N;
 
-  load_tile(block, tile, params.memory, memory);
+  load_tile(tile, params.memory, memory);
   load_vector(block, space.d_reads, params.d_read_vectors, b * R * M, R * M);
   load_vector(block, space.weights, params.weights, weighting, R * N);
   for (int i = block.thread; i < R * N; i += block.threads) space.d[i] = 0;
@@ -46,23 +46,23 @@ __global__ void __launch_bounds__(kMaxThreads) read_backward_kernel(NtmReadParam
     for (int row = block.lane; row < N; row += kWarp)
       tile(row, column) = outer_sum(space.weights + row, R, N, space.d_reads + column, M);
   __syncthreads();
-  store_tile(block, tile, params.d_memory, memory);
+  store_tile(tile, params.d_memory, memory);
   store_vector(block, space.d, params.d_weights, weighting, R * N);
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) write_forward_kernel(NtmWriteParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(NtmWriteParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const ForwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M;
 
-  load_tile(block, tile, params.memory, memory);
+  load_tile(tile, params.memory, memory);
   load_vector(block, space.previous, params.weights, b * W * N, W * N);
   load_vector(block, heads.erase, params.erase, b * W * M, W * M);
   load_vector(block, heads.add, params.add, b * W * M, W * M);
@@ -70,24 +70,24 @@ __global__ void __launch_bounds__(kMaxThreads) write_forward_kernel(NtmWritePara
   for (int column = block.warp; column < M; column += block.warps)
     write(block, tile, column, space.previous, W, N, heads.erase, heads.add);
   __syncthreads();
-  store_tile(block, tile, params.written, memory);
+  store_tile(tile, params.written, memory);
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) write_backward_kernel(NtmWriteParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(NtmWriteParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const BackwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
   const Heads<A> d_heads(space.d_vector, 0, sizes.W, sizes.M, 0);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M}, d_tile{space.d_tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true}, d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * W * N, words = b * W * M;
 
-  load_tile(block, tile, params.memory, memory);
-  load_tile(block, d_tile, params.d_written, memory);
+  load_tile(tile, params.memory, memory);
+  load_tile(d_tile, params.d_written, memory);
   load_vector(block, space.weights, params.weights, weighting, W * N);
   load_vector(block, heads.erase, params.erase, words, W * M);
   load_vector(block, heads.add, params.add, words, W * M);
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kMaxThreads) write_backward_kernel(NtmWritePar
                                                   heads.erase + column, M);
   }
   __syncthreads();
-  store_tile(block, d_tile, params.d_memory, memory);
+  store_tile(d_tile, params.d_memory, memory);
   store_vector(block, space.d, params.d_weights, weighting, W * N);
   store_vector(block, d_heads.erase, params.d_erase, words, W * M);
   store_vector(block, d_heads.add, params.d_add, words, W * M);

@@ -7,18 +7,18 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) step_forward_kernel(NtmStepParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(NtmStepParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const ForwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
   const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
 
-  load_tile(block, tile, params.memory, memory);
+  load_tile(tile, params.memory, memory);
   for (int p = block.thread; p < heads.size; p += block.threads)
     space.vector[p] = heads.activate(p, load<A>(params.interface, b * heads.size + p));
   load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
@@ -38,27 +38,27 @@ __global__ void __launch_bounds__(kMaxThreads) step_forward_kernel(NtmStepParams
           heads.add);
   }
   __syncthreads();
-  store_tile(block, tile, params.written, memory);
+  store_tile(tile, params.written, memory);
   store_vector(block, space.reads, params.read_vectors, b * sizes.R * sizes.M, sizes.R * sizes.M);
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads) step_backward_kernel(NtmStepParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(NtmStepParams params, NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   Arena arena(shared);
-  const BackwardSpace<A> space(arena, sizes, plan.tile_rows, block.warps);
+  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
   const Chain<A> chain = space.chain(block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M}, d_tile{space.d_tile, 0, sizes.N, sizes.M};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true}, d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
   const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
   const int64_t reads = b * sizes.R * sizes.M, interface = b * heads.size;
 
-  load_tile(block, tile, params.memory, memory);
+  load_tile(tile, params.memory, memory);
   if (params.d_written.data != nullptr)
-    load_tile(block, d_tile, params.d_written, memory);
+    load_tile(d_tile, params.d_written, memory);
   else
     clear_tile(block, d_tile);
   for (int p = block.thread; p < heads.size; p += block.threads)
@@ -76,11 +76,12 @@ __global__ void __launch_bounds__(kMaxThreads) step_backward_kernel(NtmStepParam
   step_backward_columns(block, tile, d_tile, heads, d_heads, sizes, space.d_reads, chain);
   activate_shift_backward(block, heads, d_heads, sizes);
   __syncthreads();
-  store_tile(block, d_tile, params.d_memory, memory);
+  store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous, weighting, sizes.H * sizes.N);
   for (int p = block.thread; p < heads.size; p += block.threads) {
     const A slope = heads.slope(p, load<A>(params.interface, interface + p));
-    store(params.d_interface, interface + p, space.d_vector[p] * slope);
+    const A d_active = head_gradient(p, heads, d_heads, sizes, chain.key_norms);
+    store(params.d_interface, interface + p, d_active * slope);
   }
 }
 

@@ -391,9 +391,8 @@ class CudaBackend(Backend):
         save_for_backward: bool,
         return_trace: bool,
     ) -> tuple[SequenceOutputs, list[Tensor]]:
-        projected, recurrent, interface_weight, interface_bias, memory, weights, reads, hidden, cell, lengths = (  # noqa: E501
-            arguments
-        )
+        memory, weights, reads = arguments.memory, arguments.weights, arguments.read_vectors
+        hidden, cell = arguments.hidden, arguments.cell
         steps = (sizes.time, sizes.batch)
         is_lstm = controller == "lstm"
         dtype = arithmetic_dtype(memory.dtype)
@@ -423,7 +422,7 @@ class CudaBackend(Backend):
             "forward",
             sizes,
             is_lstm=is_lstm,
-            projected_input=projected,
+            projected_input=arguments.projected_input,
             initial_memory=memory,
             initial_weights=weights,
             initial_reads=reads,
@@ -438,10 +437,10 @@ class CudaBackend(Backend):
             final_cell=outputs.final_cell if is_lstm else None,
             trace_weights=outputs.trace_weights if return_trace else None,
             trace_interface=outputs.trace_interface if return_trace else None,
-            lengths=lengths,
-            recurrent_weight=recurrent.to(dtype),
-            interface_weight=interface_weight.to(dtype),
-            interface_bias=interface_bias.to(dtype),
+            lengths=arguments.lengths,
+            recurrent_weight=arguments.recurrent_weight.to(dtype),
+            interface_weight=arguments.interface_weight.to(dtype),
+            interface_bias=arguments.interface_bias.to(dtype),
             **kept,
         )
         return outputs, saved
@@ -458,7 +457,6 @@ class CudaBackend(Backend):
     ) -> tuple[Tensor, ...]:
         checkpoints, all_weights, interfaces, gates, cells = saved
         dtype, is_lstm = checkpoints.dtype, controller == "lstm"
-        rows = sizes.time * sizes.batch
         d_projected = checkpoints.new_empty(arguments.projected_input.shape)
         d_interfaces = torch.empty_like(interfaces)
         starts = arguments.memory, arguments.weights, arguments.read_vectors
@@ -496,17 +494,16 @@ class CudaBackend(Backend):
             d_initial_hidden=d_hidden if is_lstm else None,
             d_initial_cell=d_cell if is_lstm else None,
         )
-        recurrent = _shifted_in(arguments.read_vectors, read_vectors).view(rows, -1)
+        recurrent = _shifted_in(arguments.read_vectors, read_vectors).flatten(2)
         if arguments.hidden is not None:
-            before = _shifted_in(arguments.hidden, hidden).view(rows, -1)
-            recurrent = torch.cat((recurrent, before), -1)
-        flat_gates = d_projected.view(rows, -1).T
-        flat_interface = d_interfaces.view(rows, -1).T
+            recurrent = torch.cat((recurrent, _shifted_in(arguments.hidden, hidden)), -1)
+        flat_recurrent, flat_hidden = recurrent.flatten(0, 1).to(dtype), hidden.flatten(0, 1)
+        flat_gates, flat_interface = d_projected.flatten(0, 1).T, d_interfaces.flatten(0, 1).T
         weight_dtype = arguments.recurrent_weight.dtype
         return (
             d_projected.to(arguments.projected_input.dtype),
-            (flat_gates @ recurrent.to(dtype)).to(weight_dtype),
-            (flat_interface @ hidden.view(rows, -1).to(dtype)).to(weight_dtype),
+            (flat_gates @ flat_recurrent).to(weight_dtype),
+            (flat_interface @ flat_hidden.to(dtype)).to(weight_dtype),
             d_interfaces.sum((0, 1)).to(weight_dtype),
             d_memory,
             d_weights,

@@ -1,0 +1,57 @@
+// What both directions of `sequence` share: shared memory, and the ways to a step's memory.
+#pragma once
+#include "controller.cuh"
+#include "on_chip.cuh"
+
+namespace ntm {
+
+// Width of what the controller gets from the step before: the read vectors, and h of an LSTM.
+__host__ __device__ inline int recurrent_width(const Sizes& sizes, bool is_lstm) {
+  return sizes.R * sizes.M + (is_lstm ? sizes.C : 0);
+}
+
+template <typename A>
+struct SequenceForwardSpace : ForwardSpace<A> {
+  A* recurrent[2];  // [R*M + C], of this step and the next
+  A* cell;          // [C]
+
+  __host__ __device__ SequenceForwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
+                                           int tile_rows, int warps)
+      : ForwardSpace<A>(arena, weightings, sizes, tile_rows, warps) {
+    for (A*& piece : recurrent) piece = arena.take<A>(sizes.R * sizes.M + sizes.C);
+    cell = arena.take<A>(sizes.C);
+  }
+};
+
+template <typename A>
+struct SequenceBackwardSpace : BackwardSpace<A> {
+  A* d_recurrent;  // [R*M + C]
+  A* d_cell;       // [C]
+  A* d_gates;      // [4C], of a feed-forward controller [C]
+  A* d_raw;        // [P]
+
+  __host__ __device__ SequenceBackwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
+                                            int tile_rows, int warps)
+      : BackwardSpace<A>(arena, weightings, sizes, tile_rows, warps) {
+    d_recurrent = arena.take<A>(sizes.R * sizes.M + sizes.C);
+    d_cell = arena.take<A>(sizes.C);
+    d_gates = arena.take<A>(4 * sizes.C);
+    d_raw = arena.take<A>(sizes.interface_size());
+  }
+};
+
+// Steps of this block's sequence; what is given is not trusted, for nobody has looked at it.
+__device__ inline int length_of(const NtmSequenceParams& params, const Sizes& sizes) {
+  if (params.lengths == nullptr) return sizes.T;
+  const int64_t length = params.lengths[blockIdx.x];
+  return static_cast<int>(max(int64_t(0), min(length, int64_t(sizes.T))));
+}
+
+// f(tile) for each tile of the memory.
+template <typename A, typename F>
+__device__ void each_tile(A* at, const Sizes& sizes, int tile_rows, F f) {
+  for (int first = 0; first < sizes.N; first += tile_rows)
+    f(Tile<A>{at, first, min(tile_rows, sizes.N - first), sizes.M, first == 0});
+}
+
+}  // namespace ntm

@@ -1,0 +1,181 @@
+// `sequence` forward: one launch for all steps, with a block for each sequence.
+//
+// The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
+// step, from its place in the result. Six barriers a step: hidden state | interface | content | shift |
+// weights | read and write.
+#include "launch.cuh"
+#include "plan.cuh"
+#include "sequence.cuh"
+
+namespace ntm {
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    sequence_forward_kernel(NtmSequenceParams params, NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  const bool is_lstm = params.sizes.is_lstm != 0;
+  const int64_t b = blockIdx.x, B = gridDim.x;
+  Arena near(shared), far(static_cast<char*>(params.workspace) + b * (plan.workspace_bytes / B));
+  const SequenceForwardSpace<A> space(near, plan.weightings_away ? far : near, sizes,
+                                      plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, sizes);
+  const Partials<Pair<A>> scores{space.scores, block.warps, 0}, powers{space.powers, block.warps, 0};
+  const Rows all{0, sizes.N};
+  const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
+  const int reads = sizes.R * M, weighting = sizes.H * N;
+  const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
+  const bool resident = plan.tile_rows >= N;
+  const int width = recurrent_width(sizes, is_lstm), gates = is_lstm ? 4 * C : C;
+  const int length = length_of(params, sizes);
+  const NtmArray checkpoints = plain<A>(params.checkpoints);
+  const A* recurrent_weight = static_cast<const A*>(params.recurrent_weight);
+  const A* interface_weight = static_cast<const A*>(params.interface_weight);
+  const A* interface_bias = static_cast<const A*>(params.interface_bias);
+  A* all_weights = static_cast<A*>(params.all_weights);
+  A* interfaces = static_cast<A*>(params.interfaces);
+  A* trace_interface = static_cast<A*>(params.trace_interface);
+
+  if (resident)
+    load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
+  load_vector(block, space.previous, params.initial_weights, b * weighting, weighting);
+  load_vector(block, space.recurrent[0], params.initial_reads, b * reads, reads);
+  if (is_lstm) {
+    load_vector(block, space.recurrent[0] + reads, params.initial_hidden, b * C, C);
+    load_vector(block, space.cell, params.initial_cell, b * C, C);
+  }
+  __syncthreads();
+
+  for (int t = 0; t < length; ++t) {
+    const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
+    const A* now = space.recurrent[t % 2];
+    A* next = space.recurrent[(t + 1) % 2];
+    A* hidden = next + reads;
+    const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
+    const int64_t checkpoint_at = (t / params.sizes.checkpoint_every * B + b) * cells_of_memory;
+
+    if (is_lstm) {
+      matvec(block, recurrent_weight, gates, width, C, 1, C, now, [&](int unit, const A* sums) {
+        A gate = own_sum(block, sums);
+        if (block.lane < 4)
+          gate += load<A>(params.projected_input, at * gates + block.lane * C + unit);
+        const LstmUnit<A> lstm(block, gate, space.cell[unit]);
+        __syncwarp();  // every lane has read the cell
+        if (block.lane == 0) {
+          space.cell[unit] = lstm.cell;
+          hidden[unit] = lstm.hidden;
+          store(params.hidden, at * C + unit, lstm.hidden);
+          if (params.cells != nullptr) static_cast<A*>(params.cells)[at * C + unit] = lstm.cell;
+        }
+        if (block.lane < 4 && params.gates != nullptr)
+          static_cast<A*>(params.gates)[at * gates + block.lane * C + unit] = lstm.activated;
+      });
+    } else {
+      matvec(block, recurrent_weight, gates, width, (C + 3) / 4, 4, 1, now,
+             [&](int unit, const A* sums) {
+               const int row = 4 * unit + block.lane;
+               if (block.lane >= 4 || row >= C) return;
+               const A sum = own_sum(block, sums);
+               hidden[row] = tanh_of(sum + load<A>(params.projected_input, at * C + row));
+               store(params.hidden, at * C + row, hidden[row]);
+             });
+    }
+    if (checkpoint && resident)
+      store_tile(Tile<A>{space.tile, 0, N, M, true}, checkpoints, checkpoint_at);
+    __syncthreads();
+
+    matvec(block, interface_weight, P, C, (P + 3) / 4, 4, 1, hidden, [&](int unit, const A* sums) {
+      const int row = 4 * unit + block.lane;
+      if (block.lane >= 4 || row >= P) return;
+      const A raw = own_sum(block, sums) + interface_bias[row];
+      const A active = heads.activate(row, raw);
+      space.vector[row] = active;
+      // Of the erase vector, which the backward needs step after step, the activated is kept.
+      if (interfaces != nullptr) interfaces[at * P + row] = heads.is_erase(row) ? active : raw;
+    });
+    __syncthreads();
+
+    activate_shift(block, heads, sizes);
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      if (!resident) {
+        const int64_t offset = static_cast<int64_t>(tile.first) * M;
+        __syncthreads();
+        load_tile(tile, t == 0 ? params.initial_memory : params.memory,
+                  b * cells_of_memory + offset);
+        __syncthreads();
+        if (checkpoint) store_tile(tile, checkpoints, checkpoint_at + offset);
+      }
+      content<A>(block, tile, heads, sizes, space.similarity, scores, nullptr, nullptr);
+    });
+    __syncthreads();
+
+    if (trace_interface != nullptr)
+      for (int p = block.thread; p < P; p += block.threads)
+        trace_interface[at * P + p] = space.vector[p];
+    shift<false>(block, all, heads, sizes, space.similarity, space.previous, scores,
+                 sizes.S > kFewTaps, space.gated, space.shifted, powers);
+    __syncthreads();
+
+    sharpen(block, all, heads, sizes, space.shifted, powers, powers, [&](int head, int row, A w) {
+      const int64_t index = static_cast<int64_t>(head) * N + row;
+      space.previous[index] = w;  // no warp needs the previous weights any more
+      if (all_weights != nullptr) all_weights[at * weighting + index] = w;
+      if (params.trace_weights.data != nullptr)
+        store(params.trace_weights, at * weighting + index, w);
+    });
+    __syncthreads();
+
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
+      if (!resident) {
+        load_tile(tile, t == 0 ? params.initial_memory : params.memory, offset);
+        __syncthreads();
+      }
+      for (int column = block.warp; column < M; column += block.warps) {
+        read(block, tile, column, space.previous, sizes.R, N, next);
+        write(block, tile, column, space.previous + static_cast<int64_t>(sizes.R) * N, sizes.W, N,
+              heads.erase, heads.add);
+      }
+      __syncthreads();
+      if (!resident) {
+        store_tile(tile, params.memory, offset);
+        __syncthreads();
+      }
+    });
+    for (int i = block.thread; i < reads; i += block.threads)
+      store(params.read_vectors, at * reads + i, next[i]);
+  }
+
+  for (int64_t t = length; t < T; ++t) {
+    for (int i = block.thread; i < C; i += block.threads)
+      store(params.hidden, (t * B + b) * C + i, A(0));
+    for (int i = block.thread; i < reads; i += block.threads)
+      store(params.read_vectors, (t * B + b) * reads + i, A(0));
+  }
+  if (resident) {
+    store_tile(Tile<A>{space.tile, 0, N, M, true}, params.memory, b * cells_of_memory);
+  } else if (length == 0) {
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
+      load_tile(tile, params.initial_memory, offset);
+      __syncthreads();
+      store_tile(tile, params.memory, offset);
+      __syncthreads();
+    });
+  }
+  const A* last = space.recurrent[length % 2];
+  store_vector(block, space.previous, params.weights, b * weighting, weighting);
+  store_vector(block, last, params.final_reads, b * reads, reads);
+  if (is_lstm) {
+    store_vector(block, last + reads, params.final_hidden, b * C, C);
+    store_vector(block, space.cell, params.final_cell, b * C, C);
+  }
+}
+
+}  // namespace ntm
+
+extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, void* stream) {
+  return ntm::dispatch(NTM_SEQUENCE, false, params, stream, ntm::sequence_forward_kernel<float>,
+                       ntm::sequence_forward_kernel<double>, params->memory.dtype);
+}
