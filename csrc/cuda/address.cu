@@ -6,8 +6,8 @@
 namespace ntm {
 
 template <typename A>
-__device__ void load_heads(const Block& block, const Heads<A>& heads, const NtmAddressParams& params,
-                           const Sizes& sizes) {
+__device__ void load_heads(const Block& block, const Heads<A>& heads,
+                           const NtmAddressParams& params, const Sizes& sizes) {
   const int64_t b = blockIdx.x;
   const int H = sizes.H, M = sizes.M, S = sizes.S;
   load_vector(block, heads.key, params.key, b * H * M, H * M);
@@ -18,13 +18,13 @@ __device__ void load_heads(const Block& block, const Heads<A>& heads, const NtmA
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    address_forward_kernel(NtmAddressParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) address_forward_kernel(
+    const __grid_constant__ NtmAddressParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x, weighting = b * sizes.H * sizes.N;
@@ -42,13 +42,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    address_backward_kernel(NtmAddressParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) address_backward_kernel(
+    const __grid_constant__ NtmAddressParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
   const Chain<A> chain = space.chain(block.warps);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   __syncthreads();
   address_backward(block, heads, d_heads, sizes, chain);
   fold_scalars(block, d_heads, sizes, chain);
+#pragma unroll 1
   for (int column = block.warp; column < M; column += block.warps) {
     read(block, tile, column, chain.shifted, H, sizes.N, d_heads.key);
     for (int row = block.lane; row < tile.rows; row += kWarp) {
@@ -86,12 +87,14 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 
 }  // namespace ntm
 
-extern "C" int ntm_cuda_address_forward(const NtmAddressParams* params, void* stream) {
-  return ntm::dispatch(NTM_ADDRESS, false, params, stream, ntm::address_forward_kernel<float>,
+extern "C" int ntm_cuda_address_forward(const NtmAddressParams* params, const NtmPlan* plan,
+                                        void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::address_forward_kernel<float>,
                        ntm::address_forward_kernel<double>, params->memory.dtype);
 }
 
-extern "C" int ntm_cuda_address_backward(const NtmAddressParams* params, void* stream) {
-  return ntm::dispatch(NTM_ADDRESS, true, params, stream, ntm::address_backward_kernel<float>,
+extern "C" int ntm_cuda_address_backward(const NtmAddressParams* params, const NtmPlan* plan,
+                                         void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::address_backward_kernel<float>,
                        ntm::address_backward_kernel<double>, params->memory.dtype);
 }

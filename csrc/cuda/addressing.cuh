@@ -32,7 +32,9 @@ __device__ inline int wrapped(int row, int N) {
 template <typename A, typename F>
 __device__ A through_taps(const A* taps, int S, int row, int N, int sign, F value) {
   A sum = 0;
-  for (int tap = 0; tap < S; ++tap) sum += taps[tap] * value(wrapped(row - sign * (tap - S / 2), N));
+#pragma unroll 1
+  for (int tap = 0; tap < S; ++tap)
+    sum += taps[tap] * value(wrapped(row - sign * (tap - S / 2), N));
   return sum;
 }
 
@@ -52,12 +54,14 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
                         A* row_norms, A* key_norms) {
   const RowUnits units(tile.rows, block.warps);
   const int M = tile.words;
+#pragma unroll 1
   for (int head = 0; head < sizes.H; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, sizes.H - head);
     const A* keys = heads.key + head * M;
     Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
+#pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
@@ -130,6 +134,7 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     return interpolate(content, previous[at], focus.gate);
   };
   if (gated_first) {
+#pragma unroll 1
     for (int head = 0; head < sizes.H; ++head) {
       const Focus<A> focus(heads, head, S);
       const Pair<A> softmax = fold_softmax(block, scores, head);
@@ -139,6 +144,7 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     }
     __syncthreads();
   }
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const Focus<A> focus(heads, head, S);
     const Pair<A> softmax = fold_softmax(block, scores, head);
@@ -147,7 +153,8 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     rows.each(block, head, [&](int row) {
       A value;
       if (gated_first) {
-        value = through_taps(focus.taps, S, row, N, 1, [&](int from) { return gated[base + from]; });
+        value =
+            through_taps(focus.taps, S, row, N, 1, [&](int from) { return gated[base + from]; });
       } else {
         value = through_taps(focus.taps, S, row, N, 1,
                              [&](int from) { return gate_at(head, focus, softmax, from); });
@@ -176,6 +183,7 @@ template <typename A, typename F>
 __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& heads,
                         const Sizes& sizes, const A* shifted, const Partials<Pair<A>>& own,
                         const Partials<Pair<A>>& all, F f) {
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, all, head, sharpening);
@@ -197,7 +205,7 @@ struct Chain {
   A* gated;
   A* shifted;  // w̃, then dw^c, then the gradient of the scalar products k·M_i
   A* weights;
-  A* d;        // dw, then dw̃
+  A* d;          // dw, then dw̃
   A* row_norms;  // [N], ‖M_i‖, then Σ_h dK_h K_h / ‖M_i‖²
   A* key_norms;  // [H]
   Partials<Pair<A>> scores, powers;
@@ -210,6 +218,7 @@ struct Chain {
 template <typename A>
 __device__ void sharpen_backward_dots(const Block& block, const Rows& rows, const Sizes& sizes,
                                       const Chain<A>& chain) {
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     A dot = 0;
@@ -226,6 +235,7 @@ __device__ void sharpen_backward_dots(const Block& block, const Rows& rows, cons
 template <typename A>
 __device__ void sharpen_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                  const Sizes& sizes, const Chain<A>& chain) {
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const A sharpening = heads.sharpening[head];
@@ -255,6 +265,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
 template <typename A>
 __device__ void shift_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                const Sizes& sizes, const Chain<A>& chain) {
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const Focus<A> focus(heads, head, sizes.S);
@@ -284,6 +295,7 @@ __device__ void shift_backward(const Block& block, const Rows& rows, const Heads
 template <typename A, typename F>
 __device__ void shift_backward_taps(const Block& block, const Rows& rows, const Sizes& sizes,
                                     const Chain<A>& chain, F f) {
+#pragma unroll 1
   for (int task = block.warps - 1 - block.warp; task < sizes.H * sizes.S; task += block.warps) {
     const int head = task / sizes.S, tap = task % sizes.S;
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
@@ -296,11 +308,12 @@ __device__ void shift_backward_taps(const Block& block, const Rows& rows, const 
   }
 }
 
-// Backward of the softmax and of the cosine: dK = β w^c (dw^c − Σ dw^c w^c), d(k·M_i) = dK / (‖k‖‖M_i‖),
-// dβ = Σ dK K / β, and of each row what its norm takes back, Σ_h dK K / ‖M_i‖².
+// Backward of the softmax and of the cosine: dK = β w^c (dw^c − Σ dw^c w^c), d(k·M_i) = dK /
+// (‖k‖‖M_i‖), dβ = Σ dK K / β, and of each row what its norm takes back, Σ_h dK K / ‖M_i‖².
 template <typename A>
 __device__ void content_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                  const Sizes& sizes, const Chain<A>& chain) {
+#pragma unroll 1
   for (int head = 0; head < sizes.H; ++head) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const A strength = heads.strength[head], key_norm = chain.key_norms[head];
@@ -311,8 +324,8 @@ __device__ void content_backward(const Block& block, const Rows& rows, const Hea
     for (int at = block.thread; at < rows.rows; at += block.threads) {
       const int row = rows.first + at;
       const A similarity = chain.similarity[base + row];
-      const A d_score = content_weight(similarity, strength, softmax) *
-                        (chain.shifted[base + row] - dot);
+      const A d_score =
+          content_weight(similarity, strength, softmax) * (chain.shifted[base + row] - dot);
       d_strength += d_score * similarity;
       const A row_norm = chain.row_norms[row], norms = key_norm * row_norm;
       const bool alike = !(norms < Constants<A>::cosine_eps);
@@ -326,6 +339,7 @@ __device__ void content_backward(const Block& block, const Rows& rows, const Hea
     const int row = rows.first + at;
     const A row_norm = chain.row_norms[row];
     A pull = 0;
+#pragma unroll 1
     for (int head = 0; head < sizes.H; ++head) {
       const int64_t base = static_cast<int64_t>(head) * sizes.N;
       pull += chain.shifted[base + row] * chain.similarity[base + row] * chain.key_norms[head];

@@ -21,22 +21,54 @@ struct Constants<double> {
   static constexpr double cosine_eps = 1e-8;
 };
 
-__device__ inline float exp_of(float x) { return expf(x); }
-__device__ inline double exp_of(double x) { return exp(x); }
-__device__ inline float exp2_of(float x) { return exp2f(x); }
-__device__ inline double exp2_of(double x) { return exp2(x); }
-__device__ inline float log2_of(float x) { return log2f(x); }
-__device__ inline double log2_of(double x) { return log2(x); }
-__device__ inline float log_of(float x) { return logf(x); }
-__device__ inline double log_of(double x) { return log(x); }
-__device__ inline float log1p_of(float x) { return log1pf(x); }
-__device__ inline double log1p_of(double x) { return log1p(x); }
-__device__ inline float tanh_of(float x) { return tanhf(x); }
-__device__ inline double tanh_of(double x) { return tanh(x); }
-__device__ inline float sqrt_of(float x) { return sqrtf(x); }
-__device__ inline double sqrt_of(double x) { return sqrt(x); }
-__device__ inline float larger(float x, float y) { return fmaxf(x, y); }
-__device__ inline double larger(double x, double y) { return fmax(x, y); }
+__device__ inline float exp_of(float x) {
+  return expf(x);
+}
+__device__ inline double exp_of(double x) {
+  return exp(x);
+}
+__device__ inline float exp2_of(float x) {
+  return exp2f(x);
+}
+__device__ inline double exp2_of(double x) {
+  return exp2(x);
+}
+__device__ inline float log2_of(float x) {
+  return log2f(x);
+}
+__device__ inline double log2_of(double x) {
+  return log2(x);
+}
+__device__ inline float log_of(float x) {
+  return logf(x);
+}
+__device__ inline double log_of(double x) {
+  return log(x);
+}
+__device__ inline float log1p_of(float x) {
+  return log1pf(x);
+}
+__device__ inline double log1p_of(double x) {
+  return log1p(x);
+}
+__device__ inline float tanh_of(float x) {
+  return tanhf(x);
+}
+__device__ inline double tanh_of(double x) {
+  return tanh(x);
+}
+__device__ inline float sqrt_of(float x) {
+  return sqrtf(x);
+}
+__device__ inline double sqrt_of(double x) {
+  return sqrt(x);
+}
+__device__ inline float larger(float x, float y) {
+  return fmaxf(x, y);
+}
+__device__ inline double larger(double x, double y) {
+  return fmax(x, y);
+}
 
 template <typename A>
 __device__ A sigmoid(A x) {
@@ -54,15 +86,31 @@ __device__ A power_of_ratio(A u, A x) {
   return x == 0 ? A(1) : exp2_of(x * log2_of(u));
 }
 
-__device__ inline float lift(float x) { return x; }
-__device__ inline double lift(double x) { return x; }
-__device__ inline float lift(__half x) { return __half2float(x); }
-__device__ inline float lift(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float lift(float x) {
+  return x;
+}
+__device__ inline double lift(double x) {
+  return x;
+}
+__device__ inline float lift(__half x) {
+  return __half2float(x);
+}
+__device__ inline float lift(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
 
-__device__ inline void lower(float x, float* to) { *to = x; }
-__device__ inline void lower(double x, double* to) { *to = x; }
-__device__ inline void lower(float x, __half* to) { *to = __float2half_rn(x); }
-__device__ inline void lower(float x, __nv_bfloat16* to) { *to = __float2bfloat16_rn(x); }
+__device__ inline void lower(float x, float* to) {
+  *to = x;
+}
+__device__ inline void lower(double x, double* to) {
+  *to = x;
+}
+__device__ inline void lower(float x, __half* to) {
+  *to = __float2half_rn(x);
+}
+__device__ inline void lower(float x, __nv_bfloat16* to) {
+  *to = __float2bfloat16_rn(x);
+}
 
 // Calls f with a pointer to the array's elements; the branch is the same for a whole grid.
 template <typename A>
@@ -79,9 +127,15 @@ struct Visit<float> {
   template <typename F>
   static __device__ void typed(const NtmArray& array, F f) {
     switch (array.dtype) {
-      case NTM_FLOAT32: f(static_cast<float*>(array.data)); break;
-      case NTM_BFLOAT16: f(static_cast<__nv_bfloat16*>(array.data)); break;
-      default: f(static_cast<__half*>(array.data)); break;
+      case NTM_FLOAT32:
+        f(static_cast<float*>(array.data));
+        break;
+      case NTM_BFLOAT16:
+        f(static_cast<__nv_bfloat16*>(array.data));
+        break;
+      default:
+        f(static_cast<__half*>(array.data));
+        break;
     }
   }
 };

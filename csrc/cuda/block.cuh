@@ -60,9 +60,9 @@ struct Pair {
 // after the next barrier, always in the same order.
 template <typename V>
 struct Partials {
-  V* at;       // [heads, count]
-  int count;   // values per head
-  int mine;    // the first of this block's values
+  V* at;      // [heads, count]
+  int count;  // values per head
+  int mine;   // the first of this block's values
   __device__ V& own(int head, int warp) const {
     return at[static_cast<int64_t>(head) * count + mine + warp];
   }
@@ -90,7 +90,8 @@ __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& par
   return {peak, warp_sum(sum)};
 }
 
-// The maximum of x and the sum of (x / maximum)^power, of all the warps' pairs; {0, 0} if all are 0.
+// The maximum of x and the sum of (x / maximum)^power, of all the warps' pairs; {0, 0} if all are
+// 0.
 template <typename A>
 __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& partials, int head,
                                A power) {
@@ -118,6 +119,7 @@ struct Rows {
   // f(row) for each row of this thread, where `first <= row < first + rows`.
   template <typename F>
   __device__ void each(const Block& block, int head, F f) const {
+#pragma unroll 1
     for (int chunk = start(block, head); chunk < chunks(); chunk += block.warps) {
       const int at = chunk * kWarp + block.lane;
       if (at < rows) f(first + at);
@@ -125,17 +127,58 @@ struct Rows {
   }
 };
 
-// Hands out pieces of shared memory; on the host, with no memory, it counts them.
-struct Arena {
-  char* base;
-  int64_t used;
-  __host__ __device__ explicit Arena(void* memory) : base(static_cast<char*>(memory)), used(0) {}
+// Where the pieces of shared memory and workspace lie is worked out once, on the host: a space's
+// constructor asks for its pieces in order, and on the device gets them from the plan, which is
+// constant memory, so that no register has to remember an address.
+class CountedPieces {
+ public:
+  explicit CountedPieces(NtmPlan& plan) : plan_(plan) {}
   template <typename V>
-  __host__ __device__ V* take(int64_t count) {
-    V* piece = reinterpret_cast<V*>(base + used);
-    used += (count * static_cast<int64_t>(sizeof(V)) + 15) / 16 * 16;
-    return piece;
+  V* take(int64_t count) {
+    return counted<V>(count, shared_);
   }
+  // Of a weighting, which may lie in the workspace.
+  template <typename V>
+  V* take_weighting(int64_t count) {
+    return counted<V>(count, plan_.weightings_away ? workspace_ : shared_);
+  }
+  int64_t shared_bytes() const { return 16 * shared_; }
+  int64_t workspace_bytes() const { return 16 * workspace_; }
+
+ private:
+  template <typename V>
+  V* counted(int64_t count, int64_t& used) {
+    plan_.offsets[next_++] = static_cast<int32_t>(used);
+    used += (count * static_cast<int64_t>(sizeof(V)) + 15) / 16;
+    return nullptr;
+  }
+  NtmPlan& plan_;
+  int next_ = 0;
+  int64_t shared_ = 0, workspace_ = 0;  // in units of 16 bytes
+};
+
+class PlacedPieces {
+ public:
+  // Block b of the grid has the b-th part of the workspace.
+  __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace)
+      : plan_(plan), shared_(shared), weightings_(shared) {
+    if (plan.weightings_away)
+      weightings_ =
+          static_cast<unsigned char*>(workspace) + blockIdx.x * (plan.workspace_bytes / gridDim.x);
+  }
+  template <typename V>
+  __device__ V* take(int64_t) {
+    return reinterpret_cast<V*>(shared_ + 16 * static_cast<int64_t>(plan_.offsets[next_++]));
+  }
+  template <typename V>
+  __device__ V* take_weighting(int64_t) {
+    return reinterpret_cast<V*>(weightings_ + 16 * static_cast<int64_t>(plan_.offsets[next_++]));
+  }
+
+ private:
+  const NtmPlan& plan_;
+  unsigned char *shared_, *weightings_;
+  int next_ = 0;
 };
 
 }  // namespace ntm

@@ -11,6 +11,7 @@ constexpr int kRowsAtOnce = 4;
 template <typename A, typename F>
 __device__ void matvec(const Block& block, const A* weight, int rows, int columns, int units,
                        int unit_stride, int row_stride, const A* x, F f) {
+#pragma unroll 1
   for (int unit = block.warp; unit < units; unit += block.warps) {
     const A* row[kRowsAtOnce];
     A sums[kRowsAtOnce] = {};
@@ -38,7 +39,8 @@ __device__ A own_sum(const Block& block, const A* sums) {
   return block.lane & 2 ? high : low;
 }
 
-// c ← σ(f) c + σ(i) tanh(g), h ← σ(o) tanh(c) of one unit; gates i, f, g, o in the first four lanes.
+// c ← σ(f) c + σ(i) tanh(g), h ← σ(o) tanh(c) of one unit; gates i, f, g, o in the first four
+// lanes.
 template <typename A>
 struct LstmUnit {
   A hidden, cell;

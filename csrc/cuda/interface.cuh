@@ -60,14 +60,18 @@ struct Heads {
 // Softmax of the raw taps in place, one warp a head; from the last warp on, which has least to do.
 template <typename A>
 __device__ void activate_shift(const Block& block, const Heads<A>& heads, const Sizes& sizes) {
+#pragma unroll 1
   for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
     A* taps = heads.shift + head * sizes.S;
     A peak = -Constants<A>::infinity;
+#pragma unroll 1
     for (int tap = block.lane; tap < sizes.S; tap += kWarp) peak = larger(peak, taps[tap]);
     peak = warp_max(peak);
     A sum = 0;
+#pragma unroll 1
     for (int tap = block.lane; tap < sizes.S; tap += kWarp) sum += exp_of(taps[tap] - peak);
     sum = warp_sum(sum);
+#pragma unroll 1
     for (int tap = block.lane; tap < sizes.S; tap += kWarp)
       taps[tap] = exp_of(taps[tap] - peak) / sum;
   }
@@ -77,12 +81,15 @@ __device__ void activate_shift(const Block& block, const Heads<A>& heads, const 
 template <typename A>
 __device__ void activate_shift_backward(const Block& block, const Heads<A>& heads,
                                         const Heads<A>& d_heads, const Sizes& sizes) {
+#pragma unroll 1
   for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
     const A* taps = heads.shift + head * sizes.S;
     A* d_taps = d_heads.shift + head * sizes.S;
     A dot = 0;
+#pragma unroll 1
     for (int tap = block.lane; tap < sizes.S; tap += kWarp) dot += d_taps[tap] * taps[tap];
     dot = warp_sum(dot);
+#pragma unroll 1
     for (int tap = block.lane; tap < sizes.S; tap += kWarp)
       d_taps[tap] = taps[tap] * (d_taps[tap] - dot);
   }

@@ -18,14 +18,14 @@ using Kernel = void (*)(Params, NtmPlan);
 
 // More shared memory than the default has to be asked for, per kernel and device.
 template <typename Params>
-cudaError_t launch(Kernel<Params> kernel, const Params& params, const NtmPlan& plan,
-                   dim3 grid, void* stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(plan.shared_bytes));
+cudaError_t launch(Kernel<Params> kernel, const Params& params, const NtmPlan& plan, dim3 grid,
+                   void* stream) {
+  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(plan.shared_bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<grid, plan.threads, plan.shared_bytes, static_cast<cudaStream_t>(stream)>>>(params, plan);
+  kernel<<<grid, plan.threads, plan.shared_bytes, static_cast<cudaStream_t>(stream)>>>(params,
+                                                                                       plan);
   return cudaGetLastError();
 }
 

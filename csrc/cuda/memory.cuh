@@ -1,9 +1,9 @@
 // The memory in shared memory: moving it, reading and writing it, and their backwards.
 //
 // Two ways through a tile. By rows: some lanes share a row, for sums over its words. By columns: a
-// warp takes a column and its lanes the rows, for sums over rows, which then need no other warp, and
-// for whatever is done to each element in the same breath. An odd row stride keeps the lanes of a
-// warp on 32 different banks both ways.
+// warp takes a column and its lanes the rows, for sums over rows, which then need no other warp,
+// and for whatever is done to each element in the same breath. An odd row stride keeps the lanes of
+// a warp on 32 different banks both ways.
 #pragma once
 #include "block.cuh"
 #include "interface.cuh"
@@ -52,8 +52,9 @@ __device__ bool in_fours(const T* data, int words) {
   return words % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
 }
 
-// Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every dtype
-// times two widths of code, and called once or twice. By value, so that nothing needs a stack.
+// Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every
+// dtype times two widths of code, and called once or twice. By value, so that nothing needs a
+// stack.
 template <typename A>
 __device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array, int64_t offset) {
   const Block block;
@@ -67,9 +68,8 @@ __device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array
         for (int i = 0; i < 4; ++i) to[i] = lift(four.value[i]);
       });
     } else {
-      each_group<1>(block, tile, [&](int index, int row, int word) {
-        tile(row, word) = lift(source[index]);
-      });
+      each_group<1>(block, tile,
+                    [&](int index, int row, int word) { tile(row, word) = lift(source[index]); });
     }
   });
 }
@@ -88,9 +88,8 @@ __device__ __attribute__((noinline)) void store_tile(Tile<A> tile, NtmArray arra
         *reinterpret_cast<Four<T>*>(target + index) = four;
       });
     } else {
-      each_group<1>(block, tile, [&](int index, int row, int word) {
-        lower(tile(row, word), target + index);
-      });
+      each_group<1>(block, tile,
+                    [&](int index, int row, int word) { lower(tile(row, word), target + index); });
     }
   });
 }
@@ -131,6 +130,7 @@ struct RowUnits {
 template <typename A>
 __device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weights,
                      int heads, int N, A* read_vectors) {
+#pragma unroll 1
   for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, heads - head);
     const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
@@ -157,6 +157,7 @@ __device__ void write(const Block& block, const Tile<A>& tile, int column, const
                       int heads, int N, const A* erase, const A* add) {
   for (int row = block.lane; row < tile.rows; row += kWarp) {
     A kept = tile(row, column), added = 0;
+#pragma unroll 1
     for (int head = 0; head < heads; ++head) {
       const A w = weights[static_cast<int64_t>(head) * N + tile.first + row];
       kept *= 1 - w * erase[head * tile.words + column];
@@ -171,6 +172,7 @@ template <typename A>
 __device__ A kept_by_others(int head, int heads, const A* weights, int64_t N, const A* erase,
                             int words) {
   A kept = 1;
+#pragma unroll 1
   for (int other = 0; other < heads; ++other)
     if (other != head) kept *= 1 - weights[other * N] * erase[other * words];
   return kept;
@@ -181,9 +183,11 @@ template <typename A>
 __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
                                       const A* d_read_vectors, int heads, int N, A* d_weights) {
   const RowUnits units(tile.rows, block.warps);
+#pragma unroll 1
   for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, heads - head);
     const A* d_read = d_read_vectors + head * tile.words;
+#pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
       A sums[kHeadsAtOnce<A>] = {};
@@ -212,9 +216,11 @@ __device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
                                        const Tile<A>& d_written, const A* weights, int heads, int N,
                                        const A* erase, const A* add, A* d_weights) {
   const RowUnits units(tile.rows, block.warps);
+#pragma unroll 1
   for (int unit = block.warp; unit < units.units; unit += block.warps) {
     const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
     const A* w = weights + tile.first + row;
+#pragma unroll 1
     for (int head = 0; head < heads; ++head) {
       A sum = 0;
       if (row < tile.rows) {
@@ -236,14 +242,15 @@ template <typename A>
 __device__ void write_backward_heads(const Block& block, const Tile<A>& tile,
                                      const Tile<A>& d_written, int column, const A* weights,
                                      int heads, int N, const A* erase, A* d_erase, A* d_add) {
+#pragma unroll 1
   for (int head = 0; head < heads; ++head) {
     A added = 0, erased = 0;
     for (int row = block.lane; row < tile.rows; row += kWarp) {
       const A* w = weights + tile.first + row;
       const A pull = w[static_cast<int64_t>(head) * N] * d_written(row, column);
       added += pull;
-      erased -= pull * tile(row, column) *
-                kept_by_others(head, heads, w, N, erase + column, tile.words);
+      erased -=
+          pull * tile(row, column) * kept_by_others(head, heads, w, N, erase + column, tile.words);
     }
     added = warp_sum(added);
     erased = warp_sum(erased);
@@ -267,6 +274,7 @@ __device__ A write_backward_memory(A d_written, const A* weights, int heads, int
 template <typename A>
 __device__ A outer_sum(const A* of_row, int heads, int64_t N, const A* of_column, int words) {
   A sum = 0;
+#pragma unroll 1
   for (int head = 0; head < heads; ++head) sum += of_row[head * N] * of_column[head * words];
   return sum;
 }

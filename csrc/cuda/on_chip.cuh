@@ -1,5 +1,5 @@
 // What a block that holds a sequence's whole memory keeps in shared memory, and how the stages
-// follow one another there. The same code counts the bytes on the host (`Arena`).
+// follow one another there. The same constructors count the bytes on the host.
 #pragma once
 #include "addressing.cuh"
 #include "interface.cuh"
@@ -14,19 +14,19 @@ struct ForwardSpace {
   Pair<A>*scores, *powers;
 
   // Weightings may lie elsewhere than the rest.
-  __host__ __device__ ForwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
-                                   int tile_rows, int warps) {
+  template <typename Pieces>
+  __host__ __device__ ForwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows, int warps) {
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
-    tile = arena.take<A>(static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M));
-    vector = arena.take<A>(sizes.interface_size());
-    reads = arena.take<A>(sizes.R * sizes.M);
-    previous = weightings.take<A>(weighting);
-    similarity = weightings.take<A>(addressing);
-    shifted = weightings.take<A>(addressing);
-    gated = weightings.take<A>(sizes.S > kFewTaps ? addressing : 0);
-    scores = arena.take<Pair<A>>(sizes.H * warps);
-    powers = arena.take<Pair<A>>(sizes.H * warps);
+    tile = pieces.template take<A>(static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M));
+    vector = pieces.template take<A>(sizes.interface_size());
+    reads = pieces.template take<A>(sizes.R * sizes.M);
+    previous = pieces.template take_weighting<A>(weighting);
+    similarity = pieces.template take_weighting<A>(addressing);
+    shifted = pieces.template take_weighting<A>(addressing);
+    gated = pieces.template take_weighting<A>(sizes.S > kFewTaps ? addressing : 0);
+    scores = pieces.template take<Pair<A>>(sizes.H * warps);
+    powers = pieces.template take<Pair<A>>(sizes.H * warps);
   }
 };
 
@@ -37,32 +37,32 @@ struct BackwardSpace {
   Pair<A>*scores, *powers;
   A *weight_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
 
-  __host__ __device__ BackwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
-                                    int tile_rows, int warps) {
+  template <typename Pieces>
+  __host__ __device__ BackwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows, int warps) {
     const int64_t tile_size = static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M);
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
     const int partials = sizes.H * warps;
-    tile = arena.take<A>(tile_size);
-    d_tile = arena.take<A>(tile_size);
-    vector = arena.take<A>(sizes.interface_size());
-    d_vector = arena.take<A>(sizes.interface_size());
-    d_reads = arena.take<A>(sizes.R * sizes.M);
-    weights = weightings.take<A>(weighting);
-    d = weightings.take<A>(weighting);
-    similarity = weightings.take<A>(addressing);
-    previous = weightings.take<A>(addressing);
-    gated = weightings.take<A>(addressing);
-    shifted = weightings.take<A>(addressing);
-    row_norms = weightings.take<A>(sizes.N);
-    key_norms = arena.take<A>(sizes.H);
-    scores = arena.take<Pair<A>>(partials);
-    powers = arena.take<Pair<A>>(partials);
-    weight_dots = arena.take<A>(partials);
-    content_dots = arena.take<A>(partials);
-    d_sharpening = arena.take<A>(partials);
-    d_gate = arena.take<A>(partials);
-    d_strength = arena.take<A>(partials);
+    tile = pieces.template take<A>(tile_size);
+    d_tile = pieces.template take<A>(tile_size);
+    vector = pieces.template take<A>(sizes.interface_size());
+    d_vector = pieces.template take<A>(sizes.interface_size());
+    d_reads = pieces.template take<A>(sizes.R * sizes.M);
+    weights = pieces.template take_weighting<A>(weighting);
+    d = pieces.template take_weighting<A>(weighting);
+    similarity = pieces.template take_weighting<A>(addressing);
+    previous = pieces.template take_weighting<A>(addressing);
+    gated = pieces.template take_weighting<A>(addressing);
+    shifted = pieces.template take_weighting<A>(addressing);
+    row_norms = pieces.template take_weighting<A>(sizes.N);
+    key_norms = pieces.template take<A>(sizes.H);
+    scores = pieces.template take<Pair<A>>(partials);
+    powers = pieces.template take<Pair<A>>(partials);
+    weight_dots = pieces.template take<A>(partials);
+    content_dots = pieces.template take<A>(partials);
+    d_sharpening = pieces.template take<A>(partials);
+    d_gate = pieces.template take<A>(partials);
+    d_strength = pieces.template take<A>(partials);
   }
 
   __device__ Chain<A> chain(int warps) const {
@@ -97,6 +97,16 @@ __device__ void load_or_clear(const Block& block, A* to, const NtmArray& array, 
     to[i] = load_or_zero<A>(array, offset + i);
 }
 
+// Zeros, where there is anything to put them.
+__device__ inline void clear(const Block& block, const NtmArray& array, int64_t offset,
+                             int64_t count) {
+  if (array.data == nullptr) return;
+  // Zero is all bits zero in every dtype.
+  const int halves = array.dtype == NTM_FLOAT64 ? 4 : array.dtype == NTM_FLOAT32 ? 2 : 1;
+  unsigned short* data = static_cast<unsigned short*>(array.data) + halves * offset;
+  for (int64_t i = block.thread; i < halves * count; i += block.threads) data[i] = 0;
+}
+
 template <typename A>
 __device__ void store_vector(const Block& block, const A* from, const NtmArray& array,
                              int64_t offset, int count) {
@@ -108,7 +118,8 @@ __device__ void store_vector(const Block& block, const A* from, const NtmArray& 
 template <typename A, typename F>
 __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                         const Sizes& sizes, const ForwardSpace<A>& space, F f) {
-  const Partials<Pair<A>> scores{space.scores, block.warps, 0}, powers{space.powers, block.warps, 0};
+  const Partials<Pair<A>> scores{space.scores, block.warps, 0},
+      powers{space.powers, block.warps, 0};
   const Rows all{0, sizes.N};
   content<A>(block, tile, heads, sizes, space.similarity, scores, nullptr, nullptr);
   __syncthreads();
@@ -119,12 +130,11 @@ __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>&
 }
 
 // From dw (in `chain.d`), K and the norms to the gradients of everything the chain starts from:
-// d_heads, the previous weights' in `chain.previous`, the scalar products' in `chain.shifted`. Leaves
-// the sums over columns, which a caller does along with its own, and ends with a barrier.
+// d_heads, the previous weights' in `chain.previous`, the scalar products' in `chain.shifted`.
+// Leaves the sums over columns, which a caller does along with its own, and ends with a barrier.
 template <typename A>
-__device__ void address_backward(const Block& block, const Heads<A>& heads,
-                                 const Heads<A>& d_heads, const Sizes& sizes,
-                                 const Chain<A>& chain) {
+__device__ void address_backward(const Block& block, const Heads<A>& heads, const Heads<A>& d_heads,
+                                 const Sizes& sizes, const Chain<A>& chain) {
   const Rows all{0, sizes.N};
   shift<true>(block, all, heads, sizes, chain.similarity, chain.previous, chain.scores,
               sizes.S > kFewTaps, chain.gated, chain.shifted, chain.powers);
@@ -145,6 +155,7 @@ __device__ void address_backward(const Block& block, const Heads<A>& heads,
 template <typename A>
 __device__ void fold_scalars(const Block& block, const Heads<A>& d_heads, const Sizes& sizes,
                              const Chain<A>& chain) {
+#pragma unroll 1
   for (int head = block.warp; head < sizes.H; head += block.warps) {
     const A d_strength = fold_sum(block, chain.d_strength, head);
     const A d_gate = fold_sum(block, chain.d_gate, head);
@@ -187,7 +198,8 @@ __device__ void memory_backward(const Block& block, const Tile<A>& tile, const T
   }
 }
 
-// All that a step's backward sums over the words of a row: K, the norms, and dw from read and write.
+// All that a step's backward sums over the words of a row: K, the norms, and dw from read and
+// write.
 template <typename A>
 __device__ void step_backward_rows(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
                                    const Heads<A>& heads, const Sizes& sizes, const A* d_reads,
@@ -204,9 +216,10 @@ __device__ void step_backward_rows(const Block& block, const Tile<A>& tile, cons
 template <typename A>
 __device__ void step_backward_columns(const Block& block, const Tile<A>& tile,
                                       const Tile<A>& d_tile, const Heads<A>& heads,
-                                      const Heads<A>& d_heads, const Sizes& sizes,
-                                      const A* d_reads, const Chain<A>& chain) {
+                                      const Heads<A>& d_heads, const Sizes& sizes, const A* d_reads,
+                                      const Chain<A>& chain) {
   const A* writing = chain.weights + static_cast<int64_t>(sizes.R) * sizes.N;
+#pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps) {
     read(block, tile, column, chain.shifted, sizes.H, sizes.N, d_heads.key);
     write_backward_heads(block, tile, d_tile, column, writing, sizes.W, sizes.N, heads.erase,

@@ -23,12 +23,13 @@ typedef struct NtmSizes {
 
 // How a call is run; NtmPlan.why_not says why it cannot be, or is empty.
 typedef struct NtmPlan {
-  int32_t tiled;           // 0: one block holds a sequence's memory; 1: it is cut into tiles
-  int32_t tile_rows;       // rows of the memory in shared memory at a time
-  int32_t threads;         // of a block
-  int32_t weightings_away; // 1: weightings lie in the workspace, not in shared memory
-  int64_t shared_bytes;    // of a block
-  int64_t workspace_bytes; // of global memory, for the whole batch
+  int32_t tiled;            // 0: one block holds a sequence's memory; 1: it is cut into tiles
+  int32_t tile_rows;        // rows of the memory in shared memory at a time
+  int32_t threads;          // of a block
+  int32_t weightings_away;  // 1: weightings lie in the workspace, not in shared memory
+  int64_t shared_bytes;     // of a block
+  int64_t workspace_bytes;  // of global memory, for the whole batch
+  int32_t offsets[40];      // of the pieces of shared memory and workspace, in units of 16 bytes
   char why_not[160];
 } NtmPlan;
 
@@ -100,43 +101,43 @@ typedef struct NtmStepParams {
 
 typedef struct NtmSequenceParams {
   NtmSizes sizes;
-  NtmArray projected_input;  // [T, B, G]
-  NtmArray initial_memory;   // [B, N, M]
-  NtmArray initial_weights;  // [B, H, N]
-  NtmArray initial_reads;    // [B, R, M]
-  NtmArray initial_hidden;   // [B, C], LSTM only
-  NtmArray initial_cell;     // [B, C], LSTM only
-  NtmArray hidden;           // [T, B, C]
-  NtmArray read_vectors;     // [T, B, R, M]
-  NtmArray memory;           // [B, N, M]
-  NtmArray weights;          // [B, H, N]
-  NtmArray final_reads;      // [B, R, M]
-  NtmArray final_hidden;     // [B, C], LSTM only
-  NtmArray final_cell;       // [B, C], LSTM only
-  NtmArray trace_weights;    // [T, B, H, N] or none
-  NtmArray d_hidden;         // [T, B, C] or none
-  NtmArray d_read_vectors;   // [T, B, R, M] or none
-  NtmArray d_memory;         // [B, N, M] or none
-  NtmArray d_weights;        // [B, H, N] or none
-  NtmArray d_final_reads;    // [B, R, M] or none
-  NtmArray d_final_hidden;   // [B, C] or none
-  NtmArray d_final_cell;     // [B, C] or none
-  NtmArray d_projected;      // [T, B, G]
-  NtmArray d_initial_memory;   // [B, N, M]
-  NtmArray d_initial_weights;  // [B, H, N]
-  NtmArray d_initial_reads;    // [B, R, M]
-  NtmArray d_initial_hidden;   // [B, C], LSTM only
-  NtmArray d_initial_cell;     // [B, C], LSTM only
-  const int64_t* lengths;       // [B] or none
-  const void* recurrent_weight; // forward [G, R*M + C], backward transposed; without C if no LSTM
-  const void* interface_weight; // forward [P, C], backward transposed
-  const void* interface_bias;   // [P]
-  void* trace_interface;        // [T, B, P] activated, or none
-  void* checkpoints;            // [ceil(T / checkpoint_every), B, N, M] or none
-  void* all_weights;            // [T, B, H, N] or none
-  void* interfaces;             // [T, B, P] raw, or none
-  void* gates;                  // [T, B, 4C] activated, LSTM only
-  void* cells;                  // [T, B, C], LSTM only
-  void* d_interfaces;           // [T, B, P]
+  NtmArray projected_input;      // [T, B, G]
+  NtmArray initial_memory;       // [B, N, M]
+  NtmArray initial_weights;      // [B, H, N]
+  NtmArray initial_reads;        // [B, R, M]
+  NtmArray initial_hidden;       // [B, C], LSTM only
+  NtmArray initial_cell;         // [B, C], LSTM only
+  NtmArray hidden;               // [T, B, C]
+  NtmArray read_vectors;         // [T, B, R, M]
+  NtmArray memory;               // [B, N, M]
+  NtmArray weights;              // [B, H, N]
+  NtmArray final_reads;          // [B, R, M]
+  NtmArray final_hidden;         // [B, C], LSTM only
+  NtmArray final_cell;           // [B, C], LSTM only
+  NtmArray trace_weights;        // [T, B, H, N] or none
+  NtmArray d_hidden;             // [T, B, C] or none
+  NtmArray d_read_vectors;       // [T, B, R, M] or none
+  NtmArray d_memory;             // [B, N, M] or none
+  NtmArray d_weights;            // [B, H, N] or none
+  NtmArray d_final_reads;        // [B, R, M] or none
+  NtmArray d_final_hidden;       // [B, C] or none
+  NtmArray d_final_cell;         // [B, C] or none
+  NtmArray d_projected;          // [T, B, G]
+  NtmArray d_initial_memory;     // [B, N, M]
+  NtmArray d_initial_weights;    // [B, H, N]
+  NtmArray d_initial_reads;      // [B, R, M]
+  NtmArray d_initial_hidden;     // [B, C], LSTM only
+  NtmArray d_initial_cell;       // [B, C], LSTM only
+  const int64_t* lengths;        // [B] or none
+  const void* recurrent_weight;  // forward [G, R*M + C], backward transposed; without C if no LSTM
+  const void* interface_weight;  // forward [P, C], backward transposed
+  const void* interface_bias;    // [P]
+  void* trace_interface;         // [T, B, P] activated, or none
+  void* checkpoints;             // [ceil(T / checkpoint_every), B, N, M] or none
+  void* all_weights;             // [T, B, H, N] or none
+  void* interfaces;              // [T, B, P] raw, or none
+  void* gates;                   // [T, B, 4C] activated, LSTM only
+  void* cells;                   // [T, B, C], LSTM only
+  void* d_interfaces;            // [T, B, P]
   void* workspace;
 } NtmSequenceParams;

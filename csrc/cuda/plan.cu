@@ -1,7 +1,6 @@
-#include "plan.cuh"
-
 #include <stdio.h>
 
+#include "plan.cuh"
 #include "sequence.cuh"
 
 namespace ntm {
@@ -21,27 +20,22 @@ int threads_for(const NtmSizes& sizes) {
   return threads;
 }
 
-struct Bytes {
-  int64_t shared, workspace;  // of a block
-};
-
 template <typename Space>
-Bytes bytes_of(const Sizes& sizes, int tile_rows, int warps, bool weightings_away) {
-  Arena near(nullptr), far(nullptr);
-  const Space counted(near, weightings_away ? far : near, sizes, tile_rows, warps);
-  (void)counted;
-  return {near.used, far.used};
+void lay_out(const Sizes& sizes, NtmPlan& plan) {
+  CountedPieces pieces(plan);
+  const Space space(pieces, sizes, plan.tile_rows, plan.threads / kWarp);
+  (void)space;
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
 }
 
 template <typename A>
-Bytes bytes_of(int op, bool backward, const Sizes& sizes, const NtmPlan& plan) {
-  const int rows = plan.tile_rows, warps = plan.threads / kWarp;
-  const bool away = plan.weightings_away != 0;
+void lay_out(int op, bool backward, const Sizes& sizes, NtmPlan& plan) {
   if (op == NTM_SEQUENCE)
-    return backward ? bytes_of<SequenceBackwardSpace<A>>(sizes, rows, warps, away)
-                    : bytes_of<SequenceForwardSpace<A>>(sizes, rows, warps, away);
-  return backward ? bytes_of<BackwardSpace<A>>(sizes, rows, warps, away)
-                  : bytes_of<ForwardSpace<A>>(sizes, rows, warps, away);
+    backward ? lay_out<SequenceBackwardSpace<A>>(sizes, plan)
+             : lay_out<SequenceForwardSpace<A>>(sizes, plan);
+  else
+    backward ? lay_out<BackwardSpace<A>>(sizes, plan) : lay_out<ForwardSpace<A>>(sizes, plan);
 }
 
 struct Planner {
@@ -53,10 +47,9 @@ struct Planner {
 
   void count() {
     const Sizes sizes(given);
-    const Bytes bytes = is_double ? bytes_of<double>(op, backward, sizes, plan)
-                                  : bytes_of<float>(op, backward, sizes, plan);
-    plan.shared_bytes = bytes.shared;
-    plan.workspace_bytes = bytes.workspace * given.batch;
+    is_double ? lay_out<double>(op, backward, sizes, plan)
+              : lay_out<float>(op, backward, sizes, plan);
+    plan.workspace_bytes *= given.batch;
   }
 
   // As many rows at a time as fit beside all else, in whole warps if it can be.
@@ -112,7 +105,9 @@ extern "C" void ntm_cuda_plan(int op, int backward, int is_double, const NtmSize
   *plan = ntm::plan_of(op, backward != 0, is_double != 0, *sizes, shared_limit);
 }
 
-extern "C" int ntm_cuda_shared_limit() { return ntm::shared_limit(); }
+extern "C" int ntm_cuda_shared_limit() {
+  return ntm::shared_limit();
+}
 
 extern "C" const char* ntm_cuda_error(int error) {
   return cudaGetErrorString(static_cast<cudaError_t>(error));
@@ -120,10 +115,15 @@ extern "C" const char* ntm_cuda_error(int error) {
 
 extern "C" int64_t ntm_cuda_struct_bytes(int op) {
   switch (op) {
-    case NTM_ADDRESS: return sizeof(NtmAddressParams);
-    case NTM_READ: return sizeof(NtmReadParams);
-    case NTM_WRITE: return sizeof(NtmWriteParams);
-    case NTM_STEP: return sizeof(NtmStepParams);
-    default: return sizeof(NtmSequenceParams);
+    case NTM_ADDRESS:
+      return sizeof(NtmAddressParams);
+    case NTM_READ:
+      return sizeof(NtmReadParams);
+    case NTM_WRITE:
+      return sizeof(NtmWriteParams);
+    case NTM_STEP:
+      return sizeof(NtmStepParams);
+    default:
+      return sizeof(NtmSequenceParams);
   }
 }

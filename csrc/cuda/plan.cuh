@@ -1,4 +1,5 @@
-// Which way a call is run, from its sizes and the shared memory of a block: the one table of limits.
+// Which way a call is run, from its sizes and the shared memory of a block: the one table of
+// limits.
 #pragma once
 #include "launch.cuh"
 #include "on_chip.cuh"
@@ -9,13 +10,12 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
 
 // Runs the kernel of the arithmetic dtype with a block for each sequence.
 template <typename Params>
-int dispatch(NtmOp op, bool backward, const Params* params, void* stream, Kernel<Params> single,
+int dispatch(const Params* params, const NtmPlan& plan, void* stream, Kernel<Params> single,
              Kernel<Params> twice, int64_t memory_dtype) {
-  const bool is_double = memory_dtype == NTM_FLOAT64;
-  const NtmPlan plan = plan_of(op, backward, is_double, params->sizes, shared_limit());
   if (plan.why_not[0] != 0) return cudaErrorInvalidConfiguration;
   if (params->sizes.batch == 0) return cudaSuccess;
-  return launch(is_double ? twice : single, *params, plan, dim3(params->sizes.batch), stream);
+  return launch(memory_dtype == NTM_FLOAT64 ? twice : single, *params, plan,
+                dim3(params->sizes.batch), stream);
 }
 
 }  // namespace ntm

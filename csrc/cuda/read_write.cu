@@ -6,18 +6,20 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(NtmReadParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(
+    const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
 
   load_tile(tile, params.memory, b * sizes.N * sizes.M);
   load_vector(block, space.previous, params.weights, b * sizes.R * sizes.N, sizes.R * sizes.N);
   __syncthreads();
+#pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps)
     read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
   __syncthreads();
@@ -25,12 +27,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(NtmReadPar
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(NtmReadParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(
+    const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int R = sizes.R, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * R * N;
@@ -42,6 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(NtmReadPa
   __syncthreads();
   read_backward_weights(block, tile, space.d_reads, R, N, space.d);
   __syncthreads();
+#pragma unroll 1
   for (int column = block.warp; column < M; column += block.warps)
     for (int row = block.lane; row < N; row += kWarp)
       tile(row, column) = outer_sum(space.weights + row, R, N, space.d_reads + column, M);
@@ -51,12 +55,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(NtmReadPa
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(NtmWriteParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(
+    const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
@@ -67,6 +72,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(NtmWriteP
   load_vector(block, heads.erase, params.erase, b * W * M, W * M);
   load_vector(block, heads.add, params.add, b * W * M, W * M);
   __syncthreads();
+#pragma unroll 1
   for (int column = block.warp; column < M; column += block.warps)
     write(block, tile, column, space.previous, W, N, heads.erase, heads.add);
   __syncthreads();
@@ -74,15 +80,17 @@ __global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(NtmWriteP
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(NtmWriteParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(
+    const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
   const Heads<A> d_heads(space.d_vector, 0, sizes.W, sizes.M, 0);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true}, d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * W * N, words = b * W * M;
 
@@ -95,6 +103,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(NtmWrite
   __syncthreads();
   write_backward_weights(block, tile, d_tile, space.weights, W, N, heads.erase, heads.add, space.d);
   __syncthreads();
+#pragma unroll 1
   for (int column = block.warp; column < M; column += block.warps) {
     write_backward_heads(block, tile, d_tile, column, space.weights, W, N, heads.erase,
                          d_heads.erase, d_heads.add);
@@ -111,22 +120,26 @@ __global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(NtmWrite
 
 }  // namespace ntm
 
-extern "C" int ntm_cuda_read_forward(const NtmReadParams* params, void* stream) {
-  return ntm::dispatch(NTM_READ, false, params, stream, ntm::read_forward_kernel<float>,
+extern "C" int ntm_cuda_read_forward(const NtmReadParams* params, const NtmPlan* plan,
+                                     void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::read_forward_kernel<float>,
                        ntm::read_forward_kernel<double>, params->memory.dtype);
 }
 
-extern "C" int ntm_cuda_read_backward(const NtmReadParams* params, void* stream) {
-  return ntm::dispatch(NTM_READ, true, params, stream, ntm::read_backward_kernel<float>,
+extern "C" int ntm_cuda_read_backward(const NtmReadParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::read_backward_kernel<float>,
                        ntm::read_backward_kernel<double>, params->memory.dtype);
 }
 
-extern "C" int ntm_cuda_write_forward(const NtmWriteParams* params, void* stream) {
-  return ntm::dispatch(NTM_WRITE, false, params, stream, ntm::write_forward_kernel<float>,
+extern "C" int ntm_cuda_write_forward(const NtmWriteParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::write_forward_kernel<float>,
                        ntm::write_forward_kernel<double>, params->memory.dtype);
 }
 
-extern "C" int ntm_cuda_write_backward(const NtmWriteParams* params, void* stream) {
-  return ntm::dispatch(NTM_WRITE, true, params, stream, ntm::write_backward_kernel<float>,
+extern "C" int ntm_cuda_write_backward(const NtmWriteParams* params, const NtmPlan* plan,
+                                       void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::write_backward_kernel<float>,
                        ntm::write_backward_kernel<double>, params->memory.dtype);
 }

@@ -12,14 +12,16 @@ __host__ __device__ inline int recurrent_width(const Sizes& sizes, bool is_lstm)
 
 template <typename A>
 struct SequenceForwardSpace : ForwardSpace<A> {
-  A* recurrent[2];  // [R*M + C], of this step and the next
-  A* cell;          // [C]
+  A *recurrent, *next_recurrent;  // [R*M + C]: the read vectors, h
+  A* cell;                        // [C]
 
-  __host__ __device__ SequenceForwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
-                                           int tile_rows, int warps)
-      : ForwardSpace<A>(arena, weightings, sizes, tile_rows, warps) {
-    for (A*& piece : recurrent) piece = arena.take<A>(sizes.R * sizes.M + sizes.C);
-    cell = arena.take<A>(sizes.C);
+  template <typename Pieces>
+  __host__ __device__ SequenceForwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
+                                           int warps)
+      : ForwardSpace<A>(pieces, sizes, tile_rows, warps) {
+    recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
+    next_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
+    cell = pieces.template take<A>(sizes.C);
   }
 };
 
@@ -30,13 +32,14 @@ struct SequenceBackwardSpace : BackwardSpace<A> {
   A* d_gates;      // [4C], of a feed-forward controller [C]
   A* d_raw;        // [P]
 
-  __host__ __device__ SequenceBackwardSpace(Arena& arena, Arena& weightings, const Sizes& sizes,
-                                            int tile_rows, int warps)
-      : BackwardSpace<A>(arena, weightings, sizes, tile_rows, warps) {
-    d_recurrent = arena.take<A>(sizes.R * sizes.M + sizes.C);
-    d_cell = arena.take<A>(sizes.C);
-    d_gates = arena.take<A>(4 * sizes.C);
-    d_raw = arena.take<A>(sizes.interface_size());
+  template <typename Pieces>
+  __host__ __device__ SequenceBackwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
+                                            int warps)
+      : BackwardSpace<A>(pieces, sizes, tile_rows, warps) {
+    d_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
+    d_cell = pieces.template take<A>(sizes.C);
+    d_gates = pieces.template take<A>(4 * sizes.C);
+    d_raw = pieces.template take<A>(sizes.interface_size());
   }
 };
 
@@ -50,6 +53,7 @@ __device__ inline int length_of(const NtmSequenceParams& params, const Sizes& si
 // f(tile) for each tile of the memory.
 template <typename A, typename F>
 __device__ void each_tile(A* at, const Sizes& sizes, int tile_rows, F f) {
+#pragma unroll 1
   for (int first = 0; first < sizes.N; first += tile_rows)
     f(Tile<A>{at, first, min(tile_rows, sizes.N - first), sizes.M, first == 0});
 }

@@ -22,11 +22,13 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
   const int64_t erase_at = heads.erase - heads.key, add_at = heads.add - heads.key;
   each_group<1>(block, tile, [&](int index, int row, int word) {
     A value = checkpoint[index];
+#pragma unroll 1
     for (int step = segment * params.sizes.checkpoint_every; step < t; ++step) {
       const int64_t at = step * B + b;
       const A* w = all_weights + (at * sizes.H + sizes.R) * sizes.N + tile.first + row;
       const A* interface = interfaces + at * heads.size + word;
       A added = 0;
+#pragma unroll 1
       for (int head = 0; head < sizes.W; ++head) {
         const A weight = w[static_cast<int64_t>(head) * sizes.N];
         value *= 1 - weight * interface[erase_at + head * sizes.M];
@@ -39,16 +41,15 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    sequence_backward_kernel(NtmSequenceParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) sequence_backward_kernel(
+    const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   const bool is_lstm = params.sizes.is_lstm != 0;
   const int64_t b = blockIdx.x, B = gridDim.x;
-  Arena near(shared), far(static_cast<char*>(params.workspace) + b * (plan.workspace_bytes / B));
-  const SequenceBackwardSpace<A> space(near, plan.weightings_away ? far : near, sizes,
-                                       plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const SequenceBackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
   Chain<A> chain = space.chain(block.warps);
   const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
@@ -83,9 +84,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     load_or_clear(block, space.d_cell, params.d_final_cell, b * C, C);
   }
   for (int64_t t = length; t < T; ++t) {
-    for (int i = block.thread; i < gates; i += block.threads)
-      store(params.d_projected, (t * B + b) * gates + i, A(0));
-    for (int i = block.thread; i < P; i += block.threads) d_interfaces[(t * B + b) * P + i] = 0;
+    clear(block, params.d_projected, (t * B + b) * gates, gates);
+    clear(block, plain<A>(params.d_interfaces), (t * B + b) * P, P);
   }
   __syncthreads();
 
@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     }
     for (int i = block.thread; i < weighting; i += block.threads)
       chain.weights[i] = all_weights[at * weighting + i];
-    load_vector(block, chain.previous, t == 0 ? params.initial_weights : plain<A>(params.all_weights),
+    load_vector(block, chain.previous,
+                t == 0 ? params.initial_weights : plain<A>(params.all_weights),
                 (t == 0 ? b : before) * weighting, weighting);
     for (int i = block.thread; i < reads; i += block.threads)
       space.d_reads[i] =
@@ -166,8 +167,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
              const A* gate = all_gates + at * gates + row;
              const A i = gate[0], f = gate[C], g = gate[2 * C], o = gate[3 * C];
              const A squashed = tanh_of(cells[at * C + row]);
-             const A previous = t == 0 ? load<A>(params.initial_cell, b * C + row)
-                                       : cells[before * C + row];
+             const A previous =
+                 t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
              const A d_cell = space.d_cell[row] + d_hidden * o * (1 - squashed * squashed);
              give(0, d_cell * g * i * (1 - i));
              give(1, d_cell * previous * f * (1 - f));
@@ -209,7 +210,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 
 }  // namespace ntm
 
-extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, void* stream) {
-  return ntm::dispatch(NTM_SEQUENCE, true, params, stream, ntm::sequence_backward_kernel<float>,
+extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
+                                          void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::sequence_backward_kernel<float>,
                        ntm::sequence_backward_kernel<double>, params->d_projected.dtype);
 }

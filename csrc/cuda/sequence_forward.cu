@@ -1,8 +1,8 @@
 // `sequence` forward: one launch for all steps, with a block for each sequence.
 //
 // The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
-// step, from its place in the result. Six barriers a step: hidden state | interface | content | shift |
-// weights | read and write.
+// step, from its place in the result. Six barriers a step: hidden state | interface | content |
+// shift | weights | read and write.
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
@@ -10,18 +10,18 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    sequence_forward_kernel(NtmSequenceParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
+    const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
   const bool is_lstm = params.sizes.is_lstm != 0;
   const int64_t b = blockIdx.x, B = gridDim.x;
-  Arena near(shared), far(static_cast<char*>(params.workspace) + b * (plan.workspace_bytes / B));
-  const SequenceForwardSpace<A> space(near, plan.weightings_away ? far : near, sizes,
-                                      plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
-  const Partials<Pair<A>> scores{space.scores, block.warps, 0}, powers{space.powers, block.warps, 0};
+  const Partials<Pair<A>> scores{space.scores, block.warps, 0},
+      powers{space.powers, block.warps, 0};
   const Rows all{0, sizes.N};
   const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
   const int reads = sizes.R * M, weighting = sizes.H * N;
@@ -40,17 +40,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   if (resident)
     load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
   load_vector(block, space.previous, params.initial_weights, b * weighting, weighting);
-  load_vector(block, space.recurrent[0], params.initial_reads, b * reads, reads);
+  load_vector(block, space.recurrent, params.initial_reads, b * reads, reads);
   if (is_lstm) {
-    load_vector(block, space.recurrent[0] + reads, params.initial_hidden, b * C, C);
+    load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
     load_vector(block, space.cell, params.initial_cell, b * C, C);
   }
   __syncthreads();
 
+  A *now = space.recurrent, *next = space.next_recurrent;
   for (int t = 0; t < length; ++t) {
     const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
-    const A* now = space.recurrent[t % 2];
-    A* next = space.recurrent[(t + 1) % 2];
     A* hidden = next + reads;
     const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
     const int64_t checkpoint_at = (t / params.sizes.checkpoint_every * B + b) * cells_of_memory;
@@ -132,6 +131,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
         load_tile(tile, t == 0 ? params.initial_memory : params.memory, offset);
         __syncthreads();
       }
+#pragma unroll 1
       for (int column = block.warp; column < M; column += block.warps) {
         read(block, tile, column, space.previous, sizes.R, N, next);
         write(block, tile, column, space.previous + static_cast<int64_t>(sizes.R) * N, sizes.W, N,
@@ -145,13 +145,24 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     });
     for (int i = block.thread; i < reads; i += block.threads)
       store(params.read_vectors, at * reads + i, next[i]);
+    A* last = now;
+    now = next;
+    next = last;
   }
 
+  const int every = params.sizes.checkpoint_every;
   for (int64_t t = length; t < T; ++t) {
-    for (int i = block.thread; i < C; i += block.threads)
-      store(params.hidden, (t * B + b) * C + i, A(0));
-    for (int i = block.thread; i < reads; i += block.threads)
-      store(params.read_vectors, (t * B + b) * reads + i, A(0));
+    const int64_t at = t * B + b;
+    clear(block, params.hidden, at * C, C);
+    clear(block, params.read_vectors, at * reads, reads);
+    clear(block, params.trace_weights, at * weighting, weighting);
+    clear(block, plain<A>(params.trace_interface), at * P, P);
+    clear(block, plain<A>(params.all_weights), at * weighting, weighting);
+    clear(block, plain<A>(params.interfaces), at * P, P);
+    clear(block, plain<A>(params.gates), at * gates, gates);
+    clear(block, plain<A>(params.cells), at * C, C);
+    if (t % every == 0)
+      clear(block, checkpoints, (t / every * B + b) * cells_of_memory, cells_of_memory);
   }
   if (resident) {
     store_tile(Tile<A>{space.tile, 0, N, M, true}, params.memory, b * cells_of_memory);
@@ -164,18 +175,18 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       __syncthreads();
     });
   }
-  const A* last = space.recurrent[length % 2];
   store_vector(block, space.previous, params.weights, b * weighting, weighting);
-  store_vector(block, last, params.final_reads, b * reads, reads);
+  store_vector(block, now, params.final_reads, b * reads, reads);
   if (is_lstm) {
-    store_vector(block, last + reads, params.final_hidden, b * C, C);
+    store_vector(block, now + reads, params.final_hidden, b * C, C);
     store_vector(block, space.cell, params.final_cell, b * C, C);
   }
 }
 
 }  // namespace ntm
 
-extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, void* stream) {
-  return ntm::dispatch(NTM_SEQUENCE, false, params, stream, ntm::sequence_forward_kernel<float>,
+extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
+                                         void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::sequence_forward_kernel<float>,
                        ntm::sequence_forward_kernel<double>, params->memory.dtype);
 }

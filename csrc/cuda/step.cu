@@ -7,12 +7,13 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(NtmStepParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(
+    const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const ForwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
@@ -32,6 +33,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(NtmStepPar
     if (saved != nullptr) saved[weighting + at] = w;
   });
   __syncthreads();
+#pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps) {
     read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
     write(block, tile, column, space.previous + sizes.R * sizes.N, sizes.W, sizes.N, heads.erase,
@@ -43,15 +45,17 @@ __global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(NtmStepPar
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(NtmStepParams params, NtmPlan plan) {
+__global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(
+    const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  Arena arena(shared);
-  const BackwardSpace<A> space(arena, arena, sizes, plan.tile_rows, block.warps);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
   const Chain<A> chain = space.chain(block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true}, d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
   const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
   const int64_t reads = b * sizes.R * sizes.M, interface = b * heads.size;
@@ -87,12 +91,14 @@ __global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(NtmStepPa
 
 }  // namespace ntm
 
-extern "C" int ntm_cuda_step_forward(const NtmStepParams* params, void* stream) {
-  return ntm::dispatch(NTM_STEP, false, params, stream, ntm::step_forward_kernel<float>,
+extern "C" int ntm_cuda_step_forward(const NtmStepParams* params, const NtmPlan* plan,
+                                     void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::step_forward_kernel<float>,
                        ntm::step_forward_kernel<double>, params->memory.dtype);
 }
 
-extern "C" int ntm_cuda_step_backward(const NtmStepParams* params, void* stream) {
-  return ntm::dispatch(NTM_STEP, true, params, stream, ntm::step_backward_kernel<float>,
+extern "C" int ntm_cuda_step_backward(const NtmStepParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::step_backward_kernel<float>,
                        ntm::step_backward_kernel<double>, params->memory.dtype);
 }

@@ -11,6 +11,7 @@ import ctypes
 from contextlib import nullcontext
 from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_void_p
 from functools import lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class _Plan(ctypes.Structure):
         ("weightings_away", c_int32),
         ("shared_bytes", c_int64),
         ("workspace_bytes", c_int64),
+        ("offsets", c_int32 * 40),
         ("why_not", c_char * 160),
     ]
 
@@ -121,9 +123,8 @@ class CudaLibrary:
             if struct_bytes(number) != ctypes.sizeof(params):
                 raise OSError(f"{path.name} was built from other sources than this package")
             for direction in ("forward", "backward"):
-                launcher = self._function(
-                    f"{op}_{direction}", c_int, ctypes.POINTER(params), c_void_p
-                )
+                types = ctypes.POINTER(params), ctypes.POINTER(_Plan), c_void_p
+                launcher = self._function(f"{op}_{direction}", c_int, *types)
                 self._launchers[op, direction] = launcher
 
     def _function(self, name: str, result: Any, *arguments: Any) -> Any:
@@ -141,9 +142,11 @@ class CudaLibrary:
         self._plan(OPS.index(op), backward, is_double, _Sizes(*sizes), shared_limit, plan)
         return plan
 
-    def launch(self, op: str, direction: str, params: ctypes.Structure, stream: int) -> None:
+    def launch(
+        self, op: str, direction: str, params: ctypes.Structure, plan: _Plan, stream: int
+    ) -> None:
         """Queue the kernels on the current device."""
-        code = self._launchers[op, direction](params, stream)
+        code = self._launchers[op, direction](params, plan, stream)
         if code != 0:
             raise RuntimeError(f"CUDA error in {op} {direction}: {self.error(code).decode()}")
 
@@ -181,8 +184,10 @@ class CudaBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self._device_type:
             return f"it runs on {self._device_type}, the arguments are on {problem.device}"
+        # These are of no consequence, and torch.compile may leave them open.
+        sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1)
         return _unplanned(
-            self, problem.op, problem.memory_dtype, problem.controller, *problem.sizes
+            self, problem.op, problem.memory_dtype, problem.controller, *map(index, sizes)
         )
 
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
@@ -512,9 +517,7 @@ class CudaBackend(Backend):
             d_cell,
         )
 
-    def _saved(
-        self, op: str, memory: Tensor, sizes: Sizes, controller: str = ""
-    ) -> list[Tensor]:
+    def _saved(self, op: str, memory: Tensor, sizes: Sizes, controller: str = "") -> list[Tensor]:
         dtype = arithmetic_dtype(memory.dtype)
         return [
             memory.new_empty(shape, dtype=dtype)
@@ -577,7 +580,7 @@ class CudaBackend(Backend):
                     value = tensor.data_ptr()
                 setattr(params, field, value)
             stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
-            self._library.launch(op, direction, params, stream)
+            self._library.launch(op, direction, params, plan, stream)
 
 
 # A constant to torch.compile, which cannot trace a call into the library.
@@ -585,7 +588,7 @@ class CudaBackend(Backend):
 def _unplanned(
     backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, *sizes: int
 ) -> str | None:
-    return backend._why_unplanned(op, dtype, controller, Sizes(*(int(size) for size in sizes)))
+    return backend._why_unplanned(op, dtype, controller, Sizes(*sizes))
 
 
 def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
