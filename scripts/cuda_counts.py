@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends import SequenceArguments, Sizes
+from ntm_kernels.backends import Problem, SequenceArguments, Sizes
 from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.interface import InterfaceLayout
 
@@ -30,6 +30,7 @@ class Counts(NamedTuple):
     wavefronts: float  # of shared memory, per block
     wavefront_excess: float  # wavefronts / those without a bank conflict
     memory_traffic: float  # sectors of M and dM moved / those that must be
+    multiply_adds: int = 0  # of the matrix products, per block
 
 
 class Emulated:
@@ -84,6 +85,11 @@ class Emulated:
             memory_traffic=moved / floor if floor else 0.0,
         )
 
+    def why_not(self, op: str, sizes: Sizes, controller: str = "") -> str | None:
+        """Why no kernel serves a call; None if one does."""
+        dtype = torch.float32
+        return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
+
     def step(self, sizes: Sizes) -> tuple[Counts, Counts]:
         """Forward and backward of ``step``, with every gradient given."""
         generator = torch.Generator().manual_seed(0)
@@ -99,11 +105,9 @@ class Emulated:
         d_reads, d_written, d_weights = (
             torch.randn(output.shape, generator=generator) for output in (reads, written, weights)
         )
+        given = d_reads, d_written, d_weights, memory, interface, previous
         launches, result = self.measure(
-            lambda: self.backend.step_backward(
-                *(d_reads, d_written, d_weights),
-                *(memory, interface, previous, weights, saved, sizes),
-            )
+            lambda: self.backend.step_backward(*given, weights, saved, sizes)
         )
         return forward, self.summarise(launches, [memory, d_written, result[0]], batch)
 
@@ -112,7 +116,15 @@ class Emulated:
         half = sizes._replace(time=sizes.time // 2)
         whole, part = self._sequence(sizes, controller), self._sequence(half, controller)
         steps = sizes.time - half.time
-        return _per_step(whole[0], part[0], steps), _per_step(whole[1], part[1], steps)
+        hidden, reads = sizes.hidden_size, sizes.num_read_heads * sizes.word_size
+        gates, inputs = (4 * hidden, hidden + reads) if controller == "lstm" else (hidden, reads)
+        products = gates * inputs + _layout(sizes).size * hidden
+        forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
+        # The gradients of the weights are left to matrix products after the launch.
+        return (
+            forward._replace(multiply_adds=products),
+            backward._replace(multiply_adds=products),
+        )
 
     def _sequence(self, sizes: Sizes, controller: str) -> tuple[Counts, Counts]:
         generator = torch.Generator().manual_seed(0)

@@ -30,6 +30,7 @@ REPORT, BUDGET = ROOT / "csrc/cuda/REPORT.md", ROOT / "csrc/cuda/budget.json"
 # Published figures of an H100 SXM, and assumptions, for the modelled time of a step.
 CLOCK_GHZ = 1.755
 L2_BYTES_PER_CYCLE = 64  # that one multiprocessor takes
+MULTIPLY_ADDS_PER_CYCLE = 128  # of one multiprocessor
 BARRIER_CYCLES = 200  # a barrier, and the latency of what each phase begins and ends with
 
 
@@ -75,20 +76,24 @@ def build() -> dict[str, dict[int, Resources]]:
     return read_logs(logs[-1].parent)
 
 
-def count(pattern: str) -> Iterator[tuple[str, Counts]]:
-    """Counts of every case that the kernels serve and ``pattern`` matches."""
+def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
+    """Counts of every case that ``pattern`` matches, or why no kernel serves it."""
     library = ROOT / "build/cuda_emulator/kernels_instrumented.so"
     emulated = Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
-    for name, sizes in STEPS.items():
-        if re.search(pattern, name):
+    cases = [(name, "step", sizes, "") for name, sizes in STEPS.items()]
+    cases += [(name, "sequence", sizes, kind) for name, (sizes, kind) in SEQUENCES.items()]
+    for name, op, sizes, controller in cases:
+        if not re.search(pattern, name):
+            continue
+        if why_not := emulated.why_not(op, sizes, controller):
+            yield name, why_not
+            continue
+        if op == "step":
             forward, backward = emulated.step(sizes)
-            yield f"{name}, forward", forward
-            yield f"{name}, backward", backward
-    for name, (sizes, controller) in SEQUENCES.items():
-        if re.search(pattern, name):
+        else:
             forward, backward = emulated.sequence(sizes, controller)
-            yield f"{name}, forward", forward
-            yield f"{name}, backward", backward
+        yield f"{name}, forward", forward
+        yield f"{name}, backward", backward
 
 
 def modelled_microseconds(counts: Counts) -> float:
@@ -96,6 +101,7 @@ def modelled_microseconds(counts: Counts) -> float:
     cycles = (
         counts.wavefronts
         + (counts.load_bytes + counts.store_bytes) / L2_BYTES_PER_CYCLE
+        + counts.multiply_adds / MULTIPLY_ADDS_PER_CYCLE
         + counts.barriers * BARRIER_CYCLES
     )
     return cycles / CLOCK_GHZ / 1000
@@ -166,7 +172,11 @@ def toolchain() -> str:
     return f"nvcc {release[1] if release else 'of unknown version'}, g++ {gxx}"
 
 
-def render(resources: dict[str, dict[int, Resources]], counted: dict[str, Counts]) -> str:
+def render(
+    resources: dict[str, dict[int, Resources]],
+    counted: dict[str, Counts],
+    unserved: dict[str, str],
+) -> str:
     architectures = sorted(PROCESSORS)
     columns = [f"sm_{architecture}" for architecture in architectures]
     shared = max(used.shared_bytes for by_arch in resources.values() for used in by_arch.values())
@@ -214,6 +224,7 @@ def render(resources: dict[str, dict[int, Resources]], counted: dict[str, Counts
             for case, counts in counted.items()
         ],
     )
+    missing = "".join(f"\nNo kernel serves {case}: {why}.\n" for case, why in unserved.items())
     return f"""# What the CUDA kernels cost
 
 Written by `make cuda-report` ({toolchain()}); bounded by `budget.json`. No GPU was used.
@@ -243,12 +254,12 @@ By the instrumented emulator as sm_90. Bytes and wavefronts are per sequence of 
 - M and dM: their sectors moved / those of one read and one write each
 - wavefronts: of shared memory; / ideal: those without bank conflicts
 - modelled µs: a model, not a measurement, of the call for one sequence on an H100: one cycle a
-  wavefront, {L2_BYTES_PER_CYCLE} bytes a cycle from the L2 cache, {BARRIER_CYCLES} cycles a barrier
-  for it and the latency of the phase it ends, nothing overlapping, {CLOCK_GHZ} GHz; the launch
-  itself left out
+  wavefront, {L2_BYTES_PER_CYCLE} bytes a cycle from the L2 cache, {MULTIPLY_ADDS_PER_CYCLE}
+  multiply-adds of the matrix products a cycle, {BARRIER_CYCLES} cycles a barrier for it and the
+  latency of the phase it ends, nothing overlapping, {CLOCK_GHZ} GHz; the launch itself left out
 
 {counts_table}
-"""
+{missing}"""
 
 
 def main() -> str | None:
@@ -258,12 +269,17 @@ def main() -> str | None:
     parser.add_argument("--cases", default="", help="count only the calls that match this pattern")
     options = parser.parse_args()
     resources = build()
-    counted = {}
-    for case, counts in count(options.cases):
-        print(f"counted: {case}", flush=True)
-        counted[case] = counts
+    counted: dict[str, Counts] = {}
+    unserved: dict[str, str] = {}
+    for case, result in count(options.cases):
+        if isinstance(result, str):
+            unserved[case] = result
+            print(f"not served: {case}: {result}", flush=True)
+        else:
+            counted[case] = result
+            print(f"counted: {case}", flush=True)
     if not options.check and not options.cases:
-        REPORT.write_text(render(resources, counted))
+        REPORT.write_text(render(resources, counted, unserved))
         print(f"wrote {REPORT.relative_to(ROOT)}")
     found = overruns(resources, counted, options.cases)
     return "over budget:\n  " + "\n  ".join(found) if found else None

@@ -77,13 +77,24 @@ def _is_current(target: Path, record: str) -> bool:
     )
 
 
+def _environment() -> dict[str, str]:
+    """That of a compiler, which runs under no sanitizer of the process that asks for it."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def _compile(command: list[str], target: Path) -> None:
     command = [*command, "-MMD", "-o", str(target)]
     record = shlex.join(command)
     if _is_current(target, record):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=_environment(),
+    )
     if done.returncode:
         raise RuntimeError(f"`{record}` failed:\n{done.stdout}")
     target.with_suffix(".cmd").write_text(record)
@@ -125,7 +136,7 @@ def _build(variant: str, sources: Path, library: Path, defines: tuple[str, ...])
         flags = SANITIZE if variant == "address" else []
         # Linked aside and moved into place, so that no process sees half a library.
         partial = library.with_suffix(f".{os.getpid()}.tmp")
-        subprocess.run([*linking, *flags, "-o", str(partial)], check=True)
+        subprocess.run([*linking, *flags, "-o", str(partial)], check=True, env=_environment())
         partial.replace(library)
     return library
 

@@ -1,6 +1,6 @@
 """The CUDA backend on the CPU: its kernels compiled for the emulator, registered as cuda_emulated.
 
-NTM_KERNELS_EMULATOR chooses the variant of the build (`plain`, `address`, `instrumented`), or `off`.
+NTM_KERNELS_EMULATOR chooses the variant (`plain`, `address`, `instrumented`), or `off`.
 """
 
 import os
