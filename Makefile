@@ -50,6 +50,8 @@ test: build ## run the tests (minutes)
 check-all: lint build ## run every check there is, the slow ones too
 	$(ensure) --need $(testing) --want $(training)
 	@$(pytest)
+	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical
+	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)
