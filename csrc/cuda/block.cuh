@@ -25,6 +25,7 @@ struct Block {
 
 struct Sizes {
   int N, M, R, W, H, S, C, T;
+  bool is_lstm;
   __host__ __device__ explicit Sizes(const NtmSizes& sizes)
       : N(sizes.memory_size),
         M(sizes.word_size),
@@ -33,7 +34,8 @@ struct Sizes {
         H(sizes.read_heads + sizes.write_heads),
         S(sizes.taps),
         C(sizes.hidden),
-        T(sizes.time) {}
+        T(sizes.time),
+        is_lstm(sizes.is_lstm != 0) {}
   __host__ __device__ int interface_size() const { return H * (M + 3 + S) + 2 * W * M; }
 };
 
@@ -142,6 +144,7 @@ class CountedPieces {
   V* take_weighting(int64_t count) {
     return counted<V>(count, plan_.weightings_away ? workspace_ : shared_);
   }
+  const NtmPlan& plan() const { return plan_; }
   int64_t shared_bytes() const { return 16 * shared_; }
   int64_t workspace_bytes() const { return 16 * workspace_; }
 
@@ -166,6 +169,7 @@ class PlacedPieces {
       weightings_ =
           static_cast<unsigned char*>(workspace) + blockIdx.x * (plan.workspace_bytes / gridDim.x);
   }
+  __device__ const NtmPlan& plan() const { return plan_; }
   template <typename V>
   __device__ V* take(int64_t) {
     return reinterpret_cast<V*>(shared_ + 16 * static_cast<int64_t>(plan_.offsets[next_++]));

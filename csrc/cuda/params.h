@@ -23,13 +23,16 @@ typedef struct NtmSizes {
 
 // How a call is run; NtmPlan.why_not says why it cannot be, or is empty.
 typedef struct NtmPlan {
-  int32_t tiled;            // 0: one block holds a sequence's memory; 1: it is cut into tiles
-  int32_t tile_rows;        // rows of the memory in shared memory at a time
-  int32_t threads;          // of a block
-  int32_t weightings_away;  // 1: weightings lie in the workspace, not in shared memory
-  int64_t shared_bytes;     // of a block
-  int64_t workspace_bytes;  // of global memory, for the whole batch
-  int32_t offsets[40];      // of the pieces of shared memory and workspace, in units of 16 bytes
+  int32_t tiled;                 // 0: one block holds a sequence's memory; 1: it is cut into tiles
+  int32_t tile_rows;             // rows of the memory in shared memory at a time
+  int32_t threads;               // of a block
+  int32_t weightings_away;       // 1: weightings lie in the workspace, not in shared memory
+  int32_t weights_held;          // 1: part of the controller's weights lives in registers
+  int32_t near_units;            // fours of rows of the recurrent weight in shared memory
+  int32_t near_interface_units;  // and of the interface weight
+  int64_t shared_bytes;          // of a block
+  int64_t workspace_bytes;       // of global memory, for the whole batch
+  int32_t offsets[40];  // of the pieces of shared memory and workspace, in units of 16 bytes
   char why_not[160];
 } NtmPlan;
 

@@ -1,5 +1,7 @@
 #include <stdio.h>
 
+#include <algorithm>
+
 #include "plan.cuh"
 #include "sequence.cuh"
 
@@ -70,6 +72,28 @@ struct Planner {
     return plan.tile_rows > 0;
   }
 
+  // How many units of four rows fit in what room is left.
+  int near_units(int units, int columns) {
+    const int64_t bytes = static_cast<int64_t>(kRowsAtOnce) * columns * (is_double ? 8 : 4);
+    const int64_t room = (limit - plan.shared_bytes - 16) / bytes;
+    return static_cast<int>(std::max(int64_t(0), std::min(room, int64_t(units))));
+  }
+
+  // What the memory leaves free goes to the controller's weights.
+  void place_weights() {
+    const Sizes sizes(given);
+    const int rows = backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
+    const int columns = recurrent_columns(sizes, backward);
+    plan.weights_held = !backward && !is_double && columns <= kHeldColumns * kWarp;
+    const int held = plan.weights_held ? kHeldUnits * plan.threads / kWarp : 0;
+    plan.near_units = near_units(units_of(rows) - held, columns);
+    count();
+    const int interface_rows = backward ? sizes.C : sizes.interface_size();
+    plan.near_interface_units =
+        near_units(units_of(interface_rows), interface_columns(sizes, backward));
+    count();
+  }
+
   void refuse(const char* what) {
     snprintf(plan.why_not, sizeof plan.why_not, "%s: %lld bytes, a block has %lld", what,
              static_cast<long long>(plan.shared_bytes), static_cast<long long>(limit));
@@ -84,7 +108,10 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   plan.threads = threads_for(sizes);
   plan.tile_rows = sizes.memory_size;
   planner.count();
-  if (plan.shared_bytes <= shared_limit) return plan;
+  if (plan.shared_bytes <= shared_limit) {
+    if (op == NTM_SEQUENCE) planner.place_weights();
+    return plan;
+  }
   if (op != NTM_SEQUENCE) {
     planner.refuse("the memory of a sequence does not fit in shared memory");
     return plan;

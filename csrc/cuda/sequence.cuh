@@ -6,19 +6,45 @@
 namespace ntm {
 
 // Width of what the controller gets from the step before: the read vectors, and h of an LSTM.
-__host__ __device__ inline int recurrent_width(const Sizes& sizes, bool is_lstm) {
-  return sizes.R * sizes.M + (is_lstm ? sizes.C : 0);
+__host__ __device__ inline int recurrent_width(const Sizes& sizes) {
+  return sizes.R * sizes.M + (sizes.is_lstm ? sizes.C : 0);
 }
 
+// Units of the recurrent weight that a warp of the forward holds in registers: enough that with 16
+// warps the rest of the paper's weights fits beside its memory in 163 KB.
+constexpr int kHeldUnits = 3;
+
+// Columns of the weights as the kernels of a direction use them (transposed backward).
+__host__ __device__ inline int recurrent_columns(const Sizes& sizes, bool backward) {
+  return backward ? (sizes.is_lstm ? 4 : 1) * sizes.C : recurrent_width(sizes);
+}
+__host__ __device__ inline int interface_columns(const Sizes& sizes, bool backward) {
+  return backward ? sizes.interface_size() : sizes.C;
+}
+
+// The parts of the controller's weights that live in shared memory.
 template <typename A>
-struct SequenceForwardSpace : ForwardSpace<A> {
+struct NearWeights {
+  A *near_weights, *near_interface;  // [near_units, 4, columns]
+  template <typename Pieces>
+  __host__ __device__ NearWeights(Pieces& pieces, const Sizes& sizes, bool backward) {
+    near_weights = pieces.template take<A>(static_cast<int64_t>(pieces.plan().near_units) *
+                                           kRowsAtOnce * recurrent_columns(sizes, backward));
+    near_interface =
+        pieces.template take<A>(static_cast<int64_t>(pieces.plan().near_interface_units) *
+                                kRowsAtOnce * interface_columns(sizes, backward));
+  }
+};
+
+template <typename A>
+struct SequenceForwardSpace : ForwardSpace<A>, NearWeights<A> {
   A *recurrent, *next_recurrent;  // [R*M + C]: the read vectors, h
   A* cell;                        // [C]
 
   template <typename Pieces>
   __host__ __device__ SequenceForwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
                                            int warps)
-      : ForwardSpace<A>(pieces, sizes, tile_rows, warps) {
+      : ForwardSpace<A>(pieces, sizes, tile_rows, warps), NearWeights<A>(pieces, sizes, false) {
     recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
     next_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
     cell = pieces.template take<A>(sizes.C);
@@ -26,7 +52,7 @@ struct SequenceForwardSpace : ForwardSpace<A> {
 };
 
 template <typename A>
-struct SequenceBackwardSpace : BackwardSpace<A> {
+struct SequenceBackwardSpace : BackwardSpace<A>, NearWeights<A> {
   A* d_recurrent;  // [R*M + C]
   A* d_cell;       // [C]
   A* d_gates;      // [4C], of a feed-forward controller [C]
@@ -35,7 +61,7 @@ struct SequenceBackwardSpace : BackwardSpace<A> {
   template <typename Pieces>
   __host__ __device__ SequenceBackwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
                                             int warps)
-      : BackwardSpace<A>(pieces, sizes, tile_rows, warps) {
+      : BackwardSpace<A>(pieces, sizes, tile_rows, warps), NearWeights<A>(pieces, sizes, true) {
     d_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
     d_cell = pieces.template take<A>(sizes.C);
     d_gates = pieces.template take<A>(4 * sizes.C);

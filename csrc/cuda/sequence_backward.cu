@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_backward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  const bool is_lstm = params.sizes.is_lstm != 0;
+  const bool is_lstm = sizes.is_lstm;
   const int64_t b = blockIdx.x, B = gridDim.x;
   PlacedPieces pieces(plan, shared, params.workspace);
   const SequenceBackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
@@ -56,10 +56,15 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_backward_kernel(
   const int reads = sizes.R * M, weighting = sizes.H * N;
   const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
   const bool resident = plan.tile_rows >= N;
-  const int width = recurrent_width(sizes, is_lstm), gates = is_lstm ? 4 * C : C;
-  const int length = length_of(params, sizes);
-  const A* recurrent_weight = static_cast<const A*>(params.recurrent_weight);  // transposed
-  const A* interface_weight = static_cast<const A*>(params.interface_weight);  // transposed
+  const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
+  const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
+  // Both are transposed.
+  const Weight<A, 0> recurrent(block, static_cast<const A*>(params.recurrent_weight), width, gates,
+                               units_of(width), kRowsAtOnce, 1, space.near_weights,
+                               plan.near_units);
+  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), C, P,
+                               units_of(C), kRowsAtOnce, 1, space.near_interface,
+                               plan.near_interface_units);
   const A* all_weights = static_cast<const A*>(params.all_weights);
   const A* interfaces = static_cast<const A*>(params.interfaces);
   const A* all_gates = static_cast<const A*>(params.gates);
@@ -149,40 +154,38 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_backward_kernel(
     }
     __syncthreads();
 
-    matvec(block, interface_weight, C, P, (C + 3) / 4, 4, 1, space.d_raw,
-           [&](int unit, const A* sums) {
-             const int row = 4 * unit + block.lane;
-             if (block.lane >= 4 || row >= C) return;
-             A d_hidden = own_sum(block, sums) + load_or_zero<A>(params.d_hidden, at * C + row);
-             auto give = [&](int gate, A d_gate) {
-               space.d_gates[gate * C + row] = d_gate;
-               store(params.d_projected, at * gates + gate * C + row, d_gate);
-             };
-             if (!is_lstm) {
-               const A h = load<A>(params.hidden, at * C + row);
-               give(0, d_hidden * (1 - h * h));
-               return;
-             }
-             d_hidden += space.d_recurrent[reads + row];
-             const A* gate = all_gates + at * gates + row;
-             const A i = gate[0], f = gate[C], g = gate[2 * C], o = gate[3 * C];
-             const A squashed = tanh_of(cells[at * C + row]);
-             const A previous =
-                 t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
-             const A d_cell = space.d_cell[row] + d_hidden * o * (1 - squashed * squashed);
-             give(0, d_cell * g * i * (1 - i));
-             give(1, d_cell * previous * f * (1 - f));
-             give(2, d_cell * i * (1 - g * g));
-             give(3, d_hidden * squashed * o * (1 - o));
-             space.d_cell[row] = d_cell * f;
-           });
+    interface.times(block, space.d_raw, [&](int unit, A sum) {
+      const int row = kRowsAtOnce * unit + lane_row;
+      if (row >= C) return;
+      A d_hidden = sum + load_or_zero<A>(params.d_hidden, at * C + row);
+      auto give = [&](int gate, A d_gate) {
+        space.d_gates[gate * C + row] = d_gate;
+        store(params.d_projected, at * gates + gate * C + row, d_gate);
+      };
+      if (!is_lstm) {
+        const A h = load<A>(params.hidden, at * C + row);
+        give(0, d_hidden * (1 - h * h));
+        return;
+      }
+      d_hidden += space.d_recurrent[reads + row];
+      const A* gate = all_gates + at * gates + row;
+      const A i = gate[0], f = gate[C], g = gate[2 * C], o = gate[3 * C];
+      const A squashed = tanh_of(cells[at * C + row]);
+      const A previous =
+          t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
+      const A d_cell = space.d_cell[row] + d_hidden * o * (1 - squashed * squashed);
+      give(0, d_cell * g * i * (1 - i));
+      give(1, d_cell * previous * f * (1 - f));
+      give(2, d_cell * i * (1 - g * g));
+      give(3, d_hidden * squashed * o * (1 - o));
+      space.d_cell[row] = d_cell * f;
+    });
     __syncthreads();
 
-    matvec(block, recurrent_weight, width, gates, (width + 3) / 4, 4, 1, space.d_gates,
-           [&](int unit, const A* sums) {
-             const int row = 4 * unit + block.lane;
-             if (block.lane < 4 && row < width) space.d_recurrent[row] = own_sum(block, sums);
-           });
+    recurrent.times(block, space.d_gates, [&](int unit, A sum) {
+      const int row = kRowsAtOnce * unit + lane_row;
+      if (row < width) space.d_recurrent[row] = sum;
+    });
     A* d_previous = chain.previous;
     chain.previous = chain.d;
     chain.d = d_previous;

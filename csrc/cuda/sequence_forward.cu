@@ -9,13 +9,14 @@
 
 namespace ntm {
 
-template <typename A>
+// `Held`: units of four rows of the recurrent weight that a warp holds in registers.
+template <typename A, int Held>
 __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  const bool is_lstm = params.sizes.is_lstm != 0;
+  const bool is_lstm = sizes.is_lstm;
   const int64_t b = blockIdx.x, B = gridDim.x;
   PlacedPieces pieces(plan, shared, params.workspace);
   const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
@@ -27,11 +28,15 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
   const int reads = sizes.R * M, weighting = sizes.H * N;
   const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
   const bool resident = plan.tile_rows >= N;
-  const int width = recurrent_width(sizes, is_lstm), gates = is_lstm ? 4 * C : C;
-  const int length = length_of(params, sizes);
+  const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
+  const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
   const NtmArray checkpoints = plain<A>(params.checkpoints);
-  const A* recurrent_weight = static_cast<const A*>(params.recurrent_weight);
-  const A* interface_weight = static_cast<const A*>(params.interface_weight);
+  const Weight<A, Held> recurrent(block, static_cast<const A*>(params.recurrent_weight), gates,
+                                  width, is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce,
+                                  is_lstm ? C : 1, space.near_weights, plan.near_units);
+  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), P, C,
+                               units_of(P), kRowsAtOnce, 1, space.near_interface,
+                               plan.near_interface_units);
   const A* interface_bias = static_cast<const A*>(params.interface_bias);
   A* all_weights = static_cast<A*>(params.all_weights);
   A* interfaces = static_cast<A*>(params.interfaces);
@@ -55,39 +60,36 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
     const int64_t checkpoint_at = (t / params.sizes.checkpoint_every * B + b) * cells_of_memory;
 
     if (is_lstm) {
-      matvec(block, recurrent_weight, gates, width, C, 1, C, now, [&](int unit, const A* sums) {
-        A gate = own_sum(block, sums);
-        if (block.lane < 4)
-          gate += load<A>(params.projected_input, at * gates + block.lane * C + unit);
-        const LstmUnit<A> lstm(block, gate, space.cell[unit]);
+      recurrent.times(block, now, [&](int unit, A gate) {
+        const bool real = unit < C;
+        const int64_t gate_at = at * gates + lane_row * C + unit;
+        if (real) gate += load<A>(params.projected_input, gate_at);
+        const LstmUnit<A> lstm(block, gate, real ? space.cell[unit] : A(0));
         __syncwarp();  // every lane has read the cell
-        if (block.lane == 0) {
-          space.cell[unit] = lstm.cell;
-          hidden[unit] = lstm.hidden;
-          store(params.hidden, at * C + unit, lstm.hidden);
-          if (params.cells != nullptr) static_cast<A*>(params.cells)[at * C + unit] = lstm.cell;
-        }
-        if (block.lane < 4 && params.gates != nullptr)
-          static_cast<A*>(params.gates)[at * gates + block.lane * C + unit] = lstm.activated;
+        if (!real) return;
+        if (params.gates != nullptr) static_cast<A*>(params.gates)[gate_at] = lstm.activated;
+        if (lane_row != 0) return;
+        space.cell[unit] = lstm.cell;
+        hidden[unit] = lstm.hidden;
+        store(params.hidden, at * C + unit, lstm.hidden);
+        if (params.cells != nullptr) static_cast<A*>(params.cells)[at * C + unit] = lstm.cell;
       });
     } else {
-      matvec(block, recurrent_weight, gates, width, (C + 3) / 4, 4, 1, now,
-             [&](int unit, const A* sums) {
-               const int row = 4 * unit + block.lane;
-               if (block.lane >= 4 || row >= C) return;
-               const A sum = own_sum(block, sums);
-               hidden[row] = tanh_of(sum + load<A>(params.projected_input, at * C + row));
-               store(params.hidden, at * C + row, hidden[row]);
-             });
+      recurrent.times(block, now, [&](int unit, A sum) {
+        const int row = kRowsAtOnce * unit + lane_row;
+        if (row >= C) return;
+        hidden[row] = tanh_of(sum + load<A>(params.projected_input, at * C + row));
+        store(params.hidden, at * C + row, hidden[row]);
+      });
     }
     if (checkpoint && resident)
       store_tile(Tile<A>{space.tile, 0, N, M, true}, checkpoints, checkpoint_at);
     __syncthreads();
 
-    matvec(block, interface_weight, P, C, (P + 3) / 4, 4, 1, hidden, [&](int unit, const A* sums) {
-      const int row = 4 * unit + block.lane;
-      if (block.lane >= 4 || row >= P) return;
-      const A raw = own_sum(block, sums) + interface_bias[row];
+    interface.times(block, hidden, [&](int unit, A sum) {
+      const int row = kRowsAtOnce * unit + lane_row;
+      if (row >= P) return;
+      const A raw = sum + interface_bias[row];
       const A active = heads.activate(row, raw);
       space.vector[row] = active;
       // Of the erase vector, which the backward needs step after step, the activated is kept.
@@ -187,6 +189,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
 
 extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
                                          void* stream) {
-  return ntm::dispatch(params, *plan, stream, ntm::sequence_forward_kernel<float>,
-                       ntm::sequence_forward_kernel<double>, params->memory.dtype);
+  const ntm::Kernel<NtmSequenceParams> single =
+      plan->weights_held ? ntm::sequence_forward_kernel<float, ntm::kHeldUnits>
+                         : ntm::sequence_forward_kernel<float, 0>;
+  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, 0>,
+                       params->memory.dtype);
 }

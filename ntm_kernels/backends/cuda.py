@@ -1,8 +1,9 @@
 """The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
 
-``csrc/cuda`` has the stages under the names of ``ntm_kernels.backends.reference``. The library knows
-nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through ctypes, so
-one build serves every torch, and the same sources compiled for an emulator serve tests on a CPU.
+``csrc/cuda`` has the stages under the names of ``ntm_kernels.backends.reference``. The library
+knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
+ctypes, so one build serves every torch, and the same sources compiled for an emulator serve tests
+on a CPU.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class _Plan(ctypes.Structure):
         ("tile_rows", c_int32),
         ("threads", c_int32),
         ("weightings_away", c_int32),
+        ("weights_held", c_int32),
+        ("near_units", c_int32),
+        ("near_interface_units", c_int32),
         ("shared_bytes", c_int64),
         ("workspace_bytes", c_int64),
         ("offsets", c_int32 * 40),
@@ -217,7 +221,7 @@ class CudaBackend(Backend):
         previous_weights: Tensor,
         save_for_backward: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        sizes = Sizes(*memory.shape, key.shape[1], taps=shift.shape[2])
+        sizes = _sizes(memory, key.shape[1], taps=shift.shape[2])
         weights = _empty_like(previous_weights)
         saved = self._saved("address", memory, sizes) if save_for_backward else []
         self._run(
@@ -249,7 +253,7 @@ class CudaBackend(Backend):
         weights: Tensor,
         saved: list[Tensor],
     ) -> tuple[Tensor, ...]:
-        sizes = Sizes(*memory.shape, key.shape[1], taps=shift.shape[2])
+        sizes = _sizes(memory, key.shape[1], taps=shift.shape[2])
         given = {
             "memory": memory,
             "key": key,
@@ -275,7 +279,7 @@ class CudaBackend(Backend):
 
     def read(self, memory: Tensor, weights: Tensor) -> Tensor:
         read_vectors = memory.new_empty(memory.shape[0], weights.shape[1], memory.shape[2])
-        sizes = Sizes(*memory.shape, weights.shape[1])
+        sizes = _sizes(memory, weights.shape[1])
         self._run(
             "read", "forward", sizes, memory=memory, weights=weights, read_vectors=read_vectors
         )
@@ -288,7 +292,7 @@ class CudaBackend(Backend):
         self._run(
             "read",
             "backward",
-            Sizes(*memory.shape, weights.shape[1]),
+            _sizes(memory, weights.shape[1]),
             memory=memory,
             weights=weights,
             d_read_vectors=grad_read_vectors,
@@ -302,7 +306,7 @@ class CudaBackend(Backend):
         self._run(
             "write",
             "forward",
-            Sizes(*memory.shape, 0, weights.shape[1]),
+            _sizes(memory, 0, weights.shape[1]),
             memory=memory,
             weights=weights,
             erase=erase,
@@ -319,7 +323,7 @@ class CudaBackend(Backend):
         self._run(
             "write",
             "backward",
-            Sizes(*memory.shape, 0, weights.shape[1]),
+            _sizes(memory, 0, weights.shape[1]),
             memory=memory,
             weights=weights,
             erase=erase,
@@ -589,6 +593,11 @@ def _unplanned(
     backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, *sizes: int
 ) -> str | None:
     return backend._why_unplanned(op, dtype, controller, Sizes(*sizes))
+
+
+def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: int = 0) -> Sizes:
+    batch, memory_size, word_size = memory.shape
+    return Sizes(batch, memory_size, word_size, num_read_heads, num_write_heads, taps)
 
 
 def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
