@@ -44,13 +44,7 @@ def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        setup(ctx, inputs, output)
-
-    torch.library.register_autograd(
-        f"ntm::{name}", backward, setup_context=setup_context, lib=_library
-    )
+    _differentiable(name, setup, backward)
 
     def refuse(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
@@ -58,7 +52,39 @@ def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any
             "ntm_kernels.reference has it through plain autograd"
         )
 
-    torch.library.register_autograd(f"ntm::{name}_backward", refuse, lib=_library)
+    _differentiable(f"{name}_backward", lambda ctx, inputs, output: None, refuse)
+
+
+def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Give an op its derivative, as ``torch.library.register_autograd`` would.
+
+    That one walks the arguments as trees wherever a list is among them, which costs more than the
+    whole op at batch 1. Here the list of saved tensors is no output of the autograd node at all.
+    """
+    op = getattr(torch.ops.ntm, name).default
+
+    def below_autograd(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    class Derivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+            output = below_autograd(keyset, *args)
+            ctx.set_materialize_grads(False)
+            setup(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return None, *backward(ctx, *grads)
+
+    def run(keyset: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return Derivative.apply(keyset, *args)
+        return below_autograd(keyset, *args)
+
+    _library.impl(name, run, "Autograd", with_keyset=True)
 
 
 def _saved(op: str, like: Tensor, backend: str, sizes: Sizes, controller: str = "") -> list[Tensor]:

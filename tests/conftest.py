@@ -12,7 +12,7 @@ REQUIRED = "NTM_KERNELS_REQUIRE_BACKENDS"
 
 # The same examples every time: a test that fails, fails for everyone.
 hypothesis.settings.register_profile(
-    "fixed", derandomize=True, deadline=None, max_examples=30, database=None
+    "fixed", derandomize=True, deadline=None, max_examples=100, database=None
 )
 hypothesis.settings.load_profile("fixed")
 

@@ -1,7 +1,7 @@
 """Which backend serves a call, and why.
 
 A choice is made in Python for every call, before any kernel runs: by the ``backend=`` argument,
-else by the innermost ``use_backend`` of the running context, else by the environment variable
+else by the innermost ``use_backend`` of the running thread, else by the environment variable
 ``NTM_KERNELS_BACKEND``, else automatically: the first registered backend that is available and
 supports the call. An explicit choice that cannot be served raises ``BackendError``.
 """
@@ -9,9 +9,9 @@ supports the call. An explicit choice that cannot be served raises ``BackendErro
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
 
 __all__ = [
@@ -69,7 +70,18 @@ class BackendChoice(NamedTuple):
 
 _registry: dict[str, Backend] = {}
 _automatic: list[str] = []
-_context: ContextVar[str | None] = ContextVar("ntm_kernels_backend", default=None)
+
+
+class _Ambient(threading.local):
+    """What ``use_backend`` asks for in this thread. torch.compile guards on it, which it cannot on
+    a context variable."""
+
+    # Set per instance: torch.compile of torch 2.11 reads a class attribute past the instance's.
+    def __init__(self) -> None:
+        self.backend: str | None = None
+
+
+_ambient = _Ambient()
 
 
 def register(backend: Backend, *, automatic: bool = True) -> None:
@@ -87,11 +99,13 @@ def register(backend: Backend, *, automatic: bool = True) -> None:
 
 def get(name: str) -> Backend:
     """The backend registered as ``name``; raises ``BackendError`` if there is none."""
-    try:
-        return _registry[name]
-    except KeyError:
-        known = ", ".join(sorted(_registry))
-        raise BackendError(f"there is no backend named {name!r}; there are: {known}") from None
+    if name not in _registry:
+        raise BackendError(_unknown(name))
+    return _registry[name]
+
+
+def _unknown(name: str) -> str:
+    return f"there is no backend named {name!r}; there are: {', '.join(sorted(_registry))}"
 
 
 def backends() -> list[BackendStatus]:
@@ -114,9 +128,10 @@ def backends() -> list[BackendStatus]:
 def use_backend(name: str) -> Iterator[None]:
     """Serve every call inside the ``with`` block by the backend ``name``.
 
-    It holds for the running context (thread or asyncio task) and nests; a ``backend=`` argument
-    overrides it. A compiled graph keeps the backend in force when it was traced. Raises
-    ``BackendError`` at once if there is no such backend or it is not available.
+    It holds for the running thread and nests; a ``backend=`` argument overrides it, and a backward
+    stays with the backend of its forward. A compiled function follows it, tracing anew for each
+    backend; the environment variable it reads only when traced. Raises ``BackendError`` at once if
+    there is no such backend or it is not available.
 
     >>> import torch, ntm_kernels
     >>> with ntm_kernels.use_backend("reference"):
@@ -126,28 +141,39 @@ def use_backend(name: str) -> Iterator[None]:
     why_not = get(name).unavailable()
     if why_not is not None:
         raise BackendError(f"backend {name!r} is not available: {why_not}")
-    token = _context.set(name)
+    before = _ambient.backend
+    _ambient.backend = name
     try:
         yield
     finally:
-        _context.reset(token)
+        _ambient.backend = before
 
 
 def requested(argument: str | None = None) -> tuple[str, str] | None:
     """The name that was asked for and by what, or ``None`` if the choice is automatic."""
     if argument is not None:
+        if not isinstance(argument, str):
+            raise TypeError(
+                f"backend must be the name of a backend or None, got {type(argument).__name__}"
+            )
         return argument, "the backend argument"
-    return _ambient()
-
-
-# A constant to torch.compile, which cannot trace a context variable.
-@torch.compiler.assume_constant_result
-def _ambient() -> tuple[str, str] | None:
-    if (name := _context.get()) is not None:
+    if (name := _ambient.backend) is not None:
         return name, "use_backend"
-    if name := os.environ.get(ENVIRONMENT_VARIABLE):
+    if name := _environment():
         return name, f"the environment variable {ENVIRONMENT_VARIABLE}"
     return None
+
+
+# Constants to torch.compile: it would guard on the variable only where it is set,
+@torch.compiler.assume_constant_result
+def _environment() -> str | None:
+    return os.environ.get(ENVIRONMENT_VARIABLE)
+
+
+# and finding out may load a library.
+@torch.compiler.assume_constant_result
+def _unavailable(name: str) -> str | None:
+    return get(name).unavailable()
 
 
 def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
@@ -155,7 +181,9 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     explicit = requested(argument)
     if explicit is not None:
         name, source = explicit
-        why_not = get(name).unavailable() or get(name).unsupported(problem)
+        if name not in _registry:
+            raise BackendError(f"{_unknown(name)} ({name!r} was asked for by {source})")
+        why_not = _unavailable(name) or get(name).unsupported(problem)
         if why_not is not None:
             raise BackendError(
                 f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
@@ -163,7 +191,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:
-        why_not = _registry[name].unavailable() or _registry[name].unsupported(problem)
+        why_not = _unavailable(name) or _registry[name].unsupported(problem)
         if why_not is None:
             return BackendChoice(name, "the first that serves the call", rejected)
         rejected[name] = why_not
@@ -172,3 +200,4 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 register(ReferenceBackend())
+register(NativeBackend())

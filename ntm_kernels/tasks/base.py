@@ -119,9 +119,17 @@ class Task(abc.ABC):
         """The harder tasks on which a model trained on this one is tested, by their titles."""
         return {}
 
-    def optimal_bits(self, batch: Batch) -> Tensor | None:
-        """Bits ``[B]`` of the best possible predictor, or None where that is 0."""
+    def optimal_answer(self, batch: Batch) -> Tensor | None:
+        """Probabilities ``[T, B, O]`` float64 of the best predictor; None if it is sure."""
         return None
+
+    def optimal_bits(self, batch: Batch) -> Tensor:
+        """Cost ``[B]`` of :meth:`optimal_answer` in bits per sequence, float64; else 0."""
+        optimal = self.optimal_answer(batch)
+        if optimal is None:
+            return torch.zeros(len(batch.lengths), dtype=torch.float64, device=batch.lengths.device)
+        of_bit = torch.where(batch.targets > 0.5, optimal, 1 - optimal)
+        return -(of_bit.log2() * batch.mask.unsqueeze(-1)).sum(dim=(0, 2))
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters as JSON values; :func:`ntm_kernels.tasks.from_dict` inverts it."""

@@ -70,7 +70,7 @@ class TrainConfig:
     dtype: Annotated[Dtype, "bfloat16: float32 weights, computed under autocast"] = "float32"
     threads: Annotated[int, "CPU threads; a small model is fastest on one"] = 1
 
-    validate_every: Annotated[int, "sequences between validations"] = 2_000
+    validate_every: Annotated[int, "sequences between validations"] = 1_000
     validation_size: Annotated[int, "sequences of the fixed validation set"] = 512
     checkpoint_every: Annotated[int, "sequences between checkpoints"] = 2_000
     log_every: Annotated[int, "sequences between lines of metrics.csv"] = 200

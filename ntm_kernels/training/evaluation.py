@@ -64,8 +64,7 @@ def score(model: nn.Module, batches: Sequence[Batch], config: TrainConfig) -> Sc
         logits = answer(model, batch.inputs, config)
         costs.append(tasks.bits(logits, batch).double())
         wrong.append(tasks.wrong(logits, batch))
-        best = config.task.optimal_bits(batch)
-        optimal.append(torch.zeros_like(costs[-1]) if best is None else best)
+        optimal.append(config.task.optimal_bits(batch))
     return Score(
         sequences=sum(len(cost) for cost in costs),
         bits=float(torch.cat(costs).mean()),

@@ -169,29 +169,32 @@ def _image_axes(
 
 
 def draw_answers(examples: Sequence[Example]) -> Figure:
-    """Target above output for every example, wrong bits in red (figures 4 and 8 of the paper)."""
+    """Target above output for every example (figures 4 and 8 of the paper).
+
+    Wrong bits are red; where even the best predictor is unsure, its answer stands below instead.
+    """
     longest = max(int(example.answering.sum()) for example in examples)
-    panels = []
+    panels, wrong = [], {}
     for example in examples:
         shown = example.answering
-        wrong, total = int(example.wrong.sum()), int(shown.sum()) * len(example.targets)
-        verdict = f"{wrong} of {total} bits wrong" if wrong else f"all {total} bits right"
-        title = f"{example.title}: {verdict}"
-        panels += [
-            _Panel(title, "target", example.targets[:, shown], _BITS, 0, 1),
-            _Panel("", "output", example.outputs[:, shown], _BITS, 0, 1),
-        ]
+        title = f"{example.title}: {example.verdict}"
+        panels.append(_Panel(title, "target", example.targets[:, shown], _BITS, 0, 1))
+        if example.optimal is None:
+            wrong[len(panels)] = example.wrong[:, shown]
+        panels.append(_Panel("", "output", example.outputs[:, shown], _BITS, 0, 1))
+        if example.optimal is not None:
+            panels.append(_Panel("", "optimum", example.optimal[:, shown], _BITS, 0, 1))
     figure, [axes] = _sheet(
-        [panels], "targets and outputs", cell=min(11 / longest, 0.2), smallest=0.35, gap=0.46
+        [panels], "targets and outputs", cell=min(11 / longest, 0.2), smallest=0.55, gap=0.46
     )
-    for example, target, output in zip(examples, axes[::2], axes[1::2], strict=True):
-        for one in (target, output):
-            one.set_yticks([])
-        target.set_xticklabels([])
-        wrong_bits = example.wrong[:, example.answering]
-        output.imshow(
-            wrong_bits, cmap=_WRONG, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
-        )
+    for number, one in enumerate(axes):
+        one.set_yticks([])
+        if number + 1 < len(axes) and not panels[number + 1].title:
+            one.set_xticklabels([])
+        if number in wrong:
+            one.imshow(
+                wrong[number], cmap=_WRONG, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            )
     axes[-1].set_xlabel("answer step")
     return figure
 
@@ -223,10 +226,7 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
     right = [_Panel("outputs", "bit", example.outputs, _BITS, 0, 1)]
     right += panels(heads.read, heads.read_weights, "read vectors", "read")
 
-    wrong = int(example.wrong.sum())
-    title = f"{config.task.name.replace('_', ' ')}, {example.title}: " + (
-        f"{wrong} wrong bits" if wrong else "every bit right"
-    )
+    title = f"{config.task.name.replace('_', ' ')}, {example.title}: {example.verdict}"
     figure, axes = _sheet(
         [left, right], title, cell=min(5.6 / len(example.answering), 0.16), smallest=0.6, gap=0.34
     )

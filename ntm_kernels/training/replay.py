@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ntm_kernels import NTM, functional
-from ntm_kernels.tasks import Batch
+from ntm_kernels.tasks import Batch, bits
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.models import answer
 
@@ -30,6 +30,9 @@ class Example:
         targets: ``[O, T]``.
         outputs: ``[O, T]``, probabilities in the answer steps, 0 elsewhere.
         answering: ``[T]``, True in the answer steps.
+        optimal: ``[O, T]``, probabilities of the best predictor where even that is unsure.
+        bits: cost of the outputs.
+        optimal_bits: cost of the best predictor.
     """
 
     title: str
@@ -37,12 +40,23 @@ class Example:
     targets: Image
     outputs: Image
     answering: NDArray[np.bool_]
+    optimal: Image | None
+    bits: float
+    optimal_bits: float
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
         """``[O, T]``, where rounding the output does not give the target."""
         different: NDArray[np.bool_] = (self.outputs > 0.5) != (self.targets > 0.5)
         return different & self.answering
+
+    @property
+    def verdict(self) -> str:
+        """How good the answer is, in words."""
+        if self.optimal is not None:
+            return f"{self.bits:.1f} bits, the optimum is {self.optimal_bits:.1f}"
+        wrong, total = int(self.wrong.sum()), int(self.answering.sum()) * len(self.targets)
+        return f"{wrong} of {total} bits wrong" if wrong else f"all {total} bits right"
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,18 @@ def _image(values: Tensor) -> Image:
 @torch.no_grad()
 def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConfig) -> Example:
     """Answers the first sequence of a batch."""
-    probabilities = answer(model, batch.inputs, config).sigmoid() * batch.mask.unsqueeze(-1)
+    batch = batch.select(torch.zeros(1, dtype=torch.long, device=batch.lengths.device))
+    logits = answer(model, batch.inputs, config)
+    optimal = config.task.optimal_answer(batch)
     return Example(
         title=title,
         inputs=_image(batch.inputs[:, 0]),
         targets=_image(batch.targets[:, 0]),
-        outputs=_image(probabilities[:, 0]),
+        outputs=_image((logits.sigmoid() * batch.mask.unsqueeze(-1))[:, 0]),
         answering=batch.mask[:, 0].cpu().numpy(),
+        optimal=None if optimal is None else _image(optimal[:, 0]),
+        bits=bits(logits, batch).item(),
+        optimal_bits=config.task.optimal_bits(batch).item(),
     )
 
 

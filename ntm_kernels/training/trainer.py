@@ -88,6 +88,11 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
         raise CheckpointError(f"{error}{hint}") from error
 
 
+def _passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``every`` lies in (before, now]."""
+    return now // every > before // every
+
+
 class Trainer:
     """One training run in a folder of its own.
 
@@ -130,6 +135,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(config)
+        self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
         updates = math.ceil(config.total_sequences / config.batch_size)
         self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
@@ -180,20 +186,17 @@ class Trainer:
             while not self.done:
                 before = counters.sequences
                 self._update(min(config.batch_size, config.total_sequences - before))
-                progress.advance(counters.sequences - before)
-
-                def passed(every: int, before: int = before) -> bool:
-                    return counters.sequences // every > before // every
-
-                last = counters.sequences >= config.total_sequences
-                validate = last or passed(config.validate_every)
-                if validate or passed(config.log_every):
+                now = counters.sequences
+                progress.advance(now - before)
+                last = now >= config.total_sequences
+                validate = last or _passed(config.validate_every, before, now)
+                if validate or _passed(config.log_every, before, now):
                     counters.seconds = time.perf_counter() - started
                     result = score(self.model, validation, config) if validate else None
                     self._write_row(metrics, progress, result)
                 counters.seconds = time.perf_counter() - started
                 stopping = should_stop()
-                if self.done or stopping or passed(config.checkpoint_every):
+                if self.done or stopping or _passed(config.checkpoint_every, before, now):
                     self._save(metrics)
                 if stopping:
                     break
@@ -210,7 +213,7 @@ class Trainer:
         loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
         self._optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(self.model.parameters(), config.clip)
+        nn.utils.clip_grad_value_(self._parameters, config.clip)
         self._optimiser.step()
         self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.

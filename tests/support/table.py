@@ -14,13 +14,15 @@ F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float6
 class Entry(NamedTuple):
     """A backend on a device: which dtypes it computes, and the largest problem worth its time.
 
-    ``largest`` bounds B · H · N · M · T.
+    ``largest`` bounds B · H · N · M · T. ``any_threads`` promises the same bits for any number of
+    threads.
     """
 
     backend: str
     device: str
     dtypes: tuple[torch.dtype, ...] = (F16, BF16, F32, F64)
     largest: int = 10**9
+    any_threads: bool = False
 
     def why_not(self):
         """Why it is not tested here; ``None`` if it is."""
@@ -34,7 +36,7 @@ class Entry(NamedTuple):
 
 TABLE = (
     Entry("reference", "cpu"),
-    Entry("native", "cpu"),
+    Entry("native", "cpu", any_threads=True),
     Entry("reference", "cuda"),
     Entry("cuda", "cuda"),
     Entry("triton", "cuda"),

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntm_kernels import NTM
-from ntm_kernels.tasks import make
+from ntm_kernels import NTM, tasks
 from ntm_kernels.training.models import build_model
 from ntm_kernels.training.replay import Heads, record_example, record_heads, walked_locations
 from tests.training.runs import baseline, tiny
@@ -52,6 +51,18 @@ def test_example_shows_the_answer():
     expected = (probability > 0.5) != batch.targets[3:, 0].numpy().T.astype(bool)
     assert (example.wrong[:, 3:] == expected).all()
     assert not example.wrong[:, :3].any()
+    assert example.bits == pytest.approx(tasks.bits(model(batch.inputs)[0], batch).item())
+    assert example.verdict == f"{expected.sum()} of 4 bits wrong"
+
+
+def test_ngrams_are_compared_with_the_optimum():
+    task = tasks.make("ngrams", length=30)
+    config = type(tiny()).from_dict({**tiny().to_dict(), "task": task.to_dict()})
+    batch = task.sample(1, torch.Generator().manual_seed(0))
+    example = record_example("title", build_model(config), batch, config)
+    probability = tasks.optimal_probabilities(batch.targets[:, :, 0])
+    assert (example.optimal[0] == probability[:, 0].numpy()).all()
+    assert example.verdict.endswith(f"the optimum is {task.optimal_bits(batch).item():.1f}")
 
 
 def walk(size, places):
@@ -86,7 +97,9 @@ def test_nothing_in_focus_shows_the_whole_memory():
 def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
     config = (tiny if model == "ntm" else baseline)()
     small = {"ngrams": {"length": 12}, "copy": {"max_length": 4}}.get(task, {})
-    config = type(config).from_dict({**config.to_dict(), "task": make(task, **small).to_dict()})
+    config = type(config).from_dict(
+        {**config.to_dict(), "task": tasks.make(task, **small).to_dict()}
+    )
     monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": config.task})
     monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
     drawn = plots.draw_run(build_model(config), config, tmp_path)

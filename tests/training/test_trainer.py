@@ -188,14 +188,21 @@ def test_rows_hold_what_they_say(tmp_path):
 
 
 @pytest.mark.parametrize("poison", ["loss", "weight"])
-def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, poison):
+@pytest.mark.parametrize(
+    ("healthy", "between", "kept"),
+    [(12, "between sequences 24 and 30", 20), (9, "between sequences 18 and 20", 10)],
+    ids=["noticed by a row", "noticed by a checkpoint"],
+)
+def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    tmp_path, monkeypatch, poison, healthy, between, kept
+):
     config = tiny()
     run = make(config, tmp_path)
     calls = iter(range(1000))
 
     def poisoned(logits, batch):
         value = tasks.base.loss(logits, batch)
-        if next(calls) < 12:
+        if next(calls) < healthy:
             return value
         if poison == "loss":
             return value * math.inf
@@ -204,12 +211,12 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypat
         return value
 
     monkeypatch.setattr(trainer_module.tasks, "loss", poisoned)
-    with pytest.raises(TrainingError, match="no longer finite, between sequences 24 and 30") as e:
+    with pytest.raises(TrainingError, match=f"no longer finite, {between}") as e:
         run.run()
     store = CheckpointStore(tmp_path / "checkpoints")
     assert str(store.latest()) in str(e.value)
     contents = load(store.latest())
-    assert contents["counters"]["sequences"] == 20
+    assert contents["counters"]["sequences"] == kept
     assert all(value.isfinite().all() for value in contents["model"].values())
 
 

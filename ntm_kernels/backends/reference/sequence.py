@@ -136,9 +136,8 @@ def sequence(
             cells.append(state[4])
 
     memory, weights, read_vectors, *controller_state = state
-    none = memory.new_empty(0)
-    weights_of_all = torch.stack(all_weights) if traced else none
-    interface_of_all = torch.stack(interfaces) if traced else none
+    weights_of_all = torch.stack(all_weights) if traced else memory.new_empty(0)
+    interface_of_all = torch.stack(interfaces) if traced else memory.new_empty(0)
     saved: list[Tensor] = []
     if save_for_backward:
         no_gates = memory.new_empty(sizes.time, sizes.batch, 0)
@@ -149,6 +148,12 @@ def sequence(
             torch.stack(all_gates) if is_lstm else no_gates,
             torch.stack(cells) if is_lstm else no_gates.clone(),
         ]
+    # One each: outputs of an op may not be the same tensor.
+    no_state, no_trace = ([memory.new_empty(0) for _ in range(2)] for _ in range(2))
+    final_hidden, final_cell = controller_state if is_lstm else no_state
+    trace = no_trace
+    if return_trace:
+        trace = [weights_of_all, _activated(interface_of_all, layout)]
     read_shape = (sizes.num_read_heads, sizes.word_size)
     outputs = SequenceOutputs(
         hidden=torch.stack(hiddens),
@@ -156,10 +161,10 @@ def sequence(
         memory=memory,
         weights=weights,
         final_read_vectors=read_vectors.view(sizes.batch, *read_shape),
-        final_hidden=controller_state[0] if is_lstm else none,
-        final_cell=controller_state[1] if is_lstm else none,
-        trace_weights=weights_of_all if return_trace else none,
-        trace_interface=_activated(interface_of_all, layout) if return_trace else none,
+        final_hidden=final_hidden,
+        final_cell=final_cell,
+        trace_weights=trace[0],
+        trace_interface=trace[1],
     )
     return outputs, saved
 

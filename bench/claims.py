@@ -1,0 +1,216 @@
+"""What the project says of its speed on CPUs, each measured here and now.
+
+Claims 1 to 4 compare the backend that a CPU call gets by itself with others, one thread unless
+said, side by side in one process; ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bench import results
+from bench.contenders import LSTM, BackendContender, Contender, Eager, automatic
+from bench.runner import Runner
+from bench.subjects import Entry
+from bench.timing import Limits
+from bench.workload import Workload
+
+LIMITS = Limits(seconds=15.0, sample=0.02, least=5, most=200)
+PAPER = Workload()
+WIDE = replace(
+    PAPER, memory_size=1024, word_size=64, hidden_size=256, num_read_heads=5, num_write_heads=5
+)
+LONG = replace(PAPER, batch=4, time=1000, memory_size=1024, word_size=64)
+LENGTHS = (100, 200, 400, 1000, 2000, 4000)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a number; ``stretch`` is the bound hoped for."""
+
+    bound: float
+    at_most: bool
+    stretch: float | None = None
+
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        hoped = "" if self.stretch is None else f" (stretch {self.stretch:g})"
+        return f"{sign} {self.bound:g}{hoped}"
+
+    def verdict(self, value: float) -> str:
+        """``met``, ``met, stretch too`` or ``missed``; NaN is missed."""
+
+        def within(bound: float) -> bool:
+            return value <= bound if self.at_most else value >= bound
+
+        if not within(self.bound):
+            return "missed"
+        return "met, stretch too" if self.stretch is not None and within(self.stretch) else "met"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with what was measured; ``value`` is ``None`` where it could not be."""
+
+    claim: str
+    target: Target
+    value: float | None
+    details: str
+
+    @property
+    def verdict(self) -> str:
+        return "not measured" if self.value is None else self.target.verdict(self.value)
+
+
+class Claims:
+    """Measures claims with a runner; ``ours`` is the backend they are about."""
+
+    def __init__(self, runner: Runner, ours: str) -> None:
+        self.runner = runner
+        self.ours: Contender = BackendContender(ours, "the backend a CPU call gets by itself")
+
+    def training(self) -> list[Finding]:
+        """1: a training iteration against nn.LSTM, and the reference backend beside it."""
+        targets = {
+            1: Target(0.8, True, stretch=0.6),
+            16: Target(1.4, True, stretch=1.1),
+            64: Target(1.5, True, stretch=1.1),
+        }
+        findings = []
+        for batch, target in targets.items():
+            times = self._side_by_side(
+                "train", "iteration", [LSTM(), self._reference()], replace(PAPER, batch=batch)
+            )
+            findings.append(
+                self._ratio(
+                    f"training iteration, B = {batch}: {self.ours.name} / lstm",
+                    target,
+                    times,
+                    self.ours.name,
+                    "lstm",
+                )
+            )
+        return findings
+
+    def threads(self) -> list[Finding]:
+        """2: a second thread."""
+        claim, target = "training iteration, B = 64: 1 thread / 2 threads", Target(1.6, False)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if (cores or 1) < 2:
+            return [Finding(claim, target, None, "this process has one core")]
+        one = Entry(self.ours, replace(PAPER, batch=64, threads=1))
+        two = Entry(self.ours, replace(PAPER, batch=64, threads=2))
+        rows = self.runner.run("train", "iteration", [one, two])
+        times = {f"{entry.workload.threads} thread(s)": row.median for entry, row in rows.items()}
+        return [self._ratio(claim, target, times, "1 thread(s)", "2 thread(s)")]
+
+    def sizes(self) -> list[Finding]:
+        """3: large sizes, memory, and linear time."""
+        ours, reference = self.ours.name, self._reference()
+        wide = self._side_by_side("train", "iteration", [reference], WIDE)
+        memory = self._side_by_side("memory", "iteration", [reference, Eager()], LONG)
+        entries = [Entry(self.ours, replace(LONG, time=time)) for time in LENGTHS]
+        rows = self.runner.run("train", "iteration", entries)
+        times = {e.workload.time: rows[e].median for e in entries if e in rows}
+        slope = None
+        if len(times) == len(LENGTHS):
+            slope = results.exponent([float(time) for time in times], list(times.values()))
+        steps = ", ".join(
+            f"T = {time}: {results.number(1e3 * value / time)}" for time, value in times.items()
+        )
+        return [
+            self._ratio(
+                "5 + 5 heads, N = 1024, M = 64, C = 256, B = 16: reference / " + ours,
+                Target(5, False),
+                wide,
+                reference.name,
+                ours,
+            ),
+            self._ratio(
+                f"peak memory, T = 1000, N = 1024, M = 64, B = 4: {ours} / plain autograd",
+                Target(0.1, True),
+                memory,
+                ours,
+                "eager",
+                "MiB",
+            ),
+            Finding(
+                "time of the same, T = 100 to 4000: how far its exponent of T is from 1",
+                Target(0.05, True),
+                None if slope is None else abs(slope - 1),
+                f"µs a step at {steps}",
+            ),
+        ]
+
+    def own_controller(self) -> list[Finding]:
+        """4: ``step``, by itself and driven by a controller of the user's."""
+        ours, target = self.ours.name, Target(5, False)
+        own = replace(PAPER, controller="own")
+        return [
+            self._ratio(
+                f"step, forward and backward: eager / {ours}",
+                target,
+                self._side_by_side("step", "both", [Eager()], PAPER),
+                "eager",
+                ours,
+            ),
+            self._ratio(
+                f"{own.time} steps of an nn.LSTMCell as controller, both passes: eager / {ours}",
+                target,
+                self._side_by_side("sequence", "both", [Eager()], own),
+                "eager",
+                ours,
+            ),
+        ]
+
+    def _reference(self) -> Contender:
+        return BackendContender("reference", "ntm_kernels, backend reference")
+
+    def _side_by_side(
+        self, subject: str, measured: str, others: Sequence[Contender], workload: Workload
+    ) -> dict[str, float]:
+        """Medians of ours and of the others, by name."""
+        contenders = list({c.name: c for c in [self.ours, *others]}.values())
+        rows = self.runner.side_by_side(subject, measured, contenders, workload)
+        return {name: row.median for name, row in rows.items()}
+
+    @staticmethod
+    def _ratio(
+        claim: str,
+        target: Target,
+        values: dict[str, float],
+        above: str,
+        below: str,
+        unit: str = "ms",
+    ) -> Finding:
+        details = ", ".join(f"{name} {results.number(v)} {unit}" for name, v in values.items())
+        known = above in values and below in values and values[below] > 0
+        return Finding(claim, target, values[above] / values[below] if known else None, details)
+
+
+CLAIMS: dict[int, Callable[[Claims], list[Finding]]] = {
+    1: Claims.training,
+    2: Claims.threads,
+    3: Claims.sizes,
+    4: Claims.own_controller,
+}
+
+
+def check(runner: Runner, numbers: Sequence[int]) -> list[tuple[int, Finding]]:
+    """Measure the claims of these numbers."""
+    claims = Claims(runner, automatic("cpu"))
+    return [(number, finding) for number in numbers for finding in CLAIMS[number](claims)]
+
+
+def table(findings: Sequence[tuple[int, Finding]]) -> str:
+    """Markdown."""
+    lines = ["| | claim | target | measured | | medians |", "| --- | --- | --- | --- | --- | --- |"]
+    for number, finding in findings:
+        value = "" if finding.value is None else results.number(finding.value)
+        lines.append(
+            f"| {number} | {finding.claim} | {finding.target} | {value} | {finding.verdict} "
+            f"| {finding.details} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,317 @@
+// The addressing chain of one sequence of the batch, stage by stage, each with its backward.
+//
+// The memory is transposed, [M][N] with rows `stride` apart, so that vectors run along N.
+#pragma once
+
+#include "cpu/arena.h"
+#include "cpu/gemm.h"
+#include "cpu/math.h"
+#include "sizes.h"
+
+namespace ntm::cpu::NTM_ISA {
+
+inline constexpr double kCosineEps = 1e-8;
+
+NTM_INLINE float root(float x) { return __builtin_sqrtf(x); }
+NTM_INLINE double root(double x) { return __builtin_sqrt(x); }
+
+// What the stages hand on, and what their backwards need.
+template <typename T>
+struct Addressing {
+  int64_t row;           // elements from one head to the next, at least N
+  int64_t halo;          // elements before and after a circular row
+  T* memory_norm;        // [N] ‖M_i‖
+  T* key_norm;           // [H] ‖k‖
+  T* norms;              // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
+  T* similarity;         // [H][N]
+  T* content;            // [H][N]
+  T* gated;              // [H][N] circular
+  T* shifted;            // [H][N]
+  T* d_shifted;          // [N] circular
+  T* d_dots;             // [H][N]
+  T* pull;               // [N] Σ_h dK K / ‖M_i‖²
+  T* logarithm;          // [N]
+
+  Addressing(Arena& arena, const Sizes& s)
+      : row((s.locations + 15) / 16 * 16), halo((s.taps / 2 + 15) / 16 * 16) {
+    const int64_t heads = s.heads();
+    memory_norm = arena.take<T>(row);
+    key_norm = arena.take<T>(heads);
+    norms = arena.take<T>(heads * row);
+    similarity = arena.take<T>(heads * row);
+    content = arena.take<T>(heads * row);
+    gated = arena.take<T>(heads * circular()) + halo;
+    shifted = arena.take<T>(heads * row);
+    d_shifted = arena.take<T>(circular()) + halo;
+    d_dots = arena.take<T>(heads * row);
+    pull = arena.take<T>(row);
+    logarithm = arena.take<T>(row);
+  }
+  int64_t circular() const { return row + 2 * halo; }
+};
+
+// Continue x [n] by `reach` elements on both sides, as if it were a circle.
+template <typename T>
+inline void close_circle(int64_t n, int64_t reach, T* x) {
+  for (int64_t i = 0; i < reach; ++i) {
+    x[-1 - i] = x[n - 1 - i % n];
+    x[n + i] = x[i % n];
+  }
+}
+
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, 0 where the product of the norms is below ε.
+template <typename T>
+inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
+  const int64_t heads = s.heads(), stride = s.stride();
+  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, a.similarity,
+          a.row);
+  each<T>(s.locations, [&](int64_t i, auto n) {
+    Vec<T> square{};
+    for (int64_t m = 0; m < s.word; ++m) {
+      const Vec<T> x = load(memory + m * stride + i, n);
+      square += x * x;
+    }
+    store(a.memory_norm + i, square, n);
+  });
+  for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
+  for (int64_t h = 0; h < heads; ++h) {
+    T square = 0;
+    for (int64_t m = 0; m < s.word; ++m) square += key[h * s.word + m] * key[h * s.word + m];
+    a.key_norm[h] = root(square);
+    T* similarity = a.similarity + h * a.row;
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
+      const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
+      store(a.norms + h * a.row + i, norms, n);
+      store(similarity + i, load(similarity + i, n) / norms, n);
+    });
+  }
+}
+
+// From d_similarity, held in d_dots [H][N], to d_key [H, M] and, added, d_memory [M][N]:
+// dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖², and the same with k and M_i exchanged.
+template <typename T>
+inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
+                                T* d_key, T* d_memory) {
+  const int64_t heads = s.heads(), stride = s.stride();
+  each<T>(s.locations, [&](int64_t i, auto n) { store(a.pull + i, Vec<T>{}, n); });
+  for (int64_t h = 0; h < heads; ++h) {
+    Vec<T> total{};
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      const int64_t at = h * a.row + i;
+      const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
+      total += pull;
+      store(a.pull + i, load(a.pull + i, n) + pull, n);
+      store(a.d_dots + at, d / load(a.norms + at, n), n);
+    });
+    const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
+    for (int64_t m = 0; m < s.word; ++m) d_key[h * s.word + m] = -own * key[h * s.word + m];
+  }
+  dots<T, true>(heads, s.word, s.locations, a.d_dots, a.row, memory, stride, d_key, s.word);
+  each<T>(s.locations, [&](int64_t i, auto n) {
+    const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
+    const Vec<T> pull = square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square;
+    for (int64_t m = 0; m < s.word; ++m) {
+      T* to = d_memory + m * stride + i;
+      store(to, load(to, n) - load(memory + m * stride + i, n) * pull, n);
+    }
+  });
+  gemm<T>(s.word, s.locations, heads, {key, 1, s.word}, {a.d_dots, a.row}, d_memory, stride,
+          d_memory, stride);
+}
+
+// w^c = softmax_i(β K_i).
+template <typename T>
+inline void content(int64_t locations, const T* similarity, T strength, T* content) {
+  Vec<T> top = broadcast(T(-__builtin_inf()));
+  each<T>(locations, [&](int64_t i, auto n) {
+    top = maximum(top, keep<T>(load(similarity + i, n) * strength, n, T(-__builtin_inf())));
+  });
+  const T highest = peak<T>(top);
+  Vec<T> total{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> e = keep<T>(exp<T>(load(similarity + i, n) * strength - highest), n);
+    total += e;
+    store(content + i, e, n);
+  });
+  const T whole = sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) / whole, n); });
+}
+
+// d_content in d_similarity [N] becomes d_similarity; returns dβ.
+template <typename T>
+inline T content_backward(int64_t locations, const T* content, const T* similarity, T strength,
+                          T* d_similarity) {
+  Vec<T> total{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    total += load(d_similarity + i, n) * load(content + i, n);
+  });
+  const T mean = sum<T>(total);
+  Vec<T> d_strength{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> d = (load(d_similarity + i, n) - mean) * load(content + i, n);
+    d_strength += d * load(similarity + i, n);
+    store(d_similarity + i, d * strength, n);
+  });
+  return sum<T>(d_strength);
+}
+
+// w^g = g w^c + (1 − g) w_{t−1}.
+template <typename T>
+inline void interpolate(int64_t locations, const T* content, const T* previous, T gate, T* gated) {
+  each<T>(locations, [&](int64_t i, auto n) {
+    store(gated + i, load(content + i, n) * gate + load(previous + i, n) * (1 - gate), n);
+  });
+}
+
+// From d_gated in d_content [N] to d_content in place and d_previous [N]; returns dg. d_previous may
+// be any array of its own.
+template <typename T>
+inline T interpolate_backward(int64_t locations, const T* content, const T* previous, T gate,
+                              T* d_content, T* d_previous) {
+  Vec<T> d_gate{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> d = load(d_content + i, n);
+    d_gate += d * (load(content + i, n) - load(previous + i, n));
+    store(d_previous + i, d * (1 - gate), n);
+    store(d_content + i, d * gate, n);
+  });
+  return sum<T>(d_gate);
+}
+
+// w̃_i = Σ_o s_o w^g_{i−o} from a closed circle, taps [S] of the offsets −S/2 … S/2.
+template <typename T>
+inline void shift(int64_t locations, const T* gated, const T* weights, int64_t taps, T* shifted) {
+  each<T>(locations, [&](int64_t i, auto n) {
+    Vec<T> total{};
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      total += load(gated + i - (tap - taps / 2), n) * weights[tap];
+    }
+    store(shifted + i, total, n);
+  });
+}
+
+// The correlation: d w^g_j = Σ_o s_o d w̃_{j+o}, ds_o = Σ_i d w̃_i w^g_{i−o}; both arguments closed.
+template <typename T>
+inline void shift_backward(int64_t locations, const T* d_shifted, const T* gated, const T* weights,
+                           int64_t taps, T* d_gated, T* d_weights) {
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t offset = tap - taps / 2;
+    Vec<T> total{};
+    each<T>(locations, [&](int64_t i, auto n) {
+      total += load(d_shifted + i, n) * load(gated + i - offset, n);
+      const Vec<T> before = tap ? load(d_gated + i, n) : Vec<T>{};
+      store(d_gated + i, before + load(d_shifted + i + offset, n) * weights[tap], n);
+    });
+    d_weights[tap] = sum<T>(total);
+  }
+}
+
+template <typename T>
+inline T highest(int64_t n, const T* x) {
+  Vec<T> top{};
+  each<T>(n, [&](int64_t i, auto lanes) { top = maximum(load(x + i, lanes), top); });
+  return peak<T>(top);
+}
+
+// w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where every w̃_i is 0.
+template <typename T>
+inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weights) {
+  const T top = highest(locations, shifted);
+  if (top == 0) {
+    for (int64_t i = 0; i < locations; ++i) weights[i] = T(1) / locations;
+    return;
+  }
+  Vec<T> total{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> ratio = load(shifted + i, n) / top;
+    const Vec<T> power = exp<T>(log<T>(ratio) * sharpening);
+    const Vec<T> present = keep<T>(ratio == T(0) ? Vec<T>{} : power, n);
+    total += present;
+    store(weights + i, present, n);
+  });
+  const T whole = sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) / whole, n); });
+}
+
+// dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and
+// dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j). Returns dγ. d_shifted may not be d_weights.
+template <typename T>
+inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifted, T sharpening,
+                          T* logarithm, T* d_shifted) {
+  const T top = highest(locations, shifted);
+  if (top == 0) {
+    for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
+    return 0;
+  }
+  const T exponent = sharpening - 1;
+  Vec<T> total{}, weighted{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> ratio = load(shifted + i, n) / top, logs = log<T>(ratio);
+    const Vec<T> power = exp<T>(logs * exponent);
+    const auto nothing = ratio == T(0);
+    const Vec<T> at_zero = broadcast(T(exponent == 0));
+    const Vec<T> lesser = nothing ? at_zero : power;  // (w̃ / max w̃)^{γ−1}
+    const Vec<T> whole = lesser * ratio;
+    total += whole;
+    weighted += whole * load(d_weights + i, n);
+    store(logarithm + i, nothing ? Vec<T>{} : logs, n);
+    store(d_shifted + i, lesser, n);
+  });
+  const T inverse = 1 / sum<T>(total), mean = sum<T>(weighted) * inverse;
+  const T slope = sharpening * inverse / top, scale = inverse / top;
+  Vec<T> d_sharpening{};
+  each<T>(locations, [&](int64_t i, auto n) {
+    const Vec<T> lesser = load(d_shifted + i, n), centred = load(d_weights + i, n) - mean;
+    d_sharpening += centred * lesser * (load(shifted + i, n) * scale) * load(logarithm + i, n);
+    store(d_shifted + i, lesser * centred * slope, n);
+  });
+  return sum<T>(d_sharpening);
+}
+
+// Content, interpolate and shift of all heads, from previous weights [H][N] `row` apart.
+template <typename T>
+inline void focus(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
+                  int64_t row, Addressing<T>& a) {
+  similarity(s, memory, heads.key, a);
+  for (int64_t h = 0; h < s.heads(); ++h) {
+    T* gated = a.gated + h * a.circular();
+    content(s.locations, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
+    interpolate(s.locations, a.content + h * a.row, previous + h * row, heads.gate[h], gated);
+    close_circle(s.locations, s.taps / 2, gated);
+    shift(s.locations, gated, heads.shift + h * s.taps, s.taps, a.shifted + h * a.row);
+  }
+}
+
+// The weights [H][N] of all heads; may be `previous` itself.
+template <typename T>
+inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
+                    T* weights, int64_t row, Addressing<T>& a) {
+  focus(s, memory, heads, previous, row, a);
+  for (int64_t h = 0; h < s.heads(); ++h) {
+    sharpen(s.locations, a.shifted + h * a.row, heads.sharpening[h], weights + h * row);
+  }
+}
+
+// After `focus`: d_weights [H][N] becomes that of the previous weights; d_memory [M][N] is added to.
+template <typename T>
+inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
+                             const T* previous, int64_t row, Addressing<T>& a, T* d_weights,
+                             int64_t d_row, const Heads<T>& d_heads, T* d_memory) {
+  for (int64_t h = 0; h < s.heads(); ++h) {
+    T* d_content = a.d_dots + h * a.row;
+    const T *gated = a.gated + h * a.circular(), *content = a.content + h * a.row;
+    d_heads.sharpening[h] = sharpen_backward(s.locations, d_weights + h * d_row, a.shifted + h * a.row,
+                                             heads.sharpening[h], a.logarithm, a.d_shifted);
+    close_circle(s.locations, s.taps / 2, a.d_shifted);
+    shift_backward(s.locations, a.d_shifted, gated, heads.shift + h * s.taps, s.taps, d_content,
+                   d_heads.shift + h * s.taps);
+    d_heads.gate[h] = interpolate_backward(s.locations, content, previous + h * row, heads.gate[h],
+                                           d_content, d_weights + h * d_row);
+    d_heads.strength[h] = content_backward(s.locations, content, a.similarity + h * a.row,
+                                           heads.strength[h], d_content);
+  }
+  similarity_backward(s, memory, heads.key, a, d_heads.key, d_memory);
+}
+
+}  // namespace ntm::cpu::NTM_ISA

@@ -1,0 +1,211 @@
+// Small matrix products.
+//
+// Every element is one chain of additions in the order of the inner index, whatever the size of the
+// rest: a row of the result has the same bits alone or beside others, on one thread or on many.
+#pragma once
+
+#include "cpu/vec.h"
+
+namespace ntm::cpu::NTM_ISA {
+
+// One tile of a product: rows of a, vectors of columns of b. 32 registers hold 6 x 4 sums.
+inline constexpr int kTileRows = 6;
+inline constexpr int kTileVectors = kManyRegisters ? 4 : 2;
+
+// A matrix seen through strides: element (i, j) is data[i * row + j * column].
+template <typename T>
+struct Strided {
+  const T* data;
+  int64_t row;
+  int64_t column = 1;
+};
+
+// The right factor [K, n], read by vectors along n. Plain: rows of `stride` elements. Packed (stride
+// 0): panels of one tile's width, each [K][width], so that a product streams through it once.
+template <typename T>
+struct Columns {
+  const T* data;
+  int64_t stride = 0;
+};
+
+// Columns of panel `index` out of `count` even ones over n columns: first vector and vectors.
+struct Panel {
+  int64_t first;
+  int vectors;
+};
+template <typename T>
+inline int64_t panels(int64_t n) {
+  const int64_t vectors = (n + kLanes<T> - 1) / kLanes<T>;
+  return (vectors + kTileVectors - 1) / kTileVectors;
+}
+template <typename T>
+inline Panel panel(int64_t n, int64_t count, int64_t index) {
+  const int64_t vectors = (n + kLanes<T> - 1) / kLanes<T>, extra = vectors % count;
+  const int64_t before = index < extra ? index : extra;
+  return {index * (vectors / count) + before, int(vectors / count + (index < extra))};
+}
+
+template <typename T>
+struct Tile {
+  int64_t inner;
+  Strided<T> a;      // rows x inner
+  const T* b;        // inner x vectors
+  int64_t b_stride;
+  const T* start;    // what the sums are added to, or null for 0
+  int64_t start_stride;
+  T* c;
+  int64_t c_stride;
+  int64_t last;      // lanes of the last vector, kLanes if whole
+};
+
+template <typename T, int Rows, int Vectors, bool Ragged>
+inline void tile(const Tile<T>& t) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sums[Rows][Vectors] = {};
+  const T* a = t.a.data;
+  const T* b = t.b;
+  for (int64_t k = 0; k < t.inner; ++k, a += t.a.column, b += t.b_stride) {
+    Vec<T> row[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      row[j] = Ragged && j == Vectors - 1 ? load(b + j * L, t.last) : load(b + j * L);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const Vec<T> x = broadcast(a[i * t.a.row]);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sums[i][j] += x * row[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      const T* from = t.start + i * t.start_stride + j * L;
+      T* to = t.c + i * t.c_stride + j * L;
+      if (Ragged && j == Vectors - 1) {
+        if (t.start) sums[i][j] += load(from, t.last);
+        store(to, sums[i][j], t.last);
+      } else {
+        if (t.start) sums[i][j] += load(from);
+        store(to, sums[i][j]);
+      }
+    }
+  }
+}
+
+template <typename T, int Rows, int Vectors>
+inline void tile_of(int rows, int vectors, const Tile<T>& t) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return tile_of<T, Rows - 1, Vectors>(rows, vectors, t);
+  }
+  if constexpr (Vectors > 1) {
+    if (vectors < Vectors) return tile_of<T, Rows, Vectors - 1>(rows, vectors, t);
+  }
+  if (t.last < kLanes<T>) return tile<T, Rows, Vectors, true>(t);
+  tile<T, Rows, Vectors, false>(t);
+}
+
+// c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n]; start may be c itself, or null for 0; with a
+// start_stride of 0 it is one row for all. It is added last: a large bias must not swallow the terms.
+template <typename T>
+inline void gemm(int64_t rows, int64_t columns, int64_t inner, Strided<T> a, Columns<T> b,
+                 const T* start, int64_t start_stride, T* c, int64_t c_stride) {
+  constexpr int L = kLanes<T>;
+  const int64_t blocks = (rows + kTileRows - 1) / kTileRows, count = panels<T>(columns);
+  for (int64_t index = 0; index < count; ++index) {
+    const Panel p = panel<T>(columns, count, index);
+    const int64_t n = p.first * L, whole = n + p.vectors * L;
+    Tile<T> t;
+    t.inner = inner;
+    t.b = b.data + (b.stride ? n : n * inner);
+    t.b_stride = b.stride ? b.stride : p.vectors * L;
+    t.start_stride = start_stride;
+    t.c_stride = c_stride;
+    t.last = whole <= columns ? L : L - (whole - columns);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t m = block * rows / blocks, height = (block + 1) * rows / blocks - m;
+      t.a = {a.data + m * a.row, a.row, a.column};
+      t.start = start ? start + m * start_stride + n : nullptr;
+      t.c = c + m * c_stride + n;
+      tile_of<T, kTileRows, kTileVectors>((int)height, p.vectors, t);
+    }
+  }
+}
+
+template <typename T>
+inline int64_t packed_size(int64_t columns, int64_t inner) {
+  return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T> * inner;
+}
+
+// Pack the transpose of weight [columns, inner] as the right factor of a product.
+template <typename T>
+inline void pack_transposed(int64_t columns, int64_t inner, const T* weight, int64_t stride,
+                            T* packed) {
+  const int64_t count = panels<T>(columns);
+  for (int64_t index = 0; index < count; ++index) {
+    const Panel p = panel<T>(columns, count, index);
+    const int64_t n = p.first * kLanes<T>, width = p.vectors * kLanes<T>;
+    const int64_t present = n + width <= columns ? width : columns - n;
+    T* to = packed + n * inner;
+    transpose(present, inner, weight + n * stride, stride, to, width);
+    for (int64_t k = 0; k < inner; ++k) {
+      for (int64_t j = present; j < width; ++j) to[k * width + j] = 0;
+    }
+  }
+}
+
+// c[i][j] = Σ_n a[i][n] b[j][n], both read along n; block by block of Rows x (lanes / Rows).
+template <typename T, int Rows, bool Add>
+inline void dots_of(int64_t columns, int64_t n, const T* a, int64_t a_stride, const T* b,
+                    int64_t b_stride, T* c, int64_t c_stride) {
+  constexpr int L = kLanes<T>, Wide = L / Rows;
+  for (int64_t j = 0; j < columns; j += Wide) {
+    const T* row[Wide];
+    for (int q = 0; q < Wide; ++q) row[q] = b + (j + q < columns ? j + q : j) * b_stride;
+    Vec<T> sums[L] = {};
+    each<T>(n, [&](int64_t i, auto lanes) {
+      Vec<T> left[Rows];
+#pragma GCC unroll 16
+      for (int p = 0; p < Rows; ++p) left[p] = load(a + p * a_stride + i, lanes);
+#pragma GCC unroll 16
+      for (int q = 0; q < Wide; ++q) {
+        const Vec<T> right = load(row[q] + i, lanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < Rows; ++p) sums[p * Wide + q] += left[p] * right;
+      }
+    });
+    T results[L];
+    store(results, sum_rows<T>(sums));
+    const int64_t wide = columns - j < Wide ? columns - j : Wide;
+    for (int p = 0; p < Rows; ++p) {
+      for (int64_t q = 0; q < wide; ++q) {
+        T& to = c[p * c_stride + j + q];
+        to = results[p * Wide + q] + (Add ? to : T(0));
+      }
+    }
+  }
+}
+
+// c[m][k] = Σ_n a[m][n] b[k][n], added to what is there if Add.
+template <typename T, bool Add = false>
+inline void dots(int64_t rows, int64_t columns, int64_t n, const T* a, int64_t a_stride, const T* b,
+                 int64_t b_stride, T* c, int64_t c_stride) {
+  for (int64_t i = 0; i < rows;) {
+    const T* from = a + i * a_stride;
+    T* to = c + i * c_stride;
+    constexpr int many = kLanes<T> < 4 ? kLanes<T> : 4;
+    if (i + many <= rows) {
+      dots_of<T, many, Add>(columns, n, from, a_stride, b, b_stride, to, c_stride);
+      i += many;
+    } else if (i + 2 <= rows) {
+      dots_of<T, 2, Add>(columns, n, from, a_stride, b, b_stride, to, c_stride);
+      i += 2;
+    } else {
+      dots_of<T, 1, Add>(columns, n, from, a_stride, b, b_stride, to, c_stride);
+      i += 1;
+    }
+  }
+}
+
+}  // namespace ntm::cpu::NTM_ISA

@@ -1,0 +1,207 @@
+// The table of kernels of one instruction set; compiled once for each, NTM_ISA being its name.
+#include "kernels.h"
+
+#include "cpu/sequence.h"
+
+namespace ntm::cpu::NTM_ISA {
+
+// Heads whose parameters are arrays of their own: those of sequence b.
+template <typename T>
+Heads<T> heads_of(const Sizes& s, const Heads<const T>& all, int64_t b) {
+  const int64_t heads = s.heads();
+  Heads<T> at;
+  at.key = const_cast<T*>(all.key) + b * heads * s.word;
+  at.strength = const_cast<T*>(all.strength) + b * heads;
+  at.gate = const_cast<T*>(all.gate) + b * heads;
+  at.shift = const_cast<T*>(all.shift) + b * heads * s.taps;
+  at.sharpening = const_cast<T*>(all.sharpening) + b * heads;
+  at.erase = at.add = nullptr;
+  return at;
+}
+template <typename T>
+Heads<T> heads_of(const Sizes& s, const Heads<T>& all, int64_t b) {
+  Heads<const T> same;
+  same.key = all.key, same.strength = all.strength, same.gate = all.gate;
+  same.shift = all.shift, same.sharpening = all.sharpening;
+  return heads_of(s, same, b);
+}
+
+template <typename T>
+void load_memory(const Sizes& s, const T* all, int64_t b, T* to) {
+  transpose(s.locations, s.word, all + b * s.locations * s.word, s.word, to, s.stride());
+}
+template <typename T>
+void store_memory(const Sizes& s, const T* from, int64_t b, T* all) {
+  transpose(s.word, s.locations, from, s.stride(), all + b * s.locations * s.word, s.word);
+}
+
+template <typename T>
+struct Scratch {
+  T* memory;     // [M][N]
+  T* d_memory;   // [M][N]
+  T* weights;    // [H, N]
+  T* d_weights;  // [H, N]
+  T* activated;  // [P]
+  T* d_reads;    // [R, M]
+  Addressing<T> addressing;
+  Products<T> products;
+
+  Scratch(Arena& arena, const Sizes& s)
+      : memory(arena.take<T>(s.memory())),
+        d_memory(arena.take<T>(s.memory())),
+        weights(arena.take<T>(s.heads() * s.locations)),
+        d_weights(arena.take<T>(s.heads() * s.locations)),
+        activated(arena.take<T>(s.interface())),
+        d_reads(arena.take<T>(s.reads())),
+        addressing(arena, s),
+        products(arena, s) {}
+};
+
+// body(b, scratch) for every sequence.
+template <typename T, typename Body>
+void each_sequence(const Sizes& s, int64_t begin, int64_t end, Body&& body) {
+  Arena measure;
+  Scratch<T>(measure, s);
+  const Lease lease(measure.used());
+  Arena arena(lease.data());
+  Scratch<T> scratch(arena, s);
+  for (int64_t b = begin; b < end; ++b) body(b, scratch);
+}
+
+template <typename T>
+void address(const Sizes& s, const Address<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, HN = s.heads() * N;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    copy(HN, io.previous + b * HN, to.weights);
+    address(s, to.memory, heads_of<T>(s, io.heads, b), to.weights, io.weights + b * HN, N,
+            to.addressing);
+  });
+}
+
+template <typename T>
+void address_backward(const Sizes& s, const AddressBackward<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, HN = s.heads() * N;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    zero(s.memory(), to.d_memory);
+    const Heads<T> heads = heads_of<T>(s, io.heads, b);
+    T* const d_weights = io.d_previous + b * HN;
+    copy(HN, io.d_weights + b * HN, d_weights);
+    focus(s, to.memory, heads, io.previous + b * HN, N, to.addressing);
+    address_backward(s, to.memory, heads, io.previous + b * HN, N, to.addressing, d_weights, N,
+                     heads_of<T>(s, io.d_heads, b), to.d_memory);
+    store_memory(s, to.d_memory, b, io.d_memory);
+  });
+}
+
+template <typename T>
+void read(const Sizes& s, const Read<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, R = s.read_heads;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    read(s, to.memory, R, io.weights + b * R * N, N, io.read_vectors + b * s.reads());
+  });
+}
+
+template <typename T>
+void read_backward(const Sizes& s, const ReadBackward<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, R = s.read_heads;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    zero(s.memory(), to.d_memory);
+    T* const d_weights = io.d_weights + b * R * N;
+    zero(R * N, d_weights);
+    read_backward(s, to.memory, R, io.weights + b * R * N, N, io.d_read_vectors + b * s.reads(),
+                  d_weights, N, to.d_memory);
+    store_memory(s, to.d_memory, b, io.d_memory);
+  });
+}
+
+template <typename T>
+void write(const Sizes& s, const Write<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, W = s.write_heads, words = W * s.word;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    write(s, to.memory, io.weights + b * W * N, N, io.erase + b * words, io.add + b * words, to.memory);
+    store_memory(s, to.memory, b, io.written);
+  });
+}
+
+template <typename T>
+void write_backward(const Sizes& s, const WriteBackward<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, W = s.write_heads, words = W * s.word;
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    load_memory(s, io.d_written, b, to.d_memory);
+    T* const d_weights = io.d_weights + b * W * N;
+    zero(W * N, d_weights);
+    write_backward(s, to.memory, io.weights + b * W * N, N, io.erase + b * words, io.add + b * words,
+                   to.products, to.d_memory, d_weights, N, io.d_erase + b * words,
+                   io.d_add + b * words);
+    store_memory(s, to.d_memory, b, io.d_memory);
+  });
+}
+
+template <typename T>
+void step(const Sizes& s, const Step<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, HN = s.heads() * N, P = s.interface();
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    activate(s, io.interface + b * P, to.activated);
+    T* const weights = io.weights + b * HN;
+    copy(HN, io.previous + b * HN, weights);
+    step(s, Heads<T>(to.activated, s), to.addressing, to.memory, weights, N,
+         io.read_vectors + b * s.reads());
+    store_memory(s, to.memory, b, io.written);
+  });
+}
+
+template <typename T>
+void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int64_t end) {
+  const int64_t N = s.locations, HN = s.heads() * N, P = s.interface();
+  each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
+    load_memory(s, io.memory, b, to.memory);
+    if (io.d_written) {
+      load_memory(s, io.d_written, b, to.d_memory);
+    } else {
+      zero(s.memory(), to.d_memory);
+    }
+    const T* const previous = io.previous + b * HN;
+    const T* const raw = io.interface + b * P;
+    T* const d_weights = io.d_previous + b * HN;
+    copy_or_zero(HN, io.d_weights ? io.d_weights + b * HN : nullptr, d_weights);
+    copy_or_zero(s.reads(), io.d_read_vectors ? io.d_read_vectors + b * s.reads() : nullptr, to.d_reads);
+    activate(s, raw, to.activated);
+    const Heads<T> heads(to.activated, s);
+    address(s, to.memory, heads, previous, to.weights, N, to.addressing);
+    step_backward(s, to.memory, heads, previous, to.weights, N, to.addressing, to.products, to.d_reads,
+                  to.d_memory, d_weights, N, Heads<T>(io.d_interface + b * P, s));
+    activate_backward(s, raw, to.activated, io.d_interface + b * P);
+    store_memory(s, to.d_memory, b, io.d_memory);
+  });
+}
+
+template <typename T>
+void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
+  pack_transposed(columns, inner, weight, inner, packed);
+}
+
+template <typename T>
+constexpr Kernels<T> kernels() {
+  return {address<T>,           address_backward<T>,
+          read<T>,              read_backward<T>,
+          write<T>,             write_backward<T>,
+          step<T>,              step_backward<T>,
+          sequence<T>,          sequence_backward<T>,
+          packed_size<T>,       pack<T>,
+          weight_gradient_blocks<T>, weight_gradient<T>};
+}
+
+#define NTM_NAME_(name) #name
+#define NTM_NAME(name) NTM_NAME_(name)
+
+extern const Isa isa;
+const Isa isa{NTM_NAME(NTM_ISA), kernels<float>(), kernels<double>()};
+
+}  // namespace ntm::cpu::NTM_ISA

@@ -1,0 +1,98 @@
+// Read and write of one sequence of the batch, each with its backward; the memory is [M][N].
+#pragma once
+
+#include "cpu/arena.h"
+#include "cpu/gemm.h"
+#include "sizes.h"
+
+namespace ntm::cpu::NTM_ISA {
+
+// r = Σ_i w_i M_i: weights [heads][N] -> read_vectors [heads, M].
+template <typename T>
+inline void read(const Sizes& s, const T* memory, int64_t heads, const T* weights, int64_t row,
+                 T* read_vectors) {
+  dots<T>(heads, s.word, s.locations, weights, row, memory, s.stride(), read_vectors, s.word);
+}
+
+// Adds to d_weights [heads][N] and d_memory [M][N].
+template <typename T>
+inline void read_backward(const Sizes& s, const T* memory, int64_t heads, const T* weights,
+                          int64_t row, const T* d_read_vectors, T* d_weights, int64_t d_row,
+                          T* d_memory) {
+  gemm<T>(heads, s.locations, s.word, {d_read_vectors, s.word}, {memory, s.stride()}, d_weights, d_row,
+          d_weights, d_row);
+  gemm<T>(s.word, s.locations, heads, {d_read_vectors, 1, s.word}, {weights, row}, d_memory,
+          s.stride(), d_memory, s.stride());
+}
+
+// M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h of the write heads: memory -> written, which may be
+// the same. weights [W][N], erase and add [W, M].
+template <typename T>
+inline void write(const Sizes& s, const T* memory, const T* weights, int64_t row, const T* erase,
+                  const T* add, T* written) {
+  const int64_t stride = s.stride();
+  for (int64_t m = 0; m < s.word; ++m) {
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      Vec<T> kept = load(memory + m * stride + i, n), added{};
+      for (int64_t h = 0; h < s.write_heads; ++h) {
+        const Vec<T> w = load(weights + h * row + i, n);
+        kept -= kept * (w * erase[h * s.word + m]);
+        added += w * add[h * s.word + m];
+      }
+      store(written + m * stride + i, kept + added, n);
+    });
+  }
+}
+
+// Room for the products over the other heads of one vector of locations.
+template <typename T>
+struct Products {
+  T* before;   // [W] vectors: the product over the heads before
+  T* d_erase;  // [W] vectors
+
+  Products(Arena& arena, const Sizes& s) {
+    before = arena.take<T>(s.write_heads * kLanes<T>);
+    d_erase = arena.take<T>(s.write_heads * kLanes<T>);
+  }
+};
+
+// d_memory [M][N] becomes that of the memory before; d_weights [W][N] is added to; d_erase and d_add
+// [W, M]. Products over the other heads are prefixes times suffixes, never a division: 1 − w e may be
+// exactly 0.
+template <typename T>
+inline void write_backward(const Sizes& s, const T* memory, const T* weights, int64_t row,
+                           const T* erase, const T* add, Products<T>& products, T* d_memory,
+                           T* d_weights, int64_t d_row, T* d_erase, T* d_add) {
+  const int64_t stride = s.stride(), word = s.word;
+  dots<T>(s.write_heads, word, s.locations, weights, row, d_memory, stride, d_add, word);
+  gemm<T>(s.write_heads, s.locations, word, {add, word}, {d_memory, stride}, d_weights, d_row,
+          d_weights, d_row);
+  constexpr int L = kLanes<T>;
+  for (int64_t m = 0; m < word; ++m) {
+    for (int64_t h = 0; h < s.write_heads; ++h) store(products.d_erase + h * L, Vec<T>{});
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      T* d = d_memory + m * stride + i;
+      const Vec<T> d_written = load(d, n);
+      Vec<T> kept = broadcast(T(1));
+      for (int64_t h = 0; h < s.write_heads; ++h) {
+        store(products.before + h * L, kept);
+        kept -= kept * (load(weights + h * row + i, n) * erase[h * word + m]);
+      }
+      Vec<T> pull = d_written * load(memory + m * stride + i, n);
+      for (int64_t h = s.write_heads - 1; h >= 0; --h) {
+        const Vec<T> w = load(weights + h * row + i, n);
+        const Vec<T> d_kept = pull * load(products.before + h * L);
+        T* d_w = d_weights + h * d_row + i;
+        store(d_w, load(d_w, n) - d_kept * erase[h * word + m], n);
+        store(products.d_erase + h * L, load(products.d_erase + h * L) - d_kept * w);
+        pull -= pull * (w * erase[h * word + m]);
+      }
+      store(d, d_written * kept, n);
+    });
+    for (int64_t h = 0; h < s.write_heads; ++h) {
+      d_erase[h * word + m] = sum<T>(load(products.d_erase + h * L));
+    }
+  }
+}
+
+}  // namespace ntm::cpu::NTM_ISA

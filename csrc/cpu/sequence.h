@@ -1,0 +1,370 @@
+// A whole sequence: a few sequences of the batch together from the first step to the last, so that
+// the matrix products have several rows and everything stays in the cache; no thread ever waits for
+// another.
+//
+// Backward, segment by segment from the last to the first: the memories of a segment are rebuilt from
+// its checkpoint by repeating the writes, then its steps are undone one by one.
+#pragma once
+
+#include "cpu/controller.h"
+#include "cpu/step.h"
+#include "kernels.h"
+#include "workspace.h"
+
+namespace ntm::cpu::NTM_ISA {
+
+template <typename T>
+inline void copy(int64_t n, const T* from, T* to) {
+  __builtin_memcpy(to, from, n * sizeof(T));
+}
+template <typename T>
+inline void zero(int64_t n, T* to) {
+  __builtin_memset(to, 0, n * sizeof(T));
+}
+template <typename T>
+inline void copy_or_zero(int64_t n, const T* from, T* to) {
+  from ? copy(n, from, to) : zero(n, to);
+}
+
+NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
+  return !lengths || t < lengths[b];
+}
+
+// Sequences taken together.
+inline constexpr int64_t kTogether = 8;
+
+template <typename T>
+struct SequenceScratch {
+  T* memory;      // [rows][M][N]
+  T* weights;     // [rows, H, N]
+  T* recurrent;   // [rows, K] r and h side by side
+  T* hidden;      // [rows, C]
+  T* cell;        // [rows, C]
+  T* gates;       // [rows, G]
+  T* interface;   // [rows, P]
+  T* activated;   // [P]
+  Addressing<T> addressing;
+
+  SequenceScratch(Arena& arena, const Sizes& s, int64_t rows)
+      : memory(arena.take<T>(rows * s.memory())),
+        weights(arena.take<T>(rows * s.heads() * s.locations)),
+        recurrent(arena.take<T>(rows * s.recurrent())),
+        hidden(arena.take<T>(rows * s.hidden)),
+        cell(arena.take<T>(rows * s.hidden)),
+        gates(arena.take<T>(rows * s.gates())),
+        interface(arena.take<T>(rows * s.interface())),
+        activated(arena.take<T>(s.interface())),
+        addressing(arena, s) {}
+};
+
+template <typename T>
+inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch<T>& scratch,
+                          int64_t begin, int64_t rows) {
+  const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
+  const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
+
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t b = begin + i;
+    T* const memory = scratch.memory + i * s.memory();
+    zero(s.memory(), memory);  // what lies between the rows ends up in the checkpoints
+    transpose(s.locations, s.word, io.first.memory + b * NM, s.word, memory, s.stride());
+    copy(HN, io.first.weights + b * HN, scratch.weights + i * HN);
+    copy(reads, io.first.read_vectors + b * reads, scratch.recurrent + i * K);
+    if (s.lstm) {
+      copy(C, io.first.hidden + b * C, scratch.recurrent + i * K + reads);
+      copy(C, io.first.cell + b * C, scratch.cell + i * C);
+    }
+  }
+
+  for (int64_t t = 0; t < s.time; ++t) {
+    const int64_t at = t * B + begin;  // of the first of these sequences in an array [T, B, …]
+    T* const gates = io.saved.gates ? io.saved.gates + at * G : scratch.gates;
+    T* const interface = io.saved.interface ? io.saved.interface + at * P : scratch.interface;
+    gemm<T>(rows, G, K, {scratch.recurrent, K}, {io.recurrent_weight}, io.projected + at * G, G, gates,
+            G);
+    for (int64_t i = 0; i < rows; ++i) {
+      T* const hidden = scratch.hidden + i * C;
+      if (!s.lstm) {
+        feedforward(C, gates + i * G, hidden);
+      } else if (active(io.lengths, begin + i, t)) {
+        lstm(C, gates + i * G, scratch.cell + i * C, scratch.cell + i * C, hidden);
+        copy(C, hidden, scratch.recurrent + i * K + reads);
+      }
+      if (!active(io.lengths, begin + i, t)) zero(C, hidden);
+      copy(C, hidden, io.hidden + (at + i) * C);
+      if (io.saved.cell) copy(C, scratch.cell + i * C, io.saved.cell + (at + i) * C);
+    }
+    gemm<T>(rows, P, C, {scratch.hidden, C}, {io.interface_weight}, io.interface_bias, 0, interface, P);
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t row = at + i;
+      T* const memory = scratch.memory + i * s.memory();
+      T* const weights = scratch.weights + i * HN;
+      T* const read_vectors = scratch.recurrent + i * K;
+      if (io.saved.checkpoints && t % s.every == 0) {
+        const int64_t index = t / s.every * B + begin + i;
+        copy(s.memory(), memory, io.saved.checkpoints + index * s.memory());
+      }
+      T* const activated = io.trace_interface ? io.trace_interface + row * P : scratch.activated;
+      if (active(io.lengths, begin + i, t)) {
+        activate(s, interface + i * P, activated);
+        step(s, Heads<T>(activated, s), scratch.addressing, memory, weights, s.locations,
+             read_vectors);
+        copy(reads, read_vectors, io.read_vectors + row * reads);
+      } else {
+        zero(reads, io.read_vectors + row * reads);
+        if (io.trace_interface) zero(P, activated);
+      }
+      if (io.saved.weights) copy(HN, weights, io.saved.weights + row * HN);
+      if (io.trace_weights) copy(HN, weights, io.trace_weights + row * HN);
+    }
+  }
+
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t b = begin + i;
+    transpose(s.word, s.locations, scratch.memory + i * s.memory(), s.stride(), io.last.memory + b * NM,
+              s.word);
+    copy(HN, scratch.weights + i * HN, io.last.weights + b * HN);
+    copy(reads, scratch.recurrent + i * K, io.last.read_vectors + b * reads);
+    if (s.lstm) {
+      copy(C, scratch.recurrent + i * K + reads, io.last.hidden + b * C);
+      copy(C, scratch.cell + i * C, io.last.cell + b * C);
+    }
+  }
+}
+
+// body(begin, rows) for the sequences begin … end − 1, a few at a time.
+template <typename Body>
+inline void by_groups(int64_t begin, int64_t end, Body&& body) {
+  const int64_t groups = (end - begin + kTogether - 1) / kTogether;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t from = begin + group * (end - begin) / groups;
+    body(from, begin + (group + 1) * (end - begin) / groups - from);
+  }
+}
+
+template <typename T>
+inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64_t end) {
+  const int64_t most = end - begin < kTogether ? end - begin : kTogether;
+  Arena measure;
+  SequenceScratch<T>(measure, s, most);
+  const Lease lease(measure.used());
+  Arena arena(lease.data());
+  SequenceScratch<T> scratch(arena, s, most);
+  by_groups(begin, end, [&](int64_t from, int64_t rows) { sequence_rows(s, io, scratch, from, rows); });
+}
+
+template <typename T>
+struct SequenceBackwardScratch {
+  T* memories;     // [every][rows][M][N] before each step of the segment
+  T* activated;    // [every][rows, P]
+  T* d_memory;     // [rows][M][N]
+  T* d_weights;    // [rows, H, N]
+  T* d_recurrent;  // [rows, K]
+  T* d_before;     // [rows, K]
+  T* d_hidden;     // [rows, C]
+  T* d_cell;       // [rows, C]
+  T* d_reads;      // [R, M]
+  Addressing<T> addressing;
+  Products<T> products;
+
+  SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
+      : memories(arena.take<T>(steps(s) * rows * s.memory())),
+        activated(arena.take<T>(steps(s) * rows * s.interface())),
+        d_memory(arena.take<T>(rows * s.memory())),
+        d_weights(arena.take<T>(rows * s.heads() * s.locations)),
+        d_recurrent(arena.take<T>(rows * s.recurrent())),
+        d_before(arena.take<T>(rows * s.recurrent())),
+        d_hidden(arena.take<T>(rows * s.hidden)),
+        d_cell(arena.take<T>(rows * s.hidden)),
+        d_reads(arena.take<T>(s.reads())),
+        addressing(arena, s),
+        products(arena, s) {}
+
+  static int64_t steps(const Sizes& s) { return s.every < s.time ? s.every : s.time; }
+};
+
+template <typename T>
+inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io,
+                                   SequenceBackwardScratch<T>& scratch, int64_t begin, int64_t rows) {
+  const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
+  const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
+  const auto memory_at = [&](int64_t step, int64_t i) {
+    return scratch.memories + (step * rows + i) * s.memory();
+  };
+  const auto heads_at = [&](int64_t step, int64_t i) {
+    return Heads<T>(scratch.activated + (step * rows + i) * P, s);
+  };
+
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t b = begin + i;
+    T* const d_memory = scratch.d_memory + i * s.memory();
+    if (io.d_last.memory) {
+      transpose(s.locations, s.word, io.d_last.memory + b * NM, s.word, d_memory, s.stride());
+    } else {
+      zero(s.memory(), d_memory);
+    }
+    const auto start = [&](int64_t n, const T* from, T* to) {
+      copy_or_zero(n, from ? from + b * n : nullptr, to);
+    };
+    start(HN, io.d_last.weights, scratch.d_weights + i * HN);
+    start(reads, io.d_last.read_vectors, scratch.d_recurrent + i * K);
+    if (s.lstm) {
+      start(C, io.d_last.hidden, scratch.d_recurrent + i * K + reads);
+      start(C, io.d_last.cell, scratch.d_cell + i * C);
+    }
+  }
+
+  for (int64_t segment = s.checkpoints() - 1; segment >= 0; --segment) {
+    const int64_t from = segment * s.every;
+    const int64_t steps = from + s.every < s.time ? s.every : s.time - from;
+    for (int64_t i = 0; i < rows; ++i) {
+      copy(s.memory(), io.saved.checkpoints + (segment * B + begin + i) * s.memory(), memory_at(0, i));
+      for (int64_t step = 0; step < steps; ++step) {
+        if (!active(io.lengths, begin + i, from + step)) break;
+        const int64_t row = (from + step) * B + begin + i;
+        const Heads<T> heads = heads_at(step, i);
+        activate(s, io.saved.interface + row * P, heads.key);
+        if (step + 1 < steps) {
+          write(s, memory_at(step, i), io.saved.weights + row * HN + s.read_heads * s.locations,
+                s.locations, heads.erase, heads.add, memory_at(step + 1, i));
+        }
+      }
+    }
+
+    for (int64_t step = steps - 1; step >= 0; --step) {
+      const int64_t t = from + step, at = t * B + begin;
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t row = at + i;
+        T* const d_interface = io.d_interface + row * P;
+        if (!active(io.lengths, begin + i, t)) {
+          zero(P, d_interface);
+          continue;
+        }
+        const Heads<T> heads = heads_at(step, i);
+        const T* const previous =
+            t ? io.saved.weights + (row - B) * HN : io.first.weights + (begin + i) * HN;
+        const T* d_reads = scratch.d_recurrent + i * K;
+        if (io.d_read_vectors) {
+          const T* more = io.d_read_vectors + row * reads;
+          each<T>(reads, [&](int64_t j, auto n) {
+            store(scratch.d_reads + j, load(d_reads + j, n) + load(more + j, n), n);
+          });
+          d_reads = scratch.d_reads;
+        }
+        focus(s, memory_at(step, i), heads, previous, s.locations, scratch.addressing);
+        step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN, s.locations,
+                      scratch.addressing, scratch.products, d_reads, scratch.d_memory + i * s.memory(),
+                      scratch.d_weights + i * HN, s.locations, Heads<T>(d_interface, s));
+        activate_backward(s, io.saved.interface + row * P, heads.key, d_interface);
+      }
+
+      for (int64_t i = 0; i < rows; ++i) {
+        T* const d_hidden = scratch.d_hidden + i * C;
+        copy_or_zero(C, io.d_hidden ? io.d_hidden + (at + i) * C : nullptr, d_hidden);
+        if (s.lstm) {
+          const T* more = scratch.d_recurrent + i * K + reads;
+          each<T>(C, [&](int64_t c, auto n) {
+            store(d_hidden + c, load(d_hidden + c, n) + load(more + c, n), n);
+          });
+        }
+      }
+      gemm<T>(rows, C, P, {io.d_interface + at * P, P}, {io.interface_weight, C}, scratch.d_hidden, C,
+              scratch.d_hidden, C);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t row = at + i;
+        T* const d_gates = io.d_projected + row * G;
+        const T* const d_hidden = scratch.d_hidden + i * C;
+        if (!active(io.lengths, begin + i, t)) {
+          zero(G, d_gates);
+        } else if (s.lstm) {
+          const T* const previous =
+              t ? io.saved.cell + (row - B) * C : io.first.cell + (begin + i) * C;
+          lstm_backward(C, io.saved.gates + row * G, previous, io.saved.cell + row * C, d_hidden,
+                        scratch.d_cell + i * C, d_gates);
+        } else {
+          feedforward_backward(C, io.hidden + row * C, d_hidden, d_gates);
+        }
+      }
+      gemm<T>(rows, K, G, {io.d_projected + at * G, G}, {io.recurrent_weight, K}, nullptr, 0,
+              scratch.d_before, K);
+      for (int64_t i = 0; i < rows; ++i) {
+        if (!active(io.lengths, begin + i, t)) continue;
+        copy(K, scratch.d_before + i * K, scratch.d_recurrent + i * K);
+      }
+    }
+  }
+
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t b = begin + i;
+    transpose(s.word, s.locations, scratch.d_memory + i * s.memory(), s.stride(),
+              io.d_first.memory + b * NM, s.word);
+    copy(HN, scratch.d_weights + i * HN, io.d_first.weights + b * HN);
+    copy(reads, scratch.d_recurrent + i * K, io.d_first.read_vectors + b * reads);
+    if (s.lstm) {
+      copy(C, scratch.d_recurrent + i * K + reads, io.d_first.hidden + b * C);
+      copy(C, scratch.d_cell + i * C, io.d_first.cell + b * C);
+    }
+  }
+}
+
+template <typename T>
+inline void sequence_backward(const Sizes& s, const SequenceBackward<T>& io, int64_t begin,
+                              int64_t end) {
+  const int64_t most = end - begin < kTogether ? end - begin : kTogether;
+  Arena measure;
+  SequenceBackwardScratch<T>(measure, s, most);
+  const Lease lease(measure.used());
+  Arena arena(lease.data());
+  SequenceBackwardScratch<T> scratch(arena, s, most);
+  by_groups(begin, end, [&](int64_t from, int64_t rows) {
+    sequence_backward_rows(s, io, scratch, from, rows);
+  });
+}
+
+// Columns of the transposed gradient are taken by panels, its rows by tiles, and the long sum in
+// chunks whose part of d stays in the first cache.
+inline constexpr int64_t kChunk = 64;
+
+template <typename T>
+inline int64_t weight_gradient_blocks(const WeightGradient<T>& g) {
+  return panels<T>(g.rows);
+}
+
+template <typename T>
+inline void weight_gradient(const WeightGradient<T>& g, int64_t begin, int64_t end) {
+  const int64_t count = panels<T>(g.rows), columns = g.columns[0] + (g.parts > 1 ? g.columns[1] : 0);
+  const int64_t first = panel<T>(g.rows, count, begin).first * kLanes<T>;
+  const Panel last = panel<T>(g.rows, count, end - 1);
+  int64_t stop = (last.first + last.vectors) * kLanes<T>;
+  stop = stop < g.rows ? stop : g.rows;
+  const int64_t width = stop - first;
+  const Lease lease(columns * width * sizeof(T));
+  T* const sums = static_cast<T*>(lease.data());  // [columns][width], the gradient transposed
+  zero(columns * width, sums);
+
+  for (int64_t part = 0, column = 0; part < g.parts; column += g.columns[part++]) {
+    const int64_t n = g.columns[part];
+    T* const to = sums + column * width;
+    const auto add = [&](int64_t rows, const T* x, const T* d) {
+      for (int64_t from = 0; from < rows; from += kChunk) {
+        const int64_t length = rows - from < kChunk ? rows - from : kChunk;
+        gemm<T>(n, width, length, {x + from * n, 1, n}, {d + from * g.rows + first, g.rows}, to, width,
+                to, width);
+      }
+    };
+    add(g.first_count, g.first[part], g.d);
+    add(g.count - g.first_count, g.rest[part], g.d + g.first_count * g.rows);
+  }
+  transpose(columns, width, sums, width, g.d_weight + first * columns, columns);
+
+  if (!g.d_bias) return;
+  zero(width, g.d_bias + first);
+  for (int64_t i = 0; i < g.count; ++i) {
+    each<T>(width, [&](int64_t j, auto n) {
+      T* const to = g.d_bias + first + j;
+      store(to, load(to, n) + load(g.d + i * g.rows + first + j, n), n);
+    });
+  }
+}
+
+}  // namespace ntm::cpu::NTM_ISA

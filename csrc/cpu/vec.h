@@ -1,0 +1,217 @@
+// Vectors of the width that the instruction set has, and loops over arrays of any length.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define NTM_INLINE inline __attribute__((always_inline))
+
+namespace ntm::cpu::NTM_ISA {
+
+// Wider than native is not an option: the compiler would split every vector through memory.
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr bool kManyRegisters = true;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr bool kManyRegisters = false;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr bool kManyRegisters = false;
+#endif
+
+template <typename T, int Bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Bytes)));
+};
+template <typename T>
+using Vec = typename VectorOf<T, kVectorBytes>::type;
+template <typename T>
+inline constexpr int kLanes = kVectorBytes / sizeof(T);
+
+// The integer of the width of a T; comparisons of vectors give vectors of it.
+template <typename T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+template <typename T>
+using Bits = typename BitsOf<T>::type;
+
+template <typename T>
+NTM_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// A whole vector, where a function also takes a number of lanes.
+struct Full {};
+
+template <typename T>
+NTM_INLINE Vec<T> load(const T* from, Full = {}) {
+  Vec<T> x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+
+template <typename T>
+NTM_INLINE void store(T* to, Vec<T> x, Full = {}) {
+  __builtin_memcpy(to, &x, sizeof x);
+}
+
+// The first `lanes` only; the others are 0, and no memory beyond them is touched.
+template <typename T>
+NTM_INLINE Vec<T> load(const T* from, int64_t lanes) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return (Vec<T>)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), from);
+  } else {
+    return (Vec<T>)_mm512_maskz_loadu_pd((__mmask8)((1u << lanes) - 1), from);
+  }
+#else
+  T parts[kLanes<T>] = {};
+  for (int64_t lane = 0; lane < lanes; ++lane) parts[lane] = from[lane];
+  return load(parts);
+#endif
+}
+
+template <typename T>
+NTM_INLINE void store(T* to, Vec<T> x, int64_t lanes) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << lanes) - 1), (__m512)x);
+  } else {
+    _mm512_mask_storeu_pd(to, (__mmask8)((1u << lanes) - 1), (__m512d)x);
+  }
+#else
+  T parts[kLanes<T>];
+  store(parts, x);
+  for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = parts[lane];
+#endif
+}
+
+template <typename T, int... Lane>
+constexpr Vec<Bits<T>> iota(std::integer_sequence<int, Lane...>) {
+  return Vec<Bits<T>>{Lane...};
+}
+
+// x in the first `lanes`, `other` in the rest.
+template <typename T>
+NTM_INLINE Vec<T> keep(Vec<T> x, int64_t lanes, T other = 0) {
+  constexpr Vec<Bits<T>> index = iota<T>(std::make_integer_sequence<int, kLanes<T>>{});
+  return index < (Bits<T>)lanes ? x : broadcast(other);
+}
+template <typename T>
+NTM_INLINE Vec<T> keep(Vec<T> x, Full, T = 0) {
+  return x;
+}
+
+// body(i, lanes) for every vector of an array of n elements; lanes is Full or what is left.
+template <typename T, typename Body>
+NTM_INLINE void each(int64_t n, Body&& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, Full{});
+  if (i < n) body(i, n - i);
+}
+
+template <typename V>
+NTM_INLINE V maximum(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <typename T, int Bytes, typename Combine>
+NTM_INLINE T fold(typename VectorOf<T, Bytes>::type x, Combine combine) {
+  if constexpr (Bytes == 2 * sizeof(T)) {
+    return combine(x[0], x[1]);
+  } else {
+    typename VectorOf<T, Bytes / 2>::type low, high;
+    __builtin_memcpy(&low, &x, Bytes / 2);
+    __builtin_memcpy(&high, (const char*)&x + Bytes / 2, Bytes / 2);
+    return fold<T, Bytes / 2>(combine(low, high), combine);
+  }
+}
+template <typename T>
+NTM_INLINE T sum(Vec<T> x) {
+  return fold<T, kVectorBytes>(x, [](auto a, auto b) { return a + b; });
+}
+template <typename T>
+NTM_INLINE T peak(Vec<T> x) {
+  return fold<T, kVectorBytes>(x, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// Of lane l: `second`[l ^ Bit] or `first`[l], by whether l has the bit (and the converse below).
+template <typename T, int Bit, int... Lane>
+NTM_INLINE Vec<T> low_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
+  return __builtin_shuffle(
+      a, b, Vec<Bits<T>>{((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...});
+}
+template <typename T, int Bit, int... Lane>
+NTM_INLINE Vec<T> high_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
+  return __builtin_shuffle(
+      a, b, Vec<Bits<T>>{((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...});
+}
+
+// Exchange rows and columns of a square of vectors.
+template <typename T, int Bit = kLanes<T> / 2>
+NTM_INLINE void transpose(Vec<T> (&x)[kLanes<T>]) {
+  constexpr std::make_integer_sequence<int, kLanes<T>> lanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if (i & Bit) continue;
+    const Vec<T> a = x[i], b = x[i | Bit];
+    x[i] = low_pairs<T, Bit>(a, b, lanes);
+    x[i | Bit] = high_pairs<T, Bit>(a, b, lanes);
+  }
+  if constexpr (Bit > 1) transpose<T, Bit / 2>(x);
+}
+
+// Lane l of the result is the sum of all lanes of x[l].
+template <typename T, int Bit = kLanes<T> / 2>
+NTM_INLINE Vec<T> sum_rows(Vec<T> (&x)[kLanes<T>]) {
+  constexpr std::make_integer_sequence<int, kLanes<T>> lanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < Bit; ++i) {
+    const Vec<T> a = x[i], b = x[i | Bit];
+    x[i] = low_pairs<T, Bit>(a, b, lanes) + high_pairs<T, Bit>(a, b, lanes);
+  }
+  if constexpr (Bit > 1) {
+    return sum_rows<T, Bit / 2>(x);
+  } else {
+    return x[0];
+  }
+}
+
+// to[j][i] = from[i][j] for i < rows, j < columns.
+template <typename T>
+inline void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride, T* to,
+                      int64_t to_stride) {
+  each<T>(rows, [&](int64_t i, auto height) {
+    each<T>(columns, [&](int64_t j, auto width) {
+      constexpr bool whole_height = std::is_same_v<decltype(height), Full>;
+      constexpr bool whole_width = std::is_same_v<decltype(width), Full>;
+      int high = kLanes<T>, wide = kLanes<T>;
+      if constexpr (!whole_height) high = (int)height;
+      if constexpr (!whole_width) wide = (int)width;
+      Vec<T> block[kLanes<T>];
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes<T>; ++k) {
+        block[k] = k < high ? load(from + (i + k) * from_stride + j, width) : Vec<T>{};
+      }
+      transpose<T>(block);
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes<T>; ++k) {
+        if (k < wide) store(to + (j + k) * to_stride + i, block[k], height);
+      }
+    });
+  });
+}
+
+}  // namespace ntm::cpu::NTM_ISA

@@ -1,0 +1,208 @@
+"""The backend ``native``: compiled C++ for CPUs, the instruction set chosen at run time.
+
+``csrc/cpu`` has the stages under the names of ``ntm_kernels.backends.reference``. A call is one C++
+op; sequences of the batch go to the threads of ``torch.get_num_threads()``, and results have the
+same bits for any number of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.backends.base import Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.interface import InterfaceLayout
+
+LIBRARY = Path(__file__).parents[1] / "_native.so"
+
+
+def load(library: Path) -> str | None:
+    """Load the kernels; why that failed, or ``None``."""
+    if not library.exists():
+        return (
+            "the native kernels are not built; `python setup.py build_ext --inplace` builds them "
+            "where there is a C++ compiler"
+        )
+    try:
+        torch.ops.load_library(library)
+        torch.ops.ntm_native.isa()
+    except (OSError, RuntimeError) as error:
+        return f"{library.name} does not load: {error}"
+    return None
+
+
+class NativeBackend(Backend):
+    """Compiled C++ kernels for CPUs."""
+
+    name = "native"
+
+    def __init__(self, library: Path = LIBRARY) -> None:
+        self._why_not = load(library)
+
+    def unavailable(self) -> str | None:
+        return self._why_not
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if problem.device != "cpu":
+            return f"it runs on the cpu, the arguments are on {problem.device}"
+        return None
+
+    def describe(self) -> str:
+        return f"C++ on the CPU, {torch.ops.ntm_native.isa()}"
+
+    def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
+        if op != "sequence":
+            return []
+        steps = (sizes.time, sizes.batch)
+        layout = InterfaceLayout(
+            sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
+        )
+        cells = sizes.hidden_size if controller == "lstm" else 0
+        stride = (sizes.memory_size + 15) // 16 // 2 * 32 + 16
+        return [
+            (sizes.num_checkpoints, sizes.batch, sizes.word_size, stride),
+            (*steps, sizes.num_heads, sizes.memory_size),
+            (*steps, layout.size),
+            (*steps, 4 * cells),
+            (*steps, cells),
+        ]
+
+    def address(
+        self,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        weights = torch.ops.ntm_native.address(
+            memory, key, strength, gate, shift, sharpening, previous_weights
+        )
+        return weights, []
+
+    def address_backward(
+        self,
+        grad_weights: Tensor,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.ops.ntm_native.address_backward(
+                grad_weights, memory, key, strength, gate, shift, sharpening, previous_weights
+            )
+        )
+
+    def read(self, memory: Tensor, weights: Tensor) -> Tensor:
+        return torch.ops.ntm_native.read(memory, weights)
+
+    def read_backward(
+        self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.ntm_native.read_backward(grad_read_vectors, memory, weights))
+
+    def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+        return torch.ops.ntm_native.write(memory, weights, erase, add)
+
+    def write_backward(
+        self, grad_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.ntm_native.write_backward(grad_memory, memory, weights, erase, add))
+
+    def step(
+        self,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        sizes: Sizes,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        read_vectors, written, weights = torch.ops.ntm_native.step(
+            memory,
+            interface,
+            previous_weights,
+            sizes.num_read_heads,
+            sizes.num_write_heads,
+            sizes.shift_range,
+        )
+        return read_vectors, written, weights, []
+
+    def step_backward(
+        self,
+        grad_read_vectors: Tensor | None,
+        grad_memory: Tensor | None,
+        grad_weights: Tensor | None,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+    ) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.ops.ntm_native.step_backward(
+                grad_read_vectors,
+                grad_memory,
+                grad_weights,
+                memory,
+                interface,
+                previous_weights,
+                sizes.num_read_heads,
+                sizes.num_write_heads,
+                sizes.shift_range,
+            )
+        )
+
+    def sequence(
+        self,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save_for_backward: bool,
+        return_trace: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        results = torch.ops.ntm_native.sequence(
+            *arguments,
+            sizes.num_read_heads,
+            sizes.num_write_heads,
+            sizes.shift_range,
+            sizes.checkpoint_every,
+            save_for_backward,
+            return_trace,
+        )
+        return SequenceOutputs(*results[:9]), results[9:]
+
+    def sequence_backward(
+        self,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        read_vectors: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.ops.ntm_native.sequence_backward(
+                grads,
+                *arguments,
+                hidden,
+                read_vectors,
+                saved,
+                sizes.num_read_heads,
+                sizes.num_write_heads,
+                sizes.shift_range,
+                sizes.checkpoint_every,
+            )
+        )

@@ -1,0 +1,130 @@
+"""Derivatives by every way torch has of asking for them: right, or refused, never wrong."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from tests.support.cases import Case, Dtypes, arguments, call, cotangents, each_small, leaves, run
+from tests.support.table import F64, each_backend, fitting
+
+TINY = [
+    Case("address", 2, 3, 2, 2),
+    Case("read", 2, 3, 2, 2),
+    Case("write", 2, 3, 2, 2),
+    Case("step", 2, 3, 2, 1, 2),
+    Case("sequence", 2, 3, 2, 1, 1, time=3, hidden=2),
+    Case("sequence", 2, 3, 2, 2, 2, time=3, hidden=2, controller="feedforward"),
+]
+each_tiny = pytest.mark.parametrize("case", TINY, ids=str)
+
+
+def function(case, tensors, backend, **extra):
+    """The op as a function of a tuple of tensors to a tuple of tensors."""
+
+    def of(*values):
+        results = call(case, dict(zip(tensors, values, strict=True)), backend, **extra)
+        return tuple(results.values())
+
+    return of
+
+
+def problem(entry, case):
+    fitting(entry, case, Dtypes.all(F64))
+    return arguments(case, device=entry.device)
+
+
+@each_tiny
+@each_backend
+def test_gradcheck(entry, case):
+    tensors = problem(entry, case)
+    extras = [{}]
+    if case.op == "sequence":
+        extras.append({"lengths": torch.tensor([1, 3], device=entry.device)})
+    for extra in extras:
+        values = tuple(leaves(tensors).values())
+        assert torch.autograd.gradcheck(function(case, tensors, entry.backend, **extra), values)
+
+
+@each_small
+@each_backend
+def test_second_derivative_raises(entry, case):
+    tensors = leaves(problem(entry, case))
+    outputs = call(case, tensors, entry.backend)
+    loss = sum(part.square().sum() for part in outputs.values())
+    first = torch.autograd.grad(loss, list(tensors.values()), create_graph=True)
+    penalty = sum(part.square().sum() for part in first)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        penalty.backward()
+
+
+@each_small
+@each_backend
+def test_forward_mode_raises(entry, case):
+    tensors = problem(entry, case)
+    for name in tensors:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(tensors[name], torch.ones_like(tensors[name]))
+            with pytest.raises(NotImplementedError, match=f"forward-mode AD.*{name}"):
+                call(case, tensors | {name: dual}, entry.backend)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@each_small
+@each_backend
+def test_func_jvp_raises(entry, case):
+    tensors = problem(entry, case)
+    values = tuple(tensors.values())
+    with pytest.raises(NotImplementedError, match="forward-mode AD"):
+        torch.func.jvp(function(case, tensors, entry.backend), values, values)
+
+
+def unless_refused(transformed, *args):
+    """What a function transform gives, or ``None`` where torch refuses to transform the op."""
+    try:
+        return transformed(*args)
+    except RuntimeError:
+        return None
+
+
+@each_small
+@each_backend
+def test_func_grad_is_right_or_raises(entry, case):
+    tensors = problem(entry, case)
+    outputs, wanted = run(case, tensors, entry.backend)
+    grads = cotangents(outputs)
+
+    def loss(given):
+        results = call(case, given, entry.backend)
+        return sum((results[name] * grads[name]).sum() for name in results)
+
+    found = unless_refused(torch.func.grad(loss), tensors)
+    for name, grad in (found or {}).items():
+        torch.testing.assert_close(grad, wanted[name], rtol=1e-13, atol=1e-13)
+
+
+@each_small
+@each_backend
+def test_second_func_grad_raises(entry, case):
+    tensors = problem(entry, case)
+
+    def loss(memory):
+        results = call(case, tensors | {"memory": memory}, entry.backend)
+        return sum(part.square().sum() for part in results.values())
+
+    twice = torch.func.grad(lambda memory: torch.func.grad(loss)(memory).sum())
+    with pytest.raises(RuntimeError, match=r"second derivative|functorch"):
+        twice(tensors["memory"])
+
+
+@each_small
+@each_backend
+def test_vmap_is_right_or_raises(entry, case):
+    problem(entry, case)
+    several = [arguments(case, device=entry.device, seed=seed) for seed in range(3)]
+    wanted = [tuple(call(case, tensors, entry.backend).values()) for tensors in several]
+    stacked = [torch.stack(parts) for parts in zip(*(t.values() for t in several), strict=True)]
+    mapped = torch.func.vmap(function(case, several[0], entry.backend))
+    found = unless_refused(mapped, *stacked)
+    for index, results in enumerate(wanted if found else []):
+        for one, other in zip(found, results, strict=True):
+            torch.testing.assert_close(one[index], other, rtol=1e-12, atol=1e-13)

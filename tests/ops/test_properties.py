@@ -1,0 +1,173 @@
+"""What holds for all sizes and values, however extreme."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntm_kernels import functional
+from tests.support.cases import Case, Dtypes, arguments, run
+from tests.support.table import each_backend
+
+sizes = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 4),
+        "locations": st.integers(1, 40),
+        "words": st.integers(1, 24),
+        "read_heads": st.integers(1, 3),
+        "write_heads": st.integers(1, 3),
+        "shift_range": st.integers(0, 3),
+    }
+)
+# Magnitudes of the raw parameters and of the memory, from nothing to what saturates everything.
+magnitudes = st.sampled_from([0.0, 1e-12, 1e-6, 1e-3, 1.0, 30.0, 100.0, 1e3, 1e4])
+starts = st.sampled_from(["random", "one-hot", "uniform", "nothing"])
+seeds = st.integers(0, 2**31 - 1)
+dtypes = st.sampled_from([torch.float32, torch.float64])
+
+
+def weighting(tensor, start):
+    if start == "one-hot":
+        return torch.nn.functional.one_hot(tensor.argmax(-1), tensor.shape[-1]).to(tensor)
+    if start == "uniform":
+        return torch.full_like(tensor, 1 / tensor.shape[-1])
+    return torch.zeros_like(tensor) if start == "nothing" else tensor
+
+
+def lift_faint_gates(interface, layout):
+    """Gates between e^-104 and e^-60 become e^-60; a gate of 0 stays.
+
+    With no weighting before, all of w̃ is as small as the gate, and its slope 1/w̃ overflows float32.
+    """
+    gate = layout.split(interface).gate
+    gate[(gate > -104) & (gate < -60)] = -60
+
+
+def assert_weightings(weights):
+    assert (weights >= 0).all()
+    sums = weights.double().sum(-1)
+    eps = torch.finfo(weights.dtype).eps
+    torch.testing.assert_close(
+        sums, torch.ones_like(sums), rtol=0, atol=4 * eps * weights.shape[-1] ** 0.5
+    )
+
+
+@given(sizes, magnitudes, magnitudes, starts, seeds, dtypes)
+@each_backend
+def test_step_keeps_weightings(entry, size, raw, stored, start, seed, dtype):
+    """Weightings are weightings, results and gradients finite, wherever the parameters are."""
+    case = Case("step", **size)
+    tensors = arguments(case, Dtypes.all(dtype), entry.device, seed=seed)
+    tensors["interface"] *= raw
+    tensors["memory"] *= stored
+    tensors["previous_weights"] = weighting(tensors["previous_weights"], start)
+    if start == "nothing":
+        lift_faint_gates(tensors["interface"], case.layout)
+    outputs, grads = run(case, tensors, entry.backend)
+    assert_weightings(outputs["weights"])
+    for group in (outputs, grads):
+        for name, part in group.items():
+            assert part.isfinite().all(), name
+
+
+@given(
+    sizes,
+    st.integers(1, 6),
+    st.sampled_from(["lstm", "feedforward"]),
+    magnitudes,
+    starts,
+    seeds,
+    st.lists(st.integers(0, 6), min_size=4, max_size=4),
+)
+@each_backend
+def test_sequence_keeps_weightings(entry, size, time, controller, raw, start, seed, lengths):
+    case = Case("sequence", **size, time=time, hidden=3, controller=controller)
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
+    tensors["interface_bias"] *= raw
+    tensors["weights"] = weighting(tensors["weights"], start)
+    if start == "nothing":
+        lift_faint_gates(tensors["interface_bias"], case.layout)
+    lengths = torch.tensor(lengths, device=entry.device)[: case.batch].clamp(max=time)
+    outputs, grads = run(case, tensors, entry.backend, lengths=lengths)
+    moved = outputs["final_weights"][lengths > 0]
+    assert_weightings(moved)
+    for group in (outputs, grads):
+        for name, part in group.items():
+            assert part.isfinite().all(), name
+
+
+@given(sizes, seeds)
+@each_backend
+def test_read_returns_what_was_written(entry, size, seed):
+    """A full-strength write at one location, then a read there."""
+    case = Case("write", size["batch"], size["locations"], size["words"])
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
+    tensors["memory"] *= 1e3
+    tensors["weights"] = weighting(tensors["weights"], "one-hot")
+    tensors["erase"][:] = 1
+    written = functional.write(**tensors, backend=entry.backend)
+    found = functional.read(written, tensors["weights"], backend=entry.backend)
+    assert torch.equal(found, tensors["add"])
+    elsewhere = tensors["weights"][:, 0] == 0
+    assert torch.equal(written[elsewhere], tensors["memory"][elsewhere])
+
+
+@given(sizes, st.integers(-3, 3), seeds)
+@each_backend
+def test_whole_shifts_rotate(entry, size, offset, seed):
+    """All mass on one offset moves the focus by as many rows, around the end."""
+    case = Case("address", **{k: v for k, v in size.items() if k != "shift_range"}, shift_range=3)
+    tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
+    tensors["gate"][:] = 0
+    tensors["sharpening"][:] = 1
+    tensors["shift"][:] = torch.eye(7)[offset + 3]
+    found = functional.address(*tensors.values(), backend=entry.backend)
+    torch.testing.assert_close(found, tensors["previous_weights"].roll(offset, -1))
+
+
+@given(sizes, seeds)
+@each_backend
+def test_rotating_the_memory_rotates_the_weights(entry, size, seed):
+    """No location is special."""
+    case = Case("address", **size)
+    tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
+    wanted = functional.address(*tensors.values(), backend=entry.backend)
+    tensors["memory"] = tensors["memory"].roll(2, 1)
+    tensors["previous_weights"] = tensors["previous_weights"].roll(2, -1)
+    found = functional.address(*tensors.values(), backend=entry.backend)
+    torch.testing.assert_close(found, wanted.roll(2, -1))
+
+
+@given(sizes, seeds)
+@each_backend
+def test_order_of_heads_does_not_matter(entry, size, seed):
+    """All erase before any adds."""
+    case = Case("write", size["batch"], size["locations"], size["words"], size["write_heads"])
+    tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
+    wanted = functional.write(**tensors, backend=entry.backend)
+    turned = {name: part if name == "memory" else part.flip(1) for name, part in tensors.items()}
+    torch.testing.assert_close(functional.write(**turned, backend=entry.backend), wanted)
+
+
+@given(sizes, st.floats(1e-3, 1e3), seeds)
+@each_backend
+def test_content_ignores_the_length_of_the_key(entry, size, factor, seed):
+    case = Case("address", **size)
+    tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
+    wanted = functional.address(*tensors.values(), backend=entry.backend)
+    tensors["key"] *= factor
+    found = functional.address(*tensors.values(), backend=entry.backend)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 8.0, 12.0, 50.0, 1e4])
+@pytest.mark.parametrize("locations", [1, 128, 1000])
+@each_backend
+def test_sharpening_keeps_the_sum(entry, locations, gamma):
+    """The quotient form with an epsilon sums to 7e-8 here at γ = 12."""
+    case = Case("address", 1, locations, 3)
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
+    tensors["gate"][:] = 0
+    tensors["sharpening"][:] = gamma
+    tensors["previous_weights"][:] = 1 / locations
+    assert_weightings(functional.address(*tensors.values(), backend=entry.backend))
