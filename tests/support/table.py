@@ -42,6 +42,7 @@ TABLE = (
     Entry("triton", "cuda"),
     Entry("cuda_emulated", "cpu", largest=20_000),
     Entry("triton_interpreted", "cpu", largest=20_000),
+    Entry("triton_tiled_interpreted", "cpu", largest=500),
 )
 
 LIVE = tuple(entry for entry in TABLE if entry.why_not() is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -18,8 +19,10 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backends.triton import steps
 from ntm_kernels.backends.triton.launch import TABLE, OnChip, Table, padded
-from ntm_kernels.interface import InterfaceLayout
+from ntm_kernels.backends.triton.tiling import Tiled, split
+from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.reference import activate, arithmetic_dtype
 
 
@@ -109,12 +112,13 @@ class TritonBackend(Backend):
             kernel[grid](*arguments, **sizes, num_warps=warps, num_stages=1, enable_fp_fusion=True)
 
     def on_chip(self, memory: Tensor, heads: int, taps: int = 1) -> OnChip | None:
+        """The table's row for a memory that one program can hold; ``None`` if it goes in tiles."""
         return self.table.fitting(*memory.shape[1:], heads, taps, memory.dtype)
 
-    def blocks(self, memory: Tensor, heads: int, taps: int = 0, **sizes: int) -> dict[str, Any]:
+    def blocks(
+        self, row: OnChip, memory: Tensor, heads: int, taps: int = 0, **sizes: Any
+    ) -> dict[str, Any]:
         """Launch parameters and compile-time sizes of a program that holds the whole memory."""
-        row = self.on_chip(memory, heads, max(taps, 1))
-        assert row is not None, "unsupported() lets no such size pass"
         _, locations, words = memory.shape
         if taps:
             sizes |= {"S": taps, "BS": padded(taps)}
@@ -129,6 +133,9 @@ class TritonBackend(Backend):
             **sizes,
         }
 
+    def tiled(self, memory: Tensor, **sizes: Any) -> Tiled:
+        return Tiled(self.run, kernels(), self.table, memory.contiguous(), **sizes)
+
     def address(
         self,
         memory: Tensor,
@@ -140,13 +147,18 @@ class TritonBackend(Backend):
         previous_weights: Tensor,
         save_for_backward: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        arguments = _contiguous(
-            memory, key, strength, gate, shift, sharpening, previous_weights
-        )
+        arguments = _contiguous(memory, key, strength, gate, shift, sharpening, previous_weights)
         (weights,) = _like(previous_weights)
         batch, heads, taps = shift.shape
-        blocks = self.blocks(memory, heads, taps, H=heads)
-        self.run(kernels().address_kernel, (batch,), *arguments, weights, **blocks)
+        row = self.on_chip(memory, heads, taps)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, taps, H=heads)
+            self.run(kernels().address_kernel, (batch,), *arguments, weights, **blocks)
+            return weights, []
+        tiled = self.tiled(memory, heads=heads, taps=taps)
+        parameters = HeadParameters(*arguments[1:6], memory, memory)
+        chain = tiled.address(parameters, arguments[6])
+        tiled.finish(weights, chain, parameters)
         return weights, []
 
     def address_backward(
@@ -165,17 +177,51 @@ class TritonBackend(Backend):
         given = memory, key, strength, gate, shift, sharpening, previous_weights
         arguments, results = _contiguous(grad_weights, *given), _like(*given)
         batch, heads, taps = shift.shape
-        blocks = self.blocks(memory, heads, taps, H=heads)
-        self.run(kernels().address_backward_kernel, (batch,), *arguments, *results, **blocks)
-        return results
+        row = self.on_chip(memory, heads, taps)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, taps, H=heads)
+            self.run(kernels().address_backward_kernel, (batch,), *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled(memory, heads=heads, taps=taps)
+        d_weights, _, *parameters, previous = arguments
+        widths = (*(part.shape[1:].numel() for part in given[1:6]), 0, 0)
+        given_heads = HeadParameters(*parameters, memory, memory)
+        chain = tiled.address(given_heads, previous)
+        parts = tiled.gradient_parts(sum(widths))
+        d_all_weights = tiled.weighting()
+        means = tiled.finish_backward(
+            (None, None, d_weights),
+            None,
+            d_all_weights,
+            chain=chain,
+            sharpening=given_heads.sharpening,
+        )
+        tiled.address_backward(
+            d_all_weights,
+            means,
+            chain,
+            given_heads,
+            previous,
+            split(parts, widths),
+            None,
+            results[0],
+            results[6],
+        )
+        total = tiled.combine(parts, parts.new_empty(batch, sum(widths)))
+        d_heads = split(total, widths)
+        return (results[0], *_shaped(d_heads[:5], given[1:6]), results[6])
 
     def read(self, memory: Tensor, weights: Tensor) -> Tensor:
         batch, heads, _ = weights.shape
+        arguments = _contiguous(memory, weights)
         reads = memory.new_empty(batch, heads, memory.shape[2])
-        blocks = self.blocks(memory, heads, R=heads)
-        self.run(
-            kernels().read_kernel, (batch,), *_contiguous(memory, weights), reads, **blocks
-        )
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, R=heads)
+            self.run(kernels().read_kernel, (batch,), *arguments, reads, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, read_heads=heads)
+            tiled.finish(arguments[1], reads=reads)
         return reads
 
     def read_backward(
@@ -184,16 +230,28 @@ class TritonBackend(Backend):
         batch, heads, _ = weights.shape
         arguments = _contiguous(grad_read_vectors, memory, weights)
         results = _like(memory, weights)
-        blocks = self.blocks(memory, heads, R=heads)
-        self.run(kernels().read_backward_kernel, (batch,), *arguments, *results, **blocks)
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, R=heads)
+            self.run(kernels().read_backward_kernel, (batch,), *arguments, *results, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, read_heads=heads)
+            d_reads, _, weights = arguments
+            tiled.finish_backward((d_reads, None, None), *results, weights=weights)
         return results
 
     def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
         batch, heads, _ = weights.shape
         arguments = _contiguous(memory, weights, erase, add)
         (written,) = _like(memory)
-        blocks = self.blocks(memory, heads, W=heads)
-        self.run(kernels().write_kernel, (batch,), *arguments, written, **blocks)
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, W=heads)
+            self.run(kernels().write_kernel, (batch,), *arguments, written, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, write_heads=heads)
+            _, weights, erase, add = arguments
+            tiled.finish(weights, erase=erase, add=add, written=written)
         return written
 
     def write_backward(
@@ -202,9 +260,26 @@ class TritonBackend(Backend):
         batch, heads, _ = weights.shape
         arguments = _contiguous(grad_memory, memory, weights, erase, add)
         results = _like(memory, weights, erase, add)
-        blocks = self.blocks(memory, heads, W=heads)
-        self.run(kernels().write_backward_kernel, (batch,), *arguments, *results, **blocks)
-        return results
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, W=heads)
+            self.run(kernels().write_backward_kernel, (batch,), *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled(memory, heads=heads, write_heads=heads)
+        d_written, _, *others = arguments
+        width = erase.shape[1:].numel()
+        parts = tiled.gradient_parts(2 * width)
+        tiled.finish_backward(
+            (None, d_written, None),
+            *results[:2],
+            weights=others[0],
+            erase=others[1],
+            add=others[2],
+            d_erase=parts[..., :width],
+            d_add=parts[..., width:],
+        )
+        total = tiled.combine(parts, parts.new_empty(batch, 2 * width))
+        return (*results[:2], *_shaped(total.split(width, -1), (erase, add)))
 
     def step(
         self,
@@ -217,11 +292,18 @@ class TritonBackend(Backend):
         arguments = _contiguous(memory, interface, previous_weights)
         reads = memory.new_empty(sizes.batch, sizes.num_read_heads, sizes.word_size)
         written, weights = _like(memory, previous_weights)
-        blocks = self.step_blocks(memory, sizes)
-        self.run(
-            kernels().step_kernel, (sizes.batch,), *arguments, reads, written, weights, **blocks
-        )
-        return reads, written, weights, []
+        results = reads, written, weights
+        row = self.on_chip(memory, sizes.num_heads, sizes.taps)
+        if row is not None:
+            blocks = self.step_blocks(row, memory, sizes)
+            self.run(kernels().step_kernel, (sizes.batch,), *arguments, *results, **blocks)
+            return *results, []
+        tiled = self.tiled_step(memory, sizes)
+        _, raw, previous = arguments
+        heads = split(raw, layout_of(sizes).widths)
+        chain = tiled.address(heads, previous)
+        tiled.finish(weights, chain, heads, heads.erase, heads.add, reads, written)
+        return *results, []
 
     def step_backward(
         self,
@@ -238,12 +320,50 @@ class TritonBackend(Backend):
         given = memory, interface, previous_weights
         arguments = _contiguous(grad_read_vectors, grad_memory, grad_weights, *given)
         results = _like(*given)
-        blocks = self.step_blocks(memory, sizes)
-        self.run(kernels().step_backward_kernel, (sizes.batch,), *arguments, *results, **blocks)
+        row = self.on_chip(memory, sizes.num_heads, sizes.taps)
+        if row is not None:
+            blocks = self.step_blocks(row, memory, sizes)
+            self.run(kernels().step_backward_kernel, (sizes.batch,), *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled_step(memory, sizes)
+        *grads, _, raw, previous = arguments
+        d_memory, d_interface, d_previous = results
+        layout = layout_of(sizes)
+        heads = split(raw, layout.widths)
+        chain = tiled.address(heads, previous)
+        parts = tiled.gradient_parts(layout.size)
+        d_heads = split(parts, layout.widths)
+        d_finish, d_weights = tiled.whole_memory(), tiled.weighting()
+        means = tiled.finish_backward(
+            tuple(grads),
+            d_finish,
+            d_weights,
+            chain=chain,
+            sharpening=heads.sharpening,
+            erase=heads.erase,
+            add=heads.add,
+            d_erase=d_heads.erase,
+            d_add=d_heads.add,
+        )
+        tiled.address_backward(
+            d_weights, means, chain, heads, previous, d_heads, d_finish, d_memory, d_previous
+        )
+        tiled.combine(parts, d_interface)
         return results
 
-    def step_blocks(self, memory: Tensor, sizes: Sizes) -> dict[str, Any]:
+    def tiled_step(self, memory: Tensor, sizes: Sizes) -> Tiled:
+        return self.tiled(
+            memory,
+            heads=sizes.num_heads,
+            taps=sizes.taps,
+            read_heads=sizes.num_read_heads,
+            write_heads=sizes.num_write_heads,
+            stride=layout_of(sizes).size,
+        )
+
+    def step_blocks(self, row: OnChip, memory: Tensor, sizes: Sizes) -> dict[str, Any]:
         return self.blocks(
+            row,
             memory,
             sizes.num_heads,
             sizes.taps,
@@ -252,15 +372,15 @@ class TritonBackend(Backend):
             P=layout_of(sizes).size,
         )
 
-    def sequence_blocks(self, memory: Tensor, sizes: Sizes, controller: str) -> dict[str, Any]:
-        columns = self.table.controller_columns
-        rows = min(padded(sizes.hidden_size), self.table.controller_rows)
+    def sequence_blocks(
+        self, row: OnChip, memory: Tensor, sizes: Sizes, controller: str
+    ) -> dict[str, Any]:
         return {
-            **self.step_blocks(memory, sizes),
+            **self.step_blocks(row, memory, sizes),
             "LSTM": controller == "lstm",
             "C": sizes.hidden_size,
-            "BC": rows,
-            "BK": columns,
+            "BC": self.table.controller_rows,
+            "BK": self.table.controller_columns,
         }
 
     def sequence(
@@ -271,31 +391,50 @@ class TritonBackend(Backend):
         save_for_backward: bool,
         return_trace: bool,
     ) -> tuple[SequenceOutputs, list[Tensor]]:
+        keep = save_for_backward or return_trace
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        if row is None:
+            outputs, saved = steps.sequence(self, arguments, sizes, save_for_backward, keep)
+        else:
+            outputs, saved = self.persistent(
+                row, arguments, sizes, controller, save_for_backward, keep
+            )
+        if return_trace:
+            outputs = outputs._replace(
+                # A copy if the backward is to read the original: the trace is the caller's.
+                trace_weights=saved[1].to(arguments.weights.dtype, copy=save_for_backward),
+                trace_interface=_activated(saved[2], layout_of(sizes)),
+            )
+        return outputs, saved if save_for_backward else []
+
+    def persistent(
+        self,
+        row: OnChip,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save: bool,
+        keep: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        """The whole sequence in one launch, as ``steps.sequence`` does it in many."""
         memory, weights = arguments.memory, arguments.weights
         is_lstm = controller == "lstm"
-        keep = save_for_backward or return_trace
-        reads, hidden, cell = map(
-            _copy, (arguments.read_vectors, arguments.hidden, arguments.cell)
-        )
+        reads, hidden, cell = map(_copy, arguments[6:9])
         assert reads is not None
-        steps = (sizes.time, sizes.batch)
-        all_hidden = (memory if hidden is None else hidden).new_empty(*steps, sizes.hidden_size)
+        shape = (sizes.time, sizes.batch, sizes.hidden_size)
+        all_hidden = (memory if hidden is None else hidden).new_empty(shape)
         all_reads = reads.new_empty(sizes.time, *reads.shape)
         final_memory, final_weights = _like(memory, weights)
 
-        dtype = arithmetic_dtype(memory.dtype)
         shapes = self.saved_shapes("sequence", sizes, controller)
         if not keep:
             shapes[2] = (sizes.batch, layout_of(sizes).size)
-        checkpoints, all_weights, interface, gates, cells = (
-            memory.new_empty(shape if wanted else 0, dtype=dtype)
-            for shape, wanted in zip(
-                shapes,
-                (save_for_backward, keep, True, save_for_backward, save_for_backward),
-                strict=True,
-            )
-        )
-        gates_too = save_for_backward and is_lstm
+        wanted = save, keep, True, save, save
+        saved = [
+            memory.new_empty(shape if here else 0, dtype=arithmetic_dtype(memory.dtype))
+            for shape, here in zip(shapes, wanted, strict=True)
+        ]
+        checkpoints, all_weights, interface, gates, cells = saved
         self.run(
             kernels().sequence_kernel,
             (sizes.batch,),
@@ -307,17 +446,17 @@ class TritonBackend(Backend):
             all_reads,
             final_memory,
             final_weights,
-            checkpoints if save_for_backward else None,
+            checkpoints if save else None,
             all_weights if keep else None,
             interface,
-            gates if gates_too else None,
-            cells if gates_too else None,
+            gates if save and is_lstm else None,
+            cells if save and is_lstm else None,
             sizes.time,
             sizes.batch,
             sizes.checkpoint_every,
             KEEP=keep,
             BP=4 * self.table.controller_rows,
-            **self.sequence_blocks(memory, sizes, controller),
+            **self.sequence_blocks(row, memory, sizes, controller),
         )
         none = memory.new_empty(0)
         outputs = SequenceOutputs(
@@ -327,17 +466,10 @@ class TritonBackend(Backend):
             weights=final_weights,
             final_read_vectors=reads,
             final_hidden=none if hidden is None else hidden,
-            final_cell=none if cell is None else cell,
+            final_cell=none.clone() if cell is None else cell,
             trace_weights=none,
             trace_interface=none,
         )
-        if return_trace:
-            outputs = outputs._replace(
-                # A copy, if the backward is to read the original: the trace is the caller's.
-                trace_weights=all_weights.to(weights.dtype, copy=save_for_backward),
-                trace_interface=_activated(interface, layout_of(sizes)),
-            )
-        saved = [checkpoints, all_weights, interface, gates, cells] if save_for_backward else []
         return outputs, saved
 
     def sequence_backward(
@@ -350,28 +482,52 @@ class TritonBackend(Backend):
         sizes: Sizes,
         controller: str,
     ) -> tuple[Tensor, ...]:
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        if row is None:
+            d_gates, d_interface, d_state = steps.sequence_backward(
+                self, grads, arguments, hidden, saved, sizes, layout_of(sizes)
+            )
+        else:
+            d_gates, d_interface, d_state = self.persistent_backward(
+                row, grads, arguments, hidden, saved, sizes, controller
+            )
+        none = saved[0].new_empty(0)
+        d_controller = d_state[3:] if controller == "lstm" else (none, none.clone())
+        return (
+            d_gates.to(arguments.projected_input.dtype),
+            *_weight_gradients(d_gates, d_interface, arguments, hidden, read_vectors),
+            *d_state[:3],
+            *d_controller,
+        )
+
+    def persistent_backward(
+        self,
+        row: OnChip,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """One launch, as ``steps.sequence_backward`` does it in many."""
         checkpoints, all_weights, interface, gates, cells = saved
         is_lstm = controller == "lstm"
-        d_all_hidden, d_all_reads, d_memory, d_weights = _contiguous(*grads[:4])
         # What the kernel carries from step to step begins as the gradient of the final state.
-        d_state = [
+        carried = [
             None if like is None else like.new_zeros(like.shape) if grad is None else _copy(grad)
             for grad, like in zip(grads[4:7], arguments[6:9], strict=True)
         ]
-        results = _like(arguments.memory, arguments.weights)
+        d_memory, d_weights = _like(arguments.memory, arguments.weights)
         d_gates = checkpoints.new_empty(arguments.projected_input.shape)
-        d_interface = interface.new_empty(interface.shape)
-        segment = checkpoints.new_empty(
-            min(sizes.checkpoint_every, sizes.time), *checkpoints.shape[1:]
-        )
+        (d_interface,) = _like(interface)
+        length = min(sizes.checkpoint_every, sizes.time)
+        segment = checkpoints.new_empty(length, *checkpoints.shape[1:])
         self.run(
             kernels().sequence_backward_kernel,
             (sizes.batch,),
-            d_all_hidden,
-            d_all_reads,
-            d_memory,
-            d_weights,
             *_contiguous(
+                *grads[:4],
                 arguments.recurrent_weight,
                 arguments.interface_weight,
                 arguments.lengths,
@@ -385,26 +541,26 @@ class TritonBackend(Backend):
             gates if is_lstm else None,
             cells if is_lstm else None,
             segment,
-            *results,
-            *d_state,
+            d_memory,
+            d_weights,
+            *carried,
             d_gates,
             d_interface,
             sizes.time,
             sizes.batch,
             sizes.checkpoint_every,
-            **self.sequence_blocks(arguments.memory, sizes, controller),
+            **self.sequence_blocks(row, arguments.memory, sizes, controller),
         )
-        d_reads, d_hidden, d_cell = d_state
-        assert d_reads is not None
-        none = checkpoints.new_empty(0)
-        return (
-            d_gates.to(arguments.projected_input.dtype),
-            *_weight_gradients(d_gates, d_interface, arguments, hidden, read_vectors),
-            *results,
-            d_reads,
-            none if d_hidden is None else d_hidden,
-            none.clone() if d_cell is None else d_cell,
-        )
+        d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
+        return d_gates, d_interface, d_state
+
+
+def _shaped(results: Iterable[Tensor], like: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous results in the shapes and dtypes of ``like``."""
+    return tuple(
+        result.reshape(target.shape).to(target.dtype).contiguous()
+        for result, target in zip(results, like, strict=True)
+    )
 
 
 def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
@@ -420,9 +576,9 @@ def _weight_gradients(
     read_vectors: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the recurrent weight, the interface's weight and its bias: products over all steps."""
-    seen = _before(arguments.read_vectors, read_vectors).flatten(2)
+    seen = steps.before(arguments.read_vectors, read_vectors).flatten(2)
     if arguments.hidden is not None:
-        seen = torch.cat((seen, _before(arguments.hidden, hidden)), -1)
+        seen = torch.cat((seen, steps.before(arguments.hidden, hidden)), -1)
     d_interface = d_interface.flatten(0, 1)
     results = (
         torch.mm(d_gates.flatten(0, 1).mT, seen.flatten(0, 1).to(d_gates.dtype)),
@@ -434,8 +590,3 @@ def _weight_gradients(
         for result, like in zip(results, arguments[1:4], strict=True)
     )
     return recurrent, weight, bias
-
-
-def _before(first: Tensor, following: Tensor) -> Tensor:
-    """What each step started from: ``first``, then ``following`` without its last step."""
-    return torch.cat((first.unsqueeze(0), following[:-1]))

@@ -9,16 +9,34 @@ from ntm_kernels.backends.triton.address import address_backward_kernel, address
 from ntm_kernels.backends.triton.read import read_backward_kernel, read_kernel
 from ntm_kernels.backends.triton.sequence import sequence_backward_kernel, sequence_kernel
 from ntm_kernels.backends.triton.step import step_backward_kernel, step_kernel
+from ntm_kernels.backends.triton.tiled import (
+    combine_kernel,
+    finish_backward_kernel,
+    finish_kernel,
+    scores_backward_kernel,
+    scores_kernel,
+    sharpen_backward_kernel,
+    shift_backward_kernel,
+    shift_kernel,
+)
 from ntm_kernels.backends.triton.write import write_backward_kernel, write_kernel
 
 __all__ = [
     "ACC",
     "address_backward_kernel",
     "address_kernel",
+    "combine_kernel",
+    "finish_backward_kernel",
+    "finish_kernel",
     "read_backward_kernel",
     "read_kernel",
+    "scores_backward_kernel",
+    "scores_kernel",
     "sequence_backward_kernel",
     "sequence_kernel",
+    "sharpen_backward_kernel",
+    "shift_backward_kernel",
+    "shift_kernel",
     "step_backward_kernel",
     "step_kernel",
     "write_backward_kernel",
