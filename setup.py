@@ -6,6 +6,7 @@ headers. Where it cannot be built the package is installed without it, and one l
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
+    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined; preload their runtime
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
@@ -149,9 +150,12 @@ class BuildNative(build_ext):
         compiler, torch_version = require_compiler(), require_torch()
         from torch.utils.cpp_extension import include_paths, library_paths
 
+        sanitizers = os.environ.get("NTM_KERNELS_SANITIZE")
+        sanitize = [f"-fsanitize={sanitizers}", "-g"] if sanitizers else []
         common = [
             *compiler,
             *COMPILE_FLAGS,
+            *sanitize,
             f'-DNTM_TORCH_VERSION="{torch_version}"',
             "-Icsrc",
             *(f"-isystem{path}" for path in include_paths("cpu")),
@@ -172,7 +176,7 @@ class BuildNative(build_ext):
         library.parent.mkdir(parents=True, exist_ok=True)
         objects = [str(target) for _, target in commands]
         paths = [f"-L{path}" for path in library_paths("cpu")]
-        linking = [*compiler, *objects, *paths, *LINK_FLAGS]
+        linking = [*compiler, *sanitize, *objects, *paths, *LINK_FLAGS]
         run([*linking, *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(library)])
         return f"{', '.join(ISAS)}; {shlex.join(compiler)}; torch {torch_version}"
 

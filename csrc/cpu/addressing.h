@@ -66,12 +66,16 @@ inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing
   gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, a.similarity,
           a.row);
   each<T>(s.locations, [&](int64_t i, auto n) {
-    Vec<T> square{};
-    for (int64_t m = 0; m < s.word; ++m) {
-      const Vec<T> x = load(memory + m * stride + i, n);
-      square += x * x;
+    Vec<T> square[4] = {};  // apart, so that no sum waits for the one before
+    for (int64_t m = 0; m < s.word; m += 4) {
+#pragma GCC unroll 4
+      for (int64_t k = 0; k < 4; ++k) {
+        if (m + k >= s.word) break;
+        const Vec<T> x = load(memory + (m + k) * stride + i, n);
+        square[k] += x * x;
+      }
     }
-    store(a.memory_norm + i, square, n);
+    store(a.memory_norm + i, (square[0] + square[1]) + (square[2] + square[3]), n);
   });
   for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
   for (int64_t h = 0; h < heads; ++h) {
@@ -134,8 +138,8 @@ inline void content(int64_t locations, const T* similarity, T strength, T* conte
     total += e;
     store(content + i, e, n);
   });
-  const T whole = sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) / whole, n); });
+  const T scale = 1 / sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
 }
 
 // d_content in d_similarity [N] becomes d_similarity; returns dβ.
@@ -230,8 +234,8 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
     total += present;
     store(weights + i, present, n);
   });
-  const T whole = sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) / whole, n); });
+  const T scale = 1 / sum<T>(total);
+  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) * scale, n); });
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and

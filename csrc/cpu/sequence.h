@@ -155,7 +155,7 @@ inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64
 
 template <typename T>
 struct SequenceBackwardScratch {
-  T* memories;     // [every][rows][M][N] before each step of the segment
+  T* memories;     // [every - 1][rows][M][N] before each step of a segment but the first
   T* activated;    // [every][rows, P]
   T* d_memory;     // [rows][M][N]
   T* d_weights;    // [rows, H, N]
@@ -168,7 +168,7 @@ struct SequenceBackwardScratch {
   Products<T> products;
 
   SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
-      : memories(arena.take<T>(steps(s) * rows * s.memory())),
+      : memories(arena.take<T>((steps(s) - 1) * rows * s.memory())),
         activated(arena.take<T>(steps(s) * rows * s.interface())),
         d_memory(arena.take<T>(rows * s.memory())),
         d_weights(arena.take<T>(rows * s.heads() * s.locations)),
@@ -188,8 +188,9 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
                                    SequenceBackwardScratch<T>& scratch, int64_t begin, int64_t rows) {
   const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
   const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
-  const auto memory_at = [&](int64_t step, int64_t i) {
-    return scratch.memories + (step * rows + i) * s.memory();
+  const T* checkpoint = nullptr;  // of the running segment
+  const auto memory_at = [&](int64_t step, int64_t i) -> const T* {
+    return step ? scratch.memories + ((step - 1) * rows + i) * s.memory() : checkpoint + i * s.memory();
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -217,8 +218,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
   for (int64_t segment = s.checkpoints() - 1; segment >= 0; --segment) {
     const int64_t from = segment * s.every;
     const int64_t steps = from + s.every < s.time ? s.every : s.time - from;
+    checkpoint = io.saved.checkpoints + (segment * B + begin) * s.memory();
     for (int64_t i = 0; i < rows; ++i) {
-      copy(s.memory(), io.saved.checkpoints + (segment * B + begin + i) * s.memory(), memory_at(0, i));
       for (int64_t step = 0; step < steps; ++step) {
         if (!active(io.lengths, begin + i, from + step)) break;
         const int64_t row = (from + step) * B + begin + i;
@@ -226,7 +227,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         activate(s, io.saved.interface + row * P, heads.key);
         if (step + 1 < steps) {
           write(s, memory_at(step, i), io.saved.weights + row * HN + s.read_heads * s.locations,
-                s.locations, heads.erase, heads.add, memory_at(step + 1, i));
+                s.locations, heads.erase, heads.add,
+                scratch.memories + (step * rows + i) * s.memory());
         }
       }
     }
