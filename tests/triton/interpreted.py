@@ -8,7 +8,6 @@ truncates.
 import os
 import threading
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -43,7 +42,7 @@ class InterpretedBackend(TritonBackend):
         return f"Triton {triton.__version__} in its interpreter"
 
     def run(self, kernel, grid, *arguments, **options):
-        with self.lock, accesses_checked(arguments):
+        with self.lock, patched_once(), accesses_checked(arguments):
             super().run(kernel, grid, *arguments, **options)
 
 
@@ -56,7 +55,6 @@ def accesses_checked(tensors):
     """Raise ``OutOfBounds`` where an unmasked load or store lies outside ``tensors``."""
     from triton.runtime import interpreter
 
-    prepare()
     extents = sorted(extent(part) for part in tensors if isinstance(part, torch.Tensor))
     starts = np.array([start for start, _ in extents], dtype=np.uint64)
     stops = np.maximum.accumulate(np.array([stop for _, stop in extents], dtype=np.uint64))
@@ -98,16 +96,26 @@ def extent(tensor):
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
-@cache
-def prepare():
-    """Half of the interpreter's time goes into replacing the language's functions anew for each
-    call of a helper; the launch of the kernel has done that."""
-    from triton.runtime.interpreter import InterpretedFunction
+@contextmanager
+def patched_once():
+    """The interpreter replaces the language's functions anew for each call of a helper, in half of
+    its time. Once for each module of helpers in a launch is enough."""
+    from triton.runtime import interpreter
 
-    if hasattr(InterpretedFunction, "rewrite"):
-        InterpretedFunction.__call__ = lambda self, *args, **options: self.rewrite()(
-            *args, **options
-        )
+    function, call = interpreter.InterpretedFunction, interpreter.InterpretedFunction.__call__
+    modules = set()
+
+    def call_once(self, *arguments, **options):
+        if id(self.fn.__globals__) not in modules:
+            modules.add(id(self.fn.__globals__))
+            return call(self, *arguments, **options)
+        return self.rewrite()(*arguments, **options)
+
+    function.__call__ = call_once
+    try:
+        yield
+    finally:
+        function.__call__ = call
 
 
 register(InterpretedBackend("triton_interpreted"), automatic=False)

@@ -35,7 +35,7 @@ def test_accesses_inside_pass(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_load_one_beyond(dtype):
     buffer = torch.zeros(16, dtype=dtype)
-    with pytest.raises(Exception, match="OutOfBounds.*load of 1 elements"):
+    with pytest.raises(Exception, match=r"OutOfBounds.*load of 1 elements"):
         copy(buffer[:5], buffer[8:13], 6, 5)
 
 
@@ -43,7 +43,7 @@ def test_load_one_beyond(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_store_two_beyond(dtype):
     buffer = torch.zeros(16, dtype=dtype)
-    with pytest.raises(Exception, match="OutOfBounds.*store of 2 elements"):
+    with pytest.raises(Exception, match=r"OutOfBounds.*store of 2 elements"):
         copy(buffer[:5], buffer[8:13], 5, 7)
 
 

@@ -1,5 +1,7 @@
 """``address``: one program per sequence, the memory and all weightings in registers."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton

@@ -40,7 +40,11 @@ def layout_of(sizes: Sizes) -> InterfaceLayout:
     )
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def _contiguous_if(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
@@ -156,9 +160,10 @@ class TritonBackend(Backend):
             self.run(kernels().address_kernel, (batch,), *arguments, weights, **blocks)
             return weights, []
         tiled = self.tiled(memory, heads=heads, taps=taps)
-        parameters = HeadParameters(*arguments[1:6], memory, memory)
-        chain = tiled.address(parameters, arguments[6])
-        tiled.finish(weights, chain, parameters)
+        _, *parameters, previous = arguments
+        given = _addressing(*parameters)
+        chain = tiled.address(given, previous)
+        tiled.finish(weights, chain, given)
         return weights, []
 
     def address_backward(
@@ -185,12 +190,12 @@ class TritonBackend(Backend):
         tiled = self.tiled(memory, heads=heads, taps=taps)
         d_weights, _, *parameters, previous = arguments
         widths = (*(part.shape[1:].numel() for part in given[1:6]), 0, 0)
-        given_heads = HeadParameters(*parameters, memory, memory)
+        given_heads = _addressing(*parameters)
         chain = tiled.address(given_heads, previous)
         parts = tiled.gradient_parts(sum(widths))
         d_all_weights = tiled.weighting()
         means = tiled.finish_backward(
-            (None, None, d_weights),
+            [None, None, d_weights],
             None,
             d_all_weights,
             chain=chain,
@@ -237,7 +242,7 @@ class TritonBackend(Backend):
         else:
             tiled = self.tiled(memory, heads=heads, read_heads=heads)
             d_reads, _, weights = arguments
-            tiled.finish_backward((d_reads, None, None), *results, weights=weights)
+            tiled.finish_backward([d_reads, None, None], *results, weights=weights)
         return results
 
     def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
@@ -270,7 +275,7 @@ class TritonBackend(Backend):
         width = erase.shape[1:].numel()
         parts = tiled.gradient_parts(2 * width)
         tiled.finish_backward(
-            (None, d_written, None),
+            [None, d_written, None],
             *results[:2],
             weights=others[0],
             erase=others[1],
@@ -318,15 +323,16 @@ class TritonBackend(Backend):
         sizes: Sizes,
     ) -> tuple[Tensor, ...]:
         given = memory, interface, previous_weights
-        arguments = _contiguous(grad_read_vectors, grad_memory, grad_weights, *given)
-        results = _like(*given)
+        grads = _contiguous_if(grad_read_vectors, grad_memory, grad_weights)
+        arguments, results = _contiguous(*given), _like(*given)
         row = self.on_chip(memory, sizes.num_heads, sizes.taps)
         if row is not None:
             blocks = self.step_blocks(row, memory, sizes)
-            self.run(kernels().step_backward_kernel, (sizes.batch,), *arguments, *results, **blocks)
+            kernel = kernels().step_backward_kernel
+            self.run(kernel, (sizes.batch,), *grads, *arguments, *results, **blocks)
             return results
         tiled = self.tiled_step(memory, sizes)
-        *grads, _, raw, previous = arguments
+        _, raw, previous = arguments
         d_memory, d_interface, d_previous = results
         layout = layout_of(sizes)
         heads = split(raw, layout.widths)
@@ -335,7 +341,7 @@ class TritonBackend(Backend):
         d_heads = split(parts, layout.widths)
         d_finish, d_weights = tiled.whole_memory(), tiled.weighting()
         means = tiled.finish_backward(
-            tuple(grads),
+            grads,
             d_finish,
             d_weights,
             chain=chain,
@@ -381,6 +387,7 @@ class TritonBackend(Backend):
             "C": sizes.hidden_size,
             "BC": self.table.controller_rows,
             "BK": self.table.controller_columns,
+            "warps": row.sequence_warps,
         }
 
     def sequence(
@@ -438,7 +445,7 @@ class TritonBackend(Backend):
         self.run(
             kernels().sequence_kernel,
             (sizes.batch,),
-            *_contiguous(*arguments[:4], arguments.lengths, memory, weights),
+            *_contiguous_if(*arguments[:4], arguments.lengths, memory, weights),
             reads,
             hidden,
             cell,
@@ -526,7 +533,7 @@ class TritonBackend(Backend):
         self.run(
             kernels().sequence_backward_kernel,
             (sizes.batch,),
-            *_contiguous(
+            *_contiguous_if(
                 *grads[:4],
                 arguments.recurrent_weight,
                 arguments.interface_weight,
@@ -553,6 +560,14 @@ class TritonBackend(Backend):
         )
         d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
         return d_gates, d_interface, d_state
+
+
+def _addressing(
+    key: Tensor, strength: Tensor, gate: Tensor, shift: Tensor, sharpening: Tensor
+) -> HeadParameters:
+    """Parameters of heads that write nothing."""
+    none = key.new_empty(0)
+    return HeadParameters(key, strength, gate, shift, sharpening, none, none)
 
 
 def _shaped(results: Iterable[Tensor], like: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -586,7 +601,6 @@ def _weight_gradients(
         d_interface.sum(0),
     )
     recurrent, weight, bias = (
-        result.to(like.dtype)
-        for result, like in zip(results, arguments[1:4], strict=True)
+        result.to(like.dtype) for result, like in zip(results, arguments[1:4], strict=True)
     )
     return recurrent, weight, bias

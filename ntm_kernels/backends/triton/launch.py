@@ -15,6 +15,7 @@ class OnChip(NamedTuple):
 
     elements: int  # of the padded memory; one in float64 counts as two
     warps: int
+    sequence_warps: int
 
 
 class Table(NamedTuple):
@@ -23,16 +24,17 @@ class Table(NamedTuple):
     ``on_chip`` goes by increasing size: the first row that holds the memory serves the call.
     A backward holds about six blocks of the memory's size at once (memory, its gradient and
     intermediate products), so a row gives a thread at most 16 elements of each: 96 registers, and
-    as many for the weightings and addresses.
+    as many for the weightings and addresses. ``sequence`` also multiplies by the controller's
+    matrices, which more warps load faster than the memory alone would want.
     """
 
     on_chip: tuple[OnChip, ...] = (
         # One warp: reductions are shuffles, and no barrier waits for anyone.
-        OnChip(elements=512, warps=1),
+        OnChip(elements=512, warps=1, sequence_warps=4),
         # Reductions over the locations cross warps, so no more of them than the memory needs.
-        OnChip(elements=2048, warps=4),
+        OnChip(elements=2048, warps=4, sequence_warps=8),
         # The paper's 128 x 20, padded to 128 x 32. With 16 warps a thread has only 128 registers.
-        OnChip(elements=4096, warps=8),
+        OnChip(elements=4096, warps=8, sequence_warps=8),
     )
     # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
     head_elements: int = 2048
@@ -88,7 +90,7 @@ TABLE = Table()
 
 def padded(size: int) -> int:
     """The smallest power of two that holds ``size``."""
-    return 1 << max(size - 1, 0).bit_length()
+    return 1 << max(int(size) - 1, 0).bit_length()
 
 
 def _scale(dtype: torch.dtype) -> int:

@@ -10,6 +10,8 @@ segment, keeping each memory, then walks back through it. It stores the gradient
 of the interface vectors; those of the weights are matrix products over all steps, outside.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton
@@ -35,9 +37,7 @@ def matvec(
         i_k = k + tl.arange(0, BK)
         vector = stages.load(p_vector + i_k, i_k < K, total.dtype)
         inside = row_inside[:, None] & (i_k < K)[None, :]
-        block = stages.load(
-            p_matrix + i_row[:, None] * stride + i_k[None, :], inside, total.dtype
-        )
+        block = stages.load(p_matrix + i_row[:, None] * stride + i_k[None, :], inside, total.dtype)
         total += tl.sum(block * vector[None, :], 1)
     return total
 
@@ -93,9 +93,7 @@ def controller(
             gate_inside = i_gate < i_q * C + C
             gates = stages.load(p_projected + i_gate, gate_inside, ACC)
             stride = K + C
-            gates = matvec(
-                gates, p_recurrent_weight, p_reads, i_gate, gate_inside, stride, K, BK
-            )
+            gates = matvec(gates, p_recurrent_weight, p_reads, i_gate, gate_inside, stride, K, BK)
             gates = matvec(
                 gates, p_recurrent_weight + K, p_state, i_gate, gate_inside, stride, C, BK
             )
@@ -299,9 +297,9 @@ def sequence_kernel(
         p_state += i_b * C
         p_cell += i_b * C
 
-    for t in range(0, length):
+    for t in range(length):
         i_tb = t * B + i_b
-        if p_checkpoints is not None:
+        if p_checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
             if t % every == 0:
                 p = p_checkpoints + (t // every * B + i_b) * N * M
                 stages.store_rows(p, memory, i_n, i_m, N, M)
@@ -433,7 +431,7 @@ def sequence_backward_kernel(
         fill_zero(p_d_interface + (t * B + i_b) * P, P, ACC, BC)
 
     segments = (length + every - 1) // every
-    for reverse in range(0, segments):
+    for reverse in range(segments):
         start = (segments - 1 - reverse) * every
         stop = tl.minimum(start + every, length)
         p = p_checkpoints + (start // every * B + i_b) * N * M
@@ -447,7 +445,7 @@ def sequence_backward_kernel(
             memory = stages.write(memory, weights, p + ERASE, p + ADD, R, W, M, True)
         tl.debug_barrier()
 
-        for back in range(0, stop - start):
+        for back in range(stop - start):
             t = stop - 1 - back
             i_tb = t * B + i_b
             p = p_segment + ((t - start) * B + i_b) * N * M

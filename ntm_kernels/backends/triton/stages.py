@@ -2,8 +2,8 @@
 
 Names are those of the reference. One naming code everywhere: ``p_x`` points at x of the program's
 own sequence, ``i_x`` is an index block, ``d_x`` the gradient of the loss with respect to x. Sizes
-are compile-time: H, N, M, S, R, W as in the reference, and ``BH``, ``BN``, ``BM``, ``BS`` the powers
-of two that hold them. Blocks are in the arithmetic dtype ``ACC``: ``memory [BN, BM]``, a weighting
+are compile-time: H, N, M, S, R, W as in the reference, and the powers of two that hold them ``BH``,
+``BN``, ``BM``, ``BS``. Blocks are in the arithmetic dtype ``ACC``: ``memory [BN, BM]``, a weighting
 of all heads ``[BH, BN]``, taps ``[BH, BS]``, one number per head ``[BH]``.
 
 Beyond the sizes, memory, weightings and taps are 0. Heads are a dimension of the weightings, so
@@ -14,6 +14,8 @@ loops over them.
 ``seen`` says that a gradient summed over tiles has a first part already; False where one program
 sees the whole memory.
 """
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
 
 from __future__ import annotations
 
@@ -345,9 +347,7 @@ def powers_of(shifted, sharpening):
 
 
 @triton.jit
-def sharpen_backward(
-    d_weights, weights, shifted, peak, total, sharpening, mean, inside
-):
+def sharpen_backward(d_weights, weights, shifted, peak, total, sharpening, mean, inside):
     """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
     ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``; ``mean`` is ``Σ_i dw_i w_i``."""
     empty = peak == 0
@@ -430,7 +430,13 @@ def address_backward(
 ):
     """Gradients of the memory and the previous weights, from what ``address`` returned as
     ``chain``; stores those of the parameters."""
-    weights, alike, inverse_norms, key_square, memory_square = chain[0], chain[1], chain[2], chain[3], chain[4]
+    weights, alike, inverse_norms, key_square, memory_square = (
+        chain[0],
+        chain[1],
+        chain[2],
+        chain[3],
+        chain[4],
+    )
     focus, gated, shifted, peak, total = chain[5], chain[6], chain[7], chain[8], chain[9]
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N

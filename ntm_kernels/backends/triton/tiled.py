@@ -16,6 +16,8 @@ are views into its interface vector, P apart; those of ``address`` and ``write``
 their own. Gradients of parameters come in parts ``[B, G, D]``, laid out like an interface vector.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton
@@ -52,9 +54,7 @@ def power_total(
 
 
 @triton.jit
-def part_total(
-    p_parts, G, H: tl.constexpr, BH: tl.constexpr, BG: tl.constexpr, ACC: tl.constexpr
-):
+def part_total(p_parts, G, H: tl.constexpr, BH: tl.constexpr, BG: tl.constexpr, ACC: tl.constexpr):
     """The sum of every head's parts."""
     parts = stages.load_rows(p_parts, tl.arange(0, BH), tl.arange(0, BG), H, G, ACC)
     return tl.sum(parts, 1)
@@ -68,7 +68,9 @@ def store_part(p_parts, part, i_g, G, H: tl.constexpr):
 
 
 @triton.jit
-def load_at(p, index, inside, H: tl.constexpr, N: tl.constexpr, BH: tl.constexpr, ACC: tl.constexpr):
+def load_at(
+    p, index, inside, H: tl.constexpr, N: tl.constexpr, BH: tl.constexpr, ACC: tl.constexpr
+):
     """Some locations of a weighting of all heads: ``[BH, len(index)]``."""
     i_h = tl.arange(0, BH)
     mask = (i_h[:, None] < H) & inside[None, :]
@@ -501,9 +503,7 @@ def scores_backward_kernel(
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
         memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
-        alike, inverse_norms, key_square, memory_square = stages.similarity(
-            memory, p_key, H, M, BH
-        )
+        alike, inverse_norms, key_square, memory_square = stages.similarity(memory, p_key, H, M, BH)
         scores = load_at(p_scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
         d_focus = load_at(p_d_focus + i_b * H * N, i_n, inside, H, N, BH, ACC)
         focus = focus_at(scores, top, total, inside)
@@ -545,8 +545,6 @@ def combine_kernel(
     for start in range(0, G, BG):
         i_g = start + tl.arange(0, BG)
         inside = (i_g < G)[:, None] & (i_d < D)[None, :]
-        parts = stages.load(
-            p_parts + i_b * G * D + i_g[:, None] * D + i_d[None, :], inside, ACC
-        )
+        parts = stages.load(p_parts + i_b * G * D + i_g[:, None] * D + i_d[None, :], inside, ACC)
         total += tl.sum(parts, 0)
     tl.store(p_total + i_b * D + i_d, total, mask=i_d < D)

@@ -71,12 +71,12 @@ class Tiled:
 
     def launch(self, kernel: Any, *arguments: Any, **sizes: Any) -> None:
         grid = (self.batch, self.programs)
-        self.run(kernel, grid, *arguments, self.programs, self.run_length, **self.head_sizes, **sizes)
+        self.run(
+            kernel, grid, *arguments, self.programs, self.run_length, **self.head_sizes, **sizes
+        )
 
     def weighting(self) -> Tensor:
-        return self.memory.new_empty(
-            self.batch, self.heads, self.memory.shape[1], dtype=self.dtype
-        )
+        return self.memory.new_empty(self.batch, self.heads, self.memory.shape[1], dtype=self.dtype)
 
     def whole_memory(self) -> Tensor:
         return self.memory.new_empty(self.memory.shape, dtype=self.dtype)
@@ -111,7 +111,12 @@ class Tiled:
             self.weighting(), self.part(), self.part(), self.weighting(), self.part(), self.part()
         )
         self.launch(
-            self.kernels.scores_kernel, self.memory, heads.key, heads.strength, *chain[:3], **self.words
+            self.kernels.scores_kernel,
+            self.memory,
+            heads.key,
+            heads.strength,
+            *chain[:3],
+            **self.words,
         )
         self.launch(
             self.kernels.shift_kernel,
@@ -159,7 +164,7 @@ class Tiled:
 
     def finish_backward(
         self,
-        grads: tuple[Tensor | None, ...],
+        grads: list[Tensor | None],
         d_memory: Tensor | None,
         d_weights: Tensor,
         *,
@@ -171,7 +176,7 @@ class Tiled:
         d_erase: Tensor | None = None,
         d_add: Tensor | None = None,
     ) -> Tensor | None:
-        """From gradients of read vectors, written memory and weights to those of memory and weights.
+        """From ``grads`` of read vectors, memory and weights after, to those before.
 
         Weights are given or found by the ``chain``; then the parts of ``Σ dw w`` are returned.
         """
