@@ -26,6 +26,7 @@ from ntm_kernels.backends.base import (
 )
 from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
+from ntm_kernels.backends.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -200,4 +201,5 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 register(ReferenceBackend())
+register(TritonBackend())
 register(NativeBackend())
