@@ -6,7 +6,7 @@ headers. Where it cannot be built the package is installed without it, and one l
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
-    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined; preload their runtime
+    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
@@ -151,7 +151,7 @@ class BuildNative(build_ext):
         from torch.utils.cpp_extension import include_paths, library_paths
 
         sanitizers = os.environ.get("NTM_KERNELS_SANITIZE")
-        sanitize = [f"-fsanitize={sanitizers}", "-g"] if sanitizers else []
+        sanitize = [f"-fsanitize={sanitizers}", "-g", "-O1"] if sanitizers else []
         common = [
             *compiler,
             *COMPILE_FLAGS,
