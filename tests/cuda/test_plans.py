@@ -64,7 +64,7 @@ STREAMED = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case, limit, away", STREAMED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("case", "limit", "away"), STREAMED, ids=lambda value: str(value))
 def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
     """Tiles of the memory, and where it must be the weightings, come from global memory."""
     limit *= 2 if dtype == torch.float64 else 1
