@@ -8,13 +8,9 @@ Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
-<<<<<<< HEAD
-    NTM_KERNELS_SANITIZE          sanitizers to build in, as -fsanitize names them; preload their runtime
+    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
     TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)
-=======
-    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
->>>>>>> ad4c5e38b81b44c7f9668be29c2cb6157a20a383
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
