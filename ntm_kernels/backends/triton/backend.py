@@ -117,7 +117,8 @@ class TritonBackend(Backend):
 
     def on_chip(self, memory: Tensor, heads: int, taps: int = 1) -> OnChip | None:
         """The table's row for a memory that one program can hold; ``None`` if it goes in tiles."""
-        return self.table.fitting(*memory.shape[1:], heads, taps, memory.dtype)
+        _, locations, words = memory.shape
+        return self.table.fitting(locations, words, heads, taps, memory.dtype)
 
     def blocks(
         self, row: OnChip, memory: Tensor, heads: int, taps: int = 0, **sizes: Any
@@ -465,17 +466,16 @@ class TritonBackend(Backend):
             BP=4 * self.table.controller_rows,
             **self.sequence_blocks(row, memory, sizes, controller),
         )
-        none = memory.new_empty(0)
         outputs = SequenceOutputs(
             hidden=all_hidden,
             read_vectors=all_reads,
             memory=final_memory,
             weights=final_weights,
             final_read_vectors=reads,
-            final_hidden=none if hidden is None else hidden,
-            final_cell=none.clone() if cell is None else cell,
-            trace_weights=none,
-            trace_interface=none,
+            final_hidden=memory.new_empty(0) if hidden is None else hidden,
+            final_cell=memory.new_empty(0) if cell is None else cell,
+            trace_weights=memory.new_empty(0),
+            trace_interface=memory.new_empty(0),
         )
         return outputs, saved
 

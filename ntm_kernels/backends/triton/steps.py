@@ -88,7 +88,6 @@ def sequence(
         if save and is_lstm:
             cells[t] = state[4]
 
-    none = like.new_empty(0)
     memory, weights, reads, *controller = state
     outputs = SequenceOutputs(
         hidden=all_hidden,
@@ -96,10 +95,10 @@ def sequence(
         memory=memory,
         weights=weights,
         final_read_vectors=reads,
-        final_hidden=controller[0] if is_lstm else none,
-        final_cell=controller[1] if is_lstm else none.clone(),
-        trace_weights=none,
-        trace_interface=none,
+        final_hidden=controller[0] if is_lstm else like.new_empty(0),
+        final_cell=controller[1] if is_lstm else like.new_empty(0),
+        trace_weights=like.new_empty(0),
+        trace_interface=like.new_empty(0),
     )
     return outputs, saved
 

@@ -349,8 +349,7 @@ def finish_backward_kernel(
             tl.debug_barrier()
         store_at(p_d_all_weights + i_b * H * N, d_weights, i_n, inside, H, N)
         mean += tl.sum(d_weights * weights, 1)
-    if p_means is not None:
-        store_part(p_means + i_b * H * G, mean, i_g, G, H)
+    store_part(p_means + i_b * H * G, mean, i_g, G, H)
 
 
 @triton.jit

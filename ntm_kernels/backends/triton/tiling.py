@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ntm_kernels.backends.triton.launch import Table, padded
@@ -49,7 +48,7 @@ class Tiled:
         self.batch, locations, words = memory.shape
         self.heads, self.read_heads = heads, read_heads
         self.dtype = arithmetic_dtype(memory.dtype)
-        tile, programs = table.tile(*memory.shape, heads, self.dtype)
+        tile, programs = table.tile(self.batch, locations, words, heads, self.dtype)
         tiles = -(-locations // tile)
         self.run_length = tile * -(-tiles // programs)
         self.programs = -(-locations // self.run_length)
@@ -175,12 +174,12 @@ class Tiled:
         add: Tensor | None = None,
         d_erase: Tensor | None = None,
         d_add: Tensor | None = None,
-    ) -> Tensor | None:
+    ) -> Tensor:
         """From ``grads`` of read vectors, memory and weights after, to those before.
 
-        Weights are given or found by the ``chain``; then the parts of ``Σ dw w`` are returned.
+        Weights are given, or found by the ``chain``. Returns the parts of ``Σ dw w``.
         """
-        means = None if chain is None else self.part()
+        means = self.part()
         self.launch(
             self.kernels.finish_backward_kernel,
             *grads,
@@ -264,4 +263,4 @@ class Tiled:
 
 def split(flat: Tensor, widths: tuple[int, ...]) -> HeadParameters:
     """Views of the groups of parameters along the last dimension."""
-    return HeadParameters(*torch.split(flat, widths, -1))
+    return HeadParameters(*flat.split(list(widths), -1))
