@@ -8,6 +8,7 @@ Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
+    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
     TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)
     MAX_JOBS                      compilations at a time (default: one per core)
@@ -215,9 +216,12 @@ class BuildKernels(build_ext):
         compiler, torch_version = require_compiler(), require_torch()
         from torch.utils.cpp_extension import include_paths, library_paths
 
+        sanitizers = os.environ.get("NTM_KERNELS_SANITIZE")
+        sanitize = [f"-fsanitize={sanitizers}", "-g", "-O1"] if sanitizers else []
         common = [
             *compiler,
             *COMPILE_FLAGS,
+            *sanitize,
             f'-DNTM_TORCH_VERSION="{torch_version}"',
             "-Icsrc",
             *(f"-isystem{path}" for path in include_paths("cpu")),
@@ -237,7 +241,7 @@ class BuildKernels(build_ext):
 
         objects = [str(target) for _, target in commands]
         paths = [f"-L{path}" for path in library_paths("cpu")]
-        linking = [*compiler, *objects, *paths, *LINK_FLAGS]
+        linking = [*compiler, *sanitize, *objects, *paths, *LINK_FLAGS]
         run([*linking, *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(library)])
         return f"{', '.join(ISAS)}; {shlex.join(compiler)}; torch {torch_version}"
 

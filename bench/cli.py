@@ -99,8 +99,10 @@ def _run(options: argparse.Namespace) -> int:
         runner.side_by_side(case.subject, case.measured, these, case.workload)
 
     base_name = automatic(options.device)
-    table = results.ratio_table(runner.rows, base_name)
     found = ceilings(options.device, options.threads)
+    table = results.ratio_table(runner.rows, base_name)
+    if "sequence" in options.subject:
+        table += "\n" + results.roofline_table(runner.rows, found)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table, encoding="utf-8")
     (folder / "ceilings.json").write_text(json.dumps(asdict(found), indent=2) + "\n")

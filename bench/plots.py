@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator, StrMethodFormatter
 
 from bench import results
 from bench.machine import Ceilings
@@ -122,6 +122,7 @@ def _scaling_panel(
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     panel.grid(alpha=0.25)
     if exponents:
         place = {"x": 0.98, "y": 0.02, "ha": "right", "va": "bottom", "fontsize": 7}
@@ -147,7 +148,7 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings, names: Sequence[str]) -> F
             f"{place} {bandwidth / 1e9:.0f} GB/s",
             (low, low * bandwidth / 1e9),
             fontsize=7,
-            xytext=(3, 6),
+            xytext=(8, 0),
             textcoords="offset points",
         )
     bend = ceilings.flops / max(ceilings.bandwidth.values())

@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench.machine import ROOT, Environment
-from bench.workload import Workload
+from bench.machine import ROOT, Ceilings, Environment
+from bench.workload import Workload, sequence_cost
 
 FOLDER = ROOT / "bench" / "results"
 ROWS = "rows.csv"
@@ -150,6 +150,27 @@ def ratio_table(rows: list[Row], base: str) -> str:
         lines.append(
             f"| {subject} | {measured} | {describe(workload)} | {unit} | {' | '.join(cells)} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def roofline_table(rows: list[Row], ceilings: Ceilings) -> str:
+    """Markdown: what whole sequences reach of the machine's limits, by ``sequence_cost``."""
+    places = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in ceilings.bandwidth.items())
+    lines = [
+        f"Limits: {ceilings.flops / 1e9:.0f} GFLOP/s; GB/s: {places} ({ceilings.method}).",
+        "",
+        "| pass | sizes | contender | GFLOP/s | of the limit | GB/s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if row.subject == "sequence" and row.contender != "lstm":
+            cost, seconds = sequence_cost(row.workload, row.measured), row.median / 1e3
+            flops = cost.flops / seconds
+            lines.append(
+                f"| {row.measured} | {describe(row.workload)} | {row.contender} "
+                f"| {number(flops / 1e9)} | {flops / ceilings.flops:.1%} "
+                f"| {number(cost.bytes / seconds / 1e9)} |"
+            )
     return "\n".join(lines) + "\n"
 
 

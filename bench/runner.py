@@ -47,7 +47,7 @@ class Runner:
                 unit=subject.unit,
                 **stats._asdict(),
                 other_cores=float("nan") if other_cores is None else round(other_cores, 2),
-                method=subject.method,
+                method=subject.method(entry.workload),
                 workload=entry.workload,
                 environment=self._environment,
             )

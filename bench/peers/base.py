@@ -46,4 +46,4 @@ class Peer(Contender):
 
 
 def _places(package: Any) -> list[Path]:
-    return [Path(place).resolve().parent for place in package.__path__]
+    return [Path(place).resolve().parent for place in getattr(package, "__path__", [])]

@@ -53,14 +53,16 @@ class Subject(ABC):
         about: what it is, for ``--list``.
         passes: what of it can be measured.
         unit: of the numbers.
-        method: how they are obtained, for the results.
     """
 
     name: str
     about: str
     passes: tuple[str, ...]
     unit: str
-    method: str
+
+    @abstractmethod
+    def method(self, workload: Workload) -> str:
+        """How the numbers are obtained, for the results."""
 
     @abstractmethod
     def measure(self, entries: Sequence[Entry], measured: str, limits: Limits) -> Outcome:
@@ -69,7 +71,10 @@ class Subject(ABC):
 
 class TimedSubject(Subject):
     unit = "ms"
-    method = "interleaved calls in one process"
+
+    def method(self, workload: Workload) -> str:
+        clock = "CUDA events" if torch.device(workload.device).type == "cuda" else "perf_counter"
+        return f"interleaved in one process, {clock}"
 
     @abstractmethod
     def job(self, contender: Contender, workload: Workload, measured: str) -> Job:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from bench.contenders import Contender, Unsupported, live
+from bench.machine import ROOT
 from bench.peers import parse
 from bench.peers.base import Peer
 from bench.subjects.base import Entry, Outcome, Subject, copy_batch
@@ -35,7 +36,13 @@ class Memory(Subject):
     about = "peak memory of forward, loss and backward, above that of the idle process"
     passes = ("iteration",)
     unit = "MiB"
-    method = "fresh process; CUDA: max_memory_allocated, Linux: VmHWM after clear_refs"
+
+    def method(self, workload: Workload) -> str:
+        if torch.device(workload.device).type == "cuda":
+            return "fresh process, max_memory_allocated"
+        if sys.platform == "linux":
+            return "fresh process, VmHWM after clear_refs, less VmRSS"
+        return "fresh process, growth of ru_maxrss"
 
     def measure(self, entries: Sequence[Entry], measured: str, limits: Limits) -> Outcome:
         outcome = Outcome()
@@ -53,7 +60,7 @@ def _in_fresh_process(entry: Entry) -> float:
     peer = f"{contender.name}={contender.path}" if isinstance(contender, Peer) else None
     question = json.dumps({"contender": contender.name, "peer": peer, "workload": asdict(workload)})
     command = [sys.executable, "-m", "bench.subjects.memory", question]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise Unsupported(last) if done.returncode == 3 else RuntimeError(last)

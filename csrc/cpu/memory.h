@@ -19,8 +19,8 @@ template <typename T>
 inline void read_backward(const Sizes& s, const T* memory, int64_t heads, const T* weights,
                           int64_t row, const T* d_read_vectors, T* d_weights, int64_t d_row,
                           T* d_memory) {
-  gemm<T>(heads, s.locations, s.word, {d_read_vectors, s.word}, {memory, s.stride()}, d_weights, d_row,
-          d_weights, d_row);
+  gemm<T>(heads, s.locations, s.word, {d_read_vectors, s.word}, {memory, s.stride()}, d_weights,
+          d_row, d_weights, d_row);
   gemm<T>(s.word, s.locations, heads, {d_read_vectors, 1, s.word}, {weights, row}, d_memory,
           s.stride(), d_memory, s.stride());
 }
@@ -56,9 +56,62 @@ struct Products {
   }
 };
 
-// d_memory [M][N] becomes that of the memory before; d_weights [W][N] is added to; d_erase and d_add
-// [W, M]. Products over the other heads are prefixes times suffixes, never a division: 1 − w e may be
-// exactly 0.
+// The part of write_backward that goes through Π_h (1 − w_h e_h). Few heads, a fixed number, keep
+// their sums in registers; 0 stands for any number, in `products`.
+template <typename T, int Fixed>
+inline void erase_backward(const Sizes& s, const T* memory, const T* weights, int64_t row,
+                           const T* erase, Products<T>& products, T* d_memory, T* d_weights,
+                           int64_t d_row, T* d_erase) {
+  constexpr int L = kLanes<T>, room = Fixed ? Fixed : 1;
+  const int64_t stride = s.stride(), word = s.word, heads = Fixed ? Fixed : s.write_heads;
+  for (int64_t m = 0; m < word; ++m) {
+    Vec<T> few_sums[room] = {};
+    for (int64_t h = 0; !Fixed && h < heads; ++h) store(products.d_erase + h * L, Vec<T>{});
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      T* const d = d_memory + m * stride + i;
+      const Vec<T> d_written = load(d, n);
+      Vec<T> few_before[room];
+      Vec<T> kept = broadcast(T(1));
+#pragma GCC unroll 5
+      for (int64_t h = 0; h < heads; ++h) {
+        if constexpr (Fixed) {
+          few_before[h] = kept;
+        } else {
+          store(products.before + h * L, kept);
+        }
+        kept -= kept * (load(weights + h * row + i, n) * erase[h * word + m]);
+      }
+      Vec<T> pull = d_written * load(memory + m * stride + i, n);
+#pragma GCC unroll 5
+      for (int64_t h = heads - 1; h >= 0; --h) {
+        const Vec<T> w = load(weights + h * row + i, n);
+        Vec<T> d_kept;
+        if constexpr (Fixed) {
+          d_kept = pull * few_before[h];
+          few_sums[h] += d_kept * w;
+        } else {
+          d_kept = pull * load(products.before + h * L);
+          store(products.d_erase + h * L, load(products.d_erase + h * L) + d_kept * w);
+        }
+        T* const d_w = d_weights + h * d_row + i;
+        store(d_w, load(d_w, n) - d_kept * erase[h * word + m], n);
+        if (h) pull -= pull * (w * erase[h * word + m]);
+      }
+      store(d, d_written * kept, n);
+    });
+    for (int64_t h = 0; h < heads; ++h) {
+      if constexpr (Fixed) {
+        d_erase[h * word + m] = -sum<T>(few_sums[h]);
+      } else {
+        d_erase[h * word + m] = -sum<T>(load(products.d_erase + h * L));
+      }
+    }
+  }
+}
+
+// d_memory [M][N] becomes that of the memory before; d_weights [W][N] is added to; d_erase and
+// d_add [W, M]. Products over the other heads are prefixes times suffixes, never a division: 1 − w
+// e may be exactly 0.
 template <typename T>
 inline void write_backward(const Sizes& s, const T* memory, const T* weights, int64_t row,
                            const T* erase, const T* add, Products<T>& products, T* d_memory,
@@ -67,31 +120,23 @@ inline void write_backward(const Sizes& s, const T* memory, const T* weights, in
   dots<T>(s.write_heads, word, s.locations, weights, row, d_memory, stride, d_add, word);
   gemm<T>(s.write_heads, s.locations, word, {add, word}, {d_memory, stride}, d_weights, d_row,
           d_weights, d_row);
-  constexpr int L = kLanes<T>;
-  for (int64_t m = 0; m < word; ++m) {
-    for (int64_t h = 0; h < s.write_heads; ++h) store(products.d_erase + h * L, Vec<T>{});
-    each<T>(s.locations, [&](int64_t i, auto n) {
-      T* d = d_memory + m * stride + i;
-      const Vec<T> d_written = load(d, n);
-      Vec<T> kept = broadcast(T(1));
-      for (int64_t h = 0; h < s.write_heads; ++h) {
-        store(products.before + h * L, kept);
-        kept -= kept * (load(weights + h * row + i, n) * erase[h * word + m]);
-      }
-      Vec<T> pull = d_written * load(memory + m * stride + i, n);
-      for (int64_t h = s.write_heads - 1; h >= 0; --h) {
-        const Vec<T> w = load(weights + h * row + i, n);
-        const Vec<T> d_kept = pull * load(products.before + h * L);
-        T* d_w = d_weights + h * d_row + i;
-        store(d_w, load(d_w, n) - d_kept * erase[h * word + m], n);
-        store(products.d_erase + h * L, load(products.d_erase + h * L) - d_kept * w);
-        pull -= pull * (w * erase[h * word + m]);
-      }
-      store(d, d_written * kept, n);
-    });
-    for (int64_t h = 0; h < s.write_heads; ++h) {
-      d_erase[h * word + m] = sum<T>(load(products.d_erase + h * L));
-    }
+  const auto backward = [&](auto heads) {
+    erase_backward<T, heads.value>(s, memory, weights, row, erase, products, d_memory, d_weights,
+                                   d_row, d_erase);
+  };
+  switch (s.write_heads) {
+    case 1:
+      return backward(std::integral_constant<int, 1>{});
+    case 2:
+      return backward(std::integral_constant<int, 2>{});
+    case 3:
+      return backward(std::integral_constant<int, 3>{});
+    case 4:
+      return backward(std::integral_constant<int, 4>{});
+    case 5:
+      return backward(std::integral_constant<int, 5>{});
+    default:
+      return backward(std::integral_constant<int, 0>{});
   }
 }
 

@@ -26,6 +26,7 @@ from ntm_kernels.backends.base import (
 )
 from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
+from ntm_kernels.backends.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -76,7 +77,9 @@ class _Ambient(threading.local):
     """What ``use_backend`` asks for in this thread. torch.compile guards on it, which it cannot on
     a context variable."""
 
-    backend: str | None = None
+    # Set per instance: torch.compile of torch 2.11 reads a class attribute past the instance's.
+    def __init__(self) -> None:
+        self.backend: str | None = None
 
 
 _ambient = _Ambient()
@@ -198,4 +201,5 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 register(ReferenceBackend())
+register(TritonBackend())
 register(NativeBackend())

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import tests.triton.interpreted  # noqa: F401  (registers itself)
 from ntm_kernels.backends import BackendError, get
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -41,6 +42,7 @@ TABLE = (
     Entry("triton", "cuda"),
     Entry("cuda_emulated", "cpu", largest=20_000),
     Entry("triton_interpreted", "cpu", largest=20_000),
+    Entry("triton_tiled_interpreted", "cpu", largest=500),
 )
 
 LIVE = tuple(entry for entry in TABLE if entry.why_not() is None)

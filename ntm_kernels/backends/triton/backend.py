@@ -1,0 +1,606 @@
+"""The ``Backend`` interface over the kernels: allocate, pick launch parameters, launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.backends.base import (
+    Backend,
+    Problem,
+    SequenceArguments,
+    SequenceOutputs,
+    Sizes,
+)
+from ntm_kernels.backends.triton import steps
+from ntm_kernels.backends.triton.launch import TABLE, OnChip, Table, padded
+from ntm_kernels.backends.triton.tiling import Tiled, split
+from ntm_kernels.interface import HeadParameters, InterfaceLayout
+from ntm_kernels.reference import activate, arithmetic_dtype
+
+
+@cache
+def kernels() -> ModuleType:
+    """All kernels; imported on the first call, since not every machine has Triton."""
+    from ntm_kernels.backends.triton import kernels as module
+
+    return module
+
+
+def layout_of(sizes: Sizes) -> InterfaceLayout:
+    return InterfaceLayout(
+        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
+    )
+
+
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def _contiguous_if(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """New contiguous tensors."""
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone(memory_format=torch.contiguous_format)
+
+
+class TritonBackend(Backend):
+    """The Triton kernels on devices of ``device_type``, with the launch parameters of ``table``.
+
+    ROCm's devices are called ``cuda`` too.
+    """
+
+    def __init__(
+        self, name: str = "triton", device_type: str = "cuda", table: Table = TABLE
+    ) -> None:
+        self.name = name
+        self.device_type = device_type
+        self.table = table
+
+    def unavailable(self) -> str | None:
+        if find_spec("triton") is None:
+            return "the package triton is not installed"
+        if not torch.cuda.is_available():
+            return "torch sees no GPU"
+        return None
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if problem.device != self.device_type:
+            return f"runs on {self.device_type} devices, the tensors are on {problem.device}"
+        return self.table.too_large(problem)
+
+    def describe(self) -> str:
+        import triton
+
+        platform = "ROCm" if torch.version.hip else "CUDA"
+        return f"Triton {triton.__version__} kernels on {platform} devices"
+
+    def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
+        if op != "sequence":
+            return []
+        steps = (sizes.time, sizes.batch)
+        hidden_size = sizes.hidden_size if controller == "lstm" else 0
+        return [
+            (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
+            (*steps, sizes.num_heads, sizes.memory_size),
+            (*steps, layout_of(sizes).size),
+            (*steps, 4 * hidden_size),
+            (*steps, hidden_size),
+        ]
+
+    def run(
+        self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int, **sizes: Any
+    ) -> None:
+        """Launch ``kernel`` on the device of its tensors, on the current stream."""
+        if 0 in grid:
+            return
+        device = next(part.device for part in arguments if isinstance(part, Tensor))
+        guard: AbstractContextManager[Any] = nullcontext()
+        if device.type == "cuda":
+            guard = torch.cuda.device(device)
+        with guard:
+            # One stage: a pipelined loop would load what the step before has yet to store.
+            kernel[grid](*arguments, **sizes, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+
+    def on_chip(self, memory: Tensor, heads: int, taps: int = 1) -> OnChip | None:
+        """The table's row for a memory that one program can hold; ``None`` if it goes in tiles."""
+        return self.table.fitting(*memory.shape[1:], heads, taps, memory.dtype)
+
+    def blocks(
+        self, row: OnChip, memory: Tensor, heads: int, taps: int = 0, **sizes: Any
+    ) -> dict[str, Any]:
+        """Launch parameters and compile-time sizes of a program that holds the whole memory."""
+        _, locations, words = memory.shape
+        if taps:
+            sizes |= {"S": taps, "BS": padded(taps)}
+        return {
+            "N": locations,
+            "M": words,
+            "BH": padded(heads),
+            "BN": padded(locations),
+            "BM": padded(words),
+            "ACC": kernels().ACC[arithmetic_dtype(memory.dtype)],
+            "warps": row.warps,
+            **sizes,
+        }
+
+    def tiled(self, memory: Tensor, **sizes: Any) -> Tiled:
+        return Tiled(self.run, kernels(), self.table, memory.contiguous(), **sizes)
+
+    def address(
+        self,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        arguments = _contiguous(memory, key, strength, gate, shift, sharpening, previous_weights)
+        (weights,) = _like(previous_weights)
+        batch, heads, taps = shift.shape
+        row = self.on_chip(memory, heads, taps)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, taps, H=heads)
+            self.run(kernels().address_kernel, (batch,), *arguments, weights, **blocks)
+            return weights, []
+        tiled = self.tiled(memory, heads=heads, taps=taps)
+        _, *parameters, previous = arguments
+        given = _addressing(*parameters)
+        chain = tiled.address(given, previous)
+        tiled.finish(weights, chain, given)
+        return weights, []
+
+    def address_backward(
+        self,
+        grad_weights: Tensor,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        given = memory, key, strength, gate, shift, sharpening, previous_weights
+        arguments, results = _contiguous(grad_weights, *given), _like(*given)
+        batch, heads, taps = shift.shape
+        row = self.on_chip(memory, heads, taps)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, taps, H=heads)
+            self.run(kernels().address_backward_kernel, (batch,), *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled(memory, heads=heads, taps=taps)
+        d_weights, _, *parameters, previous = arguments
+        widths = (*(part.shape[1:].numel() for part in given[1:6]), 0, 0)
+        given_heads = _addressing(*parameters)
+        chain = tiled.address(given_heads, previous)
+        parts = tiled.gradient_parts(sum(widths))
+        d_all_weights = tiled.weighting()
+        means = tiled.finish_backward(
+            [None, None, d_weights],
+            None,
+            d_all_weights,
+            chain=chain,
+            sharpening=given_heads.sharpening,
+        )
+        tiled.address_backward(
+            d_all_weights,
+            means,
+            chain,
+            given_heads,
+            previous,
+            split(parts, widths),
+            None,
+            results[0],
+            results[6],
+        )
+        total = tiled.combine(parts, parts.new_empty(batch, sum(widths)))
+        d_heads = split(total, widths)
+        return (results[0], *_shaped(d_heads[:5], given[1:6]), results[6])
+
+    def read(self, memory: Tensor, weights: Tensor) -> Tensor:
+        batch, heads, _ = weights.shape
+        arguments = _contiguous(memory, weights)
+        reads = memory.new_empty(batch, heads, memory.shape[2])
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, R=heads)
+            self.run(kernels().read_kernel, (batch,), *arguments, reads, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, read_heads=heads)
+            tiled.finish(arguments[1], reads=reads)
+        return reads
+
+    def read_backward(
+        self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        batch, heads, _ = weights.shape
+        arguments = _contiguous(grad_read_vectors, memory, weights)
+        results = _like(memory, weights)
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, R=heads)
+            self.run(kernels().read_backward_kernel, (batch,), *arguments, *results, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, read_heads=heads)
+            d_reads, _, weights = arguments
+            tiled.finish_backward([d_reads, None, None], *results, weights=weights)
+        return results
+
+    def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+        batch, heads, _ = weights.shape
+        arguments = _contiguous(memory, weights, erase, add)
+        (written,) = _like(memory)
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, W=heads)
+            self.run(kernels().write_kernel, (batch,), *arguments, written, **blocks)
+        else:
+            tiled = self.tiled(memory, heads=heads, write_heads=heads)
+            _, weights, erase, add = arguments
+            tiled.finish(weights, erase=erase, add=add, written=written)
+        return written
+
+    def write_backward(
+        self, grad_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
+    ) -> tuple[Tensor, ...]:
+        batch, heads, _ = weights.shape
+        arguments = _contiguous(grad_memory, memory, weights, erase, add)
+        results = _like(memory, weights, erase, add)
+        row = self.on_chip(memory, heads)
+        if row is not None:
+            blocks = self.blocks(row, memory, heads, W=heads)
+            self.run(kernels().write_backward_kernel, (batch,), *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled(memory, heads=heads, write_heads=heads)
+        d_written, _, *others = arguments
+        width = erase.shape[1:].numel()
+        parts = tiled.gradient_parts(2 * width)
+        tiled.finish_backward(
+            [None, d_written, None],
+            *results[:2],
+            weights=others[0],
+            erase=others[1],
+            add=others[2],
+            d_erase=parts[..., :width],
+            d_add=parts[..., width:],
+        )
+        total = tiled.combine(parts, parts.new_empty(batch, 2 * width))
+        return (*results[:2], *_shaped(total.split(width, -1), (erase, add)))
+
+    def step(
+        self,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        sizes: Sizes,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        arguments = _contiguous(memory, interface, previous_weights)
+        reads = memory.new_empty(sizes.batch, sizes.num_read_heads, sizes.word_size)
+        written, weights = _like(memory, previous_weights)
+        results = reads, written, weights
+        row = self.on_chip(memory, sizes.num_heads, sizes.taps)
+        if row is not None:
+            blocks = self.step_blocks(row, memory, sizes)
+            self.run(kernels().step_kernel, (sizes.batch,), *arguments, *results, **blocks)
+            return *results, []
+        tiled = self.tiled_step(memory, sizes)
+        _, raw, previous = arguments
+        heads = split(raw, layout_of(sizes).widths)
+        chain = tiled.address(heads, previous)
+        tiled.finish(weights, chain, heads, heads.erase, heads.add, reads, written)
+        return *results, []
+
+    def step_backward(
+        self,
+        grad_read_vectors: Tensor | None,
+        grad_memory: Tensor | None,
+        grad_weights: Tensor | None,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+    ) -> tuple[Tensor, ...]:
+        given = memory, interface, previous_weights
+        grads = _contiguous_if(grad_read_vectors, grad_memory, grad_weights)
+        arguments, results = _contiguous(*given), _like(*given)
+        row = self.on_chip(memory, sizes.num_heads, sizes.taps)
+        if row is not None:
+            blocks = self.step_blocks(row, memory, sizes)
+            kernel = kernels().step_backward_kernel
+            self.run(kernel, (sizes.batch,), *grads, *arguments, *results, **blocks)
+            return results
+        tiled = self.tiled_step(memory, sizes)
+        _, raw, previous = arguments
+        d_memory, d_interface, d_previous = results
+        layout = layout_of(sizes)
+        heads = split(raw, layout.widths)
+        chain = tiled.address(heads, previous)
+        parts = tiled.gradient_parts(layout.size)
+        d_heads = split(parts, layout.widths)
+        d_finish, d_weights = tiled.whole_memory(), tiled.weighting()
+        means = tiled.finish_backward(
+            grads,
+            d_finish,
+            d_weights,
+            chain=chain,
+            sharpening=heads.sharpening,
+            erase=heads.erase,
+            add=heads.add,
+            d_erase=d_heads.erase,
+            d_add=d_heads.add,
+        )
+        tiled.address_backward(
+            d_weights, means, chain, heads, previous, d_heads, d_finish, d_memory, d_previous
+        )
+        tiled.combine(parts, d_interface)
+        return results
+
+    def tiled_step(self, memory: Tensor, sizes: Sizes) -> Tiled:
+        return self.tiled(
+            memory,
+            heads=sizes.num_heads,
+            taps=sizes.taps,
+            read_heads=sizes.num_read_heads,
+            write_heads=sizes.num_write_heads,
+            stride=layout_of(sizes).size,
+        )
+
+    def step_blocks(self, row: OnChip, memory: Tensor, sizes: Sizes) -> dict[str, Any]:
+        return self.blocks(
+            row,
+            memory,
+            sizes.num_heads,
+            sizes.taps,
+            R=sizes.num_read_heads,
+            W=sizes.num_write_heads,
+            P=layout_of(sizes).size,
+        )
+
+    def sequence_blocks(
+        self, row: OnChip, memory: Tensor, sizes: Sizes, controller: str
+    ) -> dict[str, Any]:
+        return {
+            **self.step_blocks(row, memory, sizes),
+            "LSTM": controller == "lstm",
+            "C": sizes.hidden_size,
+            "BC": self.table.controller_rows,
+            "BK": self.table.controller_columns,
+            "warps": row.sequence_warps,
+        }
+
+    def sequence(
+        self,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save_for_backward: bool,
+        return_trace: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        keep = save_for_backward or return_trace
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        if row is None:
+            outputs, saved = steps.sequence(self, arguments, sizes, save_for_backward, keep)
+        else:
+            outputs, saved = self.persistent(
+                row, arguments, sizes, controller, save_for_backward, keep
+            )
+        if return_trace:
+            outputs = outputs._replace(
+                # A copy if the backward is to read the original: the trace is the caller's.
+                trace_weights=saved[1].to(arguments.weights.dtype, copy=save_for_backward),
+                trace_interface=_activated(saved[2], layout_of(sizes)),
+            )
+        return outputs, saved if save_for_backward else []
+
+    def persistent(
+        self,
+        row: OnChip,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save: bool,
+        keep: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        """The whole sequence in one launch, as ``steps.sequence`` does it in many."""
+        memory, weights = arguments.memory, arguments.weights
+        is_lstm = controller == "lstm"
+        reads, hidden, cell = map(_copy, arguments[6:9])
+        assert reads is not None
+        shape = (sizes.time, sizes.batch, sizes.hidden_size)
+        all_hidden = (memory if hidden is None else hidden).new_empty(shape)
+        all_reads = reads.new_empty(sizes.time, *reads.shape)
+        final_memory, final_weights = _like(memory, weights)
+
+        shapes = self.saved_shapes("sequence", sizes, controller)
+        if not keep:
+            shapes[2] = (sizes.batch, layout_of(sizes).size)
+        wanted = save, keep, True, save, save
+        saved = [
+            memory.new_empty(shape if here else 0, dtype=arithmetic_dtype(memory.dtype))
+            for shape, here in zip(shapes, wanted, strict=True)
+        ]
+        checkpoints, all_weights, interface, gates, cells = saved
+        self.run(
+            kernels().sequence_kernel,
+            (sizes.batch,),
+            *_contiguous_if(*arguments[:4], arguments.lengths, memory, weights),
+            reads,
+            hidden,
+            cell,
+            all_hidden,
+            all_reads,
+            final_memory,
+            final_weights,
+            checkpoints if save else None,
+            all_weights if keep else None,
+            interface,
+            gates if save and is_lstm else None,
+            cells if save and is_lstm else None,
+            sizes.time,
+            sizes.batch,
+            sizes.checkpoint_every,
+            KEEP=keep,
+            BP=4 * self.table.controller_rows,
+            **self.sequence_blocks(row, memory, sizes, controller),
+        )
+        none = memory.new_empty(0)
+        outputs = SequenceOutputs(
+            hidden=all_hidden,
+            read_vectors=all_reads,
+            memory=final_memory,
+            weights=final_weights,
+            final_read_vectors=reads,
+            final_hidden=none if hidden is None else hidden,
+            final_cell=none.clone() if cell is None else cell,
+            trace_weights=none,
+            trace_interface=none,
+        )
+        return outputs, saved
+
+    def sequence_backward(
+        self,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        read_vectors: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, ...]:
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        if row is None:
+            d_gates, d_interface, d_state = steps.sequence_backward(
+                self, grads, arguments, hidden, saved, sizes, layout_of(sizes)
+            )
+        else:
+            d_gates, d_interface, d_state = self.persistent_backward(
+                row, grads, arguments, hidden, saved, sizes, controller
+            )
+        none = saved[0].new_empty(0)
+        d_controller = d_state[3:] if controller == "lstm" else (none, none.clone())
+        return (
+            d_gates.to(arguments.projected_input.dtype),
+            *_weight_gradients(d_gates, d_interface, arguments, hidden, read_vectors),
+            *d_state[:3],
+            *d_controller,
+        )
+
+    def persistent_backward(
+        self,
+        row: OnChip,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """One launch, as ``steps.sequence_backward`` does it in many."""
+        checkpoints, all_weights, interface, gates, cells = saved
+        is_lstm = controller == "lstm"
+        # What the kernel carries from step to step begins as the gradient of the final state.
+        carried = [
+            None if like is None else like.new_zeros(like.shape) if grad is None else _copy(grad)
+            for grad, like in zip(grads[4:7], arguments[6:9], strict=True)
+        ]
+        d_memory, d_weights = _like(arguments.memory, arguments.weights)
+        d_gates = checkpoints.new_empty(arguments.projected_input.shape)
+        (d_interface,) = _like(interface)
+        length = min(sizes.checkpoint_every, sizes.time)
+        segment = checkpoints.new_empty(length, *checkpoints.shape[1:])
+        self.run(
+            kernels().sequence_backward_kernel,
+            (sizes.batch,),
+            *_contiguous_if(
+                *grads[:4],
+                arguments.recurrent_weight,
+                arguments.interface_weight,
+                arguments.lengths,
+                arguments.weights,
+                arguments.cell,
+                hidden,
+            ),
+            checkpoints,
+            all_weights,
+            interface,
+            gates if is_lstm else None,
+            cells if is_lstm else None,
+            segment,
+            d_memory,
+            d_weights,
+            *carried,
+            d_gates,
+            d_interface,
+            sizes.time,
+            sizes.batch,
+            sizes.checkpoint_every,
+            **self.sequence_blocks(row, arguments.memory, sizes, controller),
+        )
+        d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
+        return d_gates, d_interface, d_state
+
+
+def _addressing(
+    key: Tensor, strength: Tensor, gate: Tensor, shift: Tensor, sharpening: Tensor
+) -> HeadParameters:
+    """Parameters of heads that write nothing."""
+    none = key.new_empty(0)
+    return HeadParameters(key, strength, gate, shift, sharpening, none, none)
+
+
+def _shaped(results: Iterable[Tensor], like: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Contiguous results in the shapes and dtypes of ``like``."""
+    return tuple(
+        result.reshape(target.shape).to(target.dtype).contiguous()
+        for result, target in zip(results, like, strict=True)
+    )
+
+
+def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
+    heads = activate(interface, layout)
+    return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
+
+
+def _weight_gradients(
+    d_gates: Tensor,
+    d_interface: Tensor,
+    arguments: SequenceArguments,
+    hidden: Tensor,
+    read_vectors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the recurrent weight, the interface's weight and its bias: products over all steps."""
+    seen = steps.before(arguments.read_vectors, read_vectors).flatten(2)
+    if arguments.hidden is not None:
+        seen = torch.cat((seen, steps.before(arguments.hidden, hidden)), -1)
+    d_interface = d_interface.flatten(0, 1)
+    results = (
+        torch.mm(d_gates.flatten(0, 1).mT, seen.flatten(0, 1).to(d_gates.dtype)),
+        torch.mm(d_interface.mT, hidden.flatten(0, 1).to(d_interface.dtype)),
+        d_interface.sum(0),
+    )
+    recurrent, weight, bias = (
+        result.to(like.dtype) for result, like in zip(results, arguments[1:4], strict=True)
+    )
+    return recurrent, weight, bias

@@ -1,0 +1,98 @@
+"""Which kernels serve which sizes, with what launch parameters: one table, no autotuning."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ntm_kernels.backends.base import Problem
+from ntm_kernels.reference import arithmetic_dtype
+
+
+class OnChip(NamedTuple):
+    """One program per sequence, the memory in registers."""
+
+    elements: int  # of the padded memory; one in float64 counts as two
+    warps: int
+    sequence_warps: int
+
+
+class Table(NamedTuple):
+    """Launch parameters.
+
+    ``on_chip`` goes by increasing size: the first row that holds the memory serves the call.
+    A backward holds about six blocks of the memory's size at once (memory, its gradient and
+    intermediate products), so a row gives a thread at most 16 elements of each: 96 registers, and
+    as many for the weightings and addresses. ``sequence`` also multiplies by the controller's
+    matrices, which more warps load faster than the memory alone would want.
+    """
+
+    on_chip: tuple[OnChip, ...] = (
+        # One warp: reductions are shuffles, and no barrier waits for anyone.
+        OnChip(elements=512, warps=1, sequence_warps=4),
+        # Reductions over the locations cross warps, so no more of them than the memory needs.
+        OnChip(elements=2048, warps=4, sequence_warps=8),
+        # The paper's 128 x 20, padded to 128 x 32. With 16 warps a thread has only 128 registers.
+        OnChip(elements=4096, warps=8, sequence_warps=8),
+    )
+    # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
+    head_elements: int = 2048
+    # Blocks of the controller's matrices in ``sequence``: rows (four gates, that many units each)
+    # and columns, two coalesced reads of 128 bytes; 16 elements a thread of 8 warps.
+    controller_rows: int = 16
+    controller_columns: int = 64
+    # What fits nowhere above goes tile by tile: 16 elements a thread of 4 warps, of which a
+    # multiprocessor holds several programs at once and hides the loads of one behind another.
+    tile_elements: int = 2048
+    tile_warps: int = 4
+    # Programs in all, several for each of some hundred multiprocessors, and per sequence: every
+    # program reads the parts of all those of its sequence.
+    programs: int = 1024
+    programs_per_sequence: int = 256
+    # Parts and their elements that ``combine`` takes at once.
+    combine_block: tuple[int, int] = (16, 128)
+
+    def fitting(
+        self, locations: int, words: int, heads: int, taps: int, dtype: torch.dtype
+    ) -> OnChip | None:
+        """The row that holds such a memory on the chip, if one does."""
+        scale = _scale(dtype)
+        beside = padded(heads) * max(padded(locations), padded(taps))
+        if beside * scale > self.head_elements:
+            return None
+        elements = padded(locations) * padded(words) * scale
+        return next((row for row in self.on_chip if elements <= row.elements), None)
+
+    def tile(
+        self, batch: int, locations: int, words: int, heads: int, dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """Locations of a tile, and programs per sequence at most."""
+        scale = _scale(dtype)
+        beside = self.head_elements // (padded(heads) * scale)
+        rows = min(self.tile_elements // (padded(words) * scale), beside)
+        rows = max(1, min(rows, padded(locations)))
+        programs = max(self.programs // max(batch, 1), 1)
+        return rows, min(programs, self.programs_per_sequence, beside)
+
+    def too_large(self, problem: Problem) -> str | None:
+        """Why no kernel serves ``problem``; ``None`` if one does."""
+        sizes, scale = problem.sizes, _scale(problem.memory_dtype)
+        if padded(sizes.word_size) * scale > self.tile_elements:
+            return f"words of {sizes.word_size} elements do not fit in a tile"
+        if padded(sizes.num_heads) * padded(max(sizes.taps, 1)) * scale > self.head_elements:
+            return f"{sizes.num_heads} heads with {sizes.taps} taps do not fit in registers"
+        return None
+
+
+TABLE = Table()
+
+
+def padded(size: int) -> int:
+    """The smallest power of two that holds ``size``."""
+    return 1 << max(int(size) - 1, 0).bit_length()
+
+
+def _scale(dtype: torch.dtype) -> int:
+    """Registers of 4 bytes per element."""
+    return 2 if arithmetic_dtype(dtype) == torch.float64 else 1

@@ -1,0 +1,245 @@
+"""``step``: one program per sequence, the memory and all weightings in registers."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ntm_kernels.backends.triton import stages
+
+
+@triton.jit
+def step(
+    memory,
+    previous,
+    p_interface,
+    p_reads,
+    p_copy,
+    R: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    S: tl.constexpr,
+    BH: tl.constexpr,
+    BS: tl.constexpr,
+):
+    """Memory and weights after the step; stores the read vectors."""
+    H: tl.constexpr = R + W
+    p_strength = p_interface + H * M
+    p_gate = p_strength + H
+    p_shift = p_gate + H
+    p_sharpening = p_shift + H * S
+    p_erase = p_sharpening + H
+    p_add = p_erase + W * M
+    chain = stages.address(
+        memory,
+        previous,
+        p_interface,
+        p_strength,
+        p_gate,
+        p_shift,
+        p_sharpening,
+        H,
+        N,
+        M,
+        S,
+        BH,
+        BS,
+        True,
+    )
+    weights = chain[0]
+    stages.read(memory, weights, p_reads, p_copy, False, R, M)
+    return stages.write(memory, weights, p_erase, p_add, R, W, M, True), weights
+
+
+@triton.jit
+def step_backward(
+    d_memory,
+    d_weights,
+    memory,
+    previous,
+    p_interface,
+    p_d_reads,
+    p_d_more,
+    p_d_interface,
+    R: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    S: tl.constexpr,
+    BH: tl.constexpr,
+    BS: tl.constexpr,
+):
+    """Gradients of the memory and the previous weights; stores that of the interface vector."""
+    H: tl.constexpr = R + W
+    p_strength = p_interface + H * M
+    p_gate = p_strength + H
+    p_shift = p_gate + H
+    p_sharpening = p_shift + H * S
+    p_erase = p_sharpening + H
+    p_add = p_erase + W * M
+    p_d_strength = p_d_interface + H * M
+    p_d_gate = p_d_strength + H
+    p_d_shift = p_d_gate + H
+    p_d_sharpening = p_d_shift + H * S
+    p_d_erase = p_d_sharpening + H
+    p_d_add = p_d_erase + W * M
+    chain = stages.address(
+        memory,
+        previous,
+        p_interface,
+        p_strength,
+        p_gate,
+        p_shift,
+        p_sharpening,
+        H,
+        N,
+        M,
+        S,
+        BH,
+        BS,
+        True,
+    )
+    d_memory, d_weights = stages.write_backward(
+        d_memory,
+        d_weights,
+        memory,
+        chain[0],
+        p_erase,
+        p_add,
+        p_d_erase,
+        p_d_add,
+        False,
+        R,
+        W,
+        M,
+        True,
+    )
+    d_memory, d_weights = stages.read_backward(
+        d_memory, d_weights, memory, chain[0], p_d_reads, p_d_more, R, M
+    )
+    d_addressed, d_previous = stages.address_backward(
+        d_weights,
+        chain,
+        memory,
+        previous,
+        p_interface,
+        p_strength,
+        p_gate,
+        p_shift,
+        p_sharpening,
+        p_d_interface,
+        p_d_strength,
+        p_d_gate,
+        p_d_shift,
+        p_d_sharpening,
+        H,
+        N,
+        M,
+        S,
+        BH,
+        BS,
+        True,
+    )
+    return d_memory + d_addressed, d_previous
+
+
+@triton.jit
+def step_kernel(
+    p_memory,  # [B, N, M]
+    p_interface,  # [B, P]
+    p_previous,  # [B, H, N]
+    p_reads,  # [B, R, M]
+    p_written,  # [B, N, M]
+    p_weights,  # [B, H, N]
+    R: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    BH: tl.constexpr,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+    BS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    H: tl.constexpr = R + W
+    i_b = tl.program_id(0).to(tl.int64)
+    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
+    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
+    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
+    memory, weights = step(
+        memory,
+        previous,
+        p_interface + i_b * P,
+        p_reads + i_b * R * M,
+        None,
+        R,
+        W,
+        N,
+        M,
+        S,
+        BH,
+        BS,
+    )
+    stages.store_rows(p_written + i_b * N * M, memory, i_n, i_m, N, M)
+    stages.store_rows(p_weights + i_b * H * N, weights, i_h, i_n, H, N)
+
+
+@triton.jit
+def step_backward_kernel(
+    p_d_reads,  # [B, R, M] or None
+    p_d_written,  # [B, N, M] or None
+    p_d_weights,  # [B, H, N] or None
+    p_memory,  # [B, N, M]
+    p_interface,  # [B, P]
+    p_previous,  # [B, H, N]
+    p_d_memory,
+    p_d_interface,
+    p_d_previous,
+    R: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    BH: tl.constexpr,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+    BS: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    H: tl.constexpr = R + W
+    i_b = tl.program_id(0).to(tl.int64)
+    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
+    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
+    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
+    d_memory, d_weights = tl.zeros_like(memory), tl.zeros_like(previous)
+    if p_d_written is not None:
+        d_memory = stages.load_rows(p_d_written + i_b * N * M, i_n, i_m, N, M, ACC)
+    if p_d_weights is not None:
+        d_weights = stages.load_rows(p_d_weights + i_b * H * N, i_h, i_n, H, N, ACC)
+    if p_d_reads is not None:
+        p_d_reads += i_b * R * M
+    d_memory, d_previous = step_backward(
+        d_memory,
+        d_weights,
+        memory,
+        previous,
+        p_interface + i_b * P,
+        p_d_reads,
+        None,
+        p_d_interface + i_b * P,
+        R,
+        W,
+        N,
+        M,
+        S,
+        BH,
+        BS,
+    )
+    stages.store_rows(p_d_memory + i_b * N * M, d_memory, i_n, i_m, N, M)
+    stages.store_rows(p_d_previous + i_b * H * N, d_previous, i_h, i_n, H, N)
