@@ -90,8 +90,8 @@ class Emulated:
         dtype = torch.float32
         return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
 
-    def step(self, sizes: Sizes) -> tuple[Counts, Counts]:
-        """Forward and backward of ``step``, with every gradient given."""
+    def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
+        """Forward of ``step``, and its backward with every gradient given."""
         generator = torch.Generator().manual_seed(0)
         batch, rows, heads = sizes.batch, sizes.memory_size, sizes.num_heads
         memory = torch.randn(batch, rows, sizes.word_size, generator=generator)
@@ -102,6 +102,8 @@ class Emulated:
         )
         reads, written, weights, saved = result
         forward = self.summarise(launches, [memory, written], batch)
+        if not backward:
+            return [forward]
         d_reads, d_written, d_weights = (
             torch.randn(output.shape, generator=generator) for output in (reads, written, weights)
         )
@@ -109,9 +111,9 @@ class Emulated:
         launches, result = self.measure(
             lambda: self.backend.step_backward(*given, weights, saved, sizes)
         )
-        return forward, self.summarise(launches, [memory, d_written, result[0]], batch)
+        return [forward, self.summarise(launches, [memory, d_written, result[0]], batch)]
 
-    def sequence(self, sizes: Sizes, controller: str) -> tuple[Counts, Counts]:
+    def sequence(self, sizes: Sizes, controller: str) -> list[Counts]:
         """Forward and backward of one step: the difference between a sequence and half of it."""
         half = sizes._replace(time=sizes.time // 2)
         whole, part = self._sequence(sizes, controller), self._sequence(half, controller)
@@ -121,10 +123,7 @@ class Emulated:
         products = gates * inputs + _layout(sizes).size * hidden
         forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
-        return (
-            forward._replace(multiply_adds=products),
-            backward._replace(multiply_adds=products),
-        )
+        return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
 
     def _sequence(self, sizes: Sizes, controller: str) -> tuple[Counts, Counts]:
         generator = torch.Generator().manual_seed(0)

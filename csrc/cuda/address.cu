@@ -2,6 +2,7 @@
 #include "launch.cuh"
 #include "on_chip.cuh"
 #include "plan.cuh"
+#include "tiled.cuh"
 
 namespace ntm {
 
@@ -85,16 +86,50 @@ __global__ void __launch_bounds__(kMaxThreads, 1) address_backward_kernel(
   store_vector(block, d_heads.sharpening, params.d_sharpening, b * H, H);
 }
 
+static TiledCall tiled_call(const NtmAddressParams& params) {
+  TiledCall call = {};
+  call.sizes = params.sizes;
+  call.memory = params.memory;
+  call.previous = params.previous_weights;
+  call.weights = params.weights;
+  call.key = params.key;
+  call.strength = params.strength;
+  call.gate = params.gate;
+  call.shift = params.shift;
+  call.sharpening = params.sharpening;
+  call.d_weights = params.d_weights;
+  call.d_memory = params.d_memory;
+  call.d_previous = params.d_previous;
+  call.d_key = params.d_key;
+  call.d_strength = params.d_strength;
+  call.d_gate = params.d_gate;
+  call.d_shift = params.d_shift;
+  call.d_sharpening = params.d_sharpening;
+  call.saved_weights = params.saved_weights;
+  call.workspace = params.workspace;
+  return call;
+}
+
 }  // namespace ntm
 
 extern "C" int ntm_cuda_address_forward(const NtmAddressParams* params, const NtmPlan* plan,
                                         void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_forward<double>(call, *plan, stream)
+                                               : ntm::tiled_forward<float>(call, *plan, stream);
+  }
   return ntm::dispatch(params, *plan, stream, ntm::address_forward_kernel<float>,
                        ntm::address_forward_kernel<double>, params->memory.dtype);
 }
 
 extern "C" int ntm_cuda_address_backward(const NtmAddressParams* params, const NtmPlan* plan,
                                          void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_backward<double>(call, *plan, stream)
+                                               : ntm::tiled_backward<float>(call, *plan, stream);
+  }
   return ntm::dispatch(params, *plan, stream, ntm::address_backward_kernel<float>,
                        ntm::address_backward_kernel<double>, params->memory.dtype);
 }

@@ -42,8 +42,8 @@ __device__ A through_taps(const A* taps, int S, int row, int N, int sign, F valu
 template <typename A>
 __device__ Pair<A> joined(const Pair<A>& one, const Pair<A>& other) {
   const A peak = larger(one.peak, other.peak);
-  const A sum = one.sum > 0 ? one.sum * exp_of(one.peak - peak) : A(0);
-  return {peak, other.sum > 0 ? sum + other.sum * exp_of(other.peak - peak) : sum};
+  const A sum = one.sum != 0 ? one.sum * exp_of(one.peak - peak) : A(0);
+  return {peak, other.sum != 0 ? sum + other.sum * exp_of(other.peak - peak) : sum};
 }
 
 // K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the softmax's pairs of β K.
@@ -66,6 +66,7 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
       if (row < tile.rows) {
+#pragma unroll 2
         for (int word = part; word < M; word += units.lanes) {
           const A m = tile(row, word);
           square += m * m;
@@ -98,7 +99,7 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
       if (i >= some) continue;
       const A peak = warp_max(pairs[i].peak);
-      const A term = pairs[i].sum > 0 ? pairs[i].sum * exp_of(pairs[i].peak - peak) : A(0);
+      const A term = pairs[i].sum != 0 ? pairs[i].sum * exp_of(pairs[i].peak - peak) : A(0);
       const A sum = warp_sum(term);
       Pair<A>& own = scores.own(head + i, block.warp);
       if (block.lane == 0) own = tile.fresh ? Pair<A>{peak, sum} : joined(own, {peak, sum});

@@ -9,7 +9,7 @@ constexpr int kMaxThreads = 512;
 constexpr unsigned kAllLanes = 0xffffffffu;
 // Heads that share one pass over the memory: enough for the common models, few enough registers.
 template <typename A>
-constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 4;
+constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 3;
 // Up to here a row's neighbours are gated again for every tap, which saves a barrier.
 constexpr int kFewTaps = 5;
 
@@ -79,7 +79,7 @@ __device__ A fold_sum(const Block& block, const Partials<A>& partials, int head)
   return warp_sum(sum);
 }
 
-// The maximum of x and the sum of e^(x - maximum), of all the warps' pairs.
+// The maximum of x and the sum of e^(x - maximum), of all the warps' pairs; {−∞, 0} of none.
 template <typename A>
 __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& partials, int head) {
   const Pair<A>* pairs = partials.of(head);
@@ -88,7 +88,7 @@ __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& par
   peak = warp_max(peak);
   A sum = 0;
   for (int i = block.lane; i < partials.count; i += kWarp)
-    sum += pairs[i].sum * exp_of(pairs[i].peak - peak);
+    if (pairs[i].sum != 0) sum += pairs[i].sum * exp_of(pairs[i].peak - peak);
   return {peak, warp_sum(sum)};
 }
 
@@ -162,13 +162,15 @@ class CountedPieces {
 
 class PlacedPieces {
  public:
-  // Block b of the grid has the b-th part of the workspace.
-  __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace)
+  // Sequence b of the batch has the b-th part of the workspace.
+  __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace, int64_t b,
+                          int64_t batch)
       : plan_(plan), shared_(shared), weightings_(shared) {
-    if (plan.weightings_away)
-      weightings_ =
-          static_cast<unsigned char*>(workspace) + blockIdx.x * (plan.workspace_bytes / gridDim.x);
+    if (workspace != nullptr && plan.weightings_away)
+      weightings_ = static_cast<unsigned char*>(workspace) + b * (plan.workspace_bytes / batch);
   }
+  __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace)
+      : PlacedPieces(plan, shared, workspace, blockIdx.x, gridDim.x) {}
   __device__ const NtmPlan& plan() const { return plan_; }
   template <typename V>
   __device__ V* take(int64_t) {

@@ -135,6 +135,7 @@ __device__ void read(const Block& block, const Tile<A>& tile, int column, const 
     const int some = min(kHeadsAtOnce<A>, heads - head);
     const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
     A sums[kHeadsAtOnce<A>] = {};
+#pragma unroll 2
     for (int row = block.lane; row < tile.rows; row += kWarp) {
       const A m = tile(row, column);
 #pragma unroll
@@ -155,6 +156,7 @@ __device__ void read(const Block& block, const Tile<A>& tile, int column, const 
 template <typename A>
 __device__ void write(const Block& block, const Tile<A>& tile, int column, const A* weights,
                       int heads, int N, const A* erase, const A* add) {
+#pragma unroll 2
   for (int row = block.lane; row < tile.rows; row += kWarp) {
     A kept = tile(row, column), added = 0;
 #pragma unroll 1
@@ -192,6 +194,7 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
       const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
       A sums[kHeadsAtOnce<A>] = {};
       if (row < tile.rows) {
+#pragma unroll 2
         for (int word = part; word < tile.words; word += units.lanes) {
           const A m = tile(row, word);
 #pragma unroll
@@ -224,6 +227,7 @@ __device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
     for (int head = 0; head < heads; ++head) {
       A sum = 0;
       if (row < tile.rows) {
+#pragma unroll 2
         for (int word = part; word < tile.words; word += units.lanes) {
           const A others = kept_by_others(head, heads, w, N, erase + word, tile.words);
           const int at = head * tile.words + word;
@@ -245,6 +249,7 @@ __device__ void write_backward_heads(const Block& block, const Tile<A>& tile,
 #pragma unroll 1
   for (int head = 0; head < heads; ++head) {
     A added = 0, erased = 0;
+#pragma unroll 2
     for (int row = block.lane; row < tile.rows; row += kWarp) {
       const A* w = weights + tile.first + row;
       const A pull = w[static_cast<int64_t>(head) * N] * d_written(row, column);

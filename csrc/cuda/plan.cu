@@ -4,12 +4,15 @@
 
 #include "plan.cuh"
 #include "sequence.cuh"
+#include "tiled.cuh"
 
 namespace ntm {
 
 namespace {
 
 constexpr int kLeastTileRows = 64;
+constexpr int kTiledThreads = 256;
+constexpr int kMostSequences = 65535;  // the second dimension of a grid
 
 // A thread for about four elements of the memory, or for what it has to do of the controller's
 // products, so that small problems do not pay for idle warps.
@@ -32,8 +35,19 @@ void lay_out(const Sizes& sizes, NtmPlan& plan) {
 }
 
 template <typename A>
+void lay_out_tiled(bool backward, const Sizes& sizes, NtmPlan& plan) {
+  CountedPieces pieces(plan);
+  const TiledSpace<A> space(pieces, sizes, plan.tile_rows, plan.threads / kWarp, backward);
+  (void)space;
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
+}
+
+template <typename A>
 void lay_out(int op, bool backward, const Sizes& sizes, NtmPlan& plan) {
-  if (op == NTM_SEQUENCE)
+  if (plan.tiled)
+    lay_out_tiled<A>(backward, sizes, plan);
+  else if (op == NTM_SEQUENCE)
     backward ? lay_out<SequenceBackwardSpace<A>>(sizes, plan)
              : lay_out<SequenceForwardSpace<A>>(sizes, plan);
   else
@@ -56,20 +70,42 @@ struct Planner {
 
   // As many rows at a time as fit beside all else, in whole warps if it can be.
   bool fit_rows() {
-    plan.tile_rows = 0;
-    count();
-    const int64_t fixed = plan.shared_bytes;
     plan.tile_rows = 32;
     count();
-    const int64_t rows = (limit - fixed) * 32 / (plan.shared_bytes - fixed);
+    const int64_t some = plan.shared_bytes;
+    plan.tile_rows = 64;
+    count();
+    const int64_t row_bytes = (plan.shared_bytes - some) / 32, fixed = some - 32 * row_bytes;
+    const int64_t rows = (limit - fixed) / row_bytes;
     plan.tile_rows = static_cast<int>(rows >= kWarp ? rows / kWarp * kWarp : rows);
     if (rows < 1) return false;
     count();
-    while (plan.shared_bytes > limit && plan.tile_rows > 0) {  // pieces are rounded up
+    while (plan.shared_bytes > limit && plan.tile_rows > 1) {  // pieces are rounded up
       plan.tile_rows -= 1;
       count();
     }
-    return plan.tile_rows > 0;
+    return plan.shared_bytes <= limit;
+  }
+
+  // Tiles for a grid of blocks, two to a multiprocessor if a row or more still fits so.
+  void tile(int whole) {
+    plan.tiled = plan.weightings_away = 1;
+    plan.threads = kTiledThreads;
+    if (given.batch > kMostSequences) {
+      snprintf(plan.why_not, sizeof plan.why_not,
+               "%d sequences of a memory that does not fit in shared memory, at most %d",
+               given.batch, kMostSequences);
+      return;
+    }
+    for (int64_t room : {std::min(whole / 2, 48 * 1024), whole}) {
+      limit = room;
+      if (fit_rows()) {
+        if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
+        count();
+        return;
+      }
+    }
+    refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
   // How many units of four rows fit in what room is left.
@@ -110,6 +146,10 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   planner.count();
   if (plan.shared_bytes <= shared_limit) {
     if (op == NTM_SEQUENCE) planner.place_weights();
+    return plan;
+  }
+  if (op == NTM_ADDRESS || op == NTM_STEP) {
+    planner.tile(shared_limit);
     return plan;
   }
   if (op != NTM_SEQUENCE) {

@@ -9,7 +9,8 @@
 
 namespace ntm {
 
-// `Held`: units of four rows of the recurrent weight that a warp holds in registers.
+// `Held`: units of four rows of the recurrent weight that a warp holds in registers; only beside a
+// memory that stays in shared memory.
 template <typename A, int Held>
 __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
@@ -18,7 +19,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
   const Sizes sizes(params.sizes);
   const bool is_lstm = sizes.is_lstm;
   const int64_t b = blockIdx.x, B = gridDim.x;
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared, Held > 0 ? nullptr : params.workspace);
   const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
   const Partials<Pair<A>> scores{space.scores, block.warps, 0},
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
   const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
   const int reads = sizes.R * M, weighting = sizes.H * N;
   const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
-  const bool resident = plan.tile_rows >= N;
+  const bool resident = Held > 0 || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
   const NtmArray checkpoints = plain<A>(params.checkpoints);

@@ -3,6 +3,7 @@
 #include "launch.cuh"
 #include "on_chip.cuh"
 #include "plan.cuh"
+#include "tiled.cuh"
 
 namespace ntm {
 
@@ -89,16 +90,46 @@ __global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(
   }
 }
 
+static TiledCall tiled_call(const NtmStepParams& params) {
+  TiledCall call = {};
+  call.sizes = params.sizes;
+  call.memory = params.memory;
+  call.previous = params.previous_weights;
+  call.weights = params.weights;
+  call.read_vectors = params.read_vectors;
+  call.written = params.written;
+  call.interface = params.interface;
+  call.d_weights = params.d_weights;
+  call.d_read_vectors = params.d_read_vectors;
+  call.d_written = params.d_written;
+  call.d_memory = params.d_memory;
+  call.d_previous = params.d_previous;
+  call.d_interface = params.d_interface;
+  call.saved_weights = params.saved_weights;
+  call.workspace = params.workspace;
+  return call;
+}
+
 }  // namespace ntm
 
 extern "C" int ntm_cuda_step_forward(const NtmStepParams* params, const NtmPlan* plan,
                                      void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_forward<double>(call, *plan, stream)
+                                               : ntm::tiled_forward<float>(call, *plan, stream);
+  }
   return ntm::dispatch(params, *plan, stream, ntm::step_forward_kernel<float>,
                        ntm::step_forward_kernel<double>, params->memory.dtype);
 }
 
 extern "C" int ntm_cuda_step_backward(const NtmStepParams* params, const NtmPlan* plan,
                                       void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_backward<double>(call, *plan, stream)
+                                               : ntm::tiled_backward<float>(call, *plan, stream);
+  }
   return ntm::dispatch(params, *plan, stream, ntm::step_backward_kernel<float>,
                        ntm::step_backward_kernel<double>, params->memory.dtype);
 }

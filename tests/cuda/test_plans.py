@@ -64,7 +64,7 @@ STREAMED = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("case", "limit", "away"), STREAMED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("case", "limit", "away"), STREAMED, ids=str)
 def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
     """Tiles of the memory, and where it must be the weightings, come from global memory."""
     limit *= 2 if dtype == torch.float64 else 1
@@ -85,3 +85,26 @@ def test_lengths_when_streamed(cramped):
     assert cramped(10_000, case, "backward").weightings_away
     lengths = torch.tensor([3, 0, 1, 2])
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)), lengths=lengths)
+
+
+TILED = [
+    (Case("address", 2, 70, 5, 3), 2_500),
+    (Case("address", 1, 130, 9, 1, shift_range=0), 3_000),
+    (Case("address", 2, 40, 3, 2, shift_range=50), 2_000),
+    (Case("step", 2, 70, 5, 1, 1), 2_500),
+    (Case("step", 1, 130, 9, 2, 3, shift_range=4), 10_000),
+    (Case("step", 1, 130, 9, 2, 3), 5_000),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("case", "limit"), TILED, ids=str)
+def test_memory_in_tiles(cramped, case, limit, dtype):
+    """Many blocks share a memory."""
+    limit *= 2 if dtype == torch.float64 else 1
+    for direction in ("forward", "backward"):
+        plan = cramped(limit, case, direction, dtype)
+        assert plan.why_not == b""
+        assert plan.tiled
+        assert plan.tile_rows < case.locations
+    assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))

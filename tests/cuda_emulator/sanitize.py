@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.cuda_emulator import build as emulator
 
 ROOT = Path(__file__).parents[2]
-SMALL = "cuda_emulated and not float64 and not test_compile and (test_sizes or test_lengths)"
+SMALL = "not test_compile and not float64 and (test_plans or test_sizes or test_lengths)"
 
 
 def run(variant, schedule, selection, arguments):
@@ -26,7 +26,9 @@ def run(variant, schedule, selection, arguments):
         "OMP_NUM_THREADS": "1",
         **(emulator.sanitizer_environment() if variant == "address" else {}),
     }
-    pytest = [sys.executable, "-m", "pytest", "-q", "tests/ops", "-k", selection, *arguments]
+    selection = f"(cuda_emulated or test_plans) and {selection}"
+    tests = ["tests/ops", "tests/cuda/test_plans.py"]
+    pytest = [sys.executable, "-m", "pytest", "-q", *tests, "-k", selection, *arguments]
     print(f"{variant}, schedule {schedule}: {selection}", flush=True)
     return subprocess.run(pytest, cwd=ROOT, env=environment).returncode
 
@@ -36,7 +38,7 @@ def main(arguments):
         print(f"no sanitizer runs: {why_not}")
         return 0
     everything = "--all" in arguments
-    selection = "cuda_emulated and not test_compile" if everything else SMALL
+    selection = "not test_compile" if everything else SMALL
     arguments = [argument for argument in arguments if argument != "--all"]
     # What the address sanitizer finds does not depend on the order.
     runs = [
