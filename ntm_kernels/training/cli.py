@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import platform
 import shlex
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 after an error, 130 after an interruption.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A run that writes to a file or a pipe is to be followed as it goes.
+        sys.stdout.reconfigure(line_buffering=True)
     options = vars(_parser().parse_args(arguments))
     command: Callable[[dict[str, Any]], int] = options.pop("command")
     try:

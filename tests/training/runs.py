@@ -52,7 +52,8 @@ def command(*words):
 
 
 def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
 def everything_but_time(run_dir):

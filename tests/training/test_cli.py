@@ -21,7 +21,7 @@ from tests.training.runs import (
 )
 
 pytest.importorskip("matplotlib")
-LONG = {**TINY, "batch_size": 5, "total_sequences": 2500, "checkpoint_every": 50}
+LONG = {**TINY, "batch_size": 5, "total_sequences": 1500, "checkpoint_every": 250}
 
 
 def start(run_dir, settings, *more):
@@ -73,7 +73,8 @@ def test_kill_and_resume_gives_the_same_run(tmp_path):
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_by_signal(tmp_path, which):
     process = start(tmp_path / "run", {**LONG, "total_sequences": 10**6})
-    wait_for(lambda: has_seen(tmp_path / "run", 50), process)
+    assert process.stdout.readline().startswith("training priority_sort"), "shown as it happens"
+    wait_for(lambda: has_seen(tmp_path / "run", 250), process)
     process.send_signal(which)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130
