@@ -170,7 +170,7 @@ def occupancy_cell(used: Resources | None, architecture: int, counts: Counts) ->
     blocks, share = resident_blocks(
         architecture, used.registers, counts.threads, counts.shared_bytes
     )
-    return f"{blocks} ({share:.0%})" if blocks else "does not fit"
+    return f"{blocks} ({share:.0%})" if blocks else ""
 
 
 def toolchain() -> str:
@@ -248,7 +248,8 @@ as they are loaded.
 ## Occupancy
 
 Blocks on a multiprocessor together, and the share of its warps that they fill, for float32 and the
-shared memory that the call asks for on sm_90.
+shared memory that the call asks for on sm_90; empty where a block has less, and the call is planned
+in another way.
 
 {occupancy}
 

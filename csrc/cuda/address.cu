@@ -19,7 +19,7 @@ __device__ void load_heads(const Block& block, const Heads<A>& heads,
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) address_forward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
     const __grid_constant__ NtmAddressParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) address_forward_kernel(
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) address_backward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
     const __grid_constant__ NtmAddressParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;

@@ -5,7 +5,9 @@
 namespace ntm {
 
 constexpr int kWarp = 32;
-constexpr int kMaxThreads = 512;
+// Of a block. Half for double, whose values take two registers each.
+template <typename A>
+constexpr int kMostThreads = sizeof(A) == 8 ? 256 : 512;
 constexpr unsigned kAllLanes = 0xffffffffu;
 // Heads that share one pass over the memory: enough for the common models, few enough registers.
 template <typename A>

@@ -16,12 +16,13 @@ constexpr int kMostSequences = 65535;  // the second dimension of a grid
 
 // A thread for about four elements of the memory, or for what it has to do of the controller's
 // products, so that small problems do not pay for idle warps.
-int threads_for(const NtmSizes& sizes) {
+int threads_for(const NtmSizes& sizes, bool is_double) {
   const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
   const int64_t controller = static_cast<int64_t>(sizes.hidden) * sizes.hidden / 8;
   const int64_t work = memory > controller ? memory : controller;
   int threads = 2 * kWarp;
-  while (threads < kMaxThreads && work > 4 * threads) threads *= 2;
+  const int most = is_double ? kMostThreads<double> : kMostThreads<float>;
+  while (threads < most && work > 4 * threads) threads *= 2;
   return threads;
 }
 
@@ -141,7 +142,7 @@ struct Planner {
 NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit) {
   Planner planner{op, backward, is_double, sizes, shared_limit, {}};
   NtmPlan& plan = planner.plan;
-  plan.threads = threads_for(sizes);
+  plan.threads = threads_for(sizes, is_double);
   plan.tile_rows = sizes.memory_size;
   planner.count();
   if (plan.shared_bytes <= shared_limit) {

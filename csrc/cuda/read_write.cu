@@ -6,7 +6,7 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) read_forward_kernel(
     const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
     const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) write_forward_kernel(
     const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
     const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;

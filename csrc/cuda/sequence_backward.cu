@@ -41,7 +41,7 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) sequence_backward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;

@@ -12,7 +12,7 @@ namespace ntm {
 // `Held`: units of four rows of the recurrent weight that a warp holds in registers; only beside a
 // memory that stays in shared memory.
 template <typename A, int Held>
-__global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;

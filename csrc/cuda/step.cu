@@ -8,7 +8,7 @@
 namespace ntm {
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
     const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(
+__global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
     const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;

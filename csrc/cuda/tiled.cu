@@ -109,10 +109,10 @@ struct TileOfGrid {
   }
 };
 
-#define NTM_TILED_KERNEL(name)                                                                   \
-  template <typename A, bool Backward>                                                           \
-  __global__ void __launch_bounds__(kMaxThreads, 1) name(const __grid_constant__ TiledCall call, \
-                                                         const __grid_constant__ NtmPlan plan)
+#define NTM_TILED_KERNEL(name)                                \
+  template <typename A, bool Backward>                        \
+  __global__ void __launch_bounds__(kMostThreads<A>, 1) name( \
+      const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan)
 
 #define NTM_TILE_OF_GRID                                                              \
   extern __shared__ __align__(16) unsigned char shared[];                             \
@@ -276,8 +276,8 @@ __device__ Partials<V> share(const Block& block, const Partials<V>& partials, in
 
 // Grid (heads, sequences): all partial results of a head as one.
 template <typename A, bool Backward, Fold What>
-__global__ void __launch_bounds__(kMaxThreads, 1) fold_tiles(const __grid_constant__ TiledCall call,
-                                                             const __grid_constant__ NtmPlan plan) {
+__global__ void __launch_bounds__(kMostThreads<A>, 1) fold_tiles(
+    const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan) {
   NTM_TILE_OF_GRID;
   __shared__ Pair<A> pairs[kWarp];
   __shared__ A sums[kWarp];

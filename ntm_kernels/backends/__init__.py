@@ -24,6 +24,7 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.native import NativeBackend
 from ntm_kernels.backends.reference import ReferenceBackend
 from ntm_kernels.backends.triton import TritonBackend
@@ -202,4 +203,5 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 register(ReferenceBackend())
 register(TritonBackend())
+register(CudaBackend())
 register(NativeBackend())

@@ -1,4 +1,4 @@
-"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
+"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction while a memory fits.
 
 ``csrc/cuda`` has the stages under the names of ``ntm_kernels.backends.reference``. The library
 knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
@@ -68,7 +68,7 @@ class _Plan(ctypes.Structure):
 
 def _params(name: str, arrays: str, pointers: str) -> type[ctypes.Structure]:
     """A parameter struct of ``params.h``: sizes, arrays, then bare pointers, in that order."""
-    fields = [("sizes", _Sizes)]
+    fields: list[tuple[str, Any]] = [("sizes", _Sizes)]
     fields += [(field, _Array) for field in arrays.split()]
     fields += [(field, c_void_p) for field in pointers.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
@@ -270,10 +270,11 @@ class CudaBackend(Backend):
             "address",
             "backward",
             sizes,
-            **given,
-            **results,
             d_weights=grad_weights,
             saved_weights=saved[0],
+            is_lstm=False,
+            **given,
+            **results,
         )
         return tuple(grads)
 
@@ -475,15 +476,16 @@ class CudaBackend(Backend):
             checkpoints.new_empty(0) if part is None else _empty_like(part)
             for part in controller_state
         )
-        names = ("hidden", "read_vectors", "memory", "weights")
-        names += ("final_reads", "final_hidden", "final_cell")
+        names = (
+            *("hidden", "read_vectors", "memory", "weights"),
+            *("final_reads", "final_hidden", "final_cell"),
+        )
         given = {f"d_{name}": grad for name, grad in zip(names, grads, strict=True)}
         self._run(
             "sequence",
             "backward",
             sizes,
             is_lstm=is_lstm,
-            **given,
             initial_weights=arguments.weights,
             initial_cell=arguments.cell,
             hidden=hidden,
@@ -502,6 +504,7 @@ class CudaBackend(Backend):
             d_initial_reads=d_reads,
             d_initial_hidden=d_hidden if is_lstm else None,
             d_initial_cell=d_cell if is_lstm else None,
+            **given,
         )
         recurrent = _shifted_in(arguments.read_vectors, read_vectors).flatten(2)
         if arguments.hidden is not None:
@@ -574,7 +577,7 @@ class CudaBackend(Backend):
                     plan.workspace_bytes, dtype=torch.uint8, device=device
                 )
             params = _PARAMS[op](_Sizes(*numbers))
-            for field, kind in params._fields_[1:]:
+            for field, kind, *_ in params._fields_[1:]:
                 if field not in present:
                     continue
                 tensor = present[field]

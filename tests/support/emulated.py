@@ -4,6 +4,7 @@ NTM_KERNELS_EMULATOR chooses the variant (`plain`, `address`, `instrumented`), o
 """
 
 import os
+import threading
 from pathlib import Path
 
 from ntm_kernels.backends import register
@@ -15,12 +16,20 @@ SOURCES = Path(__file__).parents[2] / "csrc/cuda"
 VARIANT = os.environ.get("NTM_KERNELS_EMULATOR", "plain")
 
 
+# The emulator is one processor with one set of registers, whatever threads launch on it.
+_ONE_LAUNCH = threading.Lock()
+
+
 class EmulatedBackend(CudaBackend):
     """Says why there is no emulator before it looks for a library."""
 
     def __init__(self, why_not, library):
         super().__init__(library, device_type="cpu", name=NAME)
         self.why_not = why_not
+
+    def _run(self, *args, **kwargs):
+        with _ONE_LAUNCH:
+            super()._run(*args, **kwargs)
 
     def unavailable(self):
         return self.why_not or super().unavailable()
