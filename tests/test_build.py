@@ -54,7 +54,8 @@ def project(tmp_path):
 
 
 def run(project, *command, check=True, **environment):
-    unset = {"CXX", "CXXFLAGS", "LDFLAGS", "NTM_KERNELS_REQUIRE_NATIVE"}
+    unset = {"CXX", "CXXFLAGS", "LDFLAGS", "NVCC", "TORCH_CUDA_ARCH_LIST"}
+    unset |= {"NTM_KERNELS_REQUIRE_NATIVE", "NTM_KERNELS_REQUIRE_CUDA"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, *command],

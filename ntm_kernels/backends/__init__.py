@@ -114,8 +114,8 @@ def backends() -> list[BackendStatus]:
     """Every registered backend, in the order in which they are tried, and whether it is there.
 
     >>> import ntm_kernels
-    >>> [status.name for status in ntm_kernels.backends() if status.available][-1]
-    'reference'
+    >>> "reference" in [status.name for status in ntm_kernels.backends() if status.available]
+    True
     """
     order = _automatic + [name for name in _registry if name not in _automatic]
     statuses = []
