@@ -16,10 +16,10 @@ cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all demo bench clean
+.PHONY: help format lint build test check-all sanitize cuda-report gpu-check demo bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Python: $(PYTHON)"
 
 .venv/bin/python:
@@ -50,6 +50,20 @@ test: build ## run the tests (minutes)
 check-all: lint build ## run every check there is, the slow ones too
 	$(ensure) --need $(testing) --want $(training)
 	@$(pytest)
+	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical
+	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
+
+sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
+	$(ensure) --need $(testing)
+	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
+
+cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills, traffic of the CUDA kernels against their budget
+	$(ensure) --need setuptools
+	@$(PYTHON) -m scripts.cuda_report $(ARGS)
+
+gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
+	$(ensure) --need setuptools $(testing) --want $(training)
+	@$(PYTHON) -m scripts.gpu_check $(ARGS)
 
 demo: build ## train the copy task and draw what the memory does: runs/copy-demo
 	$(ensure) --want $(training)
@@ -60,5 +74,5 @@ bench: build ## measure every backend that is live here
 	$(PYTHON) -m bench $(ARGS)
 
 clean: ## remove what was built; .venv and runs stay
-	rm -rf build dist *.egg-info ntm_kernels/_native.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info ntm_kernels/_*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,12 +1,16 @@
-"""Builds the optional native kernels; all else about the package stands in pyproject.toml.
+"""Builds the optional kernels; all else about the package stands in pyproject.toml.
 
-The library is `ntm_kernels/_native.so`, loaded with `torch.ops.load_library`: C++ only, no Python
-headers. Where it cannot be built the package is installed without it, and one line says why.
+For the CPU `ntm_kernels/_native.so`, loaded with `torch.ops.load_library`: C++ only, no Python
+headers. For GPUs `ntm_kernels/_cuda.so`, loaded with ctypes: plain CUDA, the same whatever torch is
+installed. What cannot be built is left out of the package, and one line says why.
 
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
+    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
-    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined; preload their runtime
+    NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
+    NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
+    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
@@ -14,12 +18,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,9 +53,18 @@ OLDEST_TORCH = (2, 11)
 SOURCES = sorted(Path("csrc").glob("*.cpp"))
 ISA_SOURCES = sorted(Path("csrc/cpu").glob("*.cpp"))
 
+# csrc/cuda/*.cu is compiled once for all architectures, with PTX of the newest for those to come.
+CUDA_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Xptxas=-v"]
+# The runtime is linked in and kept to itself, so that it meets no other copy in the process.
+NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL"]
+CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
+# What ptxas says of each kernel's resources is for the record beside the object.
+PTXAS_INFO = re.compile(r"^(ptxas info|    \d+ bytes stack frame).*\n", re.MULTILINE)
+
 
 class Unavailable(Exception):
-    """Why the native kernels cannot be built here."""
+    """Why kernels cannot be built here."""
 
 
 def require_torch() -> str:
@@ -79,13 +93,42 @@ def require_compiler() -> list[str]:
     raise Unavailable(f"no C++ compiler (CXX={named[0]})" if named else "no C++ compiler")
 
 
-def run(command: list[str]) -> None:
-    """Run a compiler, showing what it has to say."""
+def require_nvcc() -> str:
+    """Return the path of the CUDA compiler."""
+    if named := os.environ.get("NVCC"):
+        if found := shutil.which(named):
+            return found
+        raise Unavailable(f"no CUDA compiler (NVCC={named})")
+    home = os.environ.get("CUDA_HOME")
+    for command in [*([f"{home}/bin/nvcc"] if home else []), "nvcc", "/usr/local/cuda/bin/nvcc"]:
+        if found := shutil.which(command):
+            return found
+    raise Unavailable("no CUDA compiler (nvcc)")
+
+
+def gencode(architectures: Iterable[str]) -> list[str]:
+    """The options of nvcc for architectures written as in TORCH_CUDA_ARCH_LIST."""
+    options = []
+    for architecture in architectures:
+        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", architecture)
+        if match is None:
+            raise Unavailable(
+                f"TORCH_CUDA_ARCH_LIST names {architecture!r}; expected such as 9.0 or 9.0+PTX"
+            )
+        number = match[1] + match[2] + match[3]
+        codes = f"[sm_{number},compute_{number}]" if match[4] else f"sm_{number}"
+        options.append(f"-gencode=arch=compute_{number},code={codes}")
+    return options
+
+
+def run(command: list[str]) -> str:
+    """Run a compiler, show what it has to say, and return that."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.stdout:
-        print(done.stdout, end="", file=sys.stderr)
+    if remarks := PTXAS_INFO.sub("", done.stdout):
+        print(remarks, end="", file=sys.stderr)
     if done.returncode:
         raise Unavailable(f"`{shlex.join(command)}` failed")
+    return done.stdout
 
 
 def is_current(target: Path, record: str) -> bool:
@@ -107,7 +150,7 @@ def compile_object(command: list[str], target: Path) -> None:
     if is_current(target, record):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    run(command)
+    target.with_suffix(".log").write_text(run(command))
     target.with_suffix(".cmd").write_text(record)
 
 
@@ -119,23 +162,31 @@ def compile_all(commands: Iterable[tuple[list[str], Path]]) -> None:
             pass
 
 
-class BuildNative(build_ext):
-    """Compiles and links the native library, or says why not."""
+class BuildKernels(build_ext):
+    """Compiles and links the libraries, or says why not."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", os.sep) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        kernels, build = self.builders()[ext.name]
         try:
-            built = self.build_library(library)
+            built = build(library)
         except Unavailable as reason:
             library.unlink(missing_ok=True)
             if not ext.optional:
-                raise CompileError(f"native CPU kernels: {reason}") from None
-            print(f"ntm_kernels: native CPU kernels left out: {reason}", file=sys.stderr)
+                raise CompileError(f"{kernels}: {reason}") from None
+            print(f"ntm_kernels: {kernels} left out: {reason}", file=sys.stderr)
         else:
-            print(f"ntm_kernels: native CPU kernels built: {built}", file=sys.stderr)
+            print(f"ntm_kernels: {kernels} built: {built}", file=sys.stderr)
+
+    def builders(self) -> dict[str, tuple[str, Callable[[Path], str]]]:
+        return {
+            "ntm_kernels._native": ("native CPU kernels", self.build_native),
+            "ntm_kernels._cuda": ("CUDA kernels", self.build_cuda),
+        }
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
@@ -143,15 +194,30 @@ class BuildNative(build_ext):
             if not Path(self.build_lib, library).exists():
                 Path(library).unlink(missing_ok=True)
 
-    def build_library(self, library: Path) -> str:
-        """Build the library and say in a few words what it was built from."""
+    def build_cuda(self, library: Path) -> str:
+        """Build the library for GPUs and say in a few words what it was built for."""
+        nvcc = require_nvcc()
+        listed = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,"))
+        architectures = listed if listed != [""] else CUDA_ARCHITECTURES
+        compiler = [nvcc, *NVCC_FLAGS, *gencode(architectures), "-Icsrc"]
+        temp = Path(self.build_temp)
+        objects = [temp / source.with_suffix(".o") for source in CUDA_SOURCES]
+        compile_all(
+            ([*compiler, "-c", str(source)], target)
+            for source, target in zip(CUDA_SOURCES, objects, strict=True)
+        )
+        run([nvcc, *NVCC_LINK_FLAGS, *map(str, objects), "-o", str(library)])
+        return f"{', '.join(architectures)}; {nvcc}"
+
+    def build_native(self, library: Path) -> str:
+        """Build the library for the CPU and say in a few words what it was built from."""
         if not SOURCES:
             raise Unavailable("no sources in csrc")
         compiler, torch_version = require_compiler(), require_torch()
         from torch.utils.cpp_extension import include_paths, library_paths
 
         sanitizers = os.environ.get("NTM_KERNELS_SANITIZE")
-        sanitize = [f"-fsanitize={sanitizers}", "-g"] if sanitizers else []
+        sanitize = [f"-fsanitize={sanitizers}", "-g", "-O1"] if sanitizers else []
         common = [
             *compiler,
             *COMPILE_FLAGS,
@@ -173,7 +239,6 @@ class BuildNative(build_ext):
                 commands.append((command, temp / isa / source.with_suffix(".o")))
         compile_all(commands)
 
-        library.parent.mkdir(parents=True, exist_ok=True)
         objects = [str(target) for _, target in commands]
         paths = [f"-L{path}" for path in library_paths("cpu")]
         linking = [*compiler, *sanitize, *objects, *paths, *LINK_FLAGS]
@@ -181,13 +246,15 @@ class BuildNative(build_ext):
         return f"{', '.join(ISAS)}; {shlex.join(compiler)}; torch {torch_version}"
 
 
+def extension(name: str, sources: list[Path], requirement: str) -> Extension:
+    optional = os.environ.get(requirement) != "1"
+    return Extension(f"ntm_kernels.{name}", list(map(str, sources)), optional=optional)
+
+
 setup(
     ext_modules=[
-        Extension(
-            "ntm_kernels._native",
-            [str(source) for source in SOURCES + ISA_SOURCES],
-            optional=os.environ.get("NTM_KERNELS_REQUIRE_NATIVE") != "1",
-        )
+        extension("_native", SOURCES + ISA_SOURCES, "NTM_KERNELS_REQUIRE_NATIVE"),
+        *([extension("_cuda", CUDA_SOURCES, "NTM_KERNELS_REQUIRE_CUDA")] if CUDA_SOURCES else []),
     ],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildKernels},
 )

@@ -42,7 +42,8 @@ const Isa& choose() {
     if (!named || !*named || candidate.isa->name == std::string(named)) return *candidate.isa;
     supported += std::string(supported.empty() ? "" : ", ") + candidate.isa->name;
   }
-  throw std::runtime_error("NTM_KERNELS_ISA is " + std::string(named) + ", this machine has " + supported);
+  throw std::runtime_error("NTM_KERNELS_ISA is " + std::string(named) + ", this machine has " +
+                           supported);
 }
 
 }  // namespace

@@ -12,21 +12,21 @@ namespace ntm::cpu {
 
 template <typename T>
 struct Address {
-  const T* memory;    // [B, N, M]
+  const T* memory;       // [B, N, M]
   Heads<const T> heads;  // of the first sequence: key [B, H, M], strength [B, H], …
-  const T* previous;  // [B, H, N]
-  T* weights;         // [B, H, N]
+  const T* previous;     // [B, H, N]
+  T* weights;            // [B, H, N]
 };
 
 template <typename T>
 struct AddressBackward {
-  const T* memory;       // [B, N, M]
+  const T* memory;  // [B, N, M]
   Heads<const T> heads;
-  const T* previous;     // [B, H, N]
-  const T* d_weights;    // [B, H, N]
-  T* d_memory;           // [B, N, M]
+  const T* previous;   // [B, H, N]
+  const T* d_weights;  // [B, H, N]
+  T* d_memory;         // [B, N, M]
   Heads<T> d_heads;
-  T* d_previous;         // [B, H, N]
+  T* d_previous;  // [B, H, N]
 };
 
 template <typename T>
@@ -103,7 +103,8 @@ struct State {
 // What a forward leaves for its backward; all null if there will be none.
 template <typename T>
 struct Saved {
-  T* checkpoints;  // [ceil(T / every), B, M, stride] memory before every `every`-th step, transposed
+  T* checkpoints;  // [ceil(T / every), B, M, stride] memory before every `every`-th step,
+                   // transposed
   T* weights;      // [T, B, H, N]
   T* interface;    // [T, B, P] raw
   T* gates;        // [T, B, G] activated, LSTM only
@@ -118,11 +119,11 @@ struct Sequence {
   const T* interface_bias;    // [P]
   const int64_t* lengths;     // [B] or null
   State<const T> first;
-  T* hidden;                  // [T, B, C]
-  T* read_vectors;            // [T, B, R, M]
+  T* hidden;        // [T, B, C]
+  T* read_vectors;  // [T, B, R, M]
   State<T> last;
-  T* trace_weights;           // [T, B, H, N] or null
-  T* trace_interface;         // [T, B, P] activated, or null
+  T* trace_weights;    // [T, B, H, N] or null
+  T* trace_interface;  // [T, B, P] activated, or null
   Saved<T> saved;
 };
 
@@ -132,24 +133,24 @@ struct SequenceBackward {
   const T* interface_weight;  // [P, C]
   const int64_t* lengths;     // [B] or null
   State<const T> first;
-  const T* hidden;            // [T, B, C]
+  const T* hidden;  // [T, B, C]
   Saved<const T> saved;
-  const T* d_hidden;          // [T, B, C] or null for 0, as what follows
-  const T* d_read_vectors;    // [T, B, R, M]
+  const T* d_hidden;        // [T, B, C] or null for 0, as what follows
+  const T* d_read_vectors;  // [T, B, R, M]
   State<const T> d_last;
-  T* d_projected;             // [T, B, G]
-  T* d_interface;             // [T, B, P] raw
+  T* d_projected;  // [T, B, G]
+  T* d_interface;  // [T, B, P] raw
   State<T> d_first;
 };
 
-// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] over `count` rows of d, the first `first_count`
-// of which go with x_first and the others with x.
+// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] over `count` rows of d, the first
+// `first_count` of which go with x_first and the others with x.
 template <typename T>
 struct WeightGradient {
   int64_t count;
   int64_t rows;
-  const T* d;         // [count, rows]
-  int64_t parts;      // of which the columns consist, side by side: at most two
+  const T* d;     // [count, rows]
+  int64_t parts;  // of which the columns consist, side by side: at most two
   int64_t columns[2];
   int64_t first_count;
   const T* first[2];  // [first_count, columns[part]]

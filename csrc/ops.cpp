@@ -45,8 +45,9 @@ class Lifted {
   Tensor tensor_;
 };
 
-// From this size on malloc gives memory back to the system and has it mapped and cleared again at the
-// next call, for a tenth of the time of a training iteration: such tensors live in leased blocks.
+// From this size on malloc gives memory back to the system and has it mapped and cleared again at
+// the next call, for a tenth of the time of a training iteration: such tensors live in leased
+// blocks.
 constexpr size_t kLeased = size_t{1} << 17;
 
 template <typename T>
@@ -132,15 +133,20 @@ Tensors address_backward(const Tensor& d_weights, const Tensor& memory, const Te
     const Lifted<T> memory_(memory), key_(key), strength_(strength), gate_(gate), shift_(shift),
         sharpening_(sharpening), previous(previous_weights), d_weights_(d_weights);
     const New<T> d_memory({B, s.locations, s.word}), d_key({B, H, s.word}), d_strength({B, H}),
-        d_gate({B, H}), d_shift({B, H, s.taps}), d_sharpening({B, H}), d_previous({B, H, s.locations});
+        d_gate({B, H}), d_shift({B, H, s.taps}), d_sharpening({B, H}),
+        d_previous({B, H, s.locations});
     cpu::AddressBackward<T> io{memory_, {}, previous, d_weights_, d_memory, {}, d_previous};
     io.heads.key = key_, io.heads.strength = strength_, io.heads.gate = gate_;
     io.heads.shift = shift_, io.heads.sharpening = sharpening_;
     io.d_heads.key = d_key, io.d_heads.strength = d_strength, io.d_heads.gate = d_gate;
     io.d_heads.shift = d_shift, io.d_heads.sharpening = d_sharpening;
     run<T>(cpu::isa().kernels<T>().address_backward, s, 2 * B * step_work(s), io);
-    return {d_memory.as(memory),       d_key.as(key), d_strength.as(strength),
-            d_gate.as(gate),           d_shift.as(shift), d_sharpening.as(sharpening),
+    return {d_memory.as(memory),
+            d_key.as(key),
+            d_strength.as(strength),
+            d_gate.as(gate),
+            d_shift.as(shift),
+            d_sharpening.as(sharpening),
             d_previous.as(previous_weights)};
   });
 }
@@ -186,7 +192,8 @@ Tensors write_backward(const Tensor& d_written, const Tensor& memory, const Tens
   const Sizes s = sizes_of(memory, 0, weights.size(1), 1);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), weights_(weights), erase_(erase), add_(add), d_written_(d_written);
+    const Lifted<T> memory_(memory), weights_(weights), erase_(erase), add_(add),
+        d_written_(d_written);
     const New<T> d_memory(memory.sizes()), d_weights(weights.sizes()), d_erase(erase.sizes()),
         d_add(add.sizes());
     const cpu::WriteBackward<T> io{memory_,  weights_,  erase_,  add_, d_written_,
@@ -228,9 +235,9 @@ Tensors step_backward(const MaybeTensor& d_read_vectors, const MaybeTensor& d_wr
   });
 }
 
-Sizes sequence_sizes(const Tensor& projected_input, const Tensor& interface_weight, const Tensor& memory,
-                     bool lstm, int64_t read_heads, int64_t write_heads, int64_t shift_range,
-                     int64_t checkpoint_every) {
+Sizes sequence_sizes(const Tensor& projected_input, const Tensor& interface_weight,
+                     const Tensor& memory, bool lstm, int64_t read_heads, int64_t write_heads,
+                     int64_t shift_range, int64_t checkpoint_every) {
   Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
   s.time = projected_input.size(0), s.hidden = interface_weight.size(1);
   s.every = std::min(checkpoint_every, std::max<int64_t>(s.time, 1)), s.lstm = lstm;
@@ -288,8 +295,8 @@ Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
 
     const int64_t state = s.lstm ? B * C : 0;
     const New<T> hiddens({s.time, B, C}), reads({s.time, B, read_heads, s.word}),
-        last_memory(memory.sizes()), last_weights(weights.sizes()), last_reads(read_vectors.sizes()),
-        last_hidden({state}), last_cell({state});
+        last_memory(memory.sizes()), last_weights(weights.sizes()),
+        last_reads(read_vectors.sizes()), last_hidden({state}), last_cell({state});
     const New<T> trace_weights({return_trace ? s.time * B * H * N : 0}),
         trace_interface({return_trace ? s.time * B * s.interface() : 0});
     Tensors saved;
@@ -297,19 +304,18 @@ Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
       for (const auto& shape : saved_shapes(s)) saved.push_back(New<T>(shape).tensor);
     }
 
-    cpu::Sequence<T> io{
-        projected,
-        packed_recurrent.const_data_ptr<T>(),
-        packed_interface.const_data_ptr<T>(),
-        bias,
-        lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
-        {memory_, weights_, read_vectors_, hidden_, cell_},
-        hiddens,
-        reads,
-        {last_memory, last_weights, last_reads, last_hidden, last_cell},
-        return_trace ? static_cast<T*>(trace_weights) : nullptr,
-        return_trace ? static_cast<T*>(trace_interface) : nullptr,
-        pointers<T>(saved)};
+    cpu::Sequence<T> io{projected,
+                        packed_recurrent.const_data_ptr<T>(),
+                        packed_interface.const_data_ptr<T>(),
+                        bias,
+                        lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
+                        {memory_, weights_, read_vectors_, hidden_, cell_},
+                        hiddens,
+                        reads,
+                        {last_memory, last_weights, last_reads, last_hidden, last_cell},
+                        return_trace ? static_cast<T*>(trace_weights) : nullptr,
+                        return_trace ? static_cast<T*>(trace_interface) : nullptr,
+                        pointers<T>(saved)};
     if (!s.lstm) io.saved.gates = io.saved.cell = nullptr;
     run<T>(kernels.sequence, s, sequence_work(s), io);
 
@@ -317,16 +323,15 @@ Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
     const auto shaped = [](const Tensor& flat, bool wanted, at::IntArrayRef shape) {
       return wanted ? flat.view(shape) : flat;
     };
-    Tensors results{
-        hiddens.as(like_hidden),
-        reads.as(memory),
-        last_memory.as(memory),
-        last_weights.as(weights),
-        last_reads.as(memory),
-        shaped(last_hidden.as(like_hidden), s.lstm, {B, C}),
-        shaped(last_cell.as(cell ? *cell : memory), s.lstm, {B, C}),
-        shaped(trace_weights.as(weights), return_trace, {s.time, B, H, N}),
-        shaped(trace_interface.tensor, return_trace, {s.time, B, s.interface()})};
+    Tensors results{hiddens.as(like_hidden),
+                    reads.as(memory),
+                    last_memory.as(memory),
+                    last_weights.as(weights),
+                    last_reads.as(memory),
+                    shaped(last_hidden.as(like_hidden), s.lstm, {B, C}),
+                    shaped(last_cell.as(cell ? *cell : memory), s.lstm, {B, C}),
+                    shaped(trace_weights.as(weights), return_trace, {s.time, B, H, N}),
+                    shaped(trace_interface.tensor, return_trace, {s.time, B, s.interface()})};
     results.insert(results.end(), saved.begin(), saved.end());
     return results;
   });
@@ -381,10 +386,26 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& p
       parallel(kernels.weight_gradient_blocks(gradient), work,
                [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
     };
-    differentiate({steps, G, d_projected, s.lstm ? 2 : 1, {s.reads(), s.lstm ? C : 0}, B,
-                   {read_vectors_, hidden_}, {reads, hiddens}, d_recurrent_weight, nullptr});
-    differentiate({steps, P, d_interface, 1, {C, 0}, 0, {nullptr, nullptr}, {hiddens, nullptr},
-                   d_interface_weight, d_bias});
+    differentiate({steps,
+                   G,
+                   d_projected,
+                   s.lstm ? 2 : 1,
+                   {s.reads(), s.lstm ? C : 0},
+                   B,
+                   {read_vectors_, hidden_},
+                   {reads, hiddens},
+                   d_recurrent_weight,
+                   nullptr});
+    differentiate({steps,
+                   P,
+                   d_interface,
+                   1,
+                   {C, 0},
+                   0,
+                   {nullptr, nullptr},
+                   {hiddens, nullptr},
+                   d_interface_weight,
+                   d_bias});
 
     const auto shaped = [&](const New<T>& flat, const MaybeTensor& like) {
       return s.lstm ? flat.as(*like).view({B, C}) : flat.tensor;
@@ -401,7 +422,9 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& p
   });
 }
 
-std::string isa_name() { return cpu::isa().name; }
+std::string isa_name() {
+  return cpu::isa().name;
+}
 
 TORCH_LIBRARY(ntm_native, m) {
   m.def("isa() -> str", isa_name);
@@ -409,7 +432,8 @@ TORCH_LIBRARY(ntm_native, m) {
       "address(Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, "
       "Tensor sharpening, Tensor previous_weights) -> Tensor");
   m.def(
-      "address_backward(Tensor grad_weights, Tensor memory, Tensor key, Tensor strength, Tensor gate, "
+      "address_backward(Tensor grad_weights, Tensor memory, Tensor key, Tensor strength, Tensor "
+      "gate, "
       "Tensor shift, Tensor sharpening, Tensor previous_weights) -> Tensor[]");
   m.def("read(Tensor memory, Tensor weights) -> Tensor");
   m.def("read_backward(Tensor grad_read_vectors, Tensor memory, Tensor weights) -> Tensor[]");

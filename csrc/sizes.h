@@ -18,11 +18,11 @@ struct Sizes {
   int64_t every = 1;        // steps between two checkpoints of the memory
   bool lstm = false;
 
-  int64_t heads() const { return read_heads + write_heads; }                   // H
-  int64_t reads() const { return read_heads * word; }                          // R * M
-  int64_t gates() const { return lstm ? 4 * hidden : hidden; }                 // G
-  int64_t recurrent() const { return lstm ? reads() + hidden : reads(); }      // K
-  int64_t scalars() const { return heads() * (3 + taps); }                     // per-head scalars
+  int64_t heads() const { return read_heads + write_heads; }               // H
+  int64_t reads() const { return read_heads * word; }                      // R * M
+  int64_t gates() const { return lstm ? 4 * hidden : hidden; }             // G
+  int64_t recurrent() const { return lstm ? reads() + hidden : reads(); }  // K
+  int64_t scalars() const { return heads() * (3 + taps); }                 // per-head scalars
   int64_t interface() const { return (heads() + 2 * write_heads) * word + scalars(); }  // P
   int64_t checkpoints() const { return (time + every - 1) / every; }
 

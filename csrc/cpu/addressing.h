@@ -12,25 +12,29 @@ namespace ntm::cpu::NTM_ISA {
 
 inline constexpr double kCosineEps = 1e-8;
 
-NTM_INLINE float root(float x) { return __builtin_sqrtf(x); }
-NTM_INLINE double root(double x) { return __builtin_sqrt(x); }
+NTM_INLINE float root(float x) {
+  return __builtin_sqrtf(x);
+}
+NTM_INLINE double root(double x) {
+  return __builtin_sqrt(x);
+}
 
 // What the stages hand on, and what their backwards need.
 template <typename T>
 struct Addressing {
-  int64_t row;           // elements from one head to the next, at least N
-  int64_t halo;          // elements before and after a circular row
-  T* memory_norm;        // [N] ‖M_i‖
-  T* key_norm;           // [H] ‖k‖
-  T* norms;              // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
-  T* similarity;         // [H][N]
-  T* content;            // [H][N]
-  T* gated;              // [H][N] circular
-  T* shifted;            // [H][N]
-  T* d_shifted;          // [N] circular
-  T* d_dots;             // [H][N]
-  T* pull;               // [N] Σ_h dK K / ‖M_i‖²
-  T* logarithm;          // [N]
+  int64_t row;     // elements from one head to the next, at least N
+  int64_t halo;    // elements before and after a circular row
+  T* memory_norm;  // [N] ‖M_i‖
+  T* key_norm;     // [H] ‖k‖
+  T* norms;        // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
+  T* similarity;   // [H][N]
+  T* content;      // [H][N]
+  T* gated;        // [H][N] circular
+  T* shifted;      // [H][N]
+  T* d_shifted;    // [N] circular
+  T* d_dots;       // [H][N]
+  T* pull;         // [N] Σ_h dK K / ‖M_i‖²
+  T* logarithm;    // [N]
 
   Addressing(Arena& arena, const Sizes& s)
       : row((s.locations + 15) / 16 * 16), halo((s.taps / 2 + 15) / 16 * 16) {
@@ -139,7 +143,8 @@ inline void content(int64_t locations, const T* similarity, T strength, T* conte
     store(content + i, e, n);
   });
   const T scale = 1 / sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
+  each<T>(locations,
+          [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
 }
 
 // d_content in d_similarity [N] becomes d_similarity; returns dβ.
@@ -147,9 +152,8 @@ template <typename T>
 inline T content_backward(int64_t locations, const T* content, const T* similarity, T strength,
                           T* d_similarity) {
   Vec<T> total{};
-  each<T>(locations, [&](int64_t i, auto n) {
-    total += load(d_similarity + i, n) * load(content + i, n);
-  });
+  each<T>(locations,
+          [&](int64_t i, auto n) { total += load(d_similarity + i, n) * load(content + i, n); });
   const T mean = sum<T>(total);
   Vec<T> d_strength{};
   each<T>(locations, [&](int64_t i, auto n) {
@@ -168,8 +172,8 @@ inline void interpolate(int64_t locations, const T* content, const T* previous, 
   });
 }
 
-// From d_gated in d_content [N] to d_content in place and d_previous [N]; returns dg. d_previous may
-// be any array of its own.
+// From d_gated in d_content [N] to d_content in place and d_previous [N]; returns dg. d_previous
+// may be any array of its own.
 template <typename T>
 inline T interpolate_backward(int64_t locations, const T* content, const T* previous, T gate,
                               T* d_content, T* d_previous) {
@@ -235,7 +239,8 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
     store(weights + i, present, n);
   });
   const T scale = 1 / sum<T>(total);
-  each<T>(locations, [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) * scale, n); });
+  each<T>(locations,
+          [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) * scale, n); });
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and
@@ -297,7 +302,8 @@ inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, cons
   }
 }
 
-// After `focus`: d_weights [H][N] becomes that of the previous weights; d_memory [M][N] is added to.
+// After `focus`: d_weights [H][N] becomes that of the previous weights; d_memory [M][N] is added
+// to.
 template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
                              const T* previous, int64_t row, Addressing<T>& a, T* d_weights,
@@ -305,8 +311,9 @@ inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& he
   for (int64_t h = 0; h < s.heads(); ++h) {
     T* d_content = a.d_dots + h * a.row;
     const T *gated = a.gated + h * a.circular(), *content = a.content + h * a.row;
-    d_heads.sharpening[h] = sharpen_backward(s.locations, d_weights + h * d_row, a.shifted + h * a.row,
-                                             heads.sharpening[h], a.logarithm, a.d_shifted);
+    d_heads.sharpening[h] =
+        sharpen_backward(s.locations, d_weights + h * d_row, a.shifted + h * a.row,
+                         heads.sharpening[h], a.logarithm, a.d_shifted);
     close_circle(s.locations, s.taps / 2, a.d_shifted);
     shift_backward(s.locations, a.d_shifted, gated, heads.shift + h * s.taps, s.taps, d_content,
                    d_heads.shift + h * s.taps);

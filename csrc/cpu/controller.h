@@ -5,8 +5,8 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// gates [4, C] in the order i, f, g, o are activated in place; cell [C] -> next_cell [C] (may be the
-// same), hidden [C].
+// gates [4, C] in the order i, f, g, o are activated in place; cell [C] -> next_cell [C] (may be
+// the same), hidden [C].
 template <typename T>
 inline void lstm(int64_t size, T* gates, const T* cell, T* next_cell, T* hidden) {
   each<T>(size, [&](int64_t c, auto n) {

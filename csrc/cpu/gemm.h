@@ -20,8 +20,9 @@ struct Strided {
   int64_t column = 1;
 };
 
-// The right factor [K, n], read by vectors along n. Plain: rows of `stride` elements. Packed (stride
-// 0): panels of one tile's width, each [K][width], so that a product streams through it once.
+// The right factor [K, n], read by vectors along n. Plain: rows of `stride` elements. Packed
+// (stride 0): panels of one tile's width, each [K][width], so that a product streams through it
+// once.
 template <typename T>
 struct Columns {
   const T* data;
@@ -48,14 +49,14 @@ inline Panel panel(int64_t n, int64_t count, int64_t index) {
 template <typename T>
 struct Tile {
   int64_t inner;
-  Strided<T> a;      // rows x inner
-  const T* b;        // inner x vectors
+  Strided<T> a;  // rows x inner
+  const T* b;    // inner x vectors
   int64_t b_stride;
-  const T* start;    // what the sums are added to, or null for 0
+  const T* start;  // what the sums are added to, or null for 0
   int64_t start_stride;
   T* c;
   int64_t c_stride;
-  int64_t last;      // lanes of the last vector, kLanes if whole
+  int64_t last;  // lanes of the last vector, kLanes if whole
 };
 
 template <typename T, int Rows, int Vectors, bool Ragged>
@@ -107,7 +108,8 @@ inline void tile_of(int rows, int vectors, const Tile<T>& t) {
 }
 
 // c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n]; start may be c itself, or null for 0; with a
-// start_stride of 0 it is one row for all. It is added last: a large bias must not swallow the terms.
+// start_stride of 0 it is one row for all. It is added last: a large bias must not swallow the
+// terms.
 template <typename T>
 inline void gemm(int64_t rows, int64_t columns, int64_t inner, Strided<T> a, Columns<T> b,
                  const T* start, int64_t start_stride, T* c, int64_t c_stride) {

@@ -21,8 +21,8 @@ inline void softmax(int64_t n, const T* from, T* to) {
   each<T>(n, [&](int64_t i, auto lanes) { store(to + i, load(to + i, lanes) / whole, lanes); });
 }
 
-// raw [P] -> activated [P]; k and a linear, β = softplus, g = sigmoid, s = softmax, γ = 1 + softplus,
-// e = sigmoid.
+// raw [P] -> activated [P]; k and a linear, β = softplus, g = sigmoid, s = softmax, γ = 1 +
+// softplus, e = sigmoid.
 template <typename T>
 inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
   const Heads<const T> raw(raw_vector, s);
@@ -34,7 +34,8 @@ inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
     store(to.gate + i, sigmoid<T>(load(raw.gate + i, n)), n);
     store(to.sharpening + i, softplus<T>(load(raw.sharpening + i, n)) + T(1), n);
   });
-  for (int64_t h = 0; h < heads; ++h) softmax(s.taps, raw.shift + h * s.taps, to.shift + h * s.taps);
+  for (int64_t h = 0; h < heads; ++h)
+    softmax(s.taps, raw.shift + h * s.taps, to.shift + h * s.taps);
   each<T>(written, [&](int64_t i, auto n) {
     store(to.erase + i, sigmoid<T>(load(raw.erase + i, n)), n);
     store(to.add + i, load(raw.add + i, n), n);

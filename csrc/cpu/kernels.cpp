@@ -123,7 +123,8 @@ void write(const Sizes& s, const Write<T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.locations, W = s.write_heads, words = W * s.word;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.memory, b, to.memory);
-    write(s, to.memory, io.weights + b * W * N, N, io.erase + b * words, io.add + b * words, to.memory);
+    write(s, to.memory, io.weights + b * W * N, N, io.erase + b * words, io.add + b * words,
+          to.memory);
     store_memory(s, to.memory, b, io.written);
   });
 }
@@ -136,9 +137,9 @@ void write_backward(const Sizes& s, const WriteBackward<T>& io, int64_t begin, i
     load_memory(s, io.d_written, b, to.d_memory);
     T* const d_weights = io.d_weights + b * W * N;
     zero(W * N, d_weights);
-    write_backward(s, to.memory, io.weights + b * W * N, N, io.erase + b * words, io.add + b * words,
-                   to.products, to.d_memory, d_weights, N, io.d_erase + b * words,
-                   io.d_add + b * words);
+    write_backward(s, to.memory, io.weights + b * W * N, N, io.erase + b * words,
+                   io.add + b * words, to.products, to.d_memory, d_weights, N,
+                   io.d_erase + b * words, io.d_add + b * words);
     store_memory(s, to.d_memory, b, io.d_memory);
   });
 }
@@ -171,12 +172,13 @@ void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int
     const T* const raw = io.interface + b * P;
     T* const d_weights = io.d_previous + b * HN;
     copy_or_zero(HN, io.d_weights ? io.d_weights + b * HN : nullptr, d_weights);
-    copy_or_zero(s.reads(), io.d_read_vectors ? io.d_read_vectors + b * s.reads() : nullptr, to.d_reads);
+    copy_or_zero(s.reads(), io.d_read_vectors ? io.d_read_vectors + b * s.reads() : nullptr,
+                 to.d_reads);
     activate(s, raw, to.activated);
     const Heads<T> heads(to.activated, s);
     address(s, to.memory, heads, previous, to.weights, N, to.addressing);
-    step_backward(s, to.memory, heads, previous, to.weights, N, to.addressing, to.products, to.d_reads,
-                  to.d_memory, d_weights, N, Heads<T>(io.d_interface + b * P, s));
+    step_backward(s, to.memory, heads, previous, to.weights, N, to.addressing, to.products,
+                  to.d_reads, to.d_memory, d_weights, N, Heads<T>(io.d_interface + b * P, s));
     activate_backward(s, raw, to.activated, io.d_interface + b * P);
     store_memory(s, to.d_memory, b, io.d_memory);
   });
@@ -189,13 +191,20 @@ void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
 
 template <typename T>
 constexpr Kernels<T> kernels() {
-  return {address<T>,           address_backward<T>,
-          read<T>,              read_backward<T>,
-          write<T>,             write_backward<T>,
-          step<T>,              step_backward<T>,
-          sequence<T>,          sequence_backward<T>,
-          packed_size<T>,       pack<T>,
-          weight_gradient_blocks<T>, weight_gradient<T>};
+  return {address<T>,
+          address_backward<T>,
+          read<T>,
+          read_backward<T>,
+          write<T>,
+          write_backward<T>,
+          step<T>,
+          step_backward<T>,
+          sequence<T>,
+          sequence_backward<T>,
+          packed_size<T>,
+          pack<T>,
+          weight_gradient_blocks<T>,
+          weight_gradient<T>};
 }
 
 #define NTM_NAME_(name) #name

@@ -14,7 +14,8 @@ struct Real<float> {
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float smallest_normal = 1.17549435e-38f;
   static constexpr float two_to_mantissa = 8388608.0f;
-  static constexpr float ln2_high = 0.693359375f;  // few bits: its product with an exponent is exact
+  static constexpr float ln2_high =
+      0.693359375f;  // few bits: its product with an exponent is exact
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float exp_is_zero_below = -87.0f;
   static constexpr float half_root = 0.70710678f;
@@ -36,9 +37,9 @@ struct Real<double> {
   static constexpr double half_root = 0.70710678118654752;
   // The Taylor series.
   static constexpr double exp_terms[] = {
-      1.0 / 2,         1.0 / 6,          1.0 / 24,           1.0 / 120,
-      1.0 / 720,       1.0 / 5040,       1.0 / 40320,        1.0 / 362880,
-      1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0,  1.0 / 6227020800.0,
+      1.0 / 2,         1.0 / 6,          1.0 / 24,          1.0 / 120,
+      1.0 / 720,       1.0 / 5040,       1.0 / 40320,       1.0 / 362880,
+      1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0, 1.0 / 6227020800.0,
   };
   static constexpr int log_terms = 11;
 };
@@ -88,7 +89,8 @@ NTM_INLINE Vec<T> log(Vec<T> x) {
   x = subnormal ? x * C::two_to_mantissa : x;
   const Vec<Bits<T>> n = (bits<T>(x) - bits<T>(broadcast(C::half_root))) >> C::mantissa_bits;
   const Vec<T> f = (Vec<T>)(bits<T>(x) - (n << C::mantissa_bits)) - T(1);
-  const Vec<T> e = __builtin_convertvector(n, Vec<T>) - (subnormal ? broadcast(T(C::mantissa_bits)) : Vec<T>{});
+  const Vec<T> e =
+      __builtin_convertvector(n, Vec<T>) - (subnormal ? broadcast(T(C::mantissa_bits)) : Vec<T>{});
   // ln(1 + f) = 2 artanh(s) = f − f²/2 + s (f²/2 + R), R = 2/3 s² + 2/5 s⁴ + …
   const Vec<T> s = f / (f + T(2)), z = s * s;
   Vec<T> series = broadcast(T(2) / T(2 * C::log_terms + 1));

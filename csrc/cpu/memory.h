@@ -19,8 +19,8 @@ template <typename T>
 inline void read_backward(const Sizes& s, const T* memory, int64_t heads, const T* weights,
                           int64_t row, const T* d_read_vectors, T* d_weights, int64_t d_row,
                           T* d_memory) {
-  gemm<T>(heads, s.locations, s.word, {d_read_vectors, s.word}, {memory, s.stride()}, d_weights, d_row,
-          d_weights, d_row);
+  gemm<T>(heads, s.locations, s.word, {d_read_vectors, s.word}, {memory, s.stride()}, d_weights,
+          d_row, d_weights, d_row);
   gemm<T>(s.word, s.locations, heads, {d_read_vectors, 1, s.word}, {weights, row}, d_memory,
           s.stride(), d_memory, s.stride());
 }
@@ -109,9 +109,9 @@ inline void erase_backward(const Sizes& s, const T* memory, const T* weights, in
   }
 }
 
-// d_memory [M][N] becomes that of the memory before; d_weights [W][N] is added to; d_erase and d_add
-// [W, M]. Products over the other heads are prefixes times suffixes, never a division: 1 − w e may be
-// exactly 0.
+// d_memory [M][N] becomes that of the memory before; d_weights [W][N] is added to; d_erase and
+// d_add [W, M]. Products over the other heads are prefixes times suffixes, never a division: 1 − w
+// e may be exactly 0.
 template <typename T>
 inline void write_backward(const Sizes& s, const T* memory, const T* weights, int64_t row,
                            const T* erase, const T* add, Products<T>& products, T* d_memory,
@@ -121,16 +121,22 @@ inline void write_backward(const Sizes& s, const T* memory, const T* weights, in
   gemm<T>(s.write_heads, s.locations, word, {add, word}, {d_memory, stride}, d_weights, d_row,
           d_weights, d_row);
   const auto backward = [&](auto heads) {
-    erase_backward<T, heads.value>(s, memory, weights, row, erase, products, d_memory, d_weights, d_row,
-                                   d_erase);
+    erase_backward<T, heads.value>(s, memory, weights, row, erase, products, d_memory, d_weights,
+                                   d_row, d_erase);
   };
   switch (s.write_heads) {
-    case 1: return backward(std::integral_constant<int, 1>{});
-    case 2: return backward(std::integral_constant<int, 2>{});
-    case 3: return backward(std::integral_constant<int, 3>{});
-    case 4: return backward(std::integral_constant<int, 4>{});
-    case 5: return backward(std::integral_constant<int, 5>{});
-    default: return backward(std::integral_constant<int, 0>{});
+    case 1:
+      return backward(std::integral_constant<int, 1>{});
+    case 2:
+      return backward(std::integral_constant<int, 2>{});
+    case 3:
+      return backward(std::integral_constant<int, 3>{});
+    case 4:
+      return backward(std::integral_constant<int, 4>{});
+    case 5:
+      return backward(std::integral_constant<int, 5>{});
+    default:
+      return backward(std::integral_constant<int, 0>{});
   }
 }
 

@@ -2,8 +2,8 @@
 // the matrix products have several rows and everything stays in the cache; no thread ever waits for
 // another.
 //
-// Backward, segment by segment from the last to the first: the memories of a segment are rebuilt from
-// its checkpoint by repeating the writes, then its steps are undone one by one.
+// Backward, segment by segment from the last to the first: the memories of a segment are rebuilt
+// from its checkpoint by repeating the writes, then its steps are undone one by one.
 #pragma once
 
 #include "cpu/controller.h"
@@ -35,14 +35,14 @@ inline constexpr int64_t kTogether = 8;
 
 template <typename T>
 struct SequenceScratch {
-  T* memory;      // [rows][M][N]
-  T* weights;     // [rows, H, N]
-  T* recurrent;   // [rows, K] r and h side by side
-  T* hidden;      // [rows, C]
-  T* cell;        // [rows, C]
-  T* gates;       // [rows, G]
-  T* interface;   // [rows, P]
-  T* activated;   // [P]
+  T* memory;     // [rows][M][N]
+  T* weights;    // [rows, H, N]
+  T* recurrent;  // [rows, K] r and h side by side
+  T* hidden;     // [rows, C]
+  T* cell;       // [rows, C]
+  T* gates;      // [rows, G]
+  T* interface;  // [rows, P]
+  T* activated;  // [P]
   Addressing<T> addressing;
 
   SequenceScratch(Arena& arena, const Sizes& s, int64_t rows)
@@ -80,8 +80,8 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     const int64_t at = t * B + begin;  // of the first of these sequences in an array [T, B, …]
     T* const gates = io.saved.gates ? io.saved.gates + at * G : scratch.gates;
     T* const interface = io.saved.interface ? io.saved.interface + at * P : scratch.interface;
-    gemm<T>(rows, G, K, {scratch.recurrent, K}, {io.recurrent_weight}, io.projected + at * G, G, gates,
-            G);
+    gemm<T>(rows, G, K, {scratch.recurrent, K}, {io.recurrent_weight}, io.projected + at * G, G,
+            gates, G);
     for (int64_t i = 0; i < rows; ++i) {
       T* const hidden = scratch.hidden + i * C;
       if (!s.lstm) {
@@ -94,7 +94,8 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
       copy(C, hidden, io.hidden + (at + i) * C);
       if (io.saved.cell) copy(C, scratch.cell + i * C, io.saved.cell + (at + i) * C);
     }
-    gemm<T>(rows, P, C, {scratch.hidden, C}, {io.interface_weight}, io.interface_bias, 0, interface, P);
+    gemm<T>(rows, P, C, {scratch.hidden, C}, {io.interface_weight}, io.interface_bias, 0, interface,
+            P);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = at + i;
       T* const memory = scratch.memory + i * s.memory();
@@ -121,8 +122,8 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    transpose(s.word, s.locations, scratch.memory + i * s.memory(), s.stride(), io.last.memory + b * NM,
-              s.word);
+    transpose(s.word, s.locations, scratch.memory + i * s.memory(), s.stride(),
+              io.last.memory + b * NM, s.word);
     copy(HN, scratch.weights + i * HN, io.last.weights + b * HN);
     copy(reads, scratch.recurrent + i * K, io.last.read_vectors + b * reads);
     if (s.lstm) {
@@ -150,7 +151,8 @@ inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64
   const Lease lease(measure.used());
   Arena arena(lease.data());
   SequenceScratch<T> scratch(arena, s, most);
-  by_groups(begin, end, [&](int64_t from, int64_t rows) { sequence_rows(s, io, scratch, from, rows); });
+  by_groups(begin, end,
+            [&](int64_t from, int64_t rows) { sequence_rows(s, io, scratch, from, rows); });
 }
 
 template <typename T>
@@ -185,12 +187,14 @@ struct SequenceBackwardScratch {
 
 template <typename T>
 inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io,
-                                   SequenceBackwardScratch<T>& scratch, int64_t begin, int64_t rows) {
+                                   SequenceBackwardScratch<T>& scratch, int64_t begin,
+                                   int64_t rows) {
   const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
   const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
   const T* checkpoint = nullptr;  // of the running segment
   const auto memory_at = [&](int64_t step, int64_t i) -> const T* {
-    return step ? scratch.memories + ((step - 1) * rows + i) * s.memory() : checkpoint + i * s.memory();
+    return step ? scratch.memories + ((step - 1) * rows + i) * s.memory()
+                : checkpoint + i * s.memory();
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -254,9 +258,10 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           d_reads = scratch.d_reads;
         }
         focus(s, memory_at(step, i), heads, previous, s.locations, scratch.addressing);
-        step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN, s.locations,
-                      scratch.addressing, scratch.products, d_reads, scratch.d_memory + i * s.memory(),
-                      scratch.d_weights + i * HN, s.locations, Heads<T>(d_interface, s));
+        step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN,
+                      s.locations, scratch.addressing, scratch.products, d_reads,
+                      scratch.d_memory + i * s.memory(), scratch.d_weights + i * HN, s.locations,
+                      Heads<T>(d_interface, s));
         activate_backward(s, io.saved.interface + row * P, heads.key, d_interface);
       }
 
@@ -270,8 +275,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           });
         }
       }
-      gemm<T>(rows, C, P, {io.d_interface + at * P, P}, {io.interface_weight, C}, scratch.d_hidden, C,
-              scratch.d_hidden, C);
+      gemm<T>(rows, C, P, {io.d_interface + at * P, P}, {io.interface_weight, C}, scratch.d_hidden,
+              C, scratch.d_hidden, C);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t row = at + i;
         T* const d_gates = io.d_projected + row * G;
@@ -334,7 +339,8 @@ inline int64_t weight_gradient_blocks(const WeightGradient<T>& g) {
 
 template <typename T>
 inline void weight_gradient(const WeightGradient<T>& g, int64_t begin, int64_t end) {
-  const int64_t count = panels<T>(g.rows), columns = g.columns[0] + (g.parts > 1 ? g.columns[1] : 0);
+  const int64_t count = panels<T>(g.rows),
+                columns = g.columns[0] + (g.parts > 1 ? g.columns[1] : 0);
   const int64_t first = panel<T>(g.rows, count, begin).first * kLanes<T>;
   const Panel last = panel<T>(g.rows, count, end - 1);
   int64_t stop = (last.first + last.vectors) * kLanes<T>;
@@ -350,8 +356,8 @@ inline void weight_gradient(const WeightGradient<T>& g, int64_t begin, int64_t e
     const auto add = [&](int64_t rows, const T* x, const T* d) {
       for (int64_t from = 0; from < rows; from += kChunk) {
         const int64_t length = rows - from < kChunk ? rows - from : kChunk;
-        gemm<T>(n, width, length, {x + from * n, 1, n}, {d + from * g.rows + first, g.rows}, to, width,
-                to, width);
+        gemm<T>(n, width, length, {x + from * n, 1, n}, {d + from * g.rows + first, g.rows}, to,
+                width, to, width);
       }
     };
     add(g.first_count, g.first[part], g.d);

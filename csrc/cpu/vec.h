@@ -151,13 +151,11 @@ NTM_INLINE T peak(Vec<T> x) {
 // Of lane l: `second`[l ^ Bit] or `first`[l], by whether l has the bit (and the converse below).
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> low_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
-  return __builtin_shuffle(
-      a, b, Vec<Bits<T>>{((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...});
+  return __builtin_shuffle(a, b, Vec<Bits<T>>{((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...});
 }
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> high_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
-  return __builtin_shuffle(
-      a, b, Vec<Bits<T>>{((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...});
+  return __builtin_shuffle(a, b, Vec<Bits<T>>{((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...});
 }
 
 // Exchange rows and columns of a square of vectors.

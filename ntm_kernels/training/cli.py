@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
             "--checkpoint", type=Path, help="with --resume: from this one, not the newest"
         )
         run.add_argument("--preset", choices=PRESETS, help="settings to start from")
-        _add_options(one.add_argument_group("task"), tasks.make(name))
+        _add_options(one.add_argument_group("task"), preset(name).task)
         _add_options(one.add_argument_group("model and training"), preset(name))
         one.set_defaults(command=_train)
 

@@ -203,6 +203,12 @@ _BETTER: dict[str, dict[str, Any]] = {
     "copy": {"output_from": "read_vectors"},
 }
 
+# How the task itself is posed by default, where that is not as in the paper.
+_POSED: dict[str, dict[str, Any]] = {
+    # Without it an all-zero vector looks like an answer step, and the read head sets off early.
+    "copy": {"answer_channel": True},
+}
+
 #: The names that :func:`preset` takes.
 PRESETS = ("default", "paper")
 
@@ -232,7 +238,8 @@ def preset(task: str, name: str = "default", **overrides: Any) -> TrainConfig:
     ours = {f.name for f in fields(TrainConfig)} - {"task"}
     parameters = {key: value for key, value in overrides.items() if key not in ours}
     chosen = {key: value for key, value in overrides.items() if key in ours}
-    made = tasks.make(task, **parameters)
+    posed = _POSED.get(task, {}) if name == "default" else {}
+    made = tasks.make(task, **{**posed, **parameters})
 
     model, controller = chosen.get("model", "ntm"), chosen.get("controller", "lstm")
     if model == "lstm":

@@ -1,0 +1,161 @@
+// Arithmetic in float or double behind one name, storage in any dtype.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "params.h"
+
+namespace ntm {
+
+template <typename A>
+struct Constants;
+template <>
+struct Constants<float> {
+  static constexpr float infinity = __builtin_huge_valf();
+  static constexpr float cosine_eps = 1e-8f;
+};
+template <>
+struct Constants<double> {
+  static constexpr double infinity = __builtin_huge_val();
+  static constexpr double cosine_eps = 1e-8;
+};
+
+__device__ inline float exp_of(float x) {
+  return expf(x);
+}
+__device__ inline double exp_of(double x) {
+  return exp(x);
+}
+__device__ inline float exp2_of(float x) {
+  return exp2f(x);
+}
+__device__ inline double exp2_of(double x) {
+  return exp2(x);
+}
+__device__ inline float log2_of(float x) {
+  return log2f(x);
+}
+__device__ inline double log2_of(double x) {
+  return log2(x);
+}
+__device__ inline float log_of(float x) {
+  return logf(x);
+}
+__device__ inline double log_of(double x) {
+  return log(x);
+}
+__device__ inline float log1p_of(float x) {
+  return log1pf(x);
+}
+__device__ inline double log1p_of(double x) {
+  return log1p(x);
+}
+__device__ inline float tanh_of(float x) {
+  return tanhf(x);
+}
+__device__ inline double tanh_of(double x) {
+  return tanh(x);
+}
+__device__ inline float sqrt_of(float x) {
+  return sqrtf(x);
+}
+__device__ inline double sqrt_of(double x) {
+  return sqrt(x);
+}
+__device__ inline float larger(float x, float y) {
+  return fmaxf(x, y);
+}
+__device__ inline double larger(double x, double y) {
+  return fmax(x, y);
+}
+
+template <typename A>
+__device__ A sigmoid(A x) {
+  return 1 / (1 + exp_of(-x));
+}
+
+template <typename A>
+__device__ A softplus(A x) {
+  return larger(x, A(0)) + log1p_of(exp_of(x > 0 ? -x : x));
+}
+
+// u^x for 0 <= u <= 1 and x >= 0, with 0^0 = 1. Its error is an ulp of 1, not of the result.
+template <typename A>
+__device__ A power_of_ratio(A u, A x) {
+  return x == 0 ? A(1) : exp2_of(x * log2_of(u));
+}
+
+__device__ inline float lift(float x) {
+  return x;
+}
+__device__ inline double lift(double x) {
+  return x;
+}
+__device__ inline float lift(__half x) {
+  return __half2float(x);
+}
+__device__ inline float lift(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+
+__device__ inline void lower(float x, float* to) {
+  *to = x;
+}
+__device__ inline void lower(double x, double* to) {
+  *to = x;
+}
+__device__ inline void lower(float x, __half* to) {
+  *to = __float2half_rn(x);
+}
+__device__ inline void lower(float x, __nv_bfloat16* to) {
+  *to = __float2bfloat16_rn(x);
+}
+
+// Calls f with a pointer to the array's elements; the branch is the same for a whole grid.
+template <typename A>
+struct Visit;
+template <>
+struct Visit<double> {
+  template <typename F>
+  static __device__ void typed(const NtmArray& array, F f) {
+    f(static_cast<double*>(array.data));
+  }
+};
+template <>
+struct Visit<float> {
+  template <typename F>
+  static __device__ void typed(const NtmArray& array, F f) {
+    switch (array.dtype) {
+      case NTM_FLOAT32:
+        f(static_cast<float*>(array.data));
+        break;
+      case NTM_BFLOAT16:
+        f(static_cast<__nv_bfloat16*>(array.data));
+        break;
+      default:
+        f(static_cast<__half*>(array.data));
+        break;
+    }
+  }
+};
+
+template <typename A>
+__device__ A load(const NtmArray& array, int64_t index) {
+  A value = 0;
+  Visit<A>::typed(array, [&](auto* data) { value = lift(data[index]); });
+  return value;
+}
+
+// What is not given is 0.
+template <typename A>
+__device__ A load_or_zero(const NtmArray& array, int64_t index) {
+  return array.data == nullptr ? A(0) : load<A>(array, index);
+}
+
+template <typename A>
+__device__ void store(const NtmArray& array, int64_t index, A value) {
+  Visit<A>::typed(array, [&](auto* data) { lower(value, data + index); });
+}
+
+}  // namespace ntm

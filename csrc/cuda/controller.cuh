@@ -1,0 +1,169 @@
+// The controller's matrix-vector products and the LSTM, inside a sequence.
+#pragma once
+#include "block.cuh"
+
+namespace ntm {
+
+constexpr int kRowsAtOnce = 4;
+constexpr int kUnitsAtOnce = kWarp / kRowsAtOnce;
+// A weight of at most this many columns per lane may be held in registers.
+constexpr int kHeldColumns = 4;
+
+// The sum over all lanes of sums[lane % 4]: six shuffles where four reductions take twenty.
+template <typename A>
+__device__ A own_sum(const Block& block, const A* sums) {
+  const bool odd = block.lane & 1, high = block.lane & 2;
+  const A low_pair =
+      (odd ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, odd ? sums[0] : sums[1], 1);
+  const A high_pair =
+      (odd ? sums[3] : sums[2]) + __shfl_xor_sync(kAllLanes, odd ? sums[2] : sums[3], 1);
+  A own =
+      (high ? high_pair : low_pair) + __shfl_xor_sync(kAllLanes, high ? low_pair : high_pair, 2);
+#pragma unroll
+  for (int other = 4; other < kWarp; other *= 2) own += __shfl_xor_sync(kAllLanes, own, other);
+  return own;
+}
+
+// A weight [rows, columns] in units of four rows, a unit to a warp with its lanes along the
+// columns; row j of a unit is row `unit * unit_stride + j * row_stride`. The first `Held` units of
+// each warp live in its registers, the next ones in shared memory as far as they have room there
+// (`near`), and the rest come from L2 at each product.
+template <typename A, int Held>
+class Weight {
+ public:
+  __device__ Weight(const Block& block, const A* weight, int rows, int columns, int units,
+                    int unit_stride, int row_stride, A* near, int near_units)
+      : weight_(weight),
+        near_(near),
+        rows_(rows),
+        columns_(columns),
+        units_(units),
+        unit_stride_(unit_stride),
+        row_stride_(row_stride),
+        near_units_(near_units) {
+#pragma unroll
+    for (int round = 0; round < Held; ++round) {
+      const int unit = block.warp + round * block.warps;
+#pragma unroll
+      for (int j = 0; j < kRowsAtOnce; ++j)
+#pragma unroll
+        for (int c = 0; c < kHeldColumns; ++c) {
+          const int column = block.lane + c * kWarp;
+          held_[round][j][c] = unit < units && column < columns ? row(unit, j)[column] : A(0);
+        }
+    }
+    const int first = Held * block.warps, last = min(units, first + near_units);
+#pragma unroll 1
+    for (int unit = first + block.warp; unit < last; unit += block.warps)
+      for (int j = 0; j < kRowsAtOnce; ++j)
+        for (int column = block.lane; column < columns; column += kWarp)
+          near_row(unit - first, j)[column] = row(unit, j)[column];
+  }
+
+  // W x. The sums of eight units, row j of the k-th in lane 4 k + j, go to one call of f(unit,
+  // sum), so that what is done to them is done once; all lanes call, `unit` may lie beyond the
+  // last.
+  template <typename F>
+  __device__ void times(const Block& block, const A* x, F f) const {
+    A values[kHeldColumns];
+    if constexpr (Held > 0) {
+#pragma unroll
+      for (int c = 0; c < kHeldColumns; ++c) {
+        const int column = block.lane + c * kWarp;
+        values[c] = column < columns_ ? x[column] : A(0);
+      }
+    }
+    const int slot = block.lane / kRowsAtOnce;
+#pragma unroll 1
+    for (int first = block.warp; first < units_; first += kUnitsAtOnce * block.warps) {
+      A mine = 0;
+      int at = 0;
+      if constexpr (Held > 0) {
+        if (first == block.warp) {
+#pragma unroll
+          for (int round = 0; round < Held; ++round) {
+            A sums[kRowsAtOnce] = {};
+#pragma unroll
+            for (int j = 0; j < kRowsAtOnce; ++j)
+#pragma unroll
+              for (int c = 0; c < kHeldColumns; ++c) sums[j] += held_[round][j][c] * values[c];
+            const A own = own_sum(block, sums);
+            if (slot == round) mine = own;
+          }
+          at = Held;
+        }
+      }
+#pragma unroll 1
+      for (; at < kUnitsAtOnce; ++at) {
+        const int unit = first + at * block.warps;
+        if (unit >= units_) break;
+        const A own = product(block, unit, x, values);
+        if (slot == at) mine = own;
+      }
+      f(first + slot * block.warps, mine);
+    }
+  }
+
+ private:
+  __device__ A product(const Block& block, int unit, const A* x, const A* values) const {
+    const int near = unit - Held * block.warps;
+    const bool is_near = near < near_units_;
+    const A* rows[kRowsAtOnce];
+    A sums[kRowsAtOnce] = {};
+#pragma unroll
+    for (int j = 0; j < kRowsAtOnce; ++j) rows[j] = is_near ? near_row(near, j) : row(unit, j);
+    if constexpr (Held > 0) {
+#pragma unroll
+      for (int c = 0; c < kHeldColumns; ++c) {
+        const int column = block.lane + c * kWarp;
+        if (column >= columns_) break;
+#pragma unroll
+        for (int j = 0; j < kRowsAtOnce; ++j) sums[j] += rows[j][column] * values[c];
+      }
+    } else {
+#pragma unroll 2
+      for (int column = block.lane; column < columns_; column += kWarp) {
+        const A value = x[column];
+#pragma unroll
+        for (int j = 0; j < kRowsAtOnce; ++j) sums[j] += rows[j][column] * value;
+      }
+    }
+    return own_sum(block, sums);
+  }
+  __device__ const A* row(int unit, int j) const {
+    const int at = min(unit * unit_stride_ + j * row_stride_, rows_ - 1);
+    return weight_ + static_cast<int64_t>(at) * columns_;
+  }
+  __device__ A* near_row(int unit, int j) const {
+    return near_ + (unit * kRowsAtOnce + j) * columns_;
+  }
+
+  const A* weight_;
+  A* near_;
+  int rows_, columns_, units_, unit_stride_, row_stride_, near_units_;
+  A held_[Held > 0 ? Held : 1][kRowsAtOnce][kHeldColumns];
+};
+
+__host__ __device__ inline int units_of(int rows) {
+  return (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+}
+
+// c ← σ(f) c + σ(i) tanh(g), h ← σ(o) tanh(c) of one unit; its gates i, f, g, o in four lanes.
+template <typename A>
+struct LstmUnit {
+  A hidden, cell;
+  A activated;  // this lane's gate
+
+  __device__ LstmUnit(const Block& block, A gate, A previous_cell) {
+    const int kind = block.lane % 4, first = block.lane - kind;
+    activated = kind == 2 ? tanh_of(gate) : sigmoid(gate);
+    const A input = __shfl_sync(kAllLanes, activated, first);
+    const A forget = __shfl_sync(kAllLanes, activated, first + 1);
+    const A candidate = __shfl_sync(kAllLanes, activated, first + 2);
+    const A output = __shfl_sync(kAllLanes, activated, first + 3);
+    cell = forget * previous_cell + input * candidate;
+    hidden = output * tanh_of(cell);
+  }
+};
+
+}  // namespace ntm

@@ -1,0 +1,98 @@
+// The interface vector: where the heads' parameters lie in it, their activation and its backward.
+#pragma once
+#include "block.cuh"
+
+namespace ntm {
+
+// Grouped by kind, read heads before write heads in each group. Without addressing heads only
+// erase and add are left, without write heads only the others.
+template <typename A>
+struct Heads {
+  A* key;         // [H, M]
+  A* strength;    // [H]
+  A* gate;        // [H]
+  A* shift;       // [H, S]
+  A* sharpening;  // [H]
+  A* erase;       // [W, M]
+  A* add;         // [W, M]
+  int size;
+
+  __device__ Heads(A* vector, int addressing, int writing, int words, int taps) {
+    key = vector;
+    strength = key + addressing * words;
+    gate = strength + addressing;
+    shift = gate + addressing;
+    sharpening = shift + addressing * taps;
+    erase = sharpening + addressing;
+    add = erase + writing * words;
+    size = static_cast<int>(add + writing * words - vector);
+  }
+  __device__ Heads(A* vector, const Sizes& sizes)
+      : Heads(vector, sizes.H, sizes.W, sizes.M, sizes.S) {}
+
+  __device__ bool is_erase(int index) const { return key + index >= erase && key + index < add; }
+
+  // Everything but the shift, whose softmax needs all taps of a head.
+  __device__ A activate(int index, A raw) const {
+    const A* at = key + index;
+    if (at < strength) return raw;
+    if (at < gate) return softplus(raw);
+    if (at < shift) return sigmoid(raw);
+    if (at < sharpening) return raw;
+    if (at < erase) return 1 + softplus(raw);
+    if (at < add) return sigmoid(raw);
+    return raw;
+  }
+
+  // The derivative of what `activate` does.
+  __device__ A slope(int index, A raw) const {
+    const A* at = key + index;
+    if (at < strength) return 1;
+    if (at < gate) return sigmoid(raw);
+    if (at < shift) return sigmoid(raw) * sigmoid(-raw);
+    if (at < sharpening) return 1;
+    if (at < erase) return sigmoid(raw);
+    if (at < add) return sigmoid(raw) * sigmoid(-raw);
+    return 1;
+  }
+};
+
+// Softmax of the raw taps in place, one warp a head; from the last warp on, which has least to do.
+template <typename A>
+__device__ void activate_shift(const Block& block, const Heads<A>& heads, const Sizes& sizes) {
+#pragma unroll 1
+  for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
+    A* taps = heads.shift + head * sizes.S;
+    A peak = -Constants<A>::infinity;
+#pragma unroll 1
+    for (int tap = block.lane; tap < sizes.S; tap += kWarp) peak = larger(peak, taps[tap]);
+    peak = warp_max(peak);
+    A sum = 0;
+#pragma unroll 1
+    for (int tap = block.lane; tap < sizes.S; tap += kWarp) sum += exp_of(taps[tap] - peak);
+    sum = warp_sum(sum);
+#pragma unroll 1
+    for (int tap = block.lane; tap < sizes.S; tap += kWarp)
+      taps[tap] = exp_of(taps[tap] - peak) / sum;
+  }
+}
+
+// The gradient of the raw taps from that of the activated ones, in place.
+template <typename A>
+__device__ void activate_shift_backward(const Block& block, const Heads<A>& heads,
+                                        const Heads<A>& d_heads, const Sizes& sizes) {
+#pragma unroll 1
+  for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
+    const A* taps = heads.shift + head * sizes.S;
+    A* d_taps = d_heads.shift + head * sizes.S;
+    A dot = 0;
+#pragma unroll 1
+    for (int tap = block.lane; tap < sizes.S; tap += kWarp) dot += d_taps[tap] * taps[tap];
+    dot = warp_sum(dot);
+#pragma unroll 1
+    for (int tap = block.lane; tap < sizes.S; tap += kWarp)
+      d_taps[tap] = taps[tap] * (d_taps[tap] - dot);
+  }
+}
+
+}  // namespace ntm

@@ -1,0 +1,287 @@
+// The memory in shared memory: moving it, reading and writing it, and their backwards.
+//
+// Two ways through a tile. By rows: some lanes share a row, for sums over its words. By columns: a
+// warp takes a column and its lanes the rows, for sums over rows, which then need no other warp,
+// and for whatever is done to each element in the same breath. An odd row stride keeps the lanes of
+// a warp on 32 different banks both ways.
+#pragma once
+#include "block.cuh"
+#include "interface.cuh"
+
+namespace ntm {
+
+template <typename A>
+struct Tile {
+  A* at;      // [rows, stride]
+  int first;  // its first row in the memory
+  int rows, words;
+  bool fresh;  // no tile came before it in this block: sums over rows start here
+
+  static __host__ __device__ int stride_of(int words) { return words | 1; }
+  __device__ int stride() const { return stride_of(words); }
+  __device__ A& operator()(int row, int word) const { return at[row * stride() + word]; }
+  __device__ Rows range() const { return {first, rows}; }
+};
+
+// f(flat index in the tile, row, word) for each group of `Width` words of a tile, side by side for
+// neighbouring threads.
+template <int Width, typename A, typename F>
+__device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
+  const int groups = tile.words / Width;
+  const int row_step = block.threads / groups, group_step = block.threads % groups;
+  int row = block.thread / groups, group = block.thread % groups;
+#pragma unroll 4
+  for (int index = block.thread; index < tile.rows * groups; index += block.threads) {
+    f(index * Width, row, group * Width);
+    row += row_step;
+    group += group_step;
+    if (group >= groups) {
+      group -= groups;
+      row += 1;
+    }
+  }
+}
+
+template <typename T>
+struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
+  T value[4];
+};
+
+template <typename T>
+__device__ bool in_fours(const T* data, int words) {
+  return words % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
+}
+
+// Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every
+// dtype times two widths of code, and called once or twice. By value, so that nothing needs a
+// stack.
+template <typename A>
+__device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array, int64_t offset) {
+  const Block block;
+  Visit<A>::typed(array, [&](auto* data) {
+    using T = std::remove_pointer_t<decltype(data)>;
+    const T* source = data + offset;
+    if (in_fours(source, tile.words)) {
+      each_group<4>(block, tile, [&](int index, int row, int word) {
+        const Four<T> four = *reinterpret_cast<const Four<T>*>(source + index);
+        A* to = &tile(row, word);
+        for (int i = 0; i < 4; ++i) to[i] = lift(four.value[i]);
+      });
+    } else {
+      each_group<1>(block, tile,
+                    [&](int index, int row, int word) { tile(row, word) = lift(source[index]); });
+    }
+  });
+}
+
+template <typename A>
+__device__ __attribute__((noinline)) void store_tile(Tile<A> tile, NtmArray array, int64_t offset) {
+  const Block block;
+  Visit<A>::typed(array, [&](auto* data) {
+    using T = std::remove_pointer_t<decltype(data)>;
+    T* target = data + offset;
+    if (in_fours(target, tile.words)) {
+      each_group<4>(block, tile, [&](int index, int row, int word) {
+        Four<T> four;
+        const A* from = &tile(row, word);
+        for (int i = 0; i < 4; ++i) lower(from[i], four.value + i);
+        *reinterpret_cast<Four<T>*>(target + index) = four;
+      });
+    } else {
+      each_group<1>(block, tile,
+                    [&](int index, int row, int word) { lower(tile(row, word), target + index); });
+    }
+  });
+}
+
+template <typename A>
+__device__ void clear_tile(const Block& block, const Tile<A>& tile) {
+  each_group<1>(block, tile, [&](int, int row, int word) { tile(row, word) = 0; });
+}
+
+// An array of the arithmetic dtype.
+template <typename A>
+__host__ __device__ NtmArray plain(void* data) {
+  return {data, sizeof(A) == 8 ? NTM_FLOAT64 : NTM_FLOAT32};
+}
+
+// Which lanes share a row: a power of two, as many as still leave every warp at most one unit.
+struct RowUnits {
+  int lanes, units;
+  __device__ RowUnits(int rows, int warps) {
+    const int chunks = (rows + kWarp - 1) / kWarp;
+    lanes = 1;
+    while (lanes < kWarp && chunks * lanes * 2 <= warps) lanes *= 2;
+    units = chunks * lanes;
+  }
+  // The rows of a warp are `lanes` apart: with an odd stride no two lanes meet on a bank.
+  __device__ int row(int unit, int lane) const {
+    return unit / lanes * kWarp + unit % lanes + lanes * (lane / lanes);
+  }
+  template <typename A>
+  __device__ A sum(A x) const {
+    for (int other = lanes / 2; other > 0; other /= 2) x += __shfl_xor_sync(kAllLanes, x, other);
+    return x;
+  }
+};
+
+// Read vectors [R, M] from weights [R, N], one column; what earlier tiles gave is added to. The
+// backward of the content sums over rows alike, with the gradients of k·M_i for weights.
+template <typename A>
+__device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weights,
+                     int heads, int N, A* read_vectors) {
+#pragma unroll 1
+  for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
+    const int some = min(kHeadsAtOnce<A>, heads - head);
+    const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
+    A sums[kHeadsAtOnce<A>] = {};
+#pragma unroll 2
+    for (int row = block.lane; row < tile.rows; row += kWarp) {
+      const A m = tile(row, column);
+#pragma unroll
+      for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+        if (i < some) sums[i] += w[static_cast<int64_t>(i) * N + row] * m;
+    }
+#pragma unroll
+    for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+      if (i >= some) continue;
+      const A sum = warp_sum(sums[i]);
+      A& to = read_vectors[(head + i) * tile.words + column];
+      if (block.lane == 0) to = tile.fresh ? sum : to + sum;
+    }
+  }
+}
+
+// M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h in one column; weights [W, N].
+template <typename A>
+__device__ void write(const Block& block, const Tile<A>& tile, int column, const A* weights,
+                      int heads, int N, const A* erase, const A* add) {
+#pragma unroll 2
+  for (int row = block.lane; row < tile.rows; row += kWarp) {
+    A kept = tile(row, column), added = 0;
+#pragma unroll 1
+    for (int head = 0; head < heads; ++head) {
+      const A w = weights[static_cast<int64_t>(head) * N + tile.first + row];
+      kept *= 1 - w * erase[head * tile.words + column];
+      added += w * add[head * tile.words + column];
+    }
+    tile(row, column) = kept + added;
+  }
+}
+
+// What the write heads other than `head` leave of an element: a product, never a quotient.
+template <typename A>
+__device__ A kept_by_others(int head, int heads, const A* weights, int64_t N, const A* erase,
+                            int words) {
+  A kept = 1;
+#pragma unroll 1
+  for (int other = 0; other < heads; ++other)
+    if (other != head) kept *= 1 - weights[other * N] * erase[other * words];
+  return kept;
+}
+
+// dw += dr · M_i, for heads [0, heads); d_weights [heads, N], d_read_vectors [heads, M].
+template <typename A>
+__device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
+                                      const A* d_read_vectors, int heads, int N, A* d_weights) {
+  const RowUnits units(tile.rows, block.warps);
+#pragma unroll 1
+  for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
+    const int some = min(kHeadsAtOnce<A>, heads - head);
+    const A* d_read = d_read_vectors + head * tile.words;
+#pragma unroll 1
+    for (int unit = block.warp; unit < units.units; unit += block.warps) {
+      const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
+      A sums[kHeadsAtOnce<A>] = {};
+      if (row < tile.rows) {
+#pragma unroll 2
+        for (int word = part; word < tile.words; word += units.lanes) {
+          const A m = tile(row, word);
+#pragma unroll
+          for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+            if (i < some) sums[i] += d_read[i * tile.words + word] * m;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+        if (i >= some) continue;
+        const A sum = units.sum(sums[i]);
+        if (part == 0 && row < tile.rows)
+          d_weights[static_cast<int64_t>(head + i) * N + tile.first + row] += sum;
+      }
+    }
+  }
+}
+
+// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)); weights and d_weights [W, N].
+template <typename A>
+__device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
+                                       const Tile<A>& d_written, const A* weights, int heads, int N,
+                                       const A* erase, const A* add, A* d_weights) {
+  const RowUnits units(tile.rows, block.warps);
+#pragma unroll 1
+  for (int unit = block.warp; unit < units.units; unit += block.warps) {
+    const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
+    const A* w = weights + tile.first + row;
+#pragma unroll 1
+    for (int head = 0; head < heads; ++head) {
+      A sum = 0;
+      if (row < tile.rows) {
+#pragma unroll 2
+        for (int word = part; word < tile.words; word += units.lanes) {
+          const A others = kept_by_others(head, heads, w, N, erase + word, tile.words);
+          const int at = head * tile.words + word;
+          sum += d_written(row, word) * (add[at] - erase[at] * tile(row, word) * others);
+        }
+      }
+      sum = units.sum(sum);
+      if (part == 0 && row < tile.rows)
+        d_weights[static_cast<int64_t>(head) * N + tile.first + row] += sum;
+    }
+  }
+}
+
+// da = Σ_i w_i dM'_i and de = −Σ_i w_i dM'_i M_i Π_other (1 − w e), one column.
+template <typename A>
+__device__ void write_backward_heads(const Block& block, const Tile<A>& tile,
+                                     const Tile<A>& d_written, int column, const A* weights,
+                                     int heads, int N, const A* erase, A* d_erase, A* d_add) {
+#pragma unroll 1
+  for (int head = 0; head < heads; ++head) {
+    A added = 0, erased = 0;
+#pragma unroll 2
+    for (int row = block.lane; row < tile.rows; row += kWarp) {
+      const A* w = weights + tile.first + row;
+      const A pull = w[static_cast<int64_t>(head) * N] * d_written(row, column);
+      added += pull;
+      erased -=
+          pull * tile(row, column) * kept_by_others(head, heads, w, N, erase + column, tile.words);
+    }
+    added = warp_sum(added);
+    erased = warp_sum(erased);
+    if (block.lane == 0) {
+      const int at = head * tile.words + column;
+      d_add[at] = tile.fresh ? added : d_add[at] + added;
+      d_erase[at] = tile.fresh ? erased : d_erase[at] + erased;
+    }
+  }
+}
+
+// dM through the write alone: dM' Π_h (1 − w_h e_h), for one element.
+template <typename A>
+__device__ A write_backward_memory(A d_written, const A* weights, int heads, int64_t N,
+                                   const A* erase, int words) {
+  return d_written * kept_by_others(-1, heads, weights, N, erase, words);
+}
+
+// Σ_h x_h y_h of one element: dM of a read with x = w and y = dr, of the content with x the
+// gradient of the scalar products and y = k.
+template <typename A>
+__device__ A outer_sum(const A* of_row, int heads, int64_t N, const A* of_column, int words) {
+  A sum = 0;
+#pragma unroll 1
+  for (int head = 0; head < heads; ++head) sum += of_row[head * N] * of_column[head * words];
+  return sum;
+}
+
+}  // namespace ntm

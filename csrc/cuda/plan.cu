@@ -1,0 +1,196 @@
+#include <stdio.h>
+
+#include <algorithm>
+
+#include "plan.cuh"
+#include "sequence.cuh"
+#include "tiled.cuh"
+
+namespace ntm {
+
+namespace {
+
+constexpr int kLeastTileRows = 64;
+constexpr int kTiledThreads = 256;
+constexpr int kMostSequences = 65535;  // the second dimension of a grid
+
+// A thread for about four elements of the memory, or for what it has to do of the controller's
+// products, so that small problems do not pay for idle warps.
+int threads_for(const NtmSizes& sizes) {
+  const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
+  const int64_t controller = static_cast<int64_t>(sizes.hidden) * sizes.hidden / 8;
+  const int64_t work = memory > controller ? memory : controller;
+  int threads = 2 * kWarp;
+  while (threads < kMaxThreads && work > 4 * threads) threads *= 2;
+  return threads;
+}
+
+template <typename Space>
+void lay_out(const Sizes& sizes, NtmPlan& plan) {
+  CountedPieces pieces(plan);
+  const Space space(pieces, sizes, plan.tile_rows, plan.threads / kWarp);
+  (void)space;
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
+}
+
+template <typename A>
+void lay_out_tiled(bool backward, const Sizes& sizes, NtmPlan& plan) {
+  CountedPieces pieces(plan);
+  const TiledSpace<A> space(pieces, sizes, plan.tile_rows, plan.threads / kWarp, backward);
+  (void)space;
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
+}
+
+template <typename A>
+void lay_out(int op, bool backward, const Sizes& sizes, NtmPlan& plan) {
+  if (plan.tiled)
+    lay_out_tiled<A>(backward, sizes, plan);
+  else if (op == NTM_SEQUENCE)
+    backward ? lay_out<SequenceBackwardSpace<A>>(sizes, plan)
+             : lay_out<SequenceForwardSpace<A>>(sizes, plan);
+  else
+    backward ? lay_out<BackwardSpace<A>>(sizes, plan) : lay_out<ForwardSpace<A>>(sizes, plan);
+}
+
+struct Planner {
+  int op;
+  bool backward, is_double;
+  const NtmSizes& given;
+  int64_t limit;
+  NtmPlan plan;
+
+  void count() {
+    const Sizes sizes(given);
+    is_double ? lay_out<double>(op, backward, sizes, plan)
+              : lay_out<float>(op, backward, sizes, plan);
+    plan.workspace_bytes *= given.batch;
+  }
+
+  // As many rows at a time as fit beside all else, in whole warps if it can be.
+  bool fit_rows() {
+    plan.tile_rows = 32;
+    count();
+    const int64_t some = plan.shared_bytes;
+    plan.tile_rows = 64;
+    count();
+    const int64_t row_bytes = (plan.shared_bytes - some) / 32, fixed = some - 32 * row_bytes;
+    const int64_t rows = (limit - fixed) / row_bytes;
+    plan.tile_rows = static_cast<int>(rows >= kWarp ? rows / kWarp * kWarp : rows);
+    if (rows < 1) return false;
+    count();
+    while (plan.shared_bytes > limit && plan.tile_rows > 1) {  // pieces are rounded up
+      plan.tile_rows -= 1;
+      count();
+    }
+    return plan.shared_bytes <= limit;
+  }
+
+  // Tiles for a grid of blocks, two to a multiprocessor if a row or more still fits so.
+  void tile(int whole) {
+    plan.tiled = plan.weightings_away = 1;
+    plan.threads = kTiledThreads;
+    if (given.batch > kMostSequences) {
+      snprintf(plan.why_not, sizeof plan.why_not,
+               "%d sequences of a memory that does not fit in shared memory, at most %d",
+               given.batch, kMostSequences);
+      return;
+    }
+    for (int64_t room : {std::min(whole / 2, 48 * 1024), whole}) {
+      limit = room;
+      if (fit_rows()) {
+        if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
+        count();
+        return;
+      }
+    }
+    refuse("one row of the memory and the heads' parameters do not fit in shared memory");
+  }
+
+  // How many units of four rows fit in what room is left.
+  int near_units(int units, int columns) {
+    const int64_t bytes = static_cast<int64_t>(kRowsAtOnce) * columns * (is_double ? 8 : 4);
+    const int64_t room = (limit - plan.shared_bytes - 16) / bytes;
+    return static_cast<int>(std::max(int64_t(0), std::min(room, int64_t(units))));
+  }
+
+  // What the memory leaves free goes to the controller's weights.
+  void place_weights() {
+    const Sizes sizes(given);
+    const int rows = backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
+    const int columns = recurrent_columns(sizes, backward);
+    plan.weights_held = !backward && !is_double && columns <= kHeldColumns * kWarp;
+    const int held = plan.weights_held ? kHeldUnits * plan.threads / kWarp : 0;
+    plan.near_units = near_units(units_of(rows) - held, columns);
+    count();
+    const int interface_rows = backward ? sizes.C : sizes.interface_size();
+    plan.near_interface_units =
+        near_units(units_of(interface_rows), interface_columns(sizes, backward));
+    count();
+  }
+
+  void refuse(const char* what) {
+    snprintf(plan.why_not, sizeof plan.why_not, "%s: %lld bytes, a block has %lld", what,
+             static_cast<long long>(plan.shared_bytes), static_cast<long long>(limit));
+  }
+};
+
+}  // namespace
+
+NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit) {
+  Planner planner{op, backward, is_double, sizes, shared_limit, {}};
+  NtmPlan& plan = planner.plan;
+  plan.threads = threads_for(sizes);
+  plan.tile_rows = sizes.memory_size;
+  planner.count();
+  if (plan.shared_bytes <= shared_limit) {
+    if (op == NTM_SEQUENCE) planner.place_weights();
+    return plan;
+  }
+  if (op == NTM_ADDRESS || op == NTM_STEP) {
+    planner.tile(shared_limit);
+    return plan;
+  }
+  if (op != NTM_SEQUENCE) {
+    planner.refuse("the memory of a sequence does not fit in shared memory");
+    return plan;
+  }
+  // The weightings stay if they leave room for a tile worth moving.
+  for (int away = 0; away < 2; ++away) {
+    plan.weightings_away = away;
+    if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
+  }
+  planner.refuse("the state of a step does not fit in shared memory");
+  return plan;
+}
+
+}  // namespace ntm
+
+extern "C" void ntm_cuda_plan(int op, int backward, int is_double, const NtmSizes* sizes,
+                              int shared_limit, NtmPlan* plan) {
+  *plan = ntm::plan_of(op, backward != 0, is_double != 0, *sizes, shared_limit);
+}
+
+extern "C" int ntm_cuda_shared_limit() {
+  return ntm::shared_limit();
+}
+
+extern "C" const char* ntm_cuda_error(int error) {
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+
+extern "C" int64_t ntm_cuda_struct_bytes(int op) {
+  switch (op) {
+    case NTM_ADDRESS:
+      return sizeof(NtmAddressParams);
+    case NTM_READ:
+      return sizeof(NtmReadParams);
+    case NTM_WRITE:
+      return sizeof(NtmWriteParams);
+    case NTM_STEP:
+      return sizeof(NtmStepParams);
+    default:
+      return sizeof(NtmSequenceParams);
+  }
+}

@@ -1,0 +1,145 @@
+// `read` and `write`, forward and backward, with a block for each sequence.
+#include "launch.cuh"
+#include "on_chip.cuh"
+#include "plan.cuh"
+
+namespace ntm {
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) read_forward_kernel(
+    const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
+  const int64_t b = blockIdx.x;
+
+  load_tile(tile, params.memory, b * sizes.N * sizes.M);
+  load_vector(block, space.previous, params.weights, b * sizes.R * sizes.N, sizes.R * sizes.N);
+  __syncthreads();
+#pragma unroll 1
+  for (int column = block.warp; column < sizes.M; column += block.warps)
+    read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
+  __syncthreads();
+  store_vector(block, space.reads, params.read_vectors, b * sizes.R * sizes.M, sizes.R * sizes.M);
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) read_backward_kernel(
+    const __grid_constant__ NtmReadParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
+  const int R = sizes.R, N = sizes.N, M = sizes.M;
+  const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * R * N;
+
+  load_tile(tile, params.memory, memory);
+  load_vector(block, space.d_reads, params.d_read_vectors, b * R * M, R * M);
+  load_vector(block, space.weights, params.weights, weighting, R * N);
+  for (int i = block.thread; i < R * N; i += block.threads) space.d[i] = 0;
+  __syncthreads();
+  read_backward_weights(block, tile, space.d_reads, R, N, space.d);
+  __syncthreads();
+#pragma unroll 1
+  for (int column = block.warp; column < M; column += block.warps)
+    for (int row = block.lane; row < N; row += kWarp)
+      tile(row, column) = outer_sum(space.weights + row, R, N, space.d_reads + column, M);
+  __syncthreads();
+  store_tile(tile, params.d_memory, memory);
+  store_vector(block, space.d, params.d_weights, weighting, R * N);
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) write_forward_kernel(
+    const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
+  const int W = sizes.W, N = sizes.N, M = sizes.M;
+  const int64_t b = blockIdx.x, memory = b * N * M;
+
+  load_tile(tile, params.memory, memory);
+  load_vector(block, space.previous, params.weights, b * W * N, W * N);
+  load_vector(block, heads.erase, params.erase, b * W * M, W * M);
+  load_vector(block, heads.add, params.add, b * W * M, W * M);
+  __syncthreads();
+#pragma unroll 1
+  for (int column = block.warp; column < M; column += block.warps)
+    write(block, tile, column, space.previous, W, N, heads.erase, heads.add);
+  __syncthreads();
+  store_tile(tile, params.written, memory);
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) write_backward_kernel(
+    const __grid_constant__ NtmWriteParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
+  const Heads<A> d_heads(space.d_vector, 0, sizes.W, sizes.M, 0);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
+  const int W = sizes.W, N = sizes.N, M = sizes.M;
+  const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * W * N, words = b * W * M;
+
+  load_tile(tile, params.memory, memory);
+  load_tile(d_tile, params.d_written, memory);
+  load_vector(block, space.weights, params.weights, weighting, W * N);
+  load_vector(block, heads.erase, params.erase, words, W * M);
+  load_vector(block, heads.add, params.add, words, W * M);
+  for (int i = block.thread; i < W * N; i += block.threads) space.d[i] = 0;
+  __syncthreads();
+  write_backward_weights(block, tile, d_tile, space.weights, W, N, heads.erase, heads.add, space.d);
+  __syncthreads();
+#pragma unroll 1
+  for (int column = block.warp; column < M; column += block.warps) {
+    write_backward_heads(block, tile, d_tile, column, space.weights, W, N, heads.erase,
+                         d_heads.erase, d_heads.add);
+    for (int row = block.lane; row < N; row += kWarp)
+      d_tile(row, column) = write_backward_memory(d_tile(row, column), space.weights + row, W, N,
+                                                  heads.erase + column, M);
+  }
+  __syncthreads();
+  store_tile(d_tile, params.d_memory, memory);
+  store_vector(block, space.d, params.d_weights, weighting, W * N);
+  store_vector(block, d_heads.erase, params.d_erase, words, W * M);
+  store_vector(block, d_heads.add, params.d_add, words, W * M);
+}
+
+}  // namespace ntm
+
+extern "C" int ntm_cuda_read_forward(const NtmReadParams* params, const NtmPlan* plan,
+                                     void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::read_forward_kernel<float>,
+                       ntm::read_forward_kernel<double>, params->memory.dtype);
+}
+
+extern "C" int ntm_cuda_read_backward(const NtmReadParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::read_backward_kernel<float>,
+                       ntm::read_backward_kernel<double>, params->memory.dtype);
+}
+
+extern "C" int ntm_cuda_write_forward(const NtmWriteParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::write_forward_kernel<float>,
+                       ntm::write_forward_kernel<double>, params->memory.dtype);
+}
+
+extern "C" int ntm_cuda_write_backward(const NtmWriteParams* params, const NtmPlan* plan,
+                                       void* stream) {
+  return ntm::dispatch(params, *plan, stream, ntm::write_backward_kernel<float>,
+                       ntm::write_backward_kernel<double>, params->memory.dtype);
+}

@@ -1,0 +1,198 @@
+// `sequence` forward: one launch for all steps, with a block for each sequence.
+//
+// The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
+// step, from its place in the result. Six barriers a step: hidden state | interface | content |
+// shift | weights | read and write.
+#include "launch.cuh"
+#include "plan.cuh"
+#include "sequence.cuh"
+
+namespace ntm {
+
+// `Held`: units of four rows of the recurrent weight that a warp holds in registers; only beside a
+// memory that stays in shared memory.
+template <typename A, int Held>
+__global__ void __launch_bounds__(kMaxThreads, 1) sequence_forward_kernel(
+    const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  const bool is_lstm = sizes.is_lstm;
+  const int64_t b = blockIdx.x, B = gridDim.x;
+  PlacedPieces pieces(plan, shared, Held > 0 ? nullptr : params.workspace);
+  const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, sizes);
+  const Partials<Pair<A>> scores{space.scores, block.warps, 0},
+      powers{space.powers, block.warps, 0};
+  const Rows all{0, sizes.N};
+  const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
+  const int reads = sizes.R * M, weighting = sizes.H * N;
+  const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
+  const bool resident = Held > 0 || plan.tile_rows >= N;
+  const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
+  const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
+  const NtmArray checkpoints = plain<A>(params.checkpoints);
+  const Weight<A, Held> recurrent(block, static_cast<const A*>(params.recurrent_weight), gates,
+                                  width, is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce,
+                                  is_lstm ? C : 1, space.near_weights, plan.near_units);
+  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), P, C,
+                               units_of(P), kRowsAtOnce, 1, space.near_interface,
+                               plan.near_interface_units);
+  const A* interface_bias = static_cast<const A*>(params.interface_bias);
+  A* all_weights = static_cast<A*>(params.all_weights);
+  A* interfaces = static_cast<A*>(params.interfaces);
+  A* trace_interface = static_cast<A*>(params.trace_interface);
+
+  if (resident)
+    load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
+  load_vector(block, space.previous, params.initial_weights, b * weighting, weighting);
+  load_vector(block, space.recurrent, params.initial_reads, b * reads, reads);
+  if (is_lstm) {
+    load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
+    load_vector(block, space.cell, params.initial_cell, b * C, C);
+  }
+  __syncthreads();
+
+  A *now = space.recurrent, *next = space.next_recurrent;
+  for (int t = 0; t < length; ++t) {
+    const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
+    A* hidden = next + reads;
+    const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
+    const int64_t checkpoint_at = (t / params.sizes.checkpoint_every * B + b) * cells_of_memory;
+
+    if (is_lstm) {
+      recurrent.times(block, now, [&](int unit, A gate) {
+        const bool real = unit < C;
+        const int64_t gate_at = at * gates + lane_row * C + unit;
+        if (real) gate += load<A>(params.projected_input, gate_at);
+        const LstmUnit<A> lstm(block, gate, real ? space.cell[unit] : A(0));
+        __syncwarp();  // every lane has read the cell
+        if (!real) return;
+        if (params.gates != nullptr) static_cast<A*>(params.gates)[gate_at] = lstm.activated;
+        if (lane_row != 0) return;
+        space.cell[unit] = lstm.cell;
+        hidden[unit] = lstm.hidden;
+        store(params.hidden, at * C + unit, lstm.hidden);
+        if (params.cells != nullptr) static_cast<A*>(params.cells)[at * C + unit] = lstm.cell;
+      });
+    } else {
+      recurrent.times(block, now, [&](int unit, A sum) {
+        const int row = kRowsAtOnce * unit + lane_row;
+        if (row >= C) return;
+        hidden[row] = tanh_of(sum + load<A>(params.projected_input, at * C + row));
+        store(params.hidden, at * C + row, hidden[row]);
+      });
+    }
+    if (checkpoint && resident)
+      store_tile(Tile<A>{space.tile, 0, N, M, true}, checkpoints, checkpoint_at);
+    __syncthreads();
+
+    interface.times(block, hidden, [&](int unit, A sum) {
+      const int row = kRowsAtOnce * unit + lane_row;
+      if (row >= P) return;
+      const A raw = sum + interface_bias[row];
+      const A active = heads.activate(row, raw);
+      space.vector[row] = active;
+      // Of the erase vector, which the backward needs step after step, the activated is kept.
+      if (interfaces != nullptr) interfaces[at * P + row] = heads.is_erase(row) ? active : raw;
+    });
+    __syncthreads();
+
+    activate_shift(block, heads, sizes);
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      if (!resident) {
+        const int64_t offset = static_cast<int64_t>(tile.first) * M;
+        __syncthreads();
+        load_tile(tile, t == 0 ? params.initial_memory : params.memory,
+                  b * cells_of_memory + offset);
+        __syncthreads();
+        if (checkpoint) store_tile(tile, checkpoints, checkpoint_at + offset);
+      }
+      content<A>(block, tile, heads, sizes, space.similarity, scores, nullptr, nullptr);
+    });
+    __syncthreads();
+
+    if (trace_interface != nullptr)
+      for (int p = block.thread; p < P; p += block.threads)
+        trace_interface[at * P + p] = space.vector[p];
+    shift<false>(block, all, heads, sizes, space.similarity, space.previous, scores,
+                 sizes.S > kFewTaps, space.gated, space.shifted, powers);
+    __syncthreads();
+
+    sharpen(block, all, heads, sizes, space.shifted, powers, powers, [&](int head, int row, A w) {
+      const int64_t index = static_cast<int64_t>(head) * N + row;
+      space.previous[index] = w;  // no warp needs the previous weights any more
+      if (all_weights != nullptr) all_weights[at * weighting + index] = w;
+      if (params.trace_weights.data != nullptr)
+        store(params.trace_weights, at * weighting + index, w);
+    });
+    __syncthreads();
+
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
+      if (!resident) {
+        load_tile(tile, t == 0 ? params.initial_memory : params.memory, offset);
+        __syncthreads();
+      }
+#pragma unroll 1
+      for (int column = block.warp; column < M; column += block.warps) {
+        read(block, tile, column, space.previous, sizes.R, N, next);
+        write(block, tile, column, space.previous + static_cast<int64_t>(sizes.R) * N, sizes.W, N,
+              heads.erase, heads.add);
+      }
+      __syncthreads();
+      if (!resident) {
+        store_tile(tile, params.memory, offset);
+        __syncthreads();
+      }
+    });
+    for (int i = block.thread; i < reads; i += block.threads)
+      store(params.read_vectors, at * reads + i, next[i]);
+    A* last = now;
+    now = next;
+    next = last;
+  }
+
+  const int every = params.sizes.checkpoint_every;
+  for (int64_t t = length; t < T; ++t) {
+    const int64_t at = t * B + b;
+    clear(block, params.hidden, at * C, C);
+    clear(block, params.read_vectors, at * reads, reads);
+    clear(block, params.trace_weights, at * weighting, weighting);
+    clear(block, plain<A>(params.trace_interface), at * P, P);
+    clear(block, plain<A>(params.all_weights), at * weighting, weighting);
+    clear(block, plain<A>(params.interfaces), at * P, P);
+    clear(block, plain<A>(params.gates), at * gates, gates);
+    clear(block, plain<A>(params.cells), at * C, C);
+    if (t % every == 0)
+      clear(block, checkpoints, (t / every * B + b) * cells_of_memory, cells_of_memory);
+  }
+  if (resident) {
+    store_tile(Tile<A>{space.tile, 0, N, M, true}, params.memory, b * cells_of_memory);
+  } else if (length == 0) {
+    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
+      load_tile(tile, params.initial_memory, offset);
+      __syncthreads();
+      store_tile(tile, params.memory, offset);
+      __syncthreads();
+    });
+  }
+  store_vector(block, space.previous, params.weights, b * weighting, weighting);
+  store_vector(block, now, params.final_reads, b * reads, reads);
+  if (is_lstm) {
+    store_vector(block, now + reads, params.final_hidden, b * C, C);
+    store_vector(block, space.cell, params.final_cell, b * C, C);
+  }
+}
+
+}  // namespace ntm
+
+extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
+                                         void* stream) {
+  const ntm::Kernel<NtmSequenceParams> single =
+      plan->weights_held ? ntm::sequence_forward_kernel<float, ntm::kHeldUnits>
+                         : ntm::sequence_forward_kernel<float, 0>;
+  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, 0>,
+                       params->memory.dtype);
+}

@@ -1,0 +1,135 @@
+// `step`: activate, address, read and write in one launch, forward and backward, with a block for
+// each sequence. Each element of the memory is read once and written once.
+#include "launch.cuh"
+#include "on_chip.cuh"
+#include "plan.cuh"
+#include "tiled.cuh"
+
+namespace ntm {
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) step_forward_kernel(
+    const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, sizes);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
+  const int64_t b = blockIdx.x;
+  const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
+
+  load_tile(tile, params.memory, memory);
+  for (int p = block.thread; p < heads.size; p += block.threads)
+    space.vector[p] = heads.activate(p, load<A>(params.interface, b * heads.size + p));
+  load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
+  __syncthreads();
+  activate_shift(block, heads, sizes);
+  A* saved = static_cast<A*>(params.saved_weights);
+  address(block, tile, heads, sizes, space, [&](int head, int row, A w) {
+    const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
+    space.previous[at] = w;  // no warp needs the previous weights any more
+    store(params.weights, weighting + at, w);
+    if (saved != nullptr) saved[weighting + at] = w;
+  });
+  __syncthreads();
+#pragma unroll 1
+  for (int column = block.warp; column < sizes.M; column += block.warps) {
+    read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
+    write(block, tile, column, space.previous + sizes.R * sizes.N, sizes.W, sizes.N, heads.erase,
+          heads.add);
+  }
+  __syncthreads();
+  store_tile(tile, params.written, memory);
+  store_vector(block, space.reads, params.read_vectors, b * sizes.R * sizes.M, sizes.R * sizes.M);
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kMaxThreads, 1) step_backward_kernel(
+    const __grid_constant__ NtmStepParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const Block block;
+  const Sizes sizes(params.sizes);
+  PlacedPieces pieces(plan, shared, params.workspace);
+  const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
+  const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
+  const Chain<A> chain = space.chain(block.warps);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
+  const int64_t b = blockIdx.x;
+  const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
+  const int64_t reads = b * sizes.R * sizes.M, interface = b * heads.size;
+
+  load_tile(tile, params.memory, memory);
+  if (params.d_written.data != nullptr)
+    load_tile(d_tile, params.d_written, memory);
+  else
+    clear_tile(block, d_tile);
+  for (int p = block.thread; p < heads.size; p += block.threads)
+    space.vector[p] = heads.activate(p, load<A>(params.interface, interface + p));
+  load_or_clear(block, space.d_reads, params.d_read_vectors, reads, sizes.R * sizes.M);
+  load_or_clear(block, chain.d, params.d_weights, weighting, sizes.H * sizes.N);
+  load_vector(block, chain.previous, params.previous_weights, weighting, sizes.H * sizes.N);
+  load_vector(block, chain.weights, plain<A>(params.saved_weights), weighting, sizes.H * sizes.N);
+  __syncthreads();
+  activate_shift(block, heads, sizes);
+  step_backward_rows(block, tile, d_tile, heads, sizes, space.d_reads, chain);
+  __syncthreads();
+  address_backward(block, heads, d_heads, sizes, chain);
+  fold_scalars(block, d_heads, sizes, chain);
+  step_backward_columns(block, tile, d_tile, heads, d_heads, sizes, space.d_reads, chain);
+  activate_shift_backward(block, heads, d_heads, sizes);
+  __syncthreads();
+  store_tile(d_tile, params.d_memory, memory);
+  store_vector(block, chain.previous, params.d_previous, weighting, sizes.H * sizes.N);
+  for (int p = block.thread; p < heads.size; p += block.threads) {
+    const A slope = heads.slope(p, load<A>(params.interface, interface + p));
+    const A d_active = head_gradient(p, heads, d_heads, sizes, chain.key_norms);
+    store(params.d_interface, interface + p, d_active * slope);
+  }
+}
+
+static TiledCall tiled_call(const NtmStepParams& params) {
+  TiledCall call = {};
+  call.sizes = params.sizes;
+  call.memory = params.memory;
+  call.previous = params.previous_weights;
+  call.weights = params.weights;
+  call.read_vectors = params.read_vectors;
+  call.written = params.written;
+  call.interface = params.interface;
+  call.d_weights = params.d_weights;
+  call.d_read_vectors = params.d_read_vectors;
+  call.d_written = params.d_written;
+  call.d_memory = params.d_memory;
+  call.d_previous = params.d_previous;
+  call.d_interface = params.d_interface;
+  call.saved_weights = params.saved_weights;
+  call.workspace = params.workspace;
+  return call;
+}
+
+}  // namespace ntm
+
+extern "C" int ntm_cuda_step_forward(const NtmStepParams* params, const NtmPlan* plan,
+                                     void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_forward<double>(call, *plan, stream)
+                                               : ntm::tiled_forward<float>(call, *plan, stream);
+  }
+  return ntm::dispatch(params, *plan, stream, ntm::step_forward_kernel<float>,
+                       ntm::step_forward_kernel<double>, params->memory.dtype);
+}
+
+extern "C" int ntm_cuda_step_backward(const NtmStepParams* params, const NtmPlan* plan,
+                                      void* stream) {
+  if (plan->tiled) {
+    const ntm::TiledCall call = ntm::tiled_call(*params);
+    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_backward<double>(call, *plan, stream)
+                                               : ntm::tiled_backward<float>(call, *plan, stream);
+  }
+  return ntm::dispatch(params, *plan, stream, ntm::step_backward_kernel<float>,
+                       ntm::step_backward_kernel<double>, params->memory.dtype);
+}

@@ -1,0 +1,621 @@
+"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
+
+``csrc/cuda`` has the stages under the names of ``ntm_kernels.backends.reference``. The library
+knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
+ctypes, so one build serves every torch, and the same sources compiled for an emulator serve tests
+on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import nullcontext
+from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.backends.base import (
+    OPS,
+    Backend,
+    Problem,
+    SequenceArguments,
+    SequenceOutputs,
+    Sizes,
+)
+from ntm_kernels.interface import InterfaceLayout
+from ntm_kernels.reference import arithmetic_dtype
+
+LIBRARY = Path(__file__).parents[1] / "_cuda.so"
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_INT32_MAX = 2**31 - 1
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("dtype", c_int64)]
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            *("batch", "memory_size", "word_size", "read_heads", "write_heads", "taps"),
+            *("time", "hidden", "checkpoint_every", "is_lstm"),
+        )
+    ]
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [
+        ("tiled", c_int32),
+        ("tile_rows", c_int32),
+        ("threads", c_int32),
+        ("weightings_away", c_int32),
+        ("weights_held", c_int32),
+        ("near_units", c_int32),
+        ("near_interface_units", c_int32),
+        ("shared_bytes", c_int64),
+        ("workspace_bytes", c_int64),
+        ("offsets", c_int32 * 40),
+        ("why_not", c_char * 160),
+    ]
+
+
+def _params(name: str, arrays: str, pointers: str) -> type[ctypes.Structure]:
+    """A parameter struct of ``params.h``: sizes, arrays, then bare pointers, in that order."""
+    fields = [("sizes", _Sizes)]
+    fields += [(field, _Array) for field in arrays.split()]
+    fields += [(field, c_void_p) for field in pointers.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+_PARAMS = {
+    "address": _params(
+        "AddressParams",
+        "memory key strength gate shift sharpening previous_weights weights d_weights d_memory "
+        "d_key d_strength d_gate d_shift d_sharpening d_previous",
+        "saved_weights workspace",
+    ),
+    "read": _params(
+        "ReadParams",
+        "memory weights read_vectors d_read_vectors d_memory d_weights",
+        "workspace",
+    ),
+    "write": _params(
+        "WriteParams",
+        "memory weights erase add written d_written d_memory d_weights d_erase d_add",
+        "workspace",
+    ),
+    "step": _params(
+        "StepParams",
+        "memory interface previous_weights read_vectors written weights d_read_vectors d_written "
+        "d_weights d_memory d_interface d_previous",
+        "saved_weights workspace",
+    ),
+    "sequence": _params(
+        "SequenceParams",
+        "projected_input initial_memory initial_weights initial_reads initial_hidden initial_cell "
+        "hidden read_vectors memory weights final_reads final_hidden final_cell trace_weights "
+        "d_hidden d_read_vectors d_memory d_weights d_final_reads d_final_hidden d_final_cell "
+        "d_projected d_initial_memory d_initial_weights d_initial_reads d_initial_hidden "
+        "d_initial_cell",
+        "lengths recurrent_weight interface_weight interface_bias trace_interface checkpoints "
+        "all_weights interfaces gates cells d_interfaces workspace",
+    ),
+}
+
+
+class CudaLibrary:
+    """The launchers of a compiled library, with their types."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self.shared_limit = self._function("shared_limit", c_int)
+        self.error = self._function("error", c_char_p, c_int)
+        self._plan = self._function(
+            "plan", None, c_int, c_int, c_int, ctypes.POINTER(_Sizes), c_int, ctypes.POINTER(_Plan)
+        )
+        struct_bytes = self._function("struct_bytes", c_int64, c_int)
+        self._launchers = {}
+        for number, op in enumerate(OPS):
+            params = _PARAMS[op]
+            if struct_bytes(number) != ctypes.sizeof(params):
+                raise OSError(f"{path.name} was built from other sources than this package")
+            for direction in ("forward", "backward"):
+                types = ctypes.POINTER(params), ctypes.POINTER(_Plan), c_void_p
+                launcher = self._function(f"{op}_{direction}", c_int, *types)
+                self._launchers[op, direction] = launcher
+
+    def _function(self, name: str, result: Any, *arguments: Any) -> Any:
+        function = getattr(self._library, f"ntm_cuda_{name}")
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    @lru_cache(maxsize=1024)  # noqa: B019 (a library lives as long as the process)
+    def plan(
+        self, op: str, direction: str, is_double: bool, sizes: tuple[int, ...], shared_limit: int
+    ) -> _Plan:
+        """How the call would run on a device with that much shared memory in a block."""
+        plan = _Plan()
+        backward = direction == "backward"
+        self._plan(OPS.index(op), backward, is_double, _Sizes(*sizes), shared_limit, plan)
+        return plan
+
+    def launch(
+        self, op: str, direction: str, params: ctypes.Structure, plan: _Plan, stream: int
+    ) -> None:
+        """Queue the kernels on the current device."""
+        code = self._launchers[op, direction](params, plan, stream)
+        if code != 0:
+            raise RuntimeError(f"CUDA error in {op} {direction}: {self.error(code).decode()}")
+
+
+class CudaBackend(Backend):
+    """Compiled CUDA kernels from ``library``, for tensors on ``device_type``."""
+
+    def __init__(
+        self, library: Path = LIBRARY, device_type: str = "cuda", name: str = "cuda"
+    ) -> None:
+        self.name = name
+        self._path, self._device_type = library, device_type
+        self._library: CudaLibrary | None = None
+        self._why_not: str | None = None
+
+    def unavailable(self) -> str | None:
+        if self._device_type == "cuda" and not torch.cuda.is_available():
+            return "there is no CUDA device"
+        if self._library is None and self._why_not is None:
+            if not self._path.exists():
+                self._why_not = (
+                    "the CUDA kernels are not built; `python setup.py build_ext --inplace` builds "
+                    "them where there is nvcc"
+                )
+            else:
+                try:
+                    self._library = CudaLibrary(self._path)
+                except (OSError, AttributeError) as error:
+                    self._why_not = f"{self._path.name} does not load: {error}"
+        return self._why_not
+
+    def describe(self) -> str:
+        return f"CUDA kernels, {self._shared_limit()} bytes of shared memory in a block"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if problem.device != self._device_type:
+            return f"it runs on {self._device_type}, the arguments are on {problem.device}"
+        # These are of no consequence, and torch.compile may leave them open.
+        sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1)
+        return _unplanned(
+            self, problem.op, problem.memory_dtype, problem.controller, *map(index, sizes)
+        )
+
+    def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
+        if op in ("read", "write"):
+            return []
+        weighting = (sizes.num_heads, sizes.memory_size)
+        if op != "sequence":
+            return [(sizes.batch, *weighting)]
+        steps = (sizes.time, sizes.batch)
+        cells = sizes.hidden_size if controller == "lstm" else 0
+        return [
+            (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
+            (*steps, *weighting),
+            (*steps, _interface_size(sizes)),
+            (*steps, 4 * cells),
+            (*steps, cells),
+        ]
+
+    def address(
+        self,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        sizes = _sizes(memory, key.shape[1], taps=shift.shape[2])
+        weights = _empty_like(previous_weights)
+        saved = self._saved("address", memory, sizes) if save_for_backward else []
+        self._run(
+            "address",
+            "forward",
+            sizes,
+            memory=memory,
+            key=key,
+            strength=strength,
+            gate=gate,
+            shift=shift,
+            sharpening=sharpening,
+            previous_weights=previous_weights,
+            weights=weights,
+            saved_weights=saved[0] if saved else None,
+        )
+        return weights, saved
+
+    def address_backward(
+        self,
+        grad_weights: Tensor,
+        memory: Tensor,
+        key: Tensor,
+        strength: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        sharpening: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        sizes = _sizes(memory, key.shape[1], taps=shift.shape[2])
+        given = {
+            "memory": memory,
+            "key": key,
+            "strength": strength,
+            "gate": gate,
+            "shift": shift,
+            "sharpening": sharpening,
+            "previous_weights": previous_weights,
+        }
+        grads = [_empty_like(tensor) for tensor in given.values()]
+        names = ("memory", "key", "strength", "gate", "shift", "sharpening", "previous")
+        results = {f"d_{name}": grad for name, grad in zip(names, grads, strict=True)}
+        self._run(
+            "address",
+            "backward",
+            sizes,
+            **given,
+            **results,
+            d_weights=grad_weights,
+            saved_weights=saved[0],
+        )
+        return tuple(grads)
+
+    def read(self, memory: Tensor, weights: Tensor) -> Tensor:
+        read_vectors = memory.new_empty(memory.shape[0], weights.shape[1], memory.shape[2])
+        sizes = _sizes(memory, weights.shape[1])
+        self._run(
+            "read", "forward", sizes, memory=memory, weights=weights, read_vectors=read_vectors
+        )
+        return read_vectors
+
+    def read_backward(
+        self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        d_memory, d_weights = _empty_like(memory), _empty_like(weights)
+        self._run(
+            "read",
+            "backward",
+            _sizes(memory, weights.shape[1]),
+            memory=memory,
+            weights=weights,
+            d_read_vectors=grad_read_vectors,
+            d_memory=d_memory,
+            d_weights=d_weights,
+        )
+        return d_memory, d_weights
+
+    def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+        written = _empty_like(memory)
+        self._run(
+            "write",
+            "forward",
+            _sizes(memory, 0, weights.shape[1]),
+            memory=memory,
+            weights=weights,
+            erase=erase,
+            add=add,
+            written=written,
+        )
+        return written
+
+    def write_backward(
+        self, grad_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
+    ) -> tuple[Tensor, ...]:
+        grads = tuple(_empty_like(tensor) for tensor in (memory, weights, erase, add))
+        d_memory, d_weights, d_erase, d_add = grads
+        self._run(
+            "write",
+            "backward",
+            _sizes(memory, 0, weights.shape[1]),
+            memory=memory,
+            weights=weights,
+            erase=erase,
+            add=add,
+            d_written=grad_memory,
+            d_memory=d_memory,
+            d_weights=d_weights,
+            d_erase=d_erase,
+            d_add=d_add,
+        )
+        return grads
+
+    def step(
+        self,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        sizes: Sizes,
+        save_for_backward: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        read_vectors = memory.new_empty(sizes.batch, sizes.num_read_heads, sizes.word_size)
+        written, weights = _empty_like(memory), _empty_like(previous_weights)
+        saved = self._saved("step", memory, sizes) if save_for_backward else []
+        self._run(
+            "step",
+            "forward",
+            sizes,
+            memory=memory,
+            interface=interface,
+            previous_weights=previous_weights,
+            read_vectors=read_vectors,
+            written=written,
+            weights=weights,
+            saved_weights=saved[0] if saved else None,
+        )
+        return read_vectors, written, weights, saved
+
+    def step_backward(
+        self,
+        grad_read_vectors: Tensor | None,
+        grad_memory: Tensor | None,
+        grad_weights: Tensor | None,
+        memory: Tensor,
+        interface: Tensor,
+        previous_weights: Tensor,
+        weights: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+    ) -> tuple[Tensor, ...]:
+        grads = tuple(_empty_like(tensor) for tensor in (memory, interface, previous_weights))
+        d_memory, d_interface, d_previous = grads
+        self._run(
+            "step",
+            "backward",
+            sizes,
+            memory=memory,
+            interface=interface,
+            previous_weights=previous_weights,
+            d_read_vectors=grad_read_vectors,
+            d_written=grad_memory,
+            d_weights=grad_weights,
+            saved_weights=saved[0],
+            d_memory=d_memory,
+            d_interface=d_interface,
+            d_previous=d_previous,
+        )
+        return grads
+
+    def sequence(
+        self,
+        arguments: SequenceArguments,
+        sizes: Sizes,
+        controller: str,
+        save_for_backward: bool,
+        return_trace: bool,
+    ) -> tuple[SequenceOutputs, list[Tensor]]:
+        memory, weights, reads = arguments.memory, arguments.weights, arguments.read_vectors
+        hidden, cell = arguments.hidden, arguments.cell
+        steps = (sizes.time, sizes.batch)
+        is_lstm = controller == "lstm"
+        dtype = arithmetic_dtype(memory.dtype)
+        like_hidden = memory if hidden is None else hidden
+        trace_steps = steps if return_trace else (0,)
+        outputs = SequenceOutputs(
+            hidden=like_hidden.new_empty(*steps, sizes.hidden_size),
+            read_vectors=reads.new_empty(sizes.time, *reads.shape),
+            memory=_empty_like(memory),
+            weights=_empty_like(weights),
+            final_read_vectors=_empty_like(reads),
+            final_hidden=memory.new_empty(0) if hidden is None else _empty_like(hidden),
+            final_cell=memory.new_empty(0) if cell is None else _empty_like(cell),
+            trace_weights=weights.new_empty(
+                (*trace_steps, *weights.shape[1:]) if return_trace else (0,)
+            ),
+            trace_interface=memory.new_empty(
+                (*trace_steps, _interface_size(sizes)) if return_trace else (0,), dtype=dtype
+            ),
+        )
+        saved = self._saved("sequence", memory, sizes, controller) if save_for_backward else []
+        kept = dict(
+            zip(("checkpoints", "all_weights", "interfaces", "gates", "cells"), saved, strict=False)
+        )
+        self._run(
+            "sequence",
+            "forward",
+            sizes,
+            is_lstm=is_lstm,
+            projected_input=arguments.projected_input,
+            initial_memory=memory,
+            initial_weights=weights,
+            initial_reads=reads,
+            initial_hidden=hidden,
+            initial_cell=cell,
+            hidden=outputs.hidden,
+            read_vectors=outputs.read_vectors,
+            memory=outputs.memory,
+            weights=outputs.weights,
+            final_reads=outputs.final_read_vectors,
+            final_hidden=outputs.final_hidden if is_lstm else None,
+            final_cell=outputs.final_cell if is_lstm else None,
+            trace_weights=outputs.trace_weights if return_trace else None,
+            trace_interface=outputs.trace_interface if return_trace else None,
+            lengths=arguments.lengths,
+            recurrent_weight=arguments.recurrent_weight.to(dtype),
+            interface_weight=arguments.interface_weight.to(dtype),
+            interface_bias=arguments.interface_bias.to(dtype),
+            **kept,
+        )
+        return outputs, saved
+
+    def sequence_backward(
+        self,
+        grads: list[Tensor | None],
+        arguments: SequenceArguments,
+        hidden: Tensor,
+        read_vectors: Tensor,
+        saved: list[Tensor],
+        sizes: Sizes,
+        controller: str,
+    ) -> tuple[Tensor, ...]:
+        checkpoints, all_weights, interfaces, gates, cells = saved
+        dtype, is_lstm = checkpoints.dtype, controller == "lstm"
+        d_projected = checkpoints.new_empty(arguments.projected_input.shape)
+        d_interfaces = torch.empty_like(interfaces)
+        starts = arguments.memory, arguments.weights, arguments.read_vectors
+        d_memory, d_weights, d_reads = (_empty_like(tensor) for tensor in starts)
+        controller_state = arguments.hidden, arguments.cell
+        d_hidden, d_cell = (
+            checkpoints.new_empty(0) if part is None else _empty_like(part)
+            for part in controller_state
+        )
+        names = ("hidden", "read_vectors", "memory", "weights")
+        names += ("final_reads", "final_hidden", "final_cell")
+        given = {f"d_{name}": grad for name, grad in zip(names, grads, strict=True)}
+        self._run(
+            "sequence",
+            "backward",
+            sizes,
+            is_lstm=is_lstm,
+            **given,
+            initial_weights=arguments.weights,
+            initial_cell=arguments.cell,
+            hidden=hidden,
+            checkpoints=checkpoints,
+            all_weights=all_weights,
+            interfaces=interfaces,
+            gates=gates if is_lstm else None,
+            cells=cells if is_lstm else None,
+            recurrent_weight=arguments.recurrent_weight.to(dtype).T,
+            interface_weight=arguments.interface_weight.to(dtype).T,
+            lengths=arguments.lengths,
+            d_projected=d_projected,
+            d_interfaces=d_interfaces,
+            d_initial_memory=d_memory,
+            d_initial_weights=d_weights,
+            d_initial_reads=d_reads,
+            d_initial_hidden=d_hidden if is_lstm else None,
+            d_initial_cell=d_cell if is_lstm else None,
+        )
+        recurrent = _shifted_in(arguments.read_vectors, read_vectors).flatten(2)
+        if arguments.hidden is not None:
+            recurrent = torch.cat((recurrent, _shifted_in(arguments.hidden, hidden)), -1)
+        flat_recurrent, flat_hidden = recurrent.flatten(0, 1).to(dtype), hidden.flatten(0, 1)
+        flat_gates, flat_interface = d_projected.flatten(0, 1).T, d_interfaces.flatten(0, 1).T
+        weight_dtype = arguments.recurrent_weight.dtype
+        return (
+            d_projected.to(arguments.projected_input.dtype),
+            (flat_gates @ flat_recurrent).to(weight_dtype),
+            (flat_interface @ flat_hidden.to(dtype)).to(weight_dtype),
+            d_interfaces.sum((0, 1)).to(weight_dtype),
+            d_memory,
+            d_weights,
+            d_reads,
+            d_hidden,
+            d_cell,
+        )
+
+    def _saved(self, op: str, memory: Tensor, sizes: Sizes, controller: str = "") -> list[Tensor]:
+        dtype = arithmetic_dtype(memory.dtype)
+        return [
+            memory.new_empty(shape, dtype=dtype)
+            for shape in self.saved_shapes(op, sizes, controller)
+        ]
+
+    def _shared_limit(self) -> int:
+        assert self._library is not None
+        return int(self._library.shared_limit())
+
+    def _why_unplanned(
+        self, op: str, dtype: torch.dtype, controller: str, sizes: Sizes
+    ) -> str | None:
+        assert self._library is not None
+        if max(sizes) > _INT32_MAX:
+            return f"a size is beyond {_INT32_MAX}"
+        numbers = _numbers(sizes, controller == "lstm")
+        for direction in ("forward", "backward"):
+            plan = self._library.plan(
+                op, direction, dtype == torch.float64, numbers, self._shared_limit()
+            )
+            if plan.why_not:
+                return f"{direction}: {plan.why_not.decode()}"
+        return None
+
+    def _run(
+        self,
+        op: str,
+        direction: str,
+        sizes: Sizes,
+        *,
+        is_lstm: bool = False,
+        **tensors: Tensor | None,
+    ) -> None:
+        """Launch with contiguous tensors, on the device they are on and its current stream."""
+        assert self._library is not None
+        present = {
+            name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None
+        }
+        device = next(iter(present.values())).device
+        is_double = any(tensor.dtype == torch.float64 for tensor in present.values())
+        numbers = _numbers(sizes, is_lstm)
+        guard = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with guard:
+            plan = self._library.plan(op, direction, is_double, numbers, self._shared_limit())
+            if plan.why_not:
+                raise RuntimeError(f"{op} {direction}: {plan.why_not.decode()}")
+            if plan.workspace_bytes:
+                present["workspace"] = torch.empty(
+                    plan.workspace_bytes, dtype=torch.uint8, device=device
+                )
+            params = _PARAMS[op](_Sizes(*numbers))
+            for field, kind in params._fields_[1:]:
+                if field not in present:
+                    continue
+                tensor = present[field]
+                if kind is _Array:
+                    value: Any = _Array(tensor.data_ptr(), _DTYPES[tensor.dtype])
+                else:
+                    value = tensor.data_ptr()
+                setattr(params, field, value)
+            stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+            self._library.launch(op, direction, params, plan, stream)
+
+
+# A constant to torch.compile, which cannot trace a call into the library.
+@torch.compiler.assume_constant_result
+def _unplanned(
+    backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, *sizes: int
+) -> str | None:
+    return backend._why_unplanned(op, dtype, controller, Sizes(*sizes))
+
+
+def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: int = 0) -> Sizes:
+    batch, memory_size, word_size = memory.shape
+    return Sizes(batch, memory_size, word_size, num_read_heads, num_write_heads, taps)
+
+
+def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
+    """In the order of ``NtmSizes``."""
+    batch, memory_size, word_size, reads, writes, taps, time, hidden, every = sizes
+    return batch, memory_size, word_size, reads, writes, taps, time, hidden, every, int(is_lstm)
+
+
+def _interface_size(sizes: Sizes) -> int:
+    return InterfaceLayout(
+        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
+    ).size
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _shifted_in(first: Tensor, following: Tensor) -> Tensor:
+    """What each step started from: ``first``, then ``following`` without its last step."""
+    return torch.cat((first.unsqueeze(0), following[:-1]))

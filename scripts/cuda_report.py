@@ -1,0 +1,299 @@
+"""Writes csrc/cuda/REPORT.md: what the CUDA kernels cost, measured without a GPU.
+
+    python -m scripts.cuda_report [--check] [--cases PATTERN]
+
+Registers, spills, stack and shared memory are ptxas's, for every architecture; launches, barriers,
+sectors and wavefronts are counted by the instrumented emulator. csrc/cuda/budget.json bounds them;
+what exceeds its bound is printed and is an error. `--check` writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ntm_kernels.backends import Sizes
+from scripts.cuda_counts import Counts, Emulated
+from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
+from tests.cuda_emulator import build as emulator
+
+ROOT = Path(__file__).parents[1]
+REPORT, BUDGET = ROOT / "csrc/cuda/REPORT.md", ROOT / "csrc/cuda/budget.json"
+
+# Of the modelled time: published figures of an H100, and assumptions.
+CLOCK_GHZ = 1.755  # boost clock of the slower, PCIe card
+L2_BYTES_PER_CYCLE = 64  # that one multiprocessor takes
+MULTIPLY_ADDS_PER_CYCLE = 128  # of one multiprocessor
+BARRIER_CYCLES = 200  # a barrier, and the latency of what each phase begins and ends with
+
+
+def step(batch: int, rows: int, words: int, heads: int) -> Sizes:
+    return Sizes(batch, rows, words, heads, heads, taps=3)
+
+
+def paper(heads: int) -> Sizes:
+    return Sizes(1, 128, 20, heads, heads, 3, time=24, hidden_size=100, checkpoint_every=6)
+
+
+class Case(NamedTuple):
+    """A call to count, on the architecture whose shared memory it is planned for."""
+
+    op: str
+    sizes: Sizes
+    controller: str = ""
+    architecture: int = 90
+    backward: bool = True
+
+
+CASES = {
+    "step, B=16 N=128 M=20 R=W=1": Case("step", step(16, 128, 20, 1)),
+    "step, B=16 N=256 M=64 R=W=1": Case("step", step(16, 256, 64, 1)),
+    "step, B=16 N=512 M=64 R=W=1": Case("step", step(16, 512, 64, 1), backward=False),
+    "step, B=4 N=128 M=20 R=W=5": Case("step", step(4, 128, 20, 5)),
+    "step, B=1 N=65536 M=64 R=W=1": Case("step", step(1, 65536, 64, 1)),
+    "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "lstm"),
+    "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), "lstm", 80),
+    "sequence, LSTM C=100 N=128 M=20 R=W=5": Case("sequence", paper(5), "lstm"),
+    "sequence, feed-forward C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "feedforward"),
+    "sequence, LSTM C=100 N=4096 M=64 R=W=1": Case(
+        "sequence",
+        Sizes(1, 4096, 64, 1, 1, 3, time=4, hidden_size=100, checkpoint_every=2),
+        "lstm",
+    ),
+}
+
+
+def build() -> dict[str, dict[int, Resources]]:
+    """Compile for every architecture and return what ptxas said."""
+    environment = {**os.environ, "NTM_KERNELS_REQUIRE_CUDA": "1"}
+    environment.pop("TORCH_CUDA_ARCH_LIST", None)
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
+    logs = sorted(ROOT.glob("build/temp.*/csrc/cuda/*.log"), key=lambda log: log.stat().st_mtime)
+    if not logs:
+        raise RuntimeError("the build left no record of the CUDA kernels under build/")
+    return read_logs(logs[-1].parent)
+
+
+def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
+    """Counts of every case that ``pattern`` matches, or why no kernel serves it."""
+    library = ROOT / "build/cuda_emulator/kernels_instrumented.so"
+    emulated = Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
+    for name, case in CASES.items():
+        if not re.search(pattern, name):
+            continue
+        os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
+        if case.backward and (why_not := emulated.why_not(*case[:3])):
+            yield name, why_not
+            continue
+        if case.op == "step":
+            counted = emulated.step(case.sizes, case.backward)
+        else:
+            counted = emulated.sequence(case.sizes, case.controller)
+        for direction, counts in zip(("forward", "backward"), counted, strict=False):
+            yield f"{name}, {direction}", counts
+
+
+def modelled_microseconds(counts: Counts) -> float:
+    """Time of one step on an H100: a model, not a measurement; the report has its assumptions."""
+    cycles = (
+        max(counts.wavefronts, counts.multiply_adds / MULTIPLY_ADDS_PER_CYCLE)
+        + (counts.load_bytes + counts.store_bytes) / L2_BYTES_PER_CYCLE
+        + counts.barriers * BARRIER_CYCLES
+    )
+    return cycles / CLOCK_GHZ / 1000
+
+
+def overruns(
+    resources: dict[str, dict[int, Resources]], counted: dict[str, Counts], pattern: str
+) -> list[str]:
+    """What exceeds the budget, or is in the budget and was not measured."""
+    budget: dict[str, Any] = json.loads(BUDGET.read_text())
+    found = []
+    for architecture, bounds in budget["resources"].items():
+        for kernel, by_architecture in resources.items():
+            if int(architecture) not in by_architecture:
+                found.append(f"{kernel}: not compiled for sm_{architecture}")
+                continue
+            used = by_architecture[int(architecture)]._asdict()
+            allowed = {**bounds, **budget.get("exceptions", {}).get(kernel, {})}
+            found += [
+                f"{kernel} on sm_{architecture}: {name} {used[name]}, the budget is {bound}"
+                for name, bound in allowed.items()
+                if used[name] > bound
+            ]
+    for case, bounds in budget["counts"].items():
+        if not re.search(pattern, case):
+            continue
+        if case not in counted:
+            found.append(f"{case}: not measured")
+            continue
+        measured = {
+            **counted[case]._asdict(),
+            "modelled_microseconds": modelled_microseconds(counted[case]),
+        }
+        found += [
+            f"{case}: {name} {measured[name]:.4g}, the budget is {bound}"
+            for name, bound in bounds.items()
+            if not measured[name] <= bound
+        ]
+    return found
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def resource_cell(used: Resources | None) -> str:
+    if used is None:
+        return ""
+    extra = [f"{used.spill_bytes} spilled"] if used.spill_bytes else []
+    extra += [f"{used.stack_bytes} stack"] if used.stack_bytes else []
+    return ", ".join([str(used.registers), *extra])
+
+
+def occupancy_cell(used: Resources | None, architecture: int, counts: Counts) -> str:
+    if used is None:
+        return ""
+    blocks, share = resident_blocks(
+        architecture, used.registers, counts.threads, counts.shared_bytes
+    )
+    return f"{blocks} ({share:.0%})" if blocks else "does not fit"
+
+
+def toolchain() -> str:
+    nvcc = subprocess.check_output(["nvcc", "--version"], text=True)
+    gxx = subprocess.check_output(["g++", "-dumpfullversion"], text=True).strip()
+    release = re.search(r"V([\d.]+)", nvcc)
+    return f"nvcc {release[1] if release else 'of unknown version'}, g++ {gxx}"
+
+
+def render(
+    resources: dict[str, dict[int, Resources]],
+    counted: dict[str, Counts],
+    unserved: dict[str, str],
+) -> str:
+    architectures = sorted(PROCESSORS)
+    columns = [f"sm_{architecture}" for architecture in architectures]
+    shared = max(used.shared_bytes for by_arch in resources.values() for used in by_arch.values())
+    registers = table(
+        ["kernel", *columns],
+        [
+            [f"`{kernel}`", *(resource_cell(used.get(a)) for a in architectures)]
+            for kernel, used in resources.items()
+        ],
+    )
+    occupancy = table(
+        ["call", "kernel", "threads", "shared bytes", *columns],
+        [
+            [
+                case,
+                f"`{shorten(counts.kernel)}`",
+                str(counts.threads),
+                str(counts.shared_bytes),
+                *(
+                    occupancy_cell(resources.get(shorten(counts.kernel), {}).get(a), a, counts)
+                    for a in architectures
+                ),
+            ]
+            for case, counts in counted.items()
+        ],
+    )
+    counts_table = table(
+        [
+            *("call", "launches", "barriers", "bytes loaded", "bytes stored", "sectors"),
+            *("M and dM", "wavefronts", "wavefronts / ideal", "modelled µs"),
+        ],
+        [
+            [
+                case,
+                str(counts.launches),
+                f"{counts.barriers:.4g}",
+                f"{counts.load_bytes:.0f}",
+                f"{counts.store_bytes:.0f}",
+                f"{counts.sector_excess:.2f}",
+                f"{counts.memory_traffic:.2f}",
+                f"{counts.wavefronts:.0f}",
+                f"{counts.wavefront_excess:.2f}",
+                f"{modelled_microseconds(counts):.2f}",
+            ]
+            for case, counts in counted.items()
+        ],
+    )
+    missing = "".join(f"\nNo kernel serves {case}: {why}.\n" for case, why in unserved.items())
+    return f"""# What the CUDA kernels cost
+
+Written by `make cuda-report` ({toolchain()}); bounded by `budget.json`. No GPU was used.
+
+## Registers
+
+Per thread, by ptxas; bytes spilled and of stack where there are any. Static shared memory: at most
+{shared} bytes. Kernels are compiled for each dtype of the arithmetic; storage dtypes are converted
+as they are loaded.
+
+{registers}
+
+## Occupancy
+
+Blocks on a multiprocessor together, and the share of its warps that they fill, for float32 and the
+shared memory that the call asks for on sm_90.
+
+{occupancy}
+
+## Counts
+
+By the instrumented emulator, as sm_90 unless it says otherwise. Bytes and wavefronts are per
+sequence of the batch. Rows of a `sequence` are one time step of it, except launches, sectors, M and
+dM and the ratio of wavefronts, which are of the whole.
+
+- bytes loaded, stored: distinct bytes that warps ask global memory for, caches left out
+- sectors: 32-byte sectors moved / those that the bytes need
+- M and dM: their sectors moved / those of one read and one write each
+- wavefronts: of shared memory; / ideal: those without bank conflicts
+- modelled µs: a model, not a measurement, of the call for one sequence on an H100, {CLOCK_GHZ} GHz.
+  One cycle a wavefront, and behind them {MULTIPLY_ADDS_PER_CYCLE} multiply-adds of the matrix
+  products a cycle; then, overlapping nothing, {L2_BYTES_PER_CYCLE} bytes a cycle from the L2 cache
+  and {BARRIER_CYCLES} cycles a barrier, for it and the latency of the phase it ends. The launch
+  itself is left out.
+
+{counts_table}
+{missing}"""
+
+
+def main() -> str | None:
+    """Make the report, and return what exceeds the budget."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only compare with the budget")
+    parser.add_argument("--cases", default="", help="count only the calls that match this pattern")
+    options = parser.parse_args()
+    resources = build()
+    counted: dict[str, Counts] = {}
+    unserved: dict[str, str] = {}
+    for case, result in count(options.cases):
+        if isinstance(result, str):
+            unserved[case] = result
+            print(f"not served: {case}: {result}", flush=True)
+        else:
+            counted[case] = result
+            print(f"counted: {case}", flush=True)
+    if not options.check and not options.cases:
+        REPORT.write_text(render(resources, counted, unserved))
+        print(f"wrote {REPORT.relative_to(ROOT)}")
+    found = overruns(resources, counted, options.cases)
+    return "over budget:\n  " + "\n  ".join(found) if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

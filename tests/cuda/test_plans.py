@@ -1,0 +1,110 @@
+"""The CUDA kernels where a block has less shared memory than they would like, on the emulator."""
+
+import pytest
+import torch
+
+from ntm_kernels.backends import Sizes, _registry, get, register
+from tests.support import emulated
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees
+from tests.support.table import Entry
+
+NAME = "cuda_emulated_cramped"
+ENTRY = Entry(NAME, "cpu")
+
+WHY_NOT = get(emulated.NAME).unavailable()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+class CrampedBackend(emulated.EmulatedBackend):
+    """As on a device whose blocks have no more than ``limit`` bytes."""
+
+    limit = 0
+
+    def _shared_limit(self):
+        return self.limit
+
+
+@pytest.fixture
+def cramped(monkeypatch):
+    if NAME not in _registry:
+        backend = CrampedBackend(None, emulated.library())
+        backend.name = NAME
+        assert backend.unavailable() is None
+        register(backend, automatic=False)
+    backend = get(NAME)
+
+    def plan(limit, case, direction, dtype=torch.float32):
+        monkeypatch.setattr(backend, "limit", limit)
+        sizes = Sizes(
+            case.batch,
+            case.locations,
+            case.words,
+            case.read_heads,
+            case.heads - case.read_heads,
+            2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
+            case.time,
+            case.hidden,
+            2,
+        )
+        numbers = (*sizes, int(case.controller == "lstm"))
+        is_double = dtype == torch.float64
+        return backend._library.plan(case.op, direction, is_double, numbers, limit)
+
+    return plan
+
+
+SEQUENCE = Case("sequence", 2, 300, 4, 2, 1, time=3, hidden=5)
+STREAMED = [
+    (SEQUENCE, 33_000, False),
+    (SEQUENCE, 10_000, True),
+    (SEQUENCE.with_(controller="feedforward", shift_range=3), 10_000, True),
+    (SEQUENCE.with_(locations=40, words=70, write_heads=2), 20_000, True),
+    (SEQUENCE.with_(locations=65, words=33, write_heads=3, batch=1), 12_000, True),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("case", "limit", "away"), STREAMED, ids=str)
+def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
+    """Tiles of the memory, and where it must be the weightings, come from global memory."""
+    limit *= 2 if dtype == torch.float64 else 1
+    for direction in ("forward", "backward"):
+        plan = cramped(limit, case, direction, dtype)
+        assert plan.why_not == b""
+        assert plan.shared_bytes <= limit
+    assert plan.tile_rows < case.locations
+    assert bool(plan.weightings_away) == away
+    for checkpoint_every in (2, 100):
+        assert_agrees(
+            case, ENTRY, arguments(case, Dtypes.all(dtype)), checkpoint_every=checkpoint_every
+        )
+
+
+def test_lengths_when_streamed(cramped):
+    case = SEQUENCE.with_(batch=4)
+    assert cramped(10_000, case, "backward").weightings_away
+    lengths = torch.tensor([3, 0, 1, 2])
+    assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)), lengths=lengths)
+
+
+TILED = [
+    (Case("address", 2, 70, 5, 3), 2_500),
+    (Case("address", 1, 130, 9, 1, shift_range=0), 3_000),
+    (Case("address", 2, 40, 3, 2, shift_range=50), 2_000),
+    (Case("step", 2, 70, 5, 1, 1), 2_500),
+    (Case("step", 1, 130, 9, 2, 3, shift_range=4), 10_000),
+    (Case("step", 1, 130, 9, 2, 3), 5_000),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("case", "limit"), TILED, ids=str)
+def test_memory_in_tiles(cramped, case, limit, dtype):
+    """Many blocks share a memory."""
+    limit *= 2 if dtype == torch.float64 else 1
+    for direction in ("forward", "backward"):
+        plan = cramped(limit, case, direction, dtype)
+        assert plan.why_not == b""
+        assert plan.tiled
+        assert plan.tile_rows < case.locations
+    assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))

@@ -1,0 +1,40 @@
+"""The CUDA backend on the CPU: its kernels compiled for the emulator, registered as cuda_emulated.
+
+NTM_KERNELS_EMULATOR chooses the variant (`plain`, `address`, `instrumented`), or `off`.
+"""
+
+import os
+from pathlib import Path
+
+from ntm_kernels.backends import register
+from ntm_kernels.backends.cuda import CudaBackend
+from tests.cuda_emulator import build as emulator
+
+NAME = "cuda_emulated"
+SOURCES = Path(__file__).parents[2] / "csrc/cuda"
+VARIANT = os.environ.get("NTM_KERNELS_EMULATOR", "plain")
+
+
+class EmulatedBackend(CudaBackend):
+    """Says why there is no emulator before it looks for a library."""
+
+    def __init__(self, why_not, library):
+        super().__init__(library, device_type="cpu", name=NAME)
+        self.why_not = why_not
+
+    def unavailable(self):
+        return self.why_not or super().unavailable()
+
+    def describe(self):
+        return f"{super().describe()}, emulated ({VARIANT})"
+
+
+def library():
+    """The path of the kernels' library, compiled where sources have changed."""
+    path = SOURCES.parents[1] / f"build/cuda_emulator/kernels_{VARIANT}.so"
+    return emulator.build(VARIANT, SOURCES, path)
+
+
+def register_backend():
+    why_not = "NTM_KERNELS_EMULATOR=off" if VARIANT == "off" else emulator.unavailable()
+    register(EmulatedBackend(why_not, Path() if why_not else library()), automatic=False)
