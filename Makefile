@@ -13,10 +13,12 @@ training = matplotlib numpy tensorboard tqdm
 testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
+# The interpreter takes a millisecond an operation: what stays under five minutes.
+triton_small = test_accesses or test_launches or test_sizes or test_dtypes or test_traps or test_lengths or test_unset_memory or test_opcheck
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all sanitize cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test check-all sanitize triton-test triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +58,15 @@ check-all: lint build ## run every check there is, the slow ones too
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
+
+triton-test: | $(filter .venv/%,$(PYTHON)) ## run the ops on the Triton kernels in Triton's interpreter
+	$(ensure) --need triton $(testing)
+	@TRITON_INTERPRET=1 NTM_KERNELS_REQUIRE_BACKENDS=triton_interpreted,triton_tiled_interpreted \
+		$(pytest) tests/triton tests/ops -k "triton and ($(if $(ARGS),$(ARGS),$(triton_small)))"
+
+triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget
+	$(ensure) --need triton
+	@$(PYTHON) -m scripts.triton_report $(ARGS)
 
 cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills, traffic of the CUDA kernels against their budget
 	$(ensure) --need setuptools

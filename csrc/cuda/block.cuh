@@ -136,23 +136,23 @@ struct Rows {
 // constant memory, so that no register has to remember an address.
 class CountedPieces {
  public:
-  explicit CountedPieces(NtmPlan& plan) : plan_(plan) {}
+  __host__ __device__ explicit CountedPieces(NtmPlan& plan) : plan_(plan) {}
   template <typename V>
-  V* take(int64_t count) {
+  __host__ __device__ V* take(int64_t count) {
     return counted<V>(count, shared_);
   }
   // Of a weighting, which may lie in the workspace.
   template <typename V>
-  V* take_weighting(int64_t count) {
+  __host__ __device__ V* take_weighting(int64_t count) {
     return counted<V>(count, plan_.weightings_away ? workspace_ : shared_);
   }
-  const NtmPlan& plan() const { return plan_; }
+  __host__ __device__ const NtmPlan& plan() const { return plan_; }
   int64_t shared_bytes() const { return 16 * shared_; }
   int64_t workspace_bytes() const { return 16 * workspace_; }
 
  private:
   template <typename V>
-  V* counted(int64_t count, int64_t& used) {
+  __host__ __device__ V* counted(int64_t count, int64_t& used) {
     plan_.offsets[next_++] = static_cast<int32_t>(used);
     used += (count * static_cast<int64_t>(sizeof(V)) + 15) / 16;
     return nullptr;
