@@ -1,7 +1,7 @@
 """The NTM as functions: ``address``, ``read``, ``write``, ``step`` and ``sequence``.
 
 Every function is functional (no argument is mutated), differentiable once in every tensor argument,
-and runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
+and runs on the backend that ``ntm_kernels.backend`` chooses, or on the one named by ``backend=``.
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
-from ntm_kernels import backends, checks
-from ntm_kernels.backends import BackendChoice, Problem, Sizes
+from ntm_kernels import checks
+from ntm_kernels.backend import BackendChoice, Problem, Sizes, choose
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -441,8 +441,8 @@ def _choose(
 ) -> str:
     problem = Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
     if isinstance(backend, _Question):
-        raise _Answer(backends.choose(problem, backend.backend))
-    return backends.choose(problem, backend).backend
+        raise _Answer(choose(problem, backend.backend))
+    return choose(problem, backend).backend
 
 
 def _empty_sequence(

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ntm_kernels import backends
-from ntm_kernels.backends import SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend import get as get_backend
 from ntm_kernels.reference import arithmetic_dtype
 
 _library = torch.library.Library("ntm", "DEF")
@@ -89,7 +89,7 @@ def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..
 
 def _saved(op: str, like: Tensor, backend: str, sizes: Sizes, controller: str = "") -> list[Tensor]:
     dtype = arithmetic_dtype(like.dtype)
-    shapes = backends.get(backend).saved_shapes(op, sizes, controller)
+    shapes = get_backend(backend).saved_shapes(op, sizes, controller)
     return [like.new_empty(shape, dtype=dtype) for shape in shapes]
 
 
@@ -117,7 +117,7 @@ def _address_sizes(memory: Tensor, key: Tensor, shift: Tensor) -> Sizes:
 
 def _address(*args: Any) -> tuple[Tensor, list[Tensor]]:
     *arguments, backend = args
-    return backends.get(backend).address(*arguments)
+    return get_backend(backend).address(*arguments)
 
 
 def _address_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -145,7 +145,7 @@ def _address_autograd(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[An
 
 def _address_backward(*args: Any) -> tuple[Tensor, ...]:
     *rest, backend = args
-    return backends.get(backend).address_backward(*rest)
+    return get_backend(backend).address_backward(*rest)
 
 
 def _address_backward_fake(*args: Any) -> tuple[Tensor, ...]:
@@ -176,7 +176,7 @@ _autograd("address", _address_setup, _address_autograd)
 
 
 def _read(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
-    return backends.get(backend).read(memory, weights)
+    return get_backend(backend).read(memory, weights)
 
 
 def _read_fake(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
@@ -198,7 +198,7 @@ def _read_autograd(ctx: Any, grad_read_vectors: Tensor | None) -> tuple[Any, ...
 def _read_backward(
     grad_read_vectors: Tensor, memory: Tensor, weights: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
-    return backends.get(backend).read_backward(grad_read_vectors, memory, weights)
+    return get_backend(backend).read_backward(grad_read_vectors, memory, weights)
 
 
 def _arguments_backward_fake(*args: Any) -> tuple[Tensor, ...]:
@@ -219,7 +219,7 @@ _autograd("read", _arguments_setup, _read_autograd)
 
 
 def _write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor, backend: str) -> Tensor:
-    return backends.get(backend).write(memory, weights, erase, add)
+    return get_backend(backend).write(memory, weights, erase, add)
 
 
 def _write_fake(memory: Tensor, *_: Any) -> Tensor:
@@ -235,7 +235,7 @@ def _write_autograd(ctx: Any, grad_memory: Tensor | None) -> tuple[Any, ...]:
 
 def _write_backward(grad_memory: Tensor, *args: Any) -> tuple[Tensor, ...]:
     *tensors, backend = args
-    return backends.get(backend).write_backward(grad_memory, *tensors)
+    return get_backend(backend).write_backward(grad_memory, *tensors)
 
 
 _WRITE = "Tensor memory, Tensor weights, Tensor erase, Tensor add"
@@ -271,7 +271,7 @@ def _step(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     sizes = _step_sizes(memory, num_read_heads, num_write_heads, shift_range)
-    return backends.get(backend).step(memory, interface, previous_weights, sizes, save_for_backward)
+    return get_backend(backend).step(memory, interface, previous_weights, sizes, save_for_backward)
 
 
 def _step_fake(
@@ -314,7 +314,7 @@ def _step_backward(*args: Any) -> tuple[Tensor, ...]:
     num_read_heads, num_write_heads, shift_range, backend = args[8:]
     sizes = _step_sizes(args[3], num_read_heads, num_write_heads, shift_range)
     arguments = (*args[:8], sizes)
-    return backends.get(backend).step_backward(*arguments)
+    return get_backend(backend).step_backward(*arguments)
 
 
 def _step_backward_fake(*args: Any) -> tuple[Tensor, ...]:
@@ -366,7 +366,7 @@ def _sequence(*args: Any) -> tuple[Any, ...]:
     reads, writes, shift_range, controller, checkpoint_every = args[10:15]
     save_for_backward, return_trace, backend = args[15:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
-    outputs, saved = backends.get(backend).sequence(
+    outputs, saved = get_backend(backend).sequence(
         arguments, sizes, controller, save_for_backward, return_trace
     )
     return *outputs, saved
@@ -434,7 +434,7 @@ def _sequence_backward(*args: Any) -> tuple[Tensor, ...]:
     hidden, read_vectors, saved = args[17:20]
     reads, writes, shift_range, controller, checkpoint_every, backend = args[20:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
-    return backends.get(backend).sequence_backward(
+    return get_backend(backend).sequence_backward(
         grads, arguments, hidden, read_vectors, saved, sizes, controller
     )
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends import Problem, SequenceArguments, Sizes
-from ntm_kernels.backends.cuda import CudaBackend
+from ntm_kernels.backend import Problem, SequenceArguments, Sizes
+from ntm_kernels.backend.cuda import CudaBackend
 from ntm_kernels.interface import InterfaceLayout
 
 

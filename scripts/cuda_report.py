@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ntm_kernels.backends import Sizes
+from ntm_kernels.backend import Sizes
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
 from tests.cuda_emulator import build as emulator

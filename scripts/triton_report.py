@@ -73,8 +73,8 @@ def record(size: Size) -> list[Launch]:
     import torch
 
     from ntm_kernels import InterfaceLayout
-    from ntm_kernels.backends import SequenceArguments, Sizes
-    from ntm_kernels.backends.triton import TritonBackend
+    from ntm_kernels.backend import SequenceArguments, Sizes
+    from ntm_kernels.backend.triton import TritonBackend
 
     launches: dict[Launch, None] = {}
 
@@ -164,7 +164,7 @@ def compiled(launch: Launch, target: str) -> Usage:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from ntm_kernels.backends.triton import kernels
+    from ntm_kernels.backend.triton import kernels
 
     kernel = getattr(kernels, launch.kernel)
     names = [name for name, _ in launch.signature]

@@ -1,4 +1,4 @@
-// What the launchers take: plain C, filled in by ntm_kernels/backends/cuda.py through ctypes.
+// What the launchers take: plain C, filled in by ntm_kernels/backend/cuda.py through ctypes.
 //
 // Tensors are contiguous. Shapes are in the letters of the package: batch B, memory_size N,
 // word_size M, read heads R, write heads W, heads H = R + W, taps S, time T, hidden C, interface

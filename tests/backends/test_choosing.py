@@ -11,8 +11,8 @@ import torch
 
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
-from ntm_kernels.backends import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
-from ntm_kernels.backends.reference import ReferenceBackend
+from ntm_kernels.backend import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
+from ntm_kernels.backend.reference import ReferenceBackend
 from tests.support.cases import Case, arguments, call, run
 
 READ = (torch.rand(2, 3, 4), torch.rand(2, 1, 3))
@@ -52,7 +52,7 @@ for _op in (*OPS, *(f"{op}_backward" for op in OPS)):
 @pytest.fixture
 def registry(monkeypatch):
     """A copy of the registry, for this test alone, with only the reference in it."""
-    module = sys.modules["ntm_kernels.backends"]
+    module = ntm_kernels.backend
     monkeypatch.setattr(module, "_registry", {"reference": get("reference")})
     monkeypatch.setattr(module, "_automatic", ["reference"])
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
@@ -164,7 +164,7 @@ def test_unsupported(registry):
 
 
 def test_no_backend_at_all(registry, monkeypatch):
-    module = sys.modules["ntm_kernels.backends"]
+    module = ntm_kernels.backend
     monkeypatch.setattr(module, "_registry", {})
     monkeypatch.setattr(module, "_automatic", [])
     register(Listener("absent", why_not="no beads"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backends import SequenceArguments, Sizes, get
+from ntm_kernels.backend import SequenceArguments, Sizes, get
 from tests.support.cases import Case, Dtypes, arguments
 
 

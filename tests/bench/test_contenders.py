@@ -11,6 +11,7 @@ from bench.subjects import SUBJECTS, Entry
 from bench.subjects.base import copy_batch, differentiable
 from bench.timing import Limits
 from bench.workload import Workload
+from ntm_kernels.backend import get
 
 SMALL = Workload(batch=2, time=5, memory_size=6, word_size=3, hidden_size=4, input_size=3)
 ONCE = Limits(seconds=0.0, sample=0.0, least=1, most=1)
@@ -41,7 +42,7 @@ def test_the_eager_model_is_the_module_without_its_ops(controller, heads):
 
 def test_a_backend_is_the_one_named(monkeypatch):
     called = []
-    backend = type(contenders.ntm_kernels.backends.__globals__["get"]("reference"))
+    backend = type(get("reference"))
     original = backend.sequence
     monkeypatch.setattr(
         backend, "sequence", lambda self, *args: called.append(1) or original(self, *args)

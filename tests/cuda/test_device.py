@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from ntm_kernels import backends
+from ntm_kernels import backend as seam
 from tests.support.cases import SMALL, Case, Dtypes, arguments, call, cotangents, each_small, run
 
 FLOAT32 = Dtypes.all(torch.float32)
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or backends.get("cuda").unavailable() is not None,
+    not torch.cuda.is_available() or seam.get("cuda").unavailable() is not None,
     reason="needs a CUDA device and the CUDA kernels",
 )
 
@@ -23,10 +23,10 @@ def assert_same(actual, expected):
 
 def test_is_the_automatic_choice():
     memory = torch.eye(3, device="cuda")[None]
-    problem = backends.Problem(
-        "read", "cuda", torch.float32, torch.float32, "", backends.Sizes.of(memory, 1)
+    problem = seam.Problem(
+        "read", "cuda", torch.float32, torch.float32, "", seam.Sizes.of(memory, 1)
     )
-    assert backends.choose(problem).backend == "cuda"
+    assert seam.choose(problem).backend == "cuda"
 
 
 @each_small

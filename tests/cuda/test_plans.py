@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ntm_kernels.backends import Sizes, _registry, get, register
+from ntm_kernels.backend import Sizes, _registry, get, register
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees
 from tests.support.table import Entry

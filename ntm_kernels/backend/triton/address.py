@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ntm_kernels.backends.triton import stages
+from ntm_kernels.backend.triton import stages
 
 
 @triton.jit

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import (
+from ntm_kernels.backend.base import (
     Backend,
     Problem,
     SequenceArguments,
     SequenceOutputs,
     Sizes,
 )
-from ntm_kernels.backends.triton import steps
-from ntm_kernels.backends.triton.launch import TABLE, OnChip, Table, padded
-from ntm_kernels.backends.triton.tiling import Tiled, split
+from ntm_kernels.backend.triton import steps
+from ntm_kernels.backend.triton.launch import TABLE, OnChip, Table, padded
+from ntm_kernels.backend.triton.tiling import Tiled, split
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.reference import activate, arithmetic_dtype
 
@@ -29,7 +29,7 @@ from ntm_kernels.reference import activate, arithmetic_dtype
 @cache
 def kernels() -> ModuleType:
     """All kernels; imported on the first call, since not every machine has Triton."""
-    from ntm_kernels.backends.triton import kernels as module
+    from ntm_kernels.backend.triton import kernels as module
 
     return module
 

@@ -4,6 +4,6 @@ Stage by stage the same formulas as the compiled backends; ``ntm_kernels.referen
 specification that all of them are tested against.
 """
 
-from ntm_kernels.backends.reference.backend import ReferenceBackend
+from ntm_kernels.backend.reference.backend import ReferenceBackend
 
 __all__ = ["ReferenceBackend"]

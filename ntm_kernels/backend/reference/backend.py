@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ntm_kernels.backends.base import Backend, SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.backends.reference.addressing import address, address_backward
-from ntm_kernels.backends.reference.interface import activate, activate_backward, activation_slopes
-from ntm_kernels.backends.reference.memory import read, read_backward, write, write_backward
-from ntm_kernels.backends.reference.sequence import (
+from ntm_kernels.backend.base import Backend, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend.reference.addressing import address, address_backward
+from ntm_kernels.backend.reference.interface import activate, activate_backward, activation_slopes
+from ntm_kernels.backend.reference.memory import read, read_backward, write, write_backward
+from ntm_kernels.backend.reference.sequence import (
     layout_of,
     saved_shapes,
     sequence,
     sequence_backward,
 )
-from ntm_kernels.backends.reference.step import step, step_backward
+from ntm_kernels.backend.reference.step import step, step_backward
 from ntm_kernels.reference import arithmetic_dtype
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.backends.reference.addressing import Addressing, Similarity, address
-from ntm_kernels.backends.reference.interface import activate, activate_backward, activation_slopes
-from ntm_kernels.backends.reference.memory import write
-from ntm_kernels.backends.reference.step import step, step_backward
+from ntm_kernels.backend.base import SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend.reference.addressing import Addressing, Similarity, address
+from ntm_kernels.backend.reference.interface import activate, activate_backward, activation_slopes
+from ntm_kernels.backend.reference.memory import write
+from ntm_kernels.backend.reference.step import step, step_backward
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import Backend, SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.backends.reference.sequence import active_steps, lstm, lstm_slopes
+from ntm_kernels.backend.base import Backend, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend.reference.sequence import active_steps, lstm, lstm_slopes
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import arithmetic_dtype
 

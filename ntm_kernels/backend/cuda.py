@@ -1,6 +1,6 @@
 """The backend ``cuda``: compiled CUDA kernels, one launch per op and direction while a memory fits.
 
-``csrc/cuda`` has the stages under the names of ``ntm_kernels.backends.reference``. The library
+``csrc/cuda`` has the stages under the names of ``ntm_kernels.backend.reference``. The library
 knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
 ctypes, so one build serves every torch, and the same sources compiled for an emulator serve tests
 on a CPU.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import (
+from ntm_kernels.backend.base import (
     OPS,
     Backend,
     Problem,

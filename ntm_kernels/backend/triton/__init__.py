@@ -4,6 +4,6 @@ One file per op over the stages that all share; ``launch`` says which kernels se
 Importing this package does not import Triton.
 """
 
-from ntm_kernels.backends.triton.backend import TritonBackend
+from ntm_kernels.backend.triton.backend import TritonBackend
 
 __all__ = ["TritonBackend"]

@@ -1,6 +1,6 @@
 """The backend ``native``: compiled C++ for CPUs, the instruction set chosen at run time.
 
-``csrc/cpu`` has the stages under the names of ``ntm_kernels.backends.reference``. A call is one C++
+``csrc/cpu`` has the stages under the names of ``ntm_kernels.backend.reference``. A call is one C++
 op; sequences of the batch go to the threads of ``torch.get_num_threads()``, and results have the
 same bits for any number of them.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend.base import Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
 from ntm_kernels.interface import InterfaceLayout
 
 LIBRARY = Path(__file__).parents[1] / "_native.so"

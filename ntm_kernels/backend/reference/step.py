@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ntm_kernels.backends.reference.addressing import Addressing, address, address_backward
-from ntm_kernels.backends.reference.memory import read, read_backward, write, write_backward
+from ntm_kernels.backend.reference.addressing import Addressing, address, address_backward
+from ntm_kernels.backend.reference.memory import read, read_backward, write, write_backward
 from ntm_kernels.interface import HeadParameters
 
 

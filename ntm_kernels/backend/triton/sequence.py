@@ -17,8 +17,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ntm_kernels.backends.triton import stages
-from ntm_kernels.backends.triton.step import step, step_backward
+from ntm_kernels.backend.triton import stages
+from ntm_kernels.backend.triton.step import step, step_backward
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntm_kernels.backends.base import (
+from ntm_kernels.backend.base import (
     OPS,
     Backend,
     Problem,
@@ -24,10 +24,10 @@ from ntm_kernels.backends.base import (
     SequenceOutputs,
     Sizes,
 )
-from ntm_kernels.backends.cuda import CudaBackend
-from ntm_kernels.backends.native import NativeBackend
-from ntm_kernels.backends.reference import ReferenceBackend
-from ntm_kernels.backends.triton import TritonBackend
+from ntm_kernels.backend.cuda import CudaBackend
+from ntm_kernels.backend.native import NativeBackend
+from ntm_kernels.backend.reference import ReferenceBackend
+from ntm_kernels.backend.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",

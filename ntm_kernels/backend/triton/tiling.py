@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.backends.triton.launch import Table, padded
+from ntm_kernels.backend.triton.launch import Table, padded
 from ntm_kernels.interface import HeadParameters
 from ntm_kernels.reference import arithmetic_dtype
 

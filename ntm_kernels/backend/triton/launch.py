@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntm_kernels.backends.base import Problem
+from ntm_kernels.backend.base import Problem
 from ntm_kernels.reference import arithmetic_dtype
 
 
