@@ -243,6 +243,8 @@ def sequence(
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
+    input_weight: Tensor | None = None,
+    input_bias: Tensor | None = None,
     checkpoint_every: int | None = None,
     return_trace: bool = False,
     backend: str | None = None,
@@ -252,13 +254,14 @@ def sequence(
     With ``hidden`` and ``cell`` the controller is an LSTM, gates ``i, f, g, o = x̂_t + W [r_{t−1},
     h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is feed-forward,
     ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
-    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside.
+    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside;
+    or, with ``input_weight`` and ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
 
     The backward does not store the memory of every step but one in ``checkpoint_every``, and
     recomputes those between.
 
     Args:
-        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C.
+        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C; or x ``[T, B, I]``.
         recurrent_weight: ``[4C, R·M + C]`` for an LSTM, else ``[C, R·M]``.
         interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
         interface_bias: ``[P]``.
@@ -272,6 +275,8 @@ def sequence(
         shift_range: largest shift, in rows.
         lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
             and the padding has no influence. ``None``: all T.
+        input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
+        input_bias: b ``[G]``; give both or none.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
         return_trace: also return what the heads did at every step.
         backend: name of the backend, or ``None`` to choose.
@@ -304,7 +309,14 @@ def sequence(
     reads = num_read_heads * layout.word_size
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
-    given.tensor("projected_input", projected_input, "T B G")
+    if (input_weight is None) != (input_bias is None):
+        raise ValueError("sequence: give both input_weight and input_bias or none")
+    if input_weight is None:
+        given.tensor("projected_input", projected_input, "T B G")
+    else:
+        given.tensor("projected_input", projected_input, "T B I")
+        given.tensor("input_weight", input_weight, "G I")
+        given.tensor("input_bias", input_bias, "G")
     given.tensor("recurrent_weight", recurrent_weight, "G K")
     given.tensor("interface_bias", interface_bias, "P")
     given.tensor("weights", weights, "B H N")
@@ -316,12 +328,17 @@ def sequence(
         memory=("memory", "read_vectors"),
         weights=("weights",),
         controller_state=("hidden", "cell"),
-        projected_input=("projected_input",),
+        projected_input=("projected_input", "input_weight", "input_bias"),
         controller_weights=("recurrent_weight", "interface_weight", "interface_bias"),
     )
     time = projected_input.shape[0]
     if lengths is not None:
         given.lengths(lengths, time, memory.device)
+        if input_weight is not None:
+            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
+            projected_input = projected_input.masked_fill(
+                beyond(lengths, time, projected_input.dim()), 0
+            )
     if checkpoint_every is None:
         checkpoint_every = max(1, int(math.sqrt(time)))
     checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
@@ -349,6 +366,8 @@ def sequence(
         interface_bias,
         *(None if part is None else part.to(arithmetic_dtype(part.dtype)) for part in start),
         lengths,
+        input_weight,
+        input_bias,
         num_read_heads,
         num_write_heads,
         shift_range,
@@ -467,8 +486,14 @@ def _trace(
     weights: Tensor, interface: Tensor, layout: InterfaceLayout, lengths: Tensor | None
 ) -> Trace:
     if lengths is not None:
-        time = torch.arange(weights.shape[0], device=lengths.device).unsqueeze(-1)
-        outside = (time >= lengths).unsqueeze(-1)
-        weights = weights.masked_fill(outside.unsqueeze(-1), 0)
-        interface = interface.masked_fill(outside, 0)
+        weights, interface = (
+            part.masked_fill(beyond(lengths, part.shape[0], part.dim()), 0)
+            for part in (weights, interface)
+        )
     return Trace(weights, *layout.split(interface))
+
+
+def beyond(lengths: Tensor, time: int, dims: int) -> Tensor:
+    """Which steps lie beyond their sequence, ``[T, B, 1, …]`` with ``dims`` dimensions."""
+    outside = torch.arange(time, device=lengths.device).unsqueeze(-1) >= lengths
+    return outside.view(*outside.shape, *[1] * (dims - 2))

@@ -63,29 +63,49 @@ inline void close_circle(int64_t n, int64_t reach, T* x) {
   }
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, 0 where the product of the norms is below ε.
+// k·M_i of all heads, and ‖M_i‖².
 template <typename T>
-inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
+inline void products(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
   const int64_t heads = s.heads(), stride = s.stride();
+  if (heads == 2) {
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      Vec<T> square{}, first{}, second{};
+      for (int64_t m = 0; m < s.word; ++m) {
+        const Vec<T> x = load(memory + m * stride + i, n);
+        square += x * x;
+        first += x * key[m];
+        second += x * key[s.word + m];
+      }
+      store(a.memory_norm + i, square, n);
+      store(a.similarity + i, first, n);
+      store(a.similarity + a.row + i, second, n);
+    });
+    return;
+  }
   gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, a.similarity,
           a.row);
   each<T>(s.locations, [&](int64_t i, auto n) {
-    Vec<T> square[4] = {};  // apart, so that no sum waits for the one before
-    for (int64_t m = 0; m < s.word; m += 4) {
-#pragma GCC unroll 4
-      for (int64_t k = 0; k < 4; ++k) {
-        if (m + k >= s.word) break;
-        const Vec<T> x = load(memory + (m + k) * stride + i, n);
-        square[k] += x * x;
-      }
+    Vec<T> square{};
+    for (int64_t m = 0; m < s.word; ++m) {
+      const Vec<T> x = load(memory + m * stride + i, n);
+      square += x * x;
     }
-    store(a.memory_norm + i, (square[0] + square[1]) + (square[2] + square[3]), n);
+    store(a.memory_norm + i, square, n);
   });
+}
+
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, 0 where the product of the norms is below ε.
+template <typename T>
+inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
+  products(s, memory, key, a);
   for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
-  for (int64_t h = 0; h < heads; ++h) {
-    T square = 0;
-    for (int64_t m = 0; m < s.word; ++m) square += key[h * s.word + m] * key[h * s.word + m];
-    a.key_norm[h] = root(square);
+  for (int64_t h = 0; h < s.heads(); ++h) {
+    Vec<T> square{};
+    each<T>(s.word, [&](int64_t m, auto n) {
+      const Vec<T> k = load(key + h * s.word + m, n);
+      square += k * k;
+    });
+    a.key_norm[h] = root(sum<T>(square));
     T* similarity = a.similarity + h * a.row;
     each<T>(s.locations, [&](int64_t i, auto n) {
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
@@ -96,36 +116,72 @@ inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing
   }
 }
 
+// d_key [H, M] += Σ_i d_dots_i M_i and d_memory [M][N] += Σ_h d_dots k − pull M.
+template <typename T>
+inline void products_backward(const Sizes& s, const T* memory, const T* key, const Addressing<T>& a,
+                              T* d_key, T* d_memory) {
+  const int64_t heads = s.heads(), stride = s.stride(), word = s.word;
+  if (heads == 2) {
+    by_rows<kLanes<T> / 2>(word, [&](int64_t m, auto rows) {
+      constexpr int count = rows.value;
+      Vec<T> sums[kLanes<T>] = {};  // of the first key and then of the second
+      each<T>(s.locations, [&](int64_t i, auto n) {
+        const Vec<T> first = load(a.d_dots + i, n), second = load(a.d_dots + a.row + i, n);
+        const Vec<T> pull = load(a.pull + i, n);
+#pragma GCC unroll 16
+        for (int k = 0; k < count; ++k) {
+          const int64_t at = (m + k) * stride + i;
+          const Vec<T> x = load(memory + at, n);
+          sums[k] += first * x;
+          sums[count + k] += second * x;
+          store(d_memory + at,
+                load(d_memory + at, n) - x * pull + first * key[m + k] + second * key[word + m + k],
+                n);
+        }
+      });
+      T results[kLanes<T>];
+      store(results, sum_rows<T>(sums));
+      for (int k = 0; k < count; ++k) {
+        d_key[m + k] += results[k], d_key[word + m + k] += results[count + k];
+      }
+    });
+    return;
+  }
+  dots<T, true>(heads, word, s.locations, a.d_dots, a.row, memory, stride, d_key, word);
+  for (int64_t m = 0; m < word; ++m) {
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      T* const to = d_memory + m * stride + i;
+      store(to, load(to, n) - load(memory + m * stride + i, n) * load(a.pull + i, n), n);
+    });
+  }
+  gemm<T>(word, s.locations, heads, {key, 1, word}, {a.d_dots, a.row}, d_memory, stride, d_memory,
+          stride);
+}
+
 // From d_similarity, held in d_dots [H][N], to d_key [H, M] and, added, d_memory [M][N]:
 // dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖², and the same with k and M_i exchanged.
 template <typename T>
 inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
                                 T* d_key, T* d_memory) {
-  const int64_t heads = s.heads(), stride = s.stride();
-  each<T>(s.locations, [&](int64_t i, auto n) { store(a.pull + i, Vec<T>{}, n); });
-  for (int64_t h = 0; h < heads; ++h) {
+  for (int64_t h = 0; h < s.heads(); ++h) {
     Vec<T> total{};
     each<T>(s.locations, [&](int64_t i, auto n) {
       const int64_t at = h * a.row + i;
       const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
       total += pull;
-      store(a.pull + i, load(a.pull + i, n) + pull, n);
+      store(a.pull + i, h ? load(a.pull + i, n) + pull : pull, n);
       store(a.d_dots + at, d / load(a.norms + at, n), n);
     });
     const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
-    for (int64_t m = 0; m < s.word; ++m) d_key[h * s.word + m] = -own * key[h * s.word + m];
+    each<T>(s.word, [&](int64_t m, auto n) {
+      store(d_key + h * s.word + m, load(key + h * s.word + m, n) * -own, n);
+    });
   }
-  dots<T, true>(heads, s.word, s.locations, a.d_dots, a.row, memory, stride, d_key, s.word);
   each<T>(s.locations, [&](int64_t i, auto n) {
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
-    const Vec<T> pull = square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square;
-    for (int64_t m = 0; m < s.word; ++m) {
-      T* to = d_memory + m * stride + i;
-      store(to, load(to, n) - load(memory + m * stride + i, n) * pull, n);
-    }
+    store(a.pull + i, square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square, n);
   });
-  gemm<T>(s.word, s.locations, heads, {key, 1, s.word}, {a.d_dots, a.row}, d_memory, stride,
-          d_memory, stride);
+  products_backward(s, memory, key, a, d_key, d_memory);
 }
 
 // w^c = softmax_i(β K_i).

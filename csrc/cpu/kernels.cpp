@@ -185,8 +185,8 @@ void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int
 }
 
 template <typename T>
-void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
-  pack_transposed(columns, inner, weight, inner, packed);
+void pack(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight, T* packed) {
+  pack_transposed(columns, inner, at, rows, weight, packed);
 }
 
 template <typename T>

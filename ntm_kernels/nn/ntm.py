@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ntm_kernels.nn.cell import NTMCell, beyond
+from ntm_kernels.functional import beyond
+from ntm_kernels.nn.cell import NTMCell
 from ntm_kernels.nn.state import InitialState, NTMState, map_tensors
 from ntm_kernels.reference import Trace
 
