@@ -372,9 +372,10 @@ def _sequence(*args: Any) -> tuple[Any, ...]:
     save_for_backward, return_trace, name = args[17:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
     backend = get_backend(name)
-    if arguments.input_weight is not None and not backend.projects_input:
-        x, weight, bias = (_lifted(arguments[i]) for i in (0, 10, 11))
-        arguments = SequenceArguments(linear(x, weight, bias), *arguments[1:10])
+    x, weight, bias = arguments.input, arguments.input_weight, arguments.input_bias
+    if weight is not None and bias is not None and not backend.projects_input:
+        projected = linear(_lifted(x), _lifted(weight), _lifted(bias))
+        arguments = SequenceArguments(projected, *arguments[1:10])
     outputs, saved = backend.sequence(arguments, sizes, controller, save_for_backward, return_trace)
     return *outputs, saved
 
