@@ -453,7 +453,8 @@ def _empty_sequence(
     none = (0, sizes.batch)
     trace = None
     if return_trace:
-        empty = layout.split(state.memory.new_empty(*none, layout.size))
+        dtype = arithmetic_dtype(state.memory.dtype)
+        empty = layout.split(state.memory.new_empty(*none, layout.size, dtype=dtype))
         trace = Trace(state.weights.new_empty(*none, *state.weights.shape[1:]), *empty)
     return SequenceResult(
         like.new_empty(*none, sizes.hidden_size),

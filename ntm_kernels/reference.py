@@ -339,7 +339,8 @@ def sequence(
         hiddens.append(new_hidden)
         reads.append(new_reads)
         if return_trace:
-            traces.append((state.weights.detach(), *activate(interface.detach(), layout)))
+            traced = state.weights.detach().to(weights.dtype)
+            traces.append((traced, *activate(interface.detach(), layout)))
 
     final = SequenceState(
         state.memory.to(memory.dtype),
@@ -349,8 +350,10 @@ def sequence(
         None if state.cell is None or cell is None else state.cell.to(cell.dtype),
     )
     trace = None
-    if return_trace and traces:
-        trace = Trace(*(torch.stack(part) for part in zip(*traces, strict=True)))
+    if return_trace:
+        blank = projected_input.new_zeros(memory.shape[0], layout.size)
+        first = (torch.zeros_like(weights), *layout.split(blank))
+        trace = Trace(*(torch.stack(part)[1:] for part in zip(first, *traces, strict=True)))
         if lengths is not None:
             active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
             trace = Trace(
