@@ -53,7 +53,7 @@ def address(
 
     Content ``w^c = softmax(β K[k, M_i])`` with the cosine similarity K, interpolation
     ``w^g = g w^c + (1 − g) w_{t−1}``, circular shift ``w̃_i = Σ_o s_o w^g_{i−o}``, sharpening
-    ``w_i = w̃_i^γ / Σ_j w̃_j^γ``.
+    ``w_i = w̃_i^γ / Σ_j w̃_j^γ``, uniform without gradient where no ``w̃_i`` reaches 1e-20.
 
     Args:
         memory: ``[B, N, M]``.

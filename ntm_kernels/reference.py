@@ -23,6 +23,10 @@ from ntm_kernels.interface import HeadParameters, InterfaceLayout
 COSINE_EPS = 1e-8
 """A product of norms below this counts as no similarity at all."""
 
+FOCUS_EPS = 1e-20
+"""A weighting that reaches this nowhere counts as no weighting at all. Only a gate this small after
+no weighting gives one, and its slopes, as large as the inverse, would overflow float32."""
+
 
 class SequenceState(NamedTuple):
     """What one step of ``sequence`` hands to the next.
@@ -138,14 +142,15 @@ def sharpen(weights: Tensor, sharpening: Tensor) -> Tensor:
 
     The softmax's maximum is taken out before the logarithm, ``(w̃_i / max w̃)^γ``: the same value,
     the sum is at least one however large γ is, and autograd is right at ``w̃_i = 0``, where the
-    slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all ``w̃_i = 0``.
+    slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all
+    ``w̃_i < 1e-20``.
     weights ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
 
     >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
     tensor([[[0.7830, 0.1960, 0.0220]]])
     """
     peak = weights.detach().amax(-1, keepdim=True)
-    empty = peak == 0
+    empty = peak < FOCUS_EPS
     powers = (weights / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
     total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
     return torch.where(empty, 1 / weights.shape[-1], powers / total)

@@ -211,7 +211,11 @@ def test_initial_state_is_checked(field, value):
         ({"controller": nn.LSTMCell(4, 7)}, ValueError, "input_size=input_size"),
         ({"controller": nn.LSTM(13, 7)}, ValueError, "nn.LSTM runs over sequences"),
         ({"controller": Recorder(), "num_layers": 2}, ValueError, "built-in controllers"),
-        ({"initial_state": {"memory": 0.0}}, TypeError, "must be an InitialState or None, got dict"),
+        (
+            {"initial_state": {"memory": 0.0}},
+            TypeError,
+            "must be an InitialState or None, got dict",
+        ),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         (
             {"initial_state": InitialState(memory=torch.zeros(2, 2))},
