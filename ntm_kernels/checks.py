@@ -28,8 +28,11 @@ class Arguments:
         self.sizes[dim], self.owners[dim] = size, owner
 
     def tensor(self, name: str, value: Any, dims: str) -> None:
-        """``value`` must be a floating-point tensor with the dimensions ``dims``."""
+        """``value`` must be a dense floating-point tensor with the dimensions ``dims``."""
         _require_tensor(self.op, name, value)
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "a nested tensor" if value.is_nested else str(value.layout)
+            raise TypeError(f"{self.op}: {name} must be a dense tensor, got {kind}")
         if value.dtype not in FLOATS:
             raise TypeError(
                 f"{self.op}: {name} must be float32, float64, bfloat16 or float16, "
@@ -53,6 +56,8 @@ class Arguments:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
         self._shape("lengths", value, "B")
         if device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+            return
+        if type(value) is not Tensor:  # A fake tensor has no values.
             return
         low, high = int(value.min()), int(value.max())
         if low < 0 or high > time:

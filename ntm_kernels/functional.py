@@ -53,7 +53,7 @@ def address(
 
     Content ``w^c = softmax(β K[k, M_i])`` with the cosine similarity K, interpolation
     ``w^g = g w^c + (1 − g) w_{t−1}``, circular shift ``w̃_i = Σ_o s_o w^g_{i−o}``, sharpening
-    ``w_i = w̃_i^γ / Σ_j w̃_j^γ``.
+    ``w_i = w̃_i^γ / Σ_j w̃_j^γ``, uniform without gradient where no ``w̃_i`` reaches 1e-20.
 
     Args:
         memory: ``[B, N, M]``.
@@ -472,7 +472,8 @@ def _empty_sequence(
     none = (0, sizes.batch)
     trace = None
     if return_trace:
-        empty = layout.split(state.memory.new_empty(*none, layout.size))
+        dtype = arithmetic_dtype(state.memory.dtype)
+        empty = layout.split(state.memory.new_empty(*none, layout.size, dtype=dtype))
         trace = Trace(state.weights.new_empty(*none, *state.weights.shape[1:]), *empty)
     return SequenceResult(
         like.new_empty(*none, sizes.hidden_size),

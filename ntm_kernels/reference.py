@@ -23,6 +23,10 @@ from ntm_kernels.interface import HeadParameters, InterfaceLayout
 COSINE_EPS = 1e-8
 """A product of norms below this counts as no similarity at all."""
 
+FOCUS_EPS = 1e-20
+"""A weighting that reaches this nowhere counts as no weighting at all. Only a gate this small after
+no weighting gives one, and its slopes, as large as the inverse, would overflow float32."""
+
 
 class SequenceState(NamedTuple):
     """What one step of ``sequence`` hands to the next.
@@ -138,14 +142,15 @@ def sharpen(weights: Tensor, sharpening: Tensor) -> Tensor:
 
     The softmax's maximum is taken out before the logarithm, ``(w̃_i / max w̃)^γ``: the same value,
     the sum is at least one however large γ is, and autograd is right at ``w̃_i = 0``, where the
-    slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all ``w̃_i = 0``.
+    slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all
+    ``w̃_i < 1e-20``.
     weights ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
 
     >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
     tensor([[[0.7830, 0.1960, 0.0220]]])
     """
     peak = weights.detach().amax(-1, keepdim=True)
-    empty = peak == 0
+    empty = peak < FOCUS_EPS
     powers = (weights / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
     total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
     return torch.where(empty, 1 / weights.shape[-1], powers / total)
@@ -344,7 +349,8 @@ def sequence(
         hiddens.append(new_hidden)
         reads.append(new_reads)
         if return_trace:
-            traces.append((state.weights.detach(), *activate(interface.detach(), layout)))
+            traced = state.weights.detach().to(weights.dtype)
+            traces.append((traced, *activate(interface.detach(), layout)))
 
     final = SequenceState(
         state.memory.to(memory.dtype),
@@ -354,8 +360,10 @@ def sequence(
         None if state.cell is None or cell is None else state.cell.to(cell.dtype),
     )
     trace = None
-    if return_trace and traces:
-        trace = Trace(*(torch.stack(part) for part in zip(*traces, strict=True)))
+    if return_trace:
+        blank = projected_input.new_zeros(memory.shape[0], layout.size)
+        first = (torch.zeros_like(weights), *layout.split(blank))
+        trace = Trace(*(torch.stack(part)[1:] for part in zip(first, *traces, strict=True)))
         if lengths is not None:
             active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
             trace = Trace(

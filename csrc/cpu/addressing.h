@@ -11,6 +11,7 @@
 namespace ntm::cpu::NTM_ISA {
 
 inline constexpr double kCosineEps = 1e-8;
+inline constexpr double kFocusEps = 1e-20;
 
 NTM_INLINE float root(float x) {
   return __builtin_sqrtf(x);
@@ -278,11 +279,11 @@ inline T highest(int64_t n, const T* x) {
   return peak<T>(top);
 }
 
-// w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where every w̃_i is 0.
+// w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where no w̃_i reaches ε.
 template <typename T>
 inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weights) {
   const T top = highest(locations, shifted);
-  if (top == 0) {
+  if (top < T(kFocusEps)) {
     for (int64_t i = 0; i < locations; ++i) weights[i] = T(1) / locations;
     return;
   }
@@ -305,7 +306,7 @@ template <typename T>
 inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifted, T sharpening,
                           T* logarithm, T* d_shifted) {
   const T top = highest(locations, shifted);
-  if (top == 0) {
+  if (top < T(kFocusEps)) {
     for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
     return 0;
   }

@@ -178,7 +178,7 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
   }
 }
 
-// w = w̃^γ / Σ w̃^γ from what `shift` left; f(head, row, w). Uniform where every w̃ is 0.
+// w = w̃^γ / Σ w̃^γ from what `shift` left; f(head, row, w). Uniform where no w̃ reaches ε.
 // `own` are the pairs of the warps that wrote these rows, `all` the same or already reduced.
 template <typename A, typename F>
 __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& heads,
@@ -189,11 +189,11 @@ __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& he
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, all, head, sharpening);
     const A peak = own.own(head, block.warp).peak;
-    const A scale =
-        total.peak > 0 ? power_of_ratio(peak / total.peak, sharpening) / total.sum : A(0);
+    const bool any = total.peak >= Constants<A>::focus_eps;
+    const A scale = any ? power_of_ratio(peak / total.peak, sharpening) / total.sum : A(0);
     rows.each(block, head, [&](int row) {
       const A power = shifted[static_cast<int64_t>(head) * sizes.N + row];
-      f(head, row, total.peak > 0 ? power * scale : A(1) / sizes.N);
+      f(head, row, any ? power * scale : A(1) / sizes.N);
     });
   }
 }
@@ -242,12 +242,13 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
     const A dot = fold_sum(block, chain.weight_dots, head);
-    const A slope = total.peak > 0 ? sharpening / (total.sum * total.peak) : A(0);
+    const bool any = total.peak >= Constants<A>::focus_eps;
+    const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
     A d_sharpening = 0;
     rows.each(block, head, [&](int row) {
       const int64_t at = base + row;
       const A centred = chain.d[at] - dot;
-      if (!(total.peak > 0)) {
+      if (!any) {
         chain.d[at] = 0;
         return;
       }

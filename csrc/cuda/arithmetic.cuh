@@ -13,12 +13,12 @@ struct Constants;
 template <>
 struct Constants<float> {
   static constexpr float infinity = __builtin_huge_valf();
-  static constexpr float cosine_eps = 1e-8f;
+  static constexpr float cosine_eps = 1e-8f, focus_eps = 1e-20f;
 };
 template <>
 struct Constants<double> {
   static constexpr double infinity = __builtin_huge_val();
-  static constexpr double cosine_eps = 1e-8;
+  static constexpr double cosine_eps = 1e-8, focus_eps = 1e-20;
 };
 
 __device__ inline float exp_of(float x) {

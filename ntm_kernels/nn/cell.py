@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import functional
-from ntm_kernels.checks import Arguments, positive_int
+from ntm_kernels.checks import FLOATS, Arguments, positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
-from ntm_kernels.nn.state import InitialState, NTMState, StartingPoint, map_tensors
+from ntm_kernels.nn.state import (
+    InitialState,
+    NTMState,
+    StartingPoint,
+    batch_of_one,
+    map_tensors,
+    require_state,
+)
 from ntm_kernels.reference import Trace, activate
 
 
@@ -94,6 +101,11 @@ class NTMCell(nn.Module):
         positive_int("NTMCell", "shift_range", shift_range, minimum=0)
         if checkpoint_every is not None:
             positive_int("NTMCell", "checkpoint_every", checkpoint_every)
+        if initial_state is not None and not isinstance(initial_state, InitialState):
+            raise TypeError(
+                "NTMCell: initial_state must be an InitialState or None, "
+                f"got {type(initial_state).__name__}"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.memory_size = memory_size
@@ -161,7 +173,7 @@ class NTMCell(nn.Module):
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
-            state = None if state is None else map_tensors(lambda part: part.unsqueeze(0), state)
+            state = None if state is None else batch_of_one("NTMCell", state)
         hidden, reads, state, _ = self.unroll(x.unsqueeze(0), state)
         features = self.features(hidden, reads).squeeze(0)
         if batched:
@@ -197,7 +209,7 @@ class NTMCell(nn.Module):
         self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
     ) -> Unrolled:
         (layer,) = self.controller.layers  # type: ignore[misc]
-        hidden, cell = state.controller or (None, None)
+        hidden, cell = state.controller if state.controller else (None, None)
         projection: dict[str, Tensor] = {}
         if torch.is_autocast_enabled(x.device.type):
             x = layer.project(_blank(x, lengths))
@@ -255,7 +267,13 @@ class NTMCell(nn.Module):
     def _step(self, x: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """Controller output, raw interface vector and state after one step."""
         reads = state.read_vectors.flatten(1).to(x.dtype)
-        hidden, controller_state = self.controller(torch.cat((x, reads), -1), state.controller)
+        result = self.controller(torch.cat((x, reads), -1), state.controller)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
+            raise TypeError(
+                "NTMCell: the controller must return (output, state), the output a tensor, "
+                f"got {type(result).__name__}"
+            )
+        hidden, controller_state = result
         if hidden.shape != (x.shape[0], self.hidden_size):
             raise ValueError(
                 f"NTMCell: the controller's output must be [B={x.shape[0]}, "
@@ -289,34 +307,45 @@ class NTMCell(nn.Module):
         )
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{type(self).__name__}: x must be a tensor, got {type(x).__name__}")
         if x.dim() != 3 or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__}: x must be [T, B, input_size={self.input_size}], "
                 f"got {list(x.shape)}"
             )
-        dtype = self.interface.weight.dtype
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        dtype, device = self.interface.weight.dtype, self.interface.weight.device
+        if x.dtype != dtype and not (
+            x.dtype in FLOATS and torch.is_autocast_enabled(x.device.type)
+        ):
             raise TypeError(
                 f"{type(self).__name__}: x is {x.dtype} and the parameters are {dtype}; "
-                "convert one, or use torch.autocast"
+                "convert one, or use torch.autocast between floating-point dtypes"
+            )
+        if x.device != device:
+            raise ValueError(
+                f"{type(self).__name__}: x is on {x.device} and the parameters on {device}"
             )
 
     def _check_state(self, state: NTMState, batch: int) -> None:
-        if not isinstance(state, tuple) or len(state) != len(NTMState._fields):
-            raise TypeError(
-                f"{type(self).__name__}: state must be an NTMState, got {type(state).__name__}"
-            )
+        require_state(type(self).__name__, state)
         wanted = {
             "memory": (batch, self.memory_size, self.word_size),
             "weights": (batch, self.layout.num_heads, self.memory_size),
             "read_vectors": (batch, self.num_read_heads, self.word_size),
         }
         for name, part in zip(wanted, state[:3], strict=True):
-            if part.shape != wanted[name]:
+            if not isinstance(part, Tensor) or part.shape != wanted[name]:
                 raise ValueError(
                     f"{type(self).__name__}: state.{name} must be {list(wanted[name])}, "
-                    f"got {list(part.shape)}"
+                    f"got {shapes_of(part)}"
                 )
+        sizes = getattr(self.controller, "state_sizes", None)
+        if sizes is not None and not _fits(state.controller, sizes, batch):
+            raise ValueError(
+                f"{type(self).__name__}: state.controller must be {_with_batch(sizes, batch)}, "
+                f"got {shapes_of(state.controller)}"
+            )
 
     def _make_controller(
         self,
@@ -337,6 +366,12 @@ class NTMCell(nn.Module):
             )
         if num_layers != 1:
             raise ValueError("NTMCell: num_layers is for the built-in controllers")
+        if isinstance(controller, nn.RNNBase):
+            name = type(controller).__name__
+            raise ValueError(
+                f"NTMCell: nn.{name} runs over sequences, a controller over one step; "
+                f"give an nn.{name}Cell"
+            )
         if not isinstance(controller, nn.RNNCellBase):
             return controller
         wanted = (self.input_size + self.read_size, self.hidden_size)
@@ -360,6 +395,30 @@ class NTMCell(nn.Module):
 def _blank(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Zeros in the padding of x: 0 · NaN in a weight gradient would be NaN."""
     return x if lengths is None else x.masked_fill(beyond(lengths, x.shape[0], x.dim()), 0)
+
+
+def shapes_of(nest: Any) -> Any:
+    """The nest with the shapes of its tensors, and of what is no tensor the type."""
+    if isinstance(nest, (tuple, list)):
+        return tuple(shapes_of(part) for part in nest)
+    return list(nest.shape) if isinstance(nest, Tensor) else type(nest).__name__
+
+
+def _fits(nest: Any, sizes: Any, batch: int) -> bool:
+    """Whether the nest has a tensor ``[batch, size]`` for every one of ``sizes``."""
+    if isinstance(sizes, int):
+        return isinstance(nest, Tensor) and nest.shape == (batch, sizes)
+    return (
+        isinstance(nest, (tuple, list))
+        and len(nest) == len(sizes)
+        and all(_fits(part, size, batch) for part, size in zip(nest, sizes, strict=True))
+    )
+
+
+def _with_batch(sizes: Any, batch: int) -> Any:
+    if isinstance(sizes, int):
+        return [batch, sizes]
+    return tuple(_with_batch(size, batch) for size in sizes)
 
 
 def _select(active: Tensor, new: Tensor, old: Tensor) -> Tensor:

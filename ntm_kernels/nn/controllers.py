@@ -3,6 +3,8 @@
 A controller is any module with ``controller(input [B, I + R·M], state) -> (output [B, C], state)``;
 the input is ``[x_t, r_{t−1}]`` and the state any nest of tensors with the batch first. If it has a
 method ``initial_state(batch_size)``, that gives the first state; otherwise the first is ``None``.
+If it has an attribute ``state_sizes``, the same nest with the size of each part, states are checked
+against it.
 """
 
 from __future__ import annotations
@@ -112,6 +114,8 @@ class LSTMController(nn.Module):
             for layer in range(num_layers)
         )
         self.start = LearnedVectors(2 * num_layers, hidden_size, initial, **factory)
+        pair = (hidden_size, hidden_size)
+        self.state_sizes = (pair,) * num_layers if num_layers > 1 else pair
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
         parts = self.start(batch_size, self.layers[0].bias)
@@ -153,6 +157,7 @@ class FeedforwardController(nn.Module):
         self.layers = nn.ModuleList([first])
         for _ in range(num_layers - 1):
             self.layers.append(HiddenLayer(hidden_size, **factory))
+        self.state_sizes = ()
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()
@@ -195,6 +200,7 @@ class CellController(nn.Module):
         self.hidden_size = cell.hidden_size
         parts = 2 if isinstance(cell, nn.LSTMCell) else 1
         self.start = LearnedVectors(parts, cell.hidden_size, initial, **factory)
+        self.state_sizes = (cell.hidden_size,) * parts
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         return self.start(batch_size, self.cell.weight_hh)

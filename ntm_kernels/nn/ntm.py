@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ntm_kernels.checks import positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
-from ntm_kernels.nn.state import InitialState, NTMState, map_tensors
+from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, map_tensors
 from ntm_kernels.reference import Trace
 
 
@@ -73,6 +75,8 @@ class NTM(nn.Module):
             raise ValueError(
                 f"NTM: output_from must be 'features' or 'read_vectors', got {output_from!r}"
             )
+        if output_size is not None:
+            positive_int("NTM", "output_size", output_size)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
         self.batch_first = batch_first
@@ -142,7 +146,7 @@ class NTM(nn.Module):
     ) -> tuple[Tensor, NTMState, Trace | None]:
         """Everything for x ``[T, B, I]``."""
         if lengths is not None:
-            lengths = torch.as_tensor(lengths, device=x.device)
+            lengths = _as_tensor(lengths).to(x.device)
         hidden, reads, state, trace = self.cell.unroll(x, state, lengths, return_trace)
         if self.output is None:
             return self.cell.features(hidden, reads), state, trace
@@ -165,7 +169,7 @@ class NTM(nn.Module):
         if lengths is not None:
             raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
         if state is not None:
-            state = map_tensors(lambda part: part.unsqueeze(0), state)
+            state = batch_of_one("NTM", state)
         output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
         state = map_tensors(lambda part: part.squeeze(0), state)
         if trace is None:
@@ -194,3 +198,15 @@ class NTM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"output_from={self.output_from!r}, batch_first={self.batch_first}"
+
+
+def _as_tensor(lengths: Tensor | Sequence[int]) -> Tensor:
+    if isinstance(lengths, Tensor):
+        return lengths
+    try:
+        numbers = [operator.index(length) for length in lengths]
+        return torch.tensor(numbers, dtype=torch.int64)
+    except TypeError as error:
+        raise TypeError(
+            f"NTM: lengths must be an int64 tensor or a list of ints, got {lengths!r}"
+        ) from error

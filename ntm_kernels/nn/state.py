@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -40,8 +41,24 @@ class NTMState(NamedTuple):
 
 
 def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
-    """``function`` of every tensor of ``nest``, with those of the other nests in its place."""
-    return tree_map(function, nest, *others)
+    """``function`` of every tensor of ``nest``, with those of the other nests in its place; what is
+    no tensor stays."""
+
+    def of(part: Any, *more: Any) -> Any:
+        return function(part, *more) if isinstance(part, Tensor) else part
+
+    return tree_map(of, nest, *others)
+
+
+def require_state(owner: str, state: Any) -> NTMState:
+    if not isinstance(state, NTMState):
+        raise TypeError(f"{owner}: state must be an NTMState or None, got {type(state).__name__}")
+    return state
+
+
+def batch_of_one(owner: str, state: Any) -> NTMState:
+    """An unbatched state with ``B = 1``."""
+    return map_tensors(lambda part: part.unsqueeze(0), require_state(owner, state))
 
 
 @dataclass(frozen=True)
@@ -76,10 +93,14 @@ class InitialState:
             )
         for name in ("memory", "read_vectors", "controller"):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            number = (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            )
             tensor = name == "memory" and isinstance(value, Tensor)
             if not (number or tensor or (isinstance(value, str) and value == "learned")):
-                allowed = "a number, a tensor" if name == "memory" else "a number"
+                allowed = "a finite number, a tensor" if name == "memory" else "a finite number"
                 raise ValueError(
                     f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
                 )
@@ -93,7 +114,7 @@ class InitialState:
 class StartingPoint(nn.Module):
     """Initial memory, weights and read vectors of a batch; the learned ones are its parameters."""
 
-    given_memory: Tensor
+    given_memory: Tensor | None
 
     def __init__(
         self,
@@ -105,11 +126,14 @@ class StartingPoint(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.initial = initial
+        self.constant_memory = 0.0 if isinstance(initial.memory, (str, Tensor)) else initial.memory
+        self.constant_reads = 0.0 if initial.read_vectors == "learned" else initial.read_vectors
+        self.kind_of_weights = initial.weights
         self.memory_shape = (memory_size, word_size)
         self.weights_shape = (num_heads, memory_size)
         self.reads_shape = (num_read_heads, word_size)
         self.register_parameter("memory", None)
+        self.register_buffer("given_memory", None)
         self.register_parameter("weight_logits", None)
         self.register_parameter("read_vectors", None)
         if isinstance(initial.memory, Tensor):
@@ -118,7 +142,7 @@ class StartingPoint(nn.Module):
                     f"InitialState: memory must be [N, M] = {list(self.memory_shape)}, "
                     f"got {list(initial.memory.shape)}"
                 )
-            self.register_buffer("given_memory", initial.memory.detach().clone().to(**factory))
+            self.given_memory = initial.memory.detach().clone().to(**factory)
         elif initial.memory == "learned":
             self.memory = nn.Parameter(torch.empty(self.memory_shape, **factory))
         if initial.weights == "learned":
@@ -146,17 +170,18 @@ class StartingPoint(nn.Module):
                 return value.to(dtype).expand(batch, *shape)
             return torch.full((batch, *shape), value, dtype=dtype, device=device)
 
-        memory, reads = self.initial.memory, self.initial.read_vectors
-        if isinstance(memory, Tensor):
-            memory = self.given_memory
+        memory = self.memory if self.given_memory is None else self.given_memory
         return (
-            part(self.memory if isinstance(memory, str) else memory, self.memory_shape),
+            part(self.constant_memory if memory is None else memory, self.memory_shape),
             self._weights(batch, dtype, device),
-            part(self.read_vectors if isinstance(reads, str) else reads, self.reads_shape),
+            part(
+                self.constant_reads if self.read_vectors is None else self.read_vectors,
+                self.reads_shape,
+            ),
         )
 
     def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        kind = self.initial.weights
+        kind = self.kind_of_weights
         if kind == "learned":
             weights = torch.softmax(self.weight_logits.to(dtype), -1)
             return weights.expand(batch, *self.weights_shape)

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (
         ntm_kernels.BackendError,
         CheckpointError,
-        FileExistsError,
+        OSError,
         TrainingError,
         ValueError,
     ) as error:
@@ -165,9 +165,12 @@ def _read_config(run_dir: Path) -> TrainConfig:
     path = run_dir / "config.json"
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
-    return TrainConfig.from_dict(values)
+    try:
+        return TrainConfig.from_dict(values)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path} has a value of the wrong type: {error}") from error
 
 
 def _changed(config: TrainConfig, task: str, options: dict[str, Any]) -> TrainConfig:

@@ -87,6 +87,10 @@ class TrainConfig:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads > _MOST_THREADS:
+            raise ValueError(f"threads must be at most {_MOST_THREADS}, got {self.threads}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed must fit 64 bits, got {self.seed}")
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
@@ -110,6 +114,8 @@ class TrainConfig:
         Raises:
             ValueError: unknown or missing fields, or values outside their range.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a configuration must be a mapping, got {type(values).__name__}")
         known, given = {f.name for f in fields(cls)}, set(values)
         if known != given:
             raise ValueError(
@@ -127,6 +133,9 @@ class TrainConfig:
             if ours[name] != theirs[name]
         ]
 
+
+# Asked for millions, torch hangs.
+_MOST_THREADS = 4096
 
 #: Fields that a resumed run may change: none of them decides what is learnt.
 RESUMABLE = ("device", "backend", "threads", "stop_below", "evaluation_size")

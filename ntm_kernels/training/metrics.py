@@ -35,16 +35,20 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     A last line that was cut off while it was written is left out.
 
     Raises:
-        ValueError: the file has other columns.
+        ValueError: the file has other columns, or a row that is none.
     """
-    with open(path, newline="") as file:
+    with open(path, newline="", errors="replace") as file:
         rows = list(csv.reader(line for line in file if line.endswith("\n")))
     if not rows or tuple(rows[0]) != COLUMNS:
         raise ValueError(f"{path} is not a metrics.csv: its columns must be {', '.join(COLUMNS)}")
-    return [
-        {name: float(cell) for name, cell in zip(COLUMNS, row, strict=True) if cell}
-        for row in rows[1:]
-    ]
+    numbers = []
+    for line, row in enumerate(rows[1:], start=2):
+        try:
+            cells = zip(COLUMNS, row, strict=True)
+            numbers.append({name: float(cell) for name, cell in cells if cell})
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged in line {line}: {error}") from error
+    return numbers
 
 
 class MetricsLog:
@@ -60,7 +64,7 @@ class MetricsLog:
         path = run_dir / "metrics.csv"
         kept = [",".join(COLUMNS)]
         if sequences and path.exists():
-            lines = path.read_text().splitlines()[1:]
+            lines = path.read_text(errors="replace").splitlines()[1:]
             kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(path))]
         text = "".join(f"{line}\n" for line in kept)
         write_atomically(path, lambda file: file.write(text.encode()))

@@ -38,9 +38,9 @@ class LSTMBaseline(nn.Module):
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError when nothing can be put on the device."""
+    """Raises ValueError when nothing can be computed on the device."""
     try:
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 

@@ -83,7 +83,7 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
     try:
         return path, load(path)
     except CheckpointError as error:
-        older = store.before(path)
+        older = store.before(path) if path.parent.resolve() == store.folder.resolve() else None
         hint = f"; use the one before it with --checkpoint {older}" if older else ""
         raise CheckpointError(f"{error}{hint}") from error
 

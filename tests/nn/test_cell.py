@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -186,7 +187,14 @@ def test_symmetry_trap_is_refused(weights):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("weights", "spread"), ("memory", "random"), ("read_vectors", None), ("controller", "zero")],
+    [
+        ("weights", "spread"),
+        ("memory", "random"),
+        ("memory", float("nan")),
+        ("read_vectors", None),
+        ("controller", "zero"),
+        ("controller", float("inf")),
+    ],
 )
 def test_initial_state_is_checked(field, value):
     with pytest.raises(ValueError, match=f"InitialState: {field} must be"):
@@ -201,7 +209,13 @@ def test_initial_state_is_checked(field, value):
         ({"shift_range": -1}, ValueError, "shift_range must be at least 0"),
         ({"controller": "gru"}, ValueError, "controller must be 'lstm'"),
         ({"controller": nn.LSTMCell(4, 7)}, ValueError, "input_size=input_size"),
+        ({"controller": nn.LSTM(13, 7)}, ValueError, "nn.LSTM runs over sequences"),
         ({"controller": Recorder(), "num_layers": 2}, ValueError, "built-in controllers"),
+        (
+            {"initial_state": {"memory": 0.0}},
+            TypeError,
+            "must be an InitialState or None, got dict",
+        ),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         (
             {"initial_state": InitialState(memory=torch.zeros(2, 2))},
@@ -230,13 +244,94 @@ def test_calls_are_checked():
         cell(x[0], x[0])
     with pytest.raises(ValueError, match=r"state.memory must be \[4, 11, 5\], got \[2, 11, 5\]"):
         cell(x[0], cell.initial_state(2))
-    wrong = make(nn.Identity())
-    with pytest.raises((ValueError, TypeError)):
-        wrong(x[0])
+    with pytest.raises(TypeError, match=r"must return \(output, state\).*got Tensor"):
+        make(Alone())(x[0])
+    with pytest.raises(TypeError, match="x must be a tensor, got list"):
+        cell.unroll([x])
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.int64, torch.complex64):
+            with pytest.raises(TypeError, match=f"x is {dtype} and the parameters are"):
+                cell(x[0].to(dtype))
 
 
-def test_copies_and_pickles():
+class Alone(nn.Module):
+    """Gives no state beside its output."""
+
+    def forward(self, input, state):
+        return input[:, :7]
+
+
+def test_x_on_another_device():
+    with pytest.raises(ValueError, match="x is on meta and the parameters on cpu"):
+        make()(inputs()[0].to("meta"))
+
+
+H = torch.zeros(4, 7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "controller", "message"),
+    [
+        ({}, (), "must be ([4, 7], [4, 7]), got ()"),
+        ({}, None, "got NoneType"),
+        ({}, H, "got [4, 7]"),
+        ({}, (H,), "got ([4, 7],)"),
+        ({}, (H, H[:3]), "got ([4, 7], [3, 7])"),
+        ({}, ((H, H), (H, H)), "got (([4, 7], [4, 7]), ([4, 7], [4, 7]))"),
+        ({"num_layers": 2}, (H, H), "must be (([4, 7], [4, 7]), ([4, 7], [4, 7])), got ([4, 7]"),
+        ({"controller": "feedforward"}, (H, H), "must be (), got ([4, 7], [4, 7])"),
+        ({"controller": nn.GRUCell(13, 7, dtype=torch.float64)}, (H, H), "must be ([4, 7],), got"),
+    ],
+)
+def test_controller_state_is_checked(kwargs, controller, message):
+    cell = make(**kwargs)
+    state = cell.initial_state(4)._replace(controller=controller)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cell(inputs()[0], state)
+
+
+@pytest.mark.parametrize("wrong", [(), "state", [1, 2], torch.zeros(4)])
+@pytest.mark.parametrize("batched", [True, False])
+def test_no_state(batched, wrong):
+    x = inputs()[0] if batched else inputs()[0, 0]
+    with pytest.raises(TypeError, match=f"state must be an NTMState .* got {type(wrong).__name__}"):
+        make()(x, wrong)
+
+
+def test_plain_tuple_is_no_state():
     cell = make()
+    with pytest.raises(TypeError, match="must be an NTMState or None, got tuple"):
+        cell(inputs()[0], tuple(cell.initial_state(4)))
+
+
+class Memoryless(nn.Module):
+    """A controller whose state is ``None``."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(13, 7, dtype=torch.float64)
+
+    def forward(self, input, state):
+        return torch.tanh(self.linear(input)), None
+
+
+def test_controller_without_state():
+    cell = make(Memoryless())
+    together = cell.unroll(inputs(), lengths=torch.tensor([6, 2, 0, 5]))
+    assert together.state.detach().controller is None
+    alone = cell.unroll(inputs()[:2, 1:2])
+    torch.testing.assert_close(together.state.memory[1], alone.state.memory[0])
+    features, state = cell(inputs()[0, 0])
+    features, state = cell(inputs()[1, 0], state)
+    assert state.controller is None
+    torch.testing.assert_close(features[:7], cell.unroll(inputs()[:2, :1]).hidden[1, 0])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_copies_and_pickles(given):
+    # Memory that was computed: torch refuses to copy such a tensor itself.
+    memory = torch.randn(11, 5, requires_grad=True) * 2 if given else 1e-6
+    cell = make(initial_state=InitialState(memory=memory))
     expected, _ = cell(inputs()[0])
     for twin in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
         torch.testing.assert_close(twin(inputs()[0])[0], expected, rtol=0, atol=0)

@@ -215,6 +215,7 @@ def test_compiles_to_one_graph(controller, num_layers):
     [
         ({"output_from": "memory"}, "output_from must be"),
         ({"output_size": None, "output_from": "read_vectors"}, "no output layer"),
+        ({"output_size": 0}, "output_size must be at least 1, got 0"),
     ],
 )
 def test_construction_is_checked(kwargs, match):
@@ -239,9 +240,20 @@ def test_calls_are_checked():
         model(x, lengths=[1, 1])
     with pytest.raises(TypeError, match="lengths must be int64"):
         model(x, lengths=torch.ones(4))
+    for lengths in (3, [1.5] * 4, "abcd", [None] * 4, [[1], [2], [3], [4]]):
+        with pytest.raises(TypeError, match="lengths must be an int64 tensor or a list of ints"):
+            model(x, lengths=lengths)
     stacked = make(num_layers=2)
     with pytest.raises(ValueError, match=r"lengths must lie in 0 … 6, got -1"):
         stacked(x, lengths=[-1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("lengths", [None, [], torch.zeros(0, dtype=torch.int64)])
+def test_empty_batch(num_layers, lengths):
+    output, state = make(num_layers=num_layers)(inputs(batch=0), lengths=lengths)
+    assert output.shape == (6, 0, 2)
+    assert state.memory.shape == (0, 11, 5)
 
 
 def test_learned_start_trains():

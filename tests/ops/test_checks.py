@@ -52,6 +52,16 @@ def test_dtype(op, name, dtype):
         call(op, **{name: tensor})
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+@each_tensor
+def test_layout(op, name):
+    tensor = arguments(CASES[op], Dtypes.all(torch.float32))[name]
+    with refused(TypeError, op, name, "must be a dense tensor", "torch.sparse_coo"):
+        call(op, **{name: tensor.to_sparse()})
+    with refused(TypeError, op, name, "must be a dense tensor", "a nested tensor"):
+        call(op, **{name: torch.nested.nested_tensor([tensor])})
+
+
 @each_tensor
 def test_number_of_dimensions(op, name):
     tensor = arguments(CASES[op], Dtypes.all(torch.float32))[name]

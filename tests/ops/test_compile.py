@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
 from ntm_kernels.backend import SequenceArguments
@@ -197,6 +198,20 @@ def test_export(entry, case):
 
     program = torch.export.export(Module(), (tensors,))
     assert_close([program.module()(tensors)], [call(case, tensors, entry.backend)])
+
+
+@each_backend
+def test_fake_tensors_give_shapes(entry):
+    """Lengths among them: there are no values to check."""
+    tensors = problem(entry, SEQUENCE)
+    lengths = torch.tensor([5, 2], device=entry.device)
+    wanted = call(SEQUENCE, tensors, entry.backend, lengths=lengths)
+    with FakeTensorMode() as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        found = call(SEQUENCE, fake, entry.backend, lengths=mode.from_tensor(lengths))
+    for name, part in found.items():
+        assert part.shape == wanted[name].shape
+        assert part.dtype == wanted[name].dtype
 
 
 @each_backend

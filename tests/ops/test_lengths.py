@@ -142,3 +142,25 @@ def test_trace(entry, controller, grad, given):
         assert not found.requires_grad
         torch.testing.assert_close(found, part, rtol=1e-11, atol=1e-12)
     assert torch.equal(traced.hidden, call(case, tensors, entry.backend, lengths=lengths)["hidden"])
+
+
+@pytest.mark.parametrize("time", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@each_controller
+@each_backend
+def test_shapes_and_dtypes_of_a_trace(entry, controller, dtype, time):
+    """Those of the reference, also without a step: weightings as given, the rest as computed."""
+    case = CASE.with_(controller=controller, time=time)
+    fitting(entry, case, Dtypes.all(dtype))
+    tensors = arguments(case, Dtypes.all(dtype), entry.device)
+    options = case.options | {"return_trace": True}
+    found = functional.sequence(*tensors.values(), **options, backend=entry.backend).trace
+    wanted = reference.sequence(*tensors.values(), **options).trace
+    layout = case.layout
+    assert wanted.weights.shape == (time, case.batch, layout.num_heads, case.locations)
+    assert wanted.erase.shape == (time, case.batch, case.write_heads, case.words)
+    assert wanted.weights.dtype == dtype
+    assert wanted.key.dtype == reference.arithmetic_dtype(dtype)
+    for name, part in wanted._asdict().items():
+        assert getattr(found, name).shape == part.shape, name
+        assert getattr(found, name).dtype == part.dtype, name

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntm_kernels import functional
-from tests.support.cases import Case, Dtypes, arguments, run
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees, run
 from tests.support.table import each_backend
 
 sizes = st.fixed_dictionaries(
@@ -34,15 +34,6 @@ def weighting(tensor, start):
     return torch.zeros_like(tensor) if start == "nothing" else tensor
 
 
-def lift_faint_gates(interface, layout):
-    """Gates between e^-104 and e^-60 become e^-60; a gate of 0 stays.
-
-    With no weighting before, all of w̃ is as small as the gate, and its slope 1/w̃ overflows float32.
-    """
-    gate = layout.split(interface).gate
-    gate[(gate > -104) & (gate < -60)] = -60
-
-
 def assert_weightings(weights):
     assert (weights >= 0).all()
     sums = weights.double().sum(-1)
@@ -61,13 +52,28 @@ def test_step_keeps_weightings(entry, size, raw, stored, start, seed, dtype):
     tensors["interface"] *= raw
     tensors["memory"] *= stored
     tensors["previous_weights"] = weighting(tensors["previous_weights"], start)
-    if start == "nothing":
-        lift_faint_gates(tensors["interface"], case.layout)
     outputs, grads = run(case, tensors, entry.backend)
     assert_weightings(outputs["weights"])
     for group in (outputs, grads):
         for name, part in group.items():
             assert part.isfinite().all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw", [-40.0, -46.0, -50.0, -80.0, -90.0, -103.0, -110.0, -700.0, -745.0])
+@each_backend
+def test_faint_gate_after_no_weighting(entry, raw, dtype):
+    """All of w̃ is as small as the gate: every slope is finite, down to where the gate is 0."""
+    case = Case("step", read_heads=2)
+    tensors = arguments(case, Dtypes.all(dtype), entry.device)
+    tensors["previous_weights"][:] = 0
+    case.layout.split(tensors["interface"]).gate[:] = raw
+    outputs, grads = run(case, tensors, entry.backend)
+    assert_weightings(outputs["weights"])
+    for group in (outputs, grads):
+        for name, part in group.items():
+            assert part.isfinite().all(), name
+    assert_agrees(case, entry, tensors)
 
 
 @given(
@@ -85,8 +91,6 @@ def test_sequence_keeps_weightings(entry, size, time, controller, raw, start, se
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
     tensors["interface_bias"] *= raw
     tensors["weights"] = weighting(tensors["weights"], start)
-    if start == "nothing":
-        lift_faint_gates(tensors["interface_bias"], case.layout)
     lengths = torch.tensor(lengths, device=entry.device)[: case.batch].clamp(max=time)
     outputs, grads = run(case, tensors, entry.backend, lengths=lengths)
     moved = outputs["final_weights"][lengths > 0]

@@ -17,6 +17,7 @@ NOT_SMOOTH = {
     "no weighting": "gate previous_weights",
     "no weighting, sharpening 1": "gate previous_weights",
     "nearly no weighting": "gate previous_weights",
+    "no weighting but for rounding": "gate previous_weights",
     "one-hot, sharpening 1.5": "gate previous_weights shift",
     "sequence from the default start": "memory",
 }
@@ -80,15 +81,24 @@ def test_sharpen(shifted, gamma):
     torch.testing.assert_close(by_gamma, wanted[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("highest", [0.0, 1e-300, 0.99e-20])
 @pytest.mark.parametrize("gamma", [1.0, 2.0, 1e4])
-def test_sharpen_of_nothing_is_uniform_without_gradient(gamma):
-    shifted = torch.zeros(1, 1, 4, dtype=torch.float64, requires_grad=True)
+def test_sharpen_of_nothing_is_uniform_without_gradient(gamma, highest):
+    shifted = torch.zeros(1, 1, 4, dtype=torch.float64)
+    shifted[..., 1] = highest
+    shifted.requires_grad_()
     gamma = torch.full((1, 1), gamma, dtype=torch.float64, requires_grad=True)
     weights = reference.sharpen(shifted, gamma)
     assert torch.equal(weights, torch.full_like(weights, 0.25))
     weights.backward(torch.rand_like(weights))
     assert not shifted.grad.any()
     assert not gamma.grad.any()
+
+
+def test_epsilon_bounds_the_highest_weight():
+    shifted = torch.tensor([[[0.5e-20, 1.01e-20]]], dtype=torch.float64)
+    weights = reference.sharpen(shifted, torch.ones(1, 1, dtype=torch.float64))
+    torch.testing.assert_close(weights, shifted / 1.51e-20)
 
 
 @pytest.mark.parametrize("gamma", [8, 12, 1e4])

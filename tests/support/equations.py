@@ -49,7 +49,7 @@ def shift(weighting, taps):
 
 
 def sharpen(shifted, sharpening):
-    if np.all(shifted == 0):
+    if np.all(shifted < 1e-20):
         return np.full(len(shifted), 1 / len(shifted))
     positive = shifted > 0
     sharpened = np.zeros(len(shifted))

@@ -155,6 +155,12 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
         f"train copy --run-dir {empty} --model lstm --word-size 3": "has no word_size",
         f"train copy --run-dir {empty} --backend fastest": "backend must be one of",
         f"train copy --run-dir {empty} --device cudaa": "device 'cudaa' cannot be used here",
+        f"train copy --run-dir {empty} --device meta": "device 'meta' cannot be used here",
+        f"train copy --run-dir {empty} --seed {10**30}": f"seed must fit 64 bits, got {10**30}",
+        f"train copy --run-dir {empty} --threads 9999999": "threads must be at most",
+        f"train copy --run-dir {empty} --lr nan": "lr must be greater than 0, got nan",
+        f"train copy --run-dir {run}/config.json": "File exists",
+        f"train copy --run-dir {run}/config.json/deeper": "Not a directory",
         f"eval {empty}": "holds no checkpoint",
         f"eval {run} --checkpoint {run}/config.json": "config.json is damaged or is no checkpoint",
     }
@@ -163,6 +169,37 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
         captured = capsys.readouterr()
         assert captured.err.count("error:") == 1, words
         assert message in captured.err, words
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json is no JSON file"),
+        (b"\xff\xfe", "config.json is no JSON file"),
+        ("[1]", "must be a mapping, got list"),
+        ("{}", "missing fields ['backend', 'batch_size'"),
+        ({"lr": "fast"}, "config.json has a value of the wrong type"),
+        ({"task": 3}, "config.json has a value of the wrong type"),
+        ({"task": {"name": "priority_sort", "width": "x"}}, "has a value of the wrong type"),
+        ({"model": "gru"}, "model must be one of"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(finished, tmp_path, capsys, text, message):
+    if isinstance(text, dict):
+        text = json.dumps(json.loads((finished / "config.json").read_text()) | text)
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert cli.main(["train", "priority_sort", "--run-dir", str(tmp_path), "--resume"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("error:") == 1
+    assert message in errors
+
+
+def test_a_file_that_is_no_checkpoint_names_no_older_one(finished, capsys):
+    assert cli.main(["eval", str(finished), "--checkpoint", "/nowhere/zzz.pt"]) == 1
+    errors = capsys.readouterr().err
+    assert "there is no checkpoint /nowhere/zzz.pt" in errors
+    assert "the one before" not in errors
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,17 @@ def test_score_of_padded_chunks_is_that_of_each_sequence(tmp_path):
     assert result.sequences == 20
 
 
+@pytest.mark.parametrize("row", [b"6,3,much,,,0.01,1.0\n", b"6,3\n", b"\xff,\xfe\n"])
+def test_a_damaged_row_is_named(tmp_path, row):
+    make(tiny(total_sequences=12), tmp_path).run()
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes() + row)
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged in line 4: "):
+        read_metrics(path)
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged in line 4: "):
+        MetricsLog(tmp_path, 6, tensorboard=False)
+
+
 def test_metrics_of_other_columns_are_refused(tmp_path):
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"is not a metrics\.csv"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ntm_kernels.reference import COSINE_EPS
+from ntm_kernels.reference import COSINE_EPS, FOCUS_EPS
 
 
 class Similarity(NamedTuple):
@@ -122,7 +122,7 @@ def _offsets(locations: int, taps: int, sign: int, device: torch.device) -> Tens
 
 
 def sharpen(shifted: Tensor, sharpening: Tensor) -> Tensor:
-    """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where every w̃ is 0."""
+    """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
     ratio, _, empty = _ratio(shifted)
     powers = ratio.pow_(sharpening.unsqueeze(-1))
     weights = powers.div_(powers.sum(-1, keepdim=True))
@@ -145,9 +145,9 @@ def sharpen_backward(
 
 
 def _ratio(shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``w̃ / max w̃``, the maximum (1 for 0), and where it is 0."""
+    """``w̃ / max w̃``, the maximum (1 if it is below ε), and where it is below."""
     peak = shifted.amax(-1, keepdim=True)
-    empty = peak == 0
+    empty = peak < FOCUS_EPS
     peak.masked_fill_(empty, 1)
     return shifted / peak, peak, empty
 

@@ -25,6 +25,7 @@ import triton.language as tl
 from ntm_kernels import reference
 
 COSINE_EPS = tl.constexpr(reference.COSINE_EPS)
+FOCUS_EPS = tl.constexpr(reference.FOCUS_EPS)
 
 
 # Elementary functions that hold in float32 and float64 alike, accurate to a few ulp.
@@ -330,8 +331,8 @@ def shift_backward(d_shifted, gated, taps, N: tl.constexpr, S: tl.constexpr):
 
 @triton.jit
 def sharpen(shifted, peak, total, sharpening, inside, N: tl.constexpr):
-    """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where every w̃ is 0."""
-    empty = peak == 0
+    """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
+    empty = peak < FOCUS_EPS
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
     weights = power(ratio, sharpening[:, None]) / tl.where(empty, 1.0, total)[:, None]
     weights = tl.where(empty[:, None], 1.0 / N, weights)
@@ -350,13 +351,13 @@ def powers_of(shifted, sharpening):
 def sharpen_backward(d_weights, weights, shifted, peak, total, sharpening, mean, inside):
     """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
     ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``; ``mean`` is ``Σ_i dw_i w_i``."""
-    empty = peak == 0
+    empty = peak < FOCUS_EPS
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
     slope = sharpening / tl.where(empty, 1.0, total * peak)
     centred = d_weights - mean[:, None]
     d_shifted = power(ratio, sharpening[:, None] - 1.0) * slope[:, None] * centred
     d_shifted = tl.where(empty[:, None] | (inside == 0)[None, :], 0.0, d_shifted)
-    logarithm = tl.log(tl.where(ratio == 0, 1.0, ratio))
+    logarithm = tl.log(tl.where((ratio == 0) | empty[:, None], 1.0, ratio))
     return d_shifted, tl.sum(centred * weights * logarithm, 1)
 
 
