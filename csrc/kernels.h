@@ -164,6 +164,20 @@ struct WeightGradient {
   Part parts[3];  // those not used have no columns
 };
 
+// The hyperparameters of an update, and one parameter with its gradient and state.
+template <typename T>
+struct RMSpropRates {
+  T lr, decay, momentum, eps;
+};
+template <typename T>
+struct RMSpropArrays {
+  T* parameter;
+  const T* grad;
+  T* square_avg;
+  T* grad_avg;  // null unless centered
+  T* delta;     // null without momentum
+};
+
 template <typename T>
 struct Kernels {
   template <typename Arguments>
@@ -187,6 +201,7 @@ struct Kernels {
   // Blocks of rows of the gradient that can be computed apart, and the kernel for some of them.
   int64_t (*weight_gradient_blocks)(const WeightGradient<T>&);
   void (*weight_gradient)(const WeightGradient<T>&, int64_t begin, int64_t end);
+  void (*graves_rmsprop)(const RMSpropRates<T>&, int64_t count, const RMSpropArrays<T>&);
 };
 
 struct Isa {

@@ -426,12 +426,37 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
   });
 }
 
+// All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of one
+// dtype.
+void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tensors& square_avgs,
+                    const Tensors& grad_avgs, const Tensors& deltas, double lr, double decay,
+                    double momentum, double eps) {
+  if (parameters.empty()) return;
+  in_arithmetic_of(parameters[0], [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::RMSpropRates<T> rates{T(lr), T(decay), T(momentum), T(eps)};
+    const auto data = [](const Tensors& list, size_t i) -> T* {
+      return list.empty() ? nullptr : list[i].mutable_data_ptr<T>();
+    };
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      cpu::isa().kernels<T>().graves_rmsprop(
+          rates, parameters[i].numel(),
+          {data(parameters, i), grads[i].const_data_ptr<T>(), data(square_avgs, i),
+           data(grad_avgs, i), data(deltas, i)});
+    }
+  });
+}
+
 std::string isa_name() {
   return cpu::isa().name;
 }
 
 TORCH_LIBRARY(ntm_native, m) {
   m.def("isa() -> str", isa_name);
+  m.def(
+      "graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
+      "Tensor(c!)[] grad_avgs, Tensor(d!)[] deltas, float lr, float decay, float momentum, "
+      "float eps) -> ()");
   m.def(
       "address(Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, "
       "Tensor sharpening, Tensor previous_weights) -> Tensor");
@@ -468,6 +493,7 @@ TORCH_LIBRARY(ntm_native, m) {
 }
 
 TORCH_LIBRARY_IMPL(ntm_native, CPU, m) {
+  m.impl("graves_rmsprop_", graves_rmsprop);
   m.impl("address", address);
   m.impl("address_backward", address_backward);
   m.impl("read", read);

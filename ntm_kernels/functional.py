@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
-from ntm_kernels.backend import BackendChoice, Problem, Sizes, choose
+from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -93,7 +93,7 @@ def address(
         head_parameters=("key", "strength", "gate", "shift", "sharpening"),
     )
     sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
-    chosen = _choose("address", memory, key, sizes, backend)
+    chosen = _choose(_problem("address", memory, key, sizes), backend)
     weights, _ = torch.ops.ntm.address(
         memory,
         key,
@@ -130,7 +130,7 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.dtypes(memory=("memory",), weights=("weights",))
     given.needs_grad()
     sizes = Sizes.of(memory, weights.shape[1])
-    chosen = _choose("read", memory, weights, sizes, backend)
+    chosen = _choose(_problem("read", memory, weights, sizes), backend)
     return torch.ops.ntm.read(memory, weights, chosen)
 
 
@@ -165,7 +165,7 @@ def write(
     given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
     given.needs_grad()
     sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
-    chosen = _choose("write", memory, erase, sizes, backend)
+    chosen = _choose(_problem("write", memory, erase, sizes), backend)
     return torch.ops.ntm.write(memory, weights, erase, add, chosen)
 
 
@@ -214,7 +214,7 @@ def step(
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
     sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
-    chosen = _choose("step", memory, interface, sizes, backend)
+    chosen = _choose(_problem("step", memory, interface, sizes), backend)
     read_vectors, memory, weights, _ = torch.ops.ntm.step(
         memory,
         interface,
@@ -299,31 +299,123 @@ def sequence(
     >>> result.hidden.shape, result.state.memory.shape
     (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
     """
+    arguments = SequenceArguments(
+        projected_input,
+        recurrent_weight,
+        interface_weight,
+        interface_bias,
+        memory,
+        weights,
+        read_vectors,
+        hidden,
+        cell,
+        lengths,
+        input_weight,
+        input_bias,
+    )
+    numbers = (num_read_heads, num_write_heads, shift_range, checkpoint_every)
+    signature = checks.signature(*arguments, *numbers)
+    plan = None if signature is None else _plans.get(signature)
+    if plan is None:
+        plan = _plan(arguments, *numbers)
+        if signature is not None:
+            if len(_plans) >= MOST_PLANS:
+                _plans.clear()
+            _plans[signature] = plan
+    sizes = plan.problem.sizes
+    if lengths is not None:
+        checks.lengths_within("sequence", lengths, sizes.time)
+        if input_weight is not None:
+            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
+            projected_input = projected_input.masked_fill(
+                beyond(lengths, sizes.time, projected_input.dim()), 0
+            )
+    chosen = _choose(plan.problem, backend)
+    save_for_backward = checks.needs_grad("sequence", arguments._asdict())
+    start = SequenceState(memory, weights, read_vectors, hidden, cell)
+    if sizes.time == 0:
+        return _empty_sequence(sizes, plan.layout, start, return_trace)
+    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
+    # its own outputs, and rounded ones would give rounded weight gradients.
+    outputs = torch.ops.ntm.sequence(
+        projected_input,
+        recurrent_weight,
+        interface_weight,
+        interface_bias,
+        *(None if part is None else _as(part, arithmetic_dtype(part.dtype)) for part in start),
+        lengths,
+        input_weight,
+        input_bias,
+        num_read_heads,
+        num_write_heads,
+        shift_range,
+        plan.problem.controller,
+        sizes.checkpoint_every,
+        save_for_backward,
+        return_trace,
+        chosen,
+    )
+    final = (
+        None if like is None else _as(part, like.dtype)
+        for part, like in zip(outputs[2:7], start, strict=True)
+    )
+    state_dtype = memory.dtype if hidden is None else hidden.dtype
+    trace = None
+    if return_trace:
+        trace = _trace(_as(outputs[7], weights.dtype), outputs[8], plan.layout, lengths)
+    return SequenceResult(
+        _as(outputs[0], state_dtype),
+        _as(outputs[1], memory.dtype),
+        SequenceState(*final),  # type: ignore[arg-type]
+        trace,
+    )
+
+
+class _Plan(NamedTuple):
+    """What follows from the shapes and dtypes of a call of ``sequence`` that passed its checks."""
+
+    layout: InterfaceLayout
+    problem: Problem
+
+
+# Checking costs a tenth of the smallest calls: one like a call before is not checked anew.
+_plans: dict[Any, _Plan] = {}
+MOST_PLANS = 1000
+
+
+def _plan(
+    arguments: SequenceArguments,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    checkpoint_every: int | None,
+) -> _Plan:
+    """Check the arguments of ``sequence``."""
     given = checks.Arguments("sequence")
-    if (hidden is None) != (cell is None):
+    is_lstm = arguments.hidden is not None
+    if is_lstm != (arguments.cell is not None):
         raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
-    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
-    given.tensor("interface_weight", interface_weight, "P C")
-    hidden_size = interface_weight.shape[1]
-    is_lstm = hidden is not None
+    if (arguments.input_weight is None) != (arguments.input_bias is None):
+        raise ValueError("sequence: give both input_weight and input_bias or none")
+    layout = _layout(given, num_read_heads, num_write_heads, shift_range, arguments.memory)
+    given.tensor("interface_weight", arguments.interface_weight, "P C")
+    hidden_size = arguments.interface_weight.shape[1]
     reads = num_read_heads * layout.word_size
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
-    if (input_weight is None) != (input_bias is None):
-        raise ValueError("sequence: give both input_weight and input_bias or none")
-    if input_weight is None:
-        given.tensor("projected_input", projected_input, "T B G")
+    if arguments.input_weight is None:
+        given.tensor("projected_input", arguments.input, "T B G")
     else:
-        given.tensor("projected_input", projected_input, "T B I")
-        given.tensor("input_weight", input_weight, "G I")
-        given.tensor("input_bias", input_bias, "G")
-    given.tensor("recurrent_weight", recurrent_weight, "G K")
-    given.tensor("interface_bias", interface_bias, "P")
-    given.tensor("weights", weights, "B H N")
-    given.tensor("read_vectors", read_vectors, "B R M")
+        given.tensor("projected_input", arguments.input, "T B I")
+        given.tensor("input_weight", arguments.input_weight, "G I")
+        given.tensor("input_bias", arguments.input_bias, "G")
+    given.tensor("recurrent_weight", arguments.recurrent_weight, "G K")
+    given.tensor("interface_bias", arguments.interface_bias, "P")
+    given.tensor("weights", arguments.weights, "B H N")
+    given.tensor("read_vectors", arguments.read_vectors, "B R M")
     if is_lstm:
-        given.tensor("hidden", hidden, "B C")
-        given.tensor("cell", cell, "B C")
+        given.tensor("hidden", arguments.hidden, "B C")
+        given.tensor("cell", arguments.cell, "B C")
     given.dtypes(
         memory=("memory", "read_vectors"),
         weights=("weights",),
@@ -331,18 +423,13 @@ def sequence(
         projected_input=("projected_input", "input_weight", "input_bias"),
         controller_weights=("recurrent_weight", "interface_weight", "interface_bias"),
     )
-    time = projected_input.shape[0]
-    if lengths is not None:
-        given.lengths(lengths, time, memory.device)
-        if input_weight is not None:
-            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
-            projected_input = projected_input.masked_fill(
-                beyond(lengths, time, projected_input.dim()), 0
-            )
+    memory = arguments.memory
+    if arguments.lengths is not None:
+        given.lengths(arguments.lengths, memory.device)
+    time = arguments.input.shape[0]
     if checkpoint_every is None:
         checkpoint_every = max(1, int(math.sqrt(time)))
     checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
-    controller = "lstm" if is_lstm else "feedforward"
     sizes = Sizes.of(
         memory,
         num_read_heads,
@@ -352,45 +439,14 @@ def sequence(
         hidden_size=hidden_size,
         checkpoint_every=checkpoint_every,
     )
-    chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
-    save_for_backward = given.needs_grad()
-    start = SequenceState(memory, weights, read_vectors, hidden, cell)
-    if time == 0:
-        return _empty_sequence(sizes, layout, start, return_trace)
-    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
-    # its own outputs, and rounded ones would give rounded weight gradients.
-    outputs = torch.ops.ntm.sequence(
-        projected_input,
-        recurrent_weight,
-        interface_weight,
-        interface_bias,
-        *(None if part is None else part.to(arithmetic_dtype(part.dtype)) for part in start),
-        lengths,
-        input_weight,
-        input_bias,
-        num_read_heads,
-        num_write_heads,
-        shift_range,
-        controller,
-        checkpoint_every,
-        save_for_backward,
-        return_trace,
-        chosen,
+    controller = "lstm" if is_lstm else "feedforward"
+    return _Plan(
+        layout, _problem("sequence", memory, arguments.interface_weight, sizes, controller)
     )
-    final = (
-        None if like is None else part.to(like.dtype)
-        for part, like in zip(outputs[2:7], start, strict=True)
-    )
-    state_dtype = memory.dtype if hidden is None else hidden.dtype
-    trace = None
-    if return_trace:
-        trace = _trace(outputs[7].to(weights.dtype), outputs[8], layout, lengths)
-    return SequenceResult(
-        outputs[0].to(state_dtype),
-        outputs[1].to(memory.dtype),
-        SequenceState(*final),  # type: ignore[arg-type]
-        trace,
-    )
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
@@ -450,15 +506,13 @@ def _layout(
     return layout
 
 
-def _choose(
-    op: str,
-    memory: Tensor,
-    parameter: Tensor,
-    sizes: Sizes,
-    backend: str | _Question | None,
-    controller: str = "",
-) -> str:
-    problem = Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+def _problem(
+    op: str, memory: Tensor, parameter: Tensor, sizes: Sizes, controller: str = ""
+) -> Problem:
+    return Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+
+
+def _choose(problem: Problem, backend: str | _Question | None) -> str:
     if isinstance(backend, _Question):
         raise _Answer(choose(problem, backend.backend))
     return choose(problem, backend).backend

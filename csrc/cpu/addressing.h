@@ -13,13 +13,6 @@ namespace ntm::cpu::NTM_ISA {
 inline constexpr double kCosineEps = 1e-8;
 inline constexpr double kFocusEps = 1e-20;
 
-NTM_INLINE float root(float x) {
-  return __builtin_sqrtf(x);
-}
-NTM_INLINE double root(double x) {
-  return __builtin_sqrt(x);
-}
-
 // What the stages hand on, and what their backwards need.
 template <typename T>
 struct Addressing {
@@ -99,14 +92,16 @@ inline void products(const Sizes& s, const T* memory, const T* key, Addressing<T
 template <typename T>
 inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
   products(s, memory, key, a);
-  for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
+  each<T>(s.locations, [&](int64_t i, auto n) {
+    store(a.memory_norm + i, root<T>(load(a.memory_norm + i, n)), n);
+  });
   for (int64_t h = 0; h < s.heads(); ++h) {
     Vec<T> square{};
     each<T>(s.word, [&](int64_t m, auto n) {
       const Vec<T> k = load(key + h * s.word + m, n);
       square += k * k;
     });
-    a.key_norm[h] = root(sum<T>(square));
+    a.key_norm[h] = root<T>(broadcast(sum<T>(square)))[0];
     T* similarity = a.similarity + h * a.row;
     each<T>(s.locations, [&](int64_t i, auto n) {
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];

@@ -1,6 +1,7 @@
 // The table of kernels of one instruction set; compiled once for each, NTM_ISA being its name.
 #include "kernels.h"
 
+#include "cpu/optimizer.h"
 #include "cpu/sequence.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -204,7 +205,8 @@ constexpr Kernels<T> kernels() {
           packed_size<T>,
           pack<T>,
           weight_gradient_blocks<T>,
-          weight_gradient<T>};
+          weight_gradient<T>,
+          graves_rmsprop<T>};
 }
 
 #define NTM_NAME_(name) #name

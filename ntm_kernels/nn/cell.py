@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import functional
-from ntm_kernels.checks import FLOATS, Arguments, positive_int
+from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
@@ -200,7 +200,8 @@ class NTMCell(nn.Module):
         if lengths is not None:
             given = Arguments(type(self).__name__)
             given.fix("B", batch, "x")
-            given.lengths(lengths, x.shape[0], x.device)
+            given.lengths(lengths, x.device)
+            lengths_within(type(self).__name__, lengths, x.shape[0])
         if self.fused:
             return self._unroll_fused(x, state, lengths, return_trace)
         return self._unroll_steps(x, state, lengths, return_trace)
