@@ -426,8 +426,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
   });
 }
 
-// All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of one
-// dtype.
+// All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of
+// one dtype.
 void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tensors& square_avgs,
                     const Tensors& grad_avgs, const Tensors& deltas, double lr, double decay,
                     double momentum, double eps) {

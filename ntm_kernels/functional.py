@@ -331,7 +331,9 @@ def sequence(
                 beyond(lengths, sizes.time, projected_input.dim()), 0
             )
     chosen = _choose(plan.problem, backend)
-    save_for_backward = checks.needs_grad("sequence", arguments._asdict())
+    save_for_backward = checks.needs_grad(
+        "sequence", {"projected_input": projected_input, **arguments._asdict()}
+    )
     start = SequenceState(memory, weights, read_vectors, hidden, cell)
     if sizes.time == 0:
         return _empty_sequence(sizes, plan.layout, start, return_trace)

@@ -80,6 +80,11 @@ class GravesRMSprop(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("fused", None)  # states of before it was there
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters after checking its options; see :class:`GravesRMSprop`."""
         options = {**self.defaults, **param_group}

@@ -6,6 +6,7 @@
 #include "cpu/arena.h"
 #include "cpu/gemm.h"
 #include "cpu/math.h"
+#include "cpu/memory.h"
 #include "sizes.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -18,6 +19,7 @@ template <typename T>
 struct Addressing {
   int64_t row;     // elements from one head to the next, at least N
   int64_t halo;    // elements before and after a circular row
+  T* matches;      // [1 + H][N] ‖M_i‖² and k·M_i
   T* memory_norm;  // [N] ‖M_i‖
   T* key_norm;     // [H] ‖k‖
   T* norms;        // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
@@ -30,9 +32,9 @@ struct Addressing {
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
   T* logarithm;    // [N]
 
-  Addressing(Arena& arena, const Sizes& s)
-      : row((s.locations + 15) / 16 * 16), halo((s.taps / 2 + 15) / 16 * 16) {
+  Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
+    matches = arena.take<T>((1 + heads) * row);
     memory_norm = arena.take<T>(row);
     key_norm = arena.take<T>(heads);
     norms = arena.take<T>(heads * row);
@@ -45,56 +47,97 @@ struct Addressing {
     pull = arena.take<T>(row);
     logarithm = arena.take<T>(row);
   }
+  static int64_t row_of(const Sizes& s) { return (s.locations + 15) / 16 * 16; }
   int64_t circular() const { return row + 2 * halo; }
 };
 
-// Continue x [n] by `reach` elements on both sides, as if it were a circle.
+// Continue x [n] by `reach` elements on both sides, as if it were a circle; beyond n from what was
+// continued before.
 template <typename T>
 inline void close_circle(int64_t n, int64_t reach, T* x) {
   for (int64_t i = 0; i < reach; ++i) {
-    x[-1 - i] = x[n - 1 - i % n];
-    x[n + i] = x[i % n];
+    x[-1 - i] = x[n - 1 - i];
+    x[n + i] = x[i];
   }
 }
 
-// k·M_i of all heads, and ‖M_i‖².
+// ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> matches [1 + H][N], rows `row` apart.
 template <typename T>
-inline void products(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
+inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T* matches) {
   const int64_t heads = s.heads(), stride = s.stride();
   if (heads == 2) {
-    each<T>(s.locations, [&](int64_t i, auto n) {
-      Vec<T> square{}, first{}, second{};
+    by_vectors<T, kManyRegisters ? 8 : 4>(s.locations, [&](int64_t i, auto count, auto n) {
+      constexpr int L = kLanes<T>;
+      Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
       for (int64_t m = 0; m < s.word; ++m) {
-        const Vec<T> x = load(memory + m * stride + i, n);
-        square += x * x;
-        first += x * key[m];
-        second += x * key[s.word + m];
+#pragma GCC unroll 8
+        for (int k = 0; k < count.value; ++k) {
+          const Vec<T> x = load(memory + m * stride + i + k * L, n);
+          square[k] += x * x;
+          first[k] += x * key[m];
+          second[k] += x * key[s.word + m];
+        }
       }
-      store(a.memory_norm + i, square, n);
-      store(a.similarity + i, first, n);
-      store(a.similarity + a.row + i, second, n);
+#pragma GCC unroll 8
+      for (int k = 0; k < count.value; ++k) {
+        T* const to = matches + i + k * L;
+        store(to, square[k], n), store(to + row, first[k], n), store(to + 2 * row, second[k], n);
+      }
     });
     return;
   }
-  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, a.similarity,
-          a.row);
+  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, matches + row,
+          row);
   each<T>(s.locations, [&](int64_t i, auto n) {
     Vec<T> square{};
     for (int64_t m = 0; m < s.word; ++m) {
       const Vec<T> x = load(memory + m * stride + i, n);
       square += x * x;
     }
-    store(a.memory_norm + i, square, n);
+    store(matches + i, square, n);
   });
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, 0 where the product of the norms is below ε.
+// `write` and then `match` of what was written.
 template <typename T>
-inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
-  products(s, memory, key, a);
-  each<T>(s.locations, [&](int64_t i, auto n) {
-    store(a.memory_norm + i, root<T>(load(a.memory_norm + i, n)), n);
+inline void write_match(const Sizes& s, const T* memory, const T* weights, int64_t row,
+                        const T* erase, const T* add, T* written, const T* key, int64_t matches_row,
+                        T* matches) {
+  const int64_t stride = s.stride();
+  if (s.write_heads != 1 || s.heads() != 2) {
+    write(s, memory, weights, row, erase, add, written);
+    match(s, written, key, matches_row, matches);
+    return;
+  }
+  by_vectors<T, kManyRegisters ? 4 : 2>(s.locations, [&](int64_t i, auto count, auto n) {
+    constexpr int L = kLanes<T>;
+    Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
+    for (int64_t m = 0; m < s.word; ++m) {
+#pragma GCC unroll 8
+      for (int k = 0; k < count.value; ++k) {
+        const int64_t at = m * stride + i + k * L;
+        const Vec<T> old = load(memory + at, n), w = load(weights + i + k * L, n);
+        const Vec<T> x = old - old * (w * erase[m]) + w * add[m];
+        store(written + at, x, n);
+        square[k] += x * x;
+        first[k] += x * key[m];
+        second[k] += x * key[s.word + m];
+      }
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < count.value; ++k) {
+      T* const to = matches + i + k * L;
+      store(to, square[k], n), store(to + matches_row, first[k], n);
+      store(to + 2 * matches_row, second[k], n);
+    }
   });
+}
+
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `match`, 0 where the product of the norms is below ε.
+template <typename T>
+inline void similarity(const Sizes& s, const T* matches, const T* key, Addressing<T>& a) {
+  each<T>(s.locations,
+          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(matches + i, n)), n); });
   for (int64_t h = 0; h < s.heads(); ++h) {
     Vec<T> square{};
     each<T>(s.word, [&](int64_t m, auto n) {
@@ -107,7 +150,7 @@ inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
       const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
       store(a.norms + h * a.row + i, norms, n);
-      store(similarity + i, load(similarity + i, n) / norms, n);
+      store(similarity + i, load(matches + (1 + h) * a.row + i, n) / norms, n);
     });
   }
 }
@@ -330,11 +373,11 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   return sum<T>(d_sharpening);
 }
 
-// Content, interpolate and shift of all heads, from previous weights [H][N] `row` apart.
+// From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.
 template <typename T>
-inline void focus(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
+inline void focus(const Sizes& s, const T* matches, const Heads<T>& heads, const T* previous,
                   int64_t row, Addressing<T>& a) {
-  similarity(s, memory, heads.key, a);
+  similarity(s, matches, heads.key, a);
   for (int64_t h = 0; h < s.heads(); ++h) {
     T* gated = a.gated + h * a.circular();
     content(s.locations, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
@@ -348,7 +391,8 @@ inline void focus(const Sizes& s, const T* memory, const Heads<T>& heads, const 
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
                     T* weights, int64_t row, Addressing<T>& a) {
-  focus(s, memory, heads, previous, row, a);
+  match(s, memory, heads.key, a.row, a.matches);
+  focus(s, a.matches, heads, previous, row, a);
   for (int64_t h = 0; h < s.heads(); ++h) {
     sharpen(s.locations, a.shifted + h * a.row, heads.sharpening[h], weights + h * row);
   }

@@ -89,7 +89,8 @@ void address_backward(const Sizes& s, const AddressBackward<T>& io, int64_t begi
     const Heads<T> heads = heads_of<T>(s, io.heads, b);
     T* const d_weights = io.d_previous + b * HN;
     copy(HN, io.d_weights + b * HN, d_weights);
-    focus(s, to.memory, heads, io.previous + b * HN, N, to.addressing);
+    match(s, to.memory, heads.key, to.addressing.row, to.addressing.matches);
+    focus(s, to.addressing.matches, heads, io.previous + b * HN, N, to.addressing);
     address_backward(s, to.memory, heads, io.previous + b * HN, N, to.addressing, d_weights, N,
                      heads_of<T>(s, io.d_heads, b), to.d_memory);
     store_memory(s, to.d_memory, b, io.d_memory);

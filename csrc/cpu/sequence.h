@@ -161,6 +161,7 @@ inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64
 template <typename T>
 struct SequenceBackwardScratch {
   T* memories;     // [every - 1][rows][M][N] before each step of a segment but the first
+  T* matches;      // [every][rows][1 + H][N] of the memory before each step
   T* activated;    // [every][rows, P]
   T* d_memory;     // [rows][M][N]
   T* d_weights;    // [rows, H, N]
@@ -174,6 +175,7 @@ struct SequenceBackwardScratch {
 
   SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
       : memories(arena.take<T>((steps(s) - 1) * rows * s.memory())),
+        matches(arena.take<T>(steps(s) * rows * (1 + s.heads()) * Addressing<T>::row_of(s))),
         activated(arena.take<T>(steps(s) * rows * s.interface())),
         d_memory(arena.take<T>(rows * s.memory())),
         d_weights(arena.take<T>(rows * s.heads() * s.locations)),
@@ -198,6 +200,10 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
   const auto memory_at = [&](int64_t step, int64_t i) -> const T* {
     return step ? scratch.memories + ((step - 1) * rows + i) * s.memory()
                 : checkpoint + i * s.memory();
+  };
+  const int64_t matches_row = scratch.addressing.row;
+  const auto matches_at = [&](int64_t step, int64_t i) {
+    return scratch.matches + (step * rows + i) * (1 + s.heads()) * matches_row;
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -232,11 +238,15 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         const int64_t row = (from + step) * B + begin + i;
         const Heads<T> heads = heads_at(step, i);
         activate(s, io.saved.interface + row * P, heads.key);
-        if (step + 1 < steps) {
-          write(s, memory_at(step, i), io.saved.weights + row * HN + s.read_heads * s.locations,
-                s.locations, heads.erase, heads.add,
-                scratch.memories + (step * rows + i) * s.memory());
+        if (step == 0) {
+          match(s, memory_at(0, i), heads.key, matches_row, matches_at(0, i));
+          continue;
         }
+        const Heads<T> before = heads_at(step - 1, i);
+        const T* const weights = io.saved.weights + (row - B) * HN + s.read_heads * s.locations;
+        write_match(s, memory_at(step - 1, i), weights, s.locations, before.erase, before.add,
+                    scratch.memories + ((step - 1) * rows + i) * s.memory(), heads.key, matches_row,
+                    matches_at(step, i));
       }
     }
 
@@ -260,7 +270,7 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           });
           d_reads = scratch.d_reads;
         }
-        focus(s, memory_at(step, i), heads, previous, s.locations, scratch.addressing);
+        focus(s, matches_at(step, i), heads, previous, s.locations, scratch.addressing);
         step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN,
                       s.locations, scratch.addressing, scratch.products, d_reads,
                       scratch.d_memory + i * s.memory(), scratch.d_weights + i * HN, s.locations,

@@ -131,6 +131,16 @@ NTM_INLINE void by_rows(int64_t rows, Body&& body, int64_t i = 0) {
   if constexpr (Most > 1) by_rows<Most / 2>(rows, body, i);
 }
 
+// body(i, count, lanes) for `Most` vectors of an array of n elements at a time, the rest by halves
+// and what is left of a vector by itself.
+template <typename T, int Most, typename Body>
+NTM_INLINE void by_vectors(int64_t n, Body&& body) {
+  const int64_t whole = n / kLanes<T>;
+  by_rows<Most>(whole, [&](int64_t v, auto count) { body(v * kLanes<T>, count, Full{}); });
+  const int64_t rest = n - whole * kLanes<T>;
+  if (rest) body(n - rest, std::integral_constant<int, 1>{}, rest);
+}
+
 template <typename V>
 NTM_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
