@@ -44,9 +44,12 @@ struct Real<double> {
   static constexpr int log_terms = 11;
 };
 
+// Unsigned, since sums of bits may wrap around in lanes that do not count.
 template <typename T>
-NTM_INLINE Vec<Bits<T>> bits(Vec<T> x) {
-  return (Vec<Bits<T>>)x;
+using Pattern = Vec<std::make_unsigned_t<Bits<T>>>;
+template <typename T>
+NTM_INLINE Pattern<T> bits(Vec<T> x) {
+  return (Pattern<T>)x;
 }
 template <typename T>
 NTM_INLINE Vec<T> absolute(Vec<T> x) {
@@ -69,7 +72,7 @@ NTM_INLINE Vec<T> root(Vec<T> x) {
 // x = n ln 2 + r: 2^n as a shift of the exponent, and e^r − 1.
 template <typename T>
 struct Reduced {
-  Vec<Bits<T>> exponent;
+  Pattern<T> exponent;
   Vec<T> power;
 };
 template <typename T>
@@ -100,8 +103,9 @@ NTM_INLINE Vec<T> log(Vec<T> x) {
   using C = Real<T>;
   const auto subnormal = x < C::smallest_normal;
   x = subnormal ? x * C::two_to_mantissa : x;
-  const Vec<Bits<T>> n = (bits<T>(x) - bits<T>(broadcast(C::half_root))) >> C::mantissa_bits;
-  const Vec<T> f = (Vec<T>)(bits<T>(x) - (n << C::mantissa_bits)) - T(1);
+  const Pattern<T> above = bits<T>(x) - bits<T>(broadcast(C::half_root));
+  const Vec<Bits<T>> n = (Vec<Bits<T>>)above >> C::mantissa_bits;
+  const Vec<T> f = (Vec<T>)(bits<T>(x) - ((Pattern<T>)n << C::mantissa_bits)) - T(1);
   const Vec<T> e =
       __builtin_convertvector(n, Vec<T>) - (subnormal ? broadcast(T(C::mantissa_bits)) : Vec<T>{});
   // ln(1 + f) = 2 artanh(s) = f − f²/2 + s (f²/2 + R), R = 2/3 s² + 2/5 s⁴ + …
