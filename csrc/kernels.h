@@ -113,8 +113,10 @@ struct Saved {
 
 template <typename T>
 struct Sequence {
-  const T* projected;         // [T, B, G]
-  const T* recurrent_weight;  // [G, K] packed transposed
+  const T* projected;         // [T, B, G], or null
+  const T* input;             // [T, B, I], or null
+  const T* input_bias;        // [G], or null
+  const T* gate_weight;       // [G, K + I] of r, h and x, packed transposed
   const T* interface_weight;  // [P, C] packed transposed
   const T* interface_bias;    // [P]
   const int64_t* lengths;     // [B] or null
@@ -143,20 +145,37 @@ struct SequenceBackward {
   State<T> d_first;
 };
 
-// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] over `count` rows of d, the first
-// `first_count` of which go with x_first and the others with x.
+// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each of some arrays x: over `count`
+// rows of d, the first `first_count` of which go with `first` and the others with `rest`.
 template <typename T>
 struct WeightGradient {
+  struct Part {
+    int64_t columns;
+    const T* first;  // [first_count, columns]
+    const T* rest;   // [count − first_count, columns]
+    T* d_weight;     // [rows, columns]
+    int64_t stride;  // from one row of d_weight to the next
+  };
   int64_t count;
   int64_t rows;
-  const T* d;     // [count, rows]
-  int64_t parts;  // of which the columns consist, side by side: at most two
-  int64_t columns[2];
   int64_t first_count;
-  const T* first[2];  // [first_count, columns[part]]
-  const T* rest[2];   // [count − first_count, columns[part]]
-  T* d_weight;        // [rows, columns[0] + columns[1]]
-  T* d_bias;          // [rows] Σ_i d[i][row], or null
+  const T* d;     // [count, rows]
+  T* d_bias;      // [rows] Σ_i d[i][row], or null
+  Part parts[3];  // those not used have no columns
+};
+
+// The hyperparameters of an update, and one parameter with its gradient and state.
+template <typename T>
+struct RMSpropRates {
+  T lr, decay, momentum, eps;
+};
+template <typename T>
+struct RMSpropArrays {
+  T* parameter;
+  const T* grad;
+  T* square_avg;
+  T* grad_avg;  // null unless centered
+  T* delta;     // null without momentum
 };
 
 template <typename T>
@@ -176,10 +195,13 @@ struct Kernels {
   Kernel<SequenceBackward<T>> sequence_backward;
 
   int64_t (*packed_size)(int64_t columns, int64_t inner);
-  void (*pack)(int64_t columns, int64_t inner, const T* weight, T* packed);
+  // Rows `at` … of the packed transpose of [columns, inner] from weight [columns, rows].
+  void (*pack)(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight,
+               T* packed);
   // Blocks of rows of the gradient that can be computed apart, and the kernel for some of them.
   int64_t (*weight_gradient_blocks)(const WeightGradient<T>&);
   void (*weight_gradient)(const WeightGradient<T>&, int64_t begin, int64_t end);
+  void (*graves_rmsprop)(const RMSpropRates<T>&, int64_t count, const RMSpropArrays<T>&);
 };
 
 struct Isa {

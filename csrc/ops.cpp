@@ -235,17 +235,20 @@ Tensors step_backward(const MaybeTensor& d_read_vectors, const MaybeTensor& d_wr
   });
 }
 
-Sizes sequence_sizes(const Tensor& projected_input, const Tensor& interface_weight,
-                     const Tensor& memory, bool lstm, int64_t read_heads, int64_t write_heads,
-                     int64_t shift_range, int64_t checkpoint_every) {
+Sizes sequence_sizes(const Tensor& input, const MaybeTensor& input_weight,
+                     const Tensor& interface_weight, const Tensor& memory, bool lstm,
+                     int64_t read_heads, int64_t write_heads, int64_t shift_range,
+                     int64_t checkpoint_every) {
   Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
-  s.time = projected_input.size(0), s.hidden = interface_weight.size(1);
+  s.time = input.size(0), s.hidden = interface_weight.size(1);
+  s.input = input_weight ? input_weight->size(1) : 0;
   s.every = std::min(checkpoint_every, std::max<int64_t>(s.time, 1)), s.lstm = lstm;
   return s;
 }
 
 double sequence_work(const Sizes& s) {
-  const double products = double(s.gates()) * s.recurrent() + double(s.interface()) * s.hidden;
+  const double products =
+      double(s.gates()) * (s.recurrent() + s.input) + double(s.interface()) * s.hidden;
   return double(s.time) * s.batch * (products + step_work(s));
 }
 
@@ -266,30 +269,34 @@ cpu::Saved<T> pointers(const Tensors& saved) {
   return {at(0), at(1), at(2), at(3), at(4)};
 }
 
+// The transpose of a weight, and of a second one's columns beside it.
 template <typename T>
-Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
-  const Lifted<T> from(weight);
-  const int64_t columns = weight.size(0), inner = weight.size(1);
+Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight,
+              const MaybeTensor& beside = std::nullopt) {
+  const int64_t columns = weight.size(0), rows = weight.size(1);
+  const int64_t inner = rows + (beside ? beside->size(1) : 0);
   const New<T> to({kernels.packed_size(columns, inner)});
-  kernels.pack(columns, inner, from, to);
+  kernels.pack(columns, inner, 0, rows, Lifted<T>(weight), to);
+  if (beside) kernels.pack(columns, inner, rows, inner - rows, Lifted<T>(*beside), to);
   return to.tensor;
 }
 
-Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
+Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
                  const Tensor& interface_weight, const Tensor& interface_bias, const Tensor& memory,
                  const Tensor& weights, const Tensor& read_vectors, const MaybeTensor& hidden,
-                 const MaybeTensor& cell, const MaybeTensor& lengths, int64_t read_heads,
+                 const MaybeTensor& cell, const MaybeTensor& lengths,
+                 const MaybeTensor& input_weight, const MaybeTensor& input_bias, int64_t read_heads,
                  int64_t write_heads, int64_t shift_range, int64_t checkpoint_every,
                  bool save_for_backward, bool return_trace) {
-  const Sizes s = sequence_sizes(projected_input, interface_weight, memory, hidden.has_value(),
+  const Sizes s = sequence_sizes(input, input_weight, interface_weight, memory, hidden.has_value(),
                                  read_heads, write_heads, shift_range, checkpoint_every);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
     const int64_t B = s.batch, C = s.hidden, H = s.heads(), N = s.locations;
-    const Lifted<T> projected(projected_input), bias(interface_bias), memory_(memory),
+    const Lifted<T> input_(input), input_bias_(input_bias), bias(interface_bias), memory_(memory),
         weights_(weights), read_vectors_(read_vectors), hidden_(hidden), cell_(cell);
-    const Tensor packed_recurrent = packed(kernels, recurrent_weight);
+    const Tensor packed_gate = packed(kernels, recurrent_weight, input_weight);
     const Tensor packed_interface = packed(kernels, interface_weight);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
 
@@ -304,8 +311,10 @@ Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
       for (const auto& shape : saved_shapes(s)) saved.push_back(New<T>(shape).tensor);
     }
 
-    cpu::Sequence<T> io{projected,
-                        packed_recurrent.const_data_ptr<T>(),
+    cpu::Sequence<T> io{input_weight ? nullptr : static_cast<const T*>(input_),
+                        input_weight ? static_cast<const T*>(input_) : nullptr,
+                        input_bias_,
+                        packed_gate.const_data_ptr<T>(),
                         packed_interface.const_data_ptr<T>(),
                         bias,
                         lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
@@ -337,29 +346,30 @@ Tensors sequence(const Tensor& projected_input, const Tensor& recurrent_weight,
   });
 }
 
-Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& projected_input,
+Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& input,
                           const Tensor& recurrent_weight, const Tensor& interface_weight,
                           const Tensor& interface_bias, const Tensor& memory, const Tensor& weights,
                           const Tensor& read_vectors, const MaybeTensor& hidden,
                           const MaybeTensor& cell, const MaybeTensor& lengths,
+                          const MaybeTensor& input_weight, const MaybeTensor& input_bias,
                           const Tensor& out_hidden, const Tensor& out_read_vectors,
                           const Tensors& saved, int64_t read_heads, int64_t write_heads,
                           int64_t shift_range, int64_t checkpoint_every) {
-  const Sizes s = sequence_sizes(projected_input, interface_weight, memory, hidden.has_value(),
+  const Sizes s = sequence_sizes(input, input_weight, interface_weight, memory, hidden.has_value(),
                                  read_heads, write_heads, shift_range, checkpoint_every);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
-    const int64_t B = s.batch, C = s.hidden, G = s.gates(), P = s.interface();
-    const Lifted<T> recurrent(recurrent_weight), interface(interface_weight), memory_(memory),
-        weights_(weights), read_vectors_(read_vectors), hidden_(hidden), cell_(cell),
-        hiddens(out_hidden), reads(out_read_vectors);
+    const int64_t B = s.batch, C = s.hidden, G = s.gates(), P = s.interface(), I = s.input;
+    const Lifted<T> input_(input), recurrent(recurrent_weight), interface(interface_weight),
+        memory_(memory), weights_(weights), read_vectors_(read_vectors), hidden_(hidden),
+        cell_(cell), hiddens(out_hidden), reads(out_read_vectors);
     const Lifted<T> d_hiddens(grads[0]), d_reads(grads[1]), d_memory(grads[2]), d_weights(grads[3]),
         d_last_reads(grads[4]), d_last_hidden(grads[5]), d_last_cell(grads[6]);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
 
     const int64_t state = s.lstm ? B * C : 0;
-    const New<T> d_projected(projected_input.sizes()), d_interface({s.time, B, P}),
+    const New<T> d_projected({s.time, B, G}), d_interface({s.time, B, P}),
         d_first_memory(memory.sizes()), d_first_weights(weights.sizes()),
         d_first_reads(read_vectors.sizes()), d_first_hidden({state}), d_first_cell({state});
     const auto kept = pointers<T>(saved);
@@ -380,37 +390,29 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& p
     run<T>(kernels.sequence_backward, s, 2 * work, io);
 
     const New<T> d_recurrent_weight(recurrent_weight.sizes()),
-        d_interface_weight(interface_weight.sizes()), d_bias(interface_bias.sizes());
-    const int64_t steps = s.time * B;
+        d_interface_weight(interface_weight.sizes()), d_bias(interface_bias.sizes()),
+        d_input_weight({I ? G : 0, I}), d_input_bias({I ? G : 0});
+    const int64_t steps = s.time * B, K = s.recurrent();
     const auto differentiate = [&](const cpu::WeightGradient<T>& gradient) {
       parallel(kernels.weight_gradient_blocks(gradient), work,
                [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
     };
+    T* const d_recurrent = d_recurrent_weight;
     differentiate({steps,
                    G,
-                   d_projected,
-                   s.lstm ? 2 : 1,
-                   {s.reads(), s.lstm ? C : 0},
                    B,
-                   {read_vectors_, hidden_},
-                   {reads, hiddens},
-                   d_recurrent_weight,
-                   nullptr});
-    differentiate({steps,
-                   P,
-                   d_interface,
-                   1,
-                   {C, 0},
-                   0,
-                   {nullptr, nullptr},
-                   {hiddens, nullptr},
-                   d_interface_weight,
-                   d_bias});
+                   d_projected,
+                   I ? static_cast<T*>(d_input_bias) : nullptr,
+                   {{s.reads(), read_vectors_, reads, d_recurrent, K},
+                    {s.lstm ? C : 0, hidden_, hiddens, d_recurrent + s.reads(), K},
+                    {I, input_, input_ + B * I, d_input_weight, I}}});
+    differentiate(
+        {steps, P, 0, d_interface, d_bias, {{C, nullptr, hiddens, d_interface_weight, C}}});
 
     const auto shaped = [&](const New<T>& flat, const MaybeTensor& like) {
       return s.lstm ? flat.as(*like).view({B, C}) : flat.tensor;
     };
-    return {d_projected.as(projected_input),
+    return {d_projected.as(input),
             d_recurrent_weight.as(recurrent_weight),
             d_interface_weight.as(interface_weight),
             d_bias.as(interface_bias),
@@ -418,7 +420,30 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& p
             d_first_weights.as(weights),
             d_first_reads.as(read_vectors),
             shaped(d_first_hidden, hidden),
-            shaped(d_first_cell, cell)};
+            shaped(d_first_cell, cell),
+            d_input_weight.as(input_weight.value_or(recurrent_weight)),
+            d_input_bias.as(input_bias.value_or(recurrent_weight))};
+  });
+}
+
+// All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of
+// one dtype.
+void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tensors& square_avgs,
+                    const Tensors& grad_avgs, const Tensors& deltas, double lr, double decay,
+                    double momentum, double eps) {
+  if (parameters.empty()) return;
+  in_arithmetic_of(parameters[0], [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::RMSpropRates<T> rates{T(lr), T(decay), T(momentum), T(eps)};
+    const auto data = [](const Tensors& list, size_t i) -> T* {
+      return list.empty() ? nullptr : list[i].mutable_data_ptr<T>();
+    };
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      cpu::isa().kernels<T>().graves_rmsprop(
+          rates, parameters[i].numel(),
+          {data(parameters, i), grads[i].const_data_ptr<T>(), data(square_avgs, i),
+           data(grad_avgs, i), data(deltas, i)});
+    }
   });
 }
 
@@ -428,6 +453,10 @@ std::string isa_name() {
 
 TORCH_LIBRARY(ntm_native, m) {
   m.def("isa() -> str", isa_name);
+  m.def(
+      "graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
+      "Tensor(c!)[] grad_avgs, Tensor(d!)[] deltas, float lr, float decay, float momentum, "
+      "float eps) -> ()");
   m.def(
       "address(Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, "
       "Tensor sharpening, Tensor previous_weights) -> Tensor");
@@ -449,19 +478,22 @@ TORCH_LIBRARY(ntm_native, m) {
       "Tensor memory, Tensor interface, Tensor previous_weights, int num_read_heads, "
       "int num_write_heads, int shift_range) -> Tensor[]");
   m.def(
-      "sequence(Tensor projected_input, Tensor recurrent_weight, Tensor interface_weight, "
+      "sequence(Tensor input, Tensor recurrent_weight, Tensor interface_weight, "
       "Tensor interface_bias, Tensor memory, Tensor weights, Tensor read_vectors, Tensor? hidden, "
-      "Tensor? cell, Tensor? lengths, int num_read_heads, int num_write_heads, int shift_range, "
-      "int checkpoint_every, bool save_for_backward, bool return_trace) -> Tensor[]");
+      "Tensor? cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, "
+      "int num_read_heads, int num_write_heads, int shift_range, int checkpoint_every, "
+      "bool save_for_backward, bool return_trace) -> Tensor[]");
   m.def(
-      "sequence_backward(Tensor?[] grads, Tensor projected_input, Tensor recurrent_weight, "
+      "sequence_backward(Tensor?[] grads, Tensor input, Tensor recurrent_weight, "
       "Tensor interface_weight, Tensor interface_bias, Tensor memory, Tensor weights, "
-      "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor? lengths, Tensor hidden_out, "
-      "Tensor read_vectors_out, Tensor[] saved, int num_read_heads, int num_write_heads, "
-      "int shift_range, int checkpoint_every) -> Tensor[]");
+      "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor? lengths, Tensor? input_weight, "
+      "Tensor? input_bias, Tensor hidden_out, Tensor read_vectors_out, Tensor[] saved, "
+      "int num_read_heads, int num_write_heads, int shift_range, int checkpoint_every)"
+      " -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(ntm_native, CPU, m) {
+  m.impl("graves_rmsprop_", graves_rmsprop);
   m.impl("address", address);
   m.impl("address_backward", address_backward);
   m.impl("read", read);

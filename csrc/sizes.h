@@ -15,6 +15,7 @@ struct Sizes {
   int64_t taps = 1;         // S
   int64_t time = 0;         // T
   int64_t hidden = 0;       // C
+  int64_t input = 0;        // I, or 0 if the input comes projected
   int64_t every = 1;        // steps between two checkpoints of the memory
   bool lstm = false;
 

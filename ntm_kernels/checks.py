@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -47,23 +49,14 @@ class Arguments:
                 )
         self.tensors[name] = value
 
-    def lengths(self, value: Any, time: int, device: torch.device) -> None:
-        """``value`` must be int64 ``[B]`` on ``device``; on a CPU also within ``0 … time``."""
+    def lengths(self, value: Any, device: torch.device) -> None:
+        """``value`` must be int64 ``[B]`` on ``device``."""
         _require_tensor(self.op, "lengths", value)
         if value.dtype != torch.int64:
             raise TypeError(f"{self.op}: lengths must be int64, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
         self._shape("lengths", value, "B")
-        if device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
-            return
-        if type(value) is not Tensor:  # A fake tensor has no values.
-            return
-        low, high = int(value.min()), int(value.max())
-        if low < 0 or high > time:
-            raise ValueError(
-                f"{self.op}: lengths must lie in 0 … {time}, got {low if low < 0 else high}"
-            )
 
     def dtypes(self, **kinds: tuple[str, ...]) -> None:
         """Each kind of argument has one dtype; float64 is everywhere or nowhere; at most one
@@ -90,8 +83,7 @@ class Arguments:
 
     def needs_grad(self) -> bool:
         """Whether the op has to save for a backward; raises under forward-mode AD."""
-        self._refuse_forward_ad()
-        return torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors.values())
+        return needs_grad(self.op, self.tensors)
 
     def _shape(self, name: str, value: Tensor, dims: str) -> None:
         letters = dims.split()
@@ -112,15 +104,50 @@ class Arguments:
                     f"{self.owners[letter]}), got {_show(value)}"
                 )
 
-    def _refuse_forward_ad(self) -> None:
-        if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-            return
-        for name, value in self.tensors.items():
-            if forward_ad.unpack_dual(value).tangent is not None:
+
+def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
+    """Whether an op on these has to save for a backward; raises under forward-mode AD."""
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        for name, value in tensors.items():
+            if value is not None and forward_ad.unpack_dual(value).tangent is not None:
                 raise NotImplementedError(
-                    f"{self.op}: forward-mode AD is not implemented ({name} carries a tangent); "
+                    f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
                     "ntm_kernels.reference has it"
                 )
+    if not torch.is_grad_enabled():
+        return False
+    return any(value is not None and value.requires_grad for value in tensors.values())
+
+
+def lengths_within(op: str, lengths: Tensor, time: int) -> None:
+    """The values must lie in ``0 … time``; on a CPU alone, where reading them costs nothing."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or lengths.numel() == 0:
+        return
+    if type(lengths) is not Tensor:  # A fake tensor has no values.
+        return
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 0 or high > time:
+        raise ValueError(f"{op}: lengths must lie in 0 … {time}, got {low if low < 0 else high}")
+
+
+def signature(*arguments: Any) -> Any:
+    """All that the checks of these depend on, to recognise a call that passed them before.
+
+    ``None`` where there is no telling: while tracing, and for subclasses of tensors.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    parts: list[Any] = []
+    for value in arguments:
+        if type(value) is Tensor or type(value) is Parameter:
+            if value.is_nested:
+                return None
+            parts += value.shape, value.dtype, value.device, value.layout
+        elif value is None or type(value) is int:
+            parts.append(value)
+        else:
+            return None
+    return tuple(parts)
 
 
 def positive_int(op: str, name: str, value: Any, minimum: int = 1) -> None:

@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
-from ntm_kernels.backend import BackendChoice, Problem, Sizes, choose
+from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -93,7 +93,7 @@ def address(
         head_parameters=("key", "strength", "gate", "shift", "sharpening"),
     )
     sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
-    chosen = _choose("address", memory, key, sizes, backend)
+    chosen = _choose(_problem("address", memory, key, sizes), backend)
     weights, _ = torch.ops.ntm.address(
         memory,
         key,
@@ -130,7 +130,7 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.dtypes(memory=("memory",), weights=("weights",))
     given.needs_grad()
     sizes = Sizes.of(memory, weights.shape[1])
-    chosen = _choose("read", memory, weights, sizes, backend)
+    chosen = _choose(_problem("read", memory, weights, sizes), backend)
     return torch.ops.ntm.read(memory, weights, chosen)
 
 
@@ -165,7 +165,7 @@ def write(
     given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
     given.needs_grad()
     sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
-    chosen = _choose("write", memory, erase, sizes, backend)
+    chosen = _choose(_problem("write", memory, erase, sizes), backend)
     return torch.ops.ntm.write(memory, weights, erase, add, chosen)
 
 
@@ -214,7 +214,7 @@ def step(
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
     sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
-    chosen = _choose("step", memory, interface, sizes, backend)
+    chosen = _choose(_problem("step", memory, interface, sizes), backend)
     read_vectors, memory, weights, _ = torch.ops.ntm.step(
         memory,
         interface,
@@ -243,6 +243,8 @@ def sequence(
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
+    input_weight: Tensor | None = None,
+    input_bias: Tensor | None = None,
     checkpoint_every: int | None = None,
     return_trace: bool = False,
     backend: str | None = None,
@@ -252,13 +254,14 @@ def sequence(
     With ``hidden`` and ``cell`` the controller is an LSTM, gates ``i, f, g, o = x̂_t + W [r_{t−1},
     h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is feed-forward,
     ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
-    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside.
+    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside;
+    or, with ``input_weight`` and ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
 
     The backward does not store the memory of every step but one in ``checkpoint_every``, and
     recomputes those between.
 
     Args:
-        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C.
+        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C; or x ``[T, B, I]``.
         recurrent_weight: ``[4C, R·M + C]`` for an LSTM, else ``[C, R·M]``.
         interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
         interface_bias: ``[P]``.
@@ -272,6 +275,8 @@ def sequence(
         shift_range: largest shift, in rows.
         lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
             and the padding has no influence. ``None``: all T.
+        input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
+        input_bias: b ``[G]``; give both or none.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
         return_trace: also return what the heads did at every step.
         backend: name of the backend, or ``None`` to choose.
@@ -294,38 +299,139 @@ def sequence(
     >>> result.hidden.shape, result.state.memory.shape
     (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
     """
+    arguments = SequenceArguments(
+        projected_input,
+        recurrent_weight,
+        interface_weight,
+        interface_bias,
+        memory,
+        weights,
+        read_vectors,
+        hidden,
+        cell,
+        lengths,
+        input_weight,
+        input_bias,
+    )
+    numbers = (num_read_heads, num_write_heads, shift_range, checkpoint_every)
+    signature = checks.signature(*arguments, *numbers)
+    plan = None if signature is None else _plans.get(signature)
+    if plan is None:
+        plan = _plan(arguments, *numbers)
+        if signature is not None:
+            if len(_plans) >= MOST_PLANS:
+                _plans.clear()
+            _plans[signature] = plan
+    sizes = plan.problem.sizes
+    if lengths is not None:
+        checks.lengths_within("sequence", lengths, sizes.time)
+        if input_weight is not None:
+            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
+            projected_input = projected_input.masked_fill(
+                beyond(lengths, sizes.time, projected_input.dim()), 0
+            )
+    chosen = _choose(plan.problem, backend)
+    save_for_backward = checks.needs_grad(
+        "sequence", {"projected_input": projected_input, **arguments._asdict()}
+    )
+    start = SequenceState(memory, weights, read_vectors, hidden, cell)
+    if sizes.time == 0:
+        return _empty_sequence(sizes, plan.layout, start, return_trace)
+    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
+    # its own outputs, and rounded ones would give rounded weight gradients.
+    outputs = torch.ops.ntm.sequence(
+        projected_input,
+        recurrent_weight,
+        interface_weight,
+        interface_bias,
+        *(None if part is None else _as(part, arithmetic_dtype(part.dtype)) for part in start),
+        lengths,
+        input_weight,
+        input_bias,
+        num_read_heads,
+        num_write_heads,
+        shift_range,
+        plan.problem.controller,
+        sizes.checkpoint_every,
+        save_for_backward,
+        return_trace,
+        chosen,
+    )
+    final = (
+        None if like is None else _as(part, like.dtype)
+        for part, like in zip(outputs[2:7], start, strict=True)
+    )
+    state_dtype = memory.dtype if hidden is None else hidden.dtype
+    trace = None
+    if return_trace:
+        trace = _trace(_as(outputs[7], weights.dtype), outputs[8], plan.layout, lengths)
+    return SequenceResult(
+        _as(outputs[0], state_dtype),
+        _as(outputs[1], memory.dtype),
+        SequenceState(*final),  # type: ignore[arg-type]
+        trace,
+    )
+
+
+class _Plan(NamedTuple):
+    """What follows from the shapes and dtypes of a call of ``sequence`` that passed its checks."""
+
+    layout: InterfaceLayout
+    problem: Problem
+
+
+# Checking costs a tenth of the smallest calls: one like a call before is not checked anew.
+_plans: dict[Any, _Plan] = {}
+MOST_PLANS = 1000
+
+
+def _plan(
+    arguments: SequenceArguments,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+    checkpoint_every: int | None,
+) -> _Plan:
+    """Check the arguments of ``sequence``."""
     given = checks.Arguments("sequence")
-    if (hidden is None) != (cell is None):
+    is_lstm = arguments.hidden is not None
+    if is_lstm != (arguments.cell is not None):
         raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
-    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
-    given.tensor("interface_weight", interface_weight, "P C")
-    hidden_size = interface_weight.shape[1]
-    is_lstm = hidden is not None
+    if (arguments.input_weight is None) != (arguments.input_bias is None):
+        raise ValueError("sequence: give both input_weight and input_bias or none")
+    layout = _layout(given, num_read_heads, num_write_heads, shift_range, arguments.memory)
+    given.tensor("interface_weight", arguments.interface_weight, "P C")
+    hidden_size = arguments.interface_weight.shape[1]
     reads = num_read_heads * layout.word_size
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
-    given.tensor("projected_input", projected_input, "T B G")
-    given.tensor("recurrent_weight", recurrent_weight, "G K")
-    given.tensor("interface_bias", interface_bias, "P")
-    given.tensor("weights", weights, "B H N")
-    given.tensor("read_vectors", read_vectors, "B R M")
+    if arguments.input_weight is None:
+        given.tensor("projected_input", arguments.input, "T B G")
+    else:
+        given.tensor("projected_input", arguments.input, "T B I")
+        given.tensor("input_weight", arguments.input_weight, "G I")
+        given.tensor("input_bias", arguments.input_bias, "G")
+    given.tensor("recurrent_weight", arguments.recurrent_weight, "G K")
+    given.tensor("interface_bias", arguments.interface_bias, "P")
+    given.tensor("weights", arguments.weights, "B H N")
+    given.tensor("read_vectors", arguments.read_vectors, "B R M")
     if is_lstm:
-        given.tensor("hidden", hidden, "B C")
-        given.tensor("cell", cell, "B C")
+        given.tensor("hidden", arguments.hidden, "B C")
+        given.tensor("cell", arguments.cell, "B C")
     given.dtypes(
         memory=("memory", "read_vectors"),
         weights=("weights",),
         controller_state=("hidden", "cell"),
-        projected_input=("projected_input",),
+        projected_input=("projected_input", "input_weight", "input_bias"),
         controller_weights=("recurrent_weight", "interface_weight", "interface_bias"),
     )
-    time = projected_input.shape[0]
-    if lengths is not None:
-        given.lengths(lengths, time, memory.device)
+    memory = arguments.memory
+    if arguments.lengths is not None:
+        given.lengths(arguments.lengths, memory.device)
+    time = arguments.input.shape[0]
     if checkpoint_every is None:
         checkpoint_every = max(1, int(math.sqrt(time)))
     checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
-    controller = "lstm" if is_lstm else "feedforward"
     sizes = Sizes.of(
         memory,
         num_read_heads,
@@ -335,43 +441,14 @@ def sequence(
         hidden_size=hidden_size,
         checkpoint_every=checkpoint_every,
     )
-    chosen = _choose("sequence", memory, interface_weight, sizes, backend, controller)
-    save_for_backward = given.needs_grad()
-    start = SequenceState(memory, weights, read_vectors, hidden, cell)
-    if time == 0:
-        return _empty_sequence(sizes, layout, start, return_trace)
-    # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
-    # its own outputs, and rounded ones would give rounded weight gradients.
-    outputs = torch.ops.ntm.sequence(
-        projected_input,
-        recurrent_weight,
-        interface_weight,
-        interface_bias,
-        *(None if part is None else part.to(arithmetic_dtype(part.dtype)) for part in start),
-        lengths,
-        num_read_heads,
-        num_write_heads,
-        shift_range,
-        controller,
-        checkpoint_every,
-        save_for_backward,
-        return_trace,
-        chosen,
+    controller = "lstm" if is_lstm else "feedforward"
+    return _Plan(
+        layout, _problem("sequence", memory, arguments.interface_weight, sizes, controller)
     )
-    final = (
-        None if like is None else part.to(like.dtype)
-        for part, like in zip(outputs[2:7], start, strict=True)
-    )
-    state_dtype = memory.dtype if hidden is None else hidden.dtype
-    trace = None
-    if return_trace:
-        trace = _trace(outputs[7].to(weights.dtype), outputs[8], layout, lengths)
-    return SequenceResult(
-        outputs[0].to(state_dtype),
-        outputs[1].to(memory.dtype),
-        SequenceState(*final),  # type: ignore[arg-type]
-        trace,
-    )
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
@@ -431,15 +508,13 @@ def _layout(
     return layout
 
 
-def _choose(
-    op: str,
-    memory: Tensor,
-    parameter: Tensor,
-    sizes: Sizes,
-    backend: str | _Question | None,
-    controller: str = "",
-) -> str:
-    problem = Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+def _problem(
+    op: str, memory: Tensor, parameter: Tensor, sizes: Sizes, controller: str = ""
+) -> Problem:
+    return Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+
+
+def _choose(problem: Problem, backend: str | _Question | None) -> str:
     if isinstance(backend, _Question):
         raise _Answer(choose(problem, backend.backend))
     return choose(problem, backend).backend
@@ -468,8 +543,14 @@ def _trace(
     weights: Tensor, interface: Tensor, layout: InterfaceLayout, lengths: Tensor | None
 ) -> Trace:
     if lengths is not None:
-        time = torch.arange(weights.shape[0], device=lengths.device).unsqueeze(-1)
-        outside = (time >= lengths).unsqueeze(-1)
-        weights = weights.masked_fill(outside.unsqueeze(-1), 0)
-        interface = interface.masked_fill(outside, 0)
+        weights, interface = (
+            part.masked_fill(beyond(lengths, part.shape[0], part.dim()), 0)
+            for part in (weights, interface)
+        )
     return Trace(weights, *layout.split(interface))
+
+
+def beyond(lengths: Tensor, time: int, dims: int) -> Tensor:
+    """Which steps lie beyond their sequence, ``[T, B, 1, …]`` with ``dims`` dimensions."""
+    outside = torch.arange(time, device=lengths.device).unsqueeze(-1) >= lengths
+    return outside.view(*outside.shape, *[1] * (dims - 2))

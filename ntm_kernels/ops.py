@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.functional import linear
 
 from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
 from ntm_kernels.backend import get as get_backend
@@ -106,6 +107,10 @@ def _saved(op: str, like: Tensor, backend: str, sizes: Sizes, controller: str = 
     dtype = arithmetic_dtype(like.dtype)
     shapes = get_backend(backend).saved_shapes(op, sizes, controller)
     return [like.new_empty(shape, dtype=dtype) for shape in shapes]
+
+
+def _lifted(tensor: Tensor) -> Tensor:
+    return tensor.to(arithmetic_dtype(tensor.dtype))
 
 
 def _require_saved(op: str, was_saved: bool) -> None:
@@ -370,27 +375,30 @@ def _sequence_sizes(
         num_read_heads,
         num_write_heads=num_write_heads,
         taps=2 * shift_range + 1,
-        time=arguments.projected_input.shape[0],
+        time=arguments.input.shape[0],
         hidden_size=arguments.interface_weight.shape[1],
         checkpoint_every=checkpoint_every,
     )
 
 
 def _sequence(*args: Any) -> tuple[Any, ...]:
-    arguments = SequenceArguments(*args[:10])
-    reads, writes, shift_range, controller, checkpoint_every = args[10:15]
-    save_for_backward, return_trace, backend = args[15:]
+    arguments = SequenceArguments(*args[:12])
+    reads, writes, shift_range, controller, checkpoint_every = args[12:17]
+    save_for_backward, return_trace, name = args[17:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
-    outputs, saved = get_backend(backend).sequence(
-        arguments, sizes, controller, save_for_backward, return_trace
-    )
+    backend = get_backend(name)
+    x, weight, bias = arguments.input, arguments.input_weight, arguments.input_bias
+    if weight is not None and bias is not None and not backend.projects_input:
+        projected = linear(_lifted(x), _lifted(weight), _lifted(bias))
+        arguments = SequenceArguments(projected, *arguments[1:10])
+    outputs, saved = backend.sequence(arguments, sizes, controller, save_for_backward, return_trace)
     return *outputs, saved
 
 
 def _sequence_fake(*args: Any) -> tuple[Any, ...]:
-    arguments = SequenceArguments(*args[:10])
-    reads, writes, shift_range, controller, checkpoint_every = args[10:15]
-    save_for_backward, return_trace, backend = args[15:]
+    arguments = SequenceArguments(*args[:12])
+    reads, writes, shift_range, controller, checkpoint_every = args[12:17]
+    save_for_backward, return_trace, backend = args[17:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
     memory, weights = arguments.memory, arguments.weights
     read_vectors = arguments.read_vectors
@@ -420,50 +428,75 @@ def _sequence_fake(*args: Any) -> tuple[Any, ...]:
 
 
 def _sequence_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.numbers = inputs[10:15]
-    ctx.was_saved, _, ctx.backend = inputs[15:]
+    ctx.numbers = inputs[12:17]
+    ctx.was_saved, _, ctx.backend = inputs[17:]
     *outputs, saved = output
     ctx.mark_non_differentiable(outputs[7], outputs[8])
-    ctx.save_for_backward(*inputs[:10], *outputs[:2], *saved)
+    ctx.save_for_backward(*inputs[:12], *outputs[:2], *saved)
 
 
 def _sequence_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
     _require_saved("sequence", ctx.was_saved)
     grads = grads[:7]
     if all(grad is None for grad in grads):
-        return (None,) * 18
+        return (None,) * 20
     kept = ctx.saved_tensors
-    tensors, saved = kept[:12], list(kept[12:])
-    results = torch.ops.ntm.sequence_backward(*grads, *tensors, saved, *ctx.numbers, ctx.backend)
-    hidden, cell = tensors[7], tensors[8]
-    results = (
-        *results[:7],
-        None if hidden is None else results[7],
-        None if cell is None else results[8],
+    tensors, saved = kept[:14], list(kept[14:])
+    input_needs_grad = ctx.needs_input_grad[1]
+    results = torch.ops.ntm.sequence_backward(
+        *grads, *tensors, saved, *ctx.numbers, input_needs_grad, ctx.backend
     )
-    return (*results, *(None,) * 9)
+    of_arguments = [
+        None if argument is None else result
+        for argument, result in zip((*tensors[:9], *tensors[10:12]), results, strict=True)
+    ]
+    if not input_needs_grad:
+        of_arguments[0] = None
+    return (*of_arguments[:9], None, *of_arguments[9:], *(None,) * 8)
 
 
 def _sequence_backward(*args: Any) -> tuple[Tensor, ...]:
-    grads, arguments = list(args[:7]), SequenceArguments(*args[7:17])
-    hidden, read_vectors, saved = args[17:20]
-    reads, writes, shift_range, controller, checkpoint_every, backend = args[20:]
+    grads, arguments = list(args[:7]), SequenceArguments(*args[7:19])
+    hidden, read_vectors, saved = args[19:22]
+    reads, writes, shift_range, controller, checkpoint_every, input_needs_grad, name = args[22:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
-    return get_backend(backend).sequence_backward(
+    backend = get_backend(name)
+    x, weight, bias = arguments.input, arguments.input_weight, arguments.input_bias
+    if weight is None or bias is None:
+        results = backend.sequence_backward(
+            grads, arguments, hidden, read_vectors, saved, sizes, controller
+        )
+        return *results, x.new_empty(0), x.new_empty(0)
+    if not backend.projects_input:
+        # Of the projected input a backward needs the shape alone.
+        projected = _lifted(x.new_empty(1)).expand(*x.shape[:2], weight.shape[0])
+        arguments = SequenceArguments(projected, *arguments[1:10])
+    d_projected, *others = backend.sequence_backward(
         grads, arguments, hidden, read_vectors, saved, sizes, controller
     )
+    if not backend.projects_input:
+        rows = d_projected.flatten(0, 1)
+        d_weight = rows.mT @ x.flatten(0, 1).to(rows.dtype)
+        others += [d_weight.to(weight.dtype), rows.sum(0).to(bias.dtype)]
+    d_input = d_projected @ weight.to(d_projected.dtype) if input_needs_grad else x.new_empty(0)
+    return d_input.to(x.dtype), *others
 
 
 def _sequence_backward_fake(*args: Any) -> tuple[Tensor, ...]:
-    arguments = SequenceArguments(*args[7:17])
+    arguments = SequenceArguments(*args[7:19])
+    input_needs_grad = args[27]
     none = arguments.memory.new_empty(0, dtype=arithmetic_dtype(arguments.memory.dtype))
-    return _like(arguments[:9], none)
+    x, *others = arguments[:9]
+    weight, bias = arguments[10:]
+    unused = x.new_empty(0)
+    d_input = unused if weight is not None and not input_needs_grad else x.new_empty(x.shape)
+    return d_input, *_like(others, none), *_like((weight, bias), unused)
 
 
 _SEQUENCE = (
-    "Tensor projected_input, Tensor recurrent_weight, Tensor interface_weight, "
+    "Tensor input, Tensor recurrent_weight, Tensor interface_weight, "
     "Tensor interface_bias, Tensor memory, Tensor weights, Tensor read_vectors, Tensor? hidden, "
-    "Tensor? cell, Tensor? lengths"
+    "Tensor? cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias"
 )
 _op(
     "sequence",
@@ -479,8 +512,8 @@ _op(
     "(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
     "Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, "
     f"{_SEQUENCE}, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, {_HEADS}, "
-    "str controller, SymInt checkpoint_every, str backend)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "str controller, SymInt checkpoint_every, bool input_needs_grad, str backend) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _sequence_backward,
     _sequence_backward_fake,
 )

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ntm_kernels.backend import get
+
 __all__ = ["GravesRMSprop", "hold_then_linear"]
 
 
@@ -40,6 +42,8 @@ class GravesRMSprop(Optimizer):
         centered: whether m² is subtracted; without it m is neither computed nor stored.
         foreach: updates all parameters of a group in one call for each operation (the default,
             faster) or one parameter after the other; on a CPU both give the same bits.
+        fused: does the whole update in one native kernel: on a CPU, for contiguous parameters and
+            gradients. ``None``: wherever it can.
 
     Raises:
         ValueError: a value outside its range.
@@ -63,6 +67,7 @@ class GravesRMSprop(Optimizer):
         centered: bool = True,
         *,
         foreach: bool = True,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -71,8 +76,14 @@ class GravesRMSprop(Optimizer):
             "eps": eps,
             "centered": centered,
             "foreach": foreach,
+            "fused": fused,
         }
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("fused", None)  # states of before it was there
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters after checking its options; see :class:`GravesRMSprop`."""
@@ -109,6 +120,8 @@ class GravesRMSprop(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if group["fused"] is not False:
+                parameters = self._update_fused(parameters, group)
             if group["foreach"]:
                 # Foreach kernels need all tensors of a call on one device and in one dtype.
                 alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
@@ -132,6 +145,33 @@ class GravesRMSprop(Optimizer):
             if group["momentum"]:
                 state["delta"] = torch.zeros_like(parameter)
         return state
+
+    def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Update what the native kernel can; the others."""
+        left: list[Tensor] = []
+        alike: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            why_not = _not_fused(parameter)
+            if why_not is None:
+                alike.setdefault(parameter.dtype, []).append(parameter)
+            elif group["fused"]:
+                raise RuntimeError(f"GravesRMSprop: fused=True, but {why_not}")
+            else:
+                left.append(parameter)
+        for some in alike.values():
+            states = [self._state_of(p, group) for p in some]
+            torch.ops.ntm_native.graves_rmsprop_(
+                some,
+                [p.grad for p in some],
+                [state["square_avg"] for state in states],
+                [state["grad_avg"] for state in states] if group["centered"] else [],
+                [state["delta"] for state in states] if group["momentum"] else [],
+                float(group["lr"]),
+                group["decay"],
+                group["momentum"],
+                group["eps"],
+            )
+        return left
 
     def _update_all(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         decay = group["decay"]
@@ -171,6 +211,19 @@ class GravesRMSprop(Optimizer):
             parameter.add_(delta.addcdiv_(grad, scale, value=-group["lr"]))
         else:
             parameter.addcdiv_(grad, scale, value=-group["lr"])
+
+
+def _not_fused(parameter: Tensor) -> str | None:
+    """Why the native kernel does not update this parameter; ``None`` if it does."""
+    grad = parameter.grad
+    assert grad is not None
+    if not parameter.device.type == grad.device.type == "cpu":
+        return f"a parameter is on {parameter.device}"
+    if grad.dtype != parameter.dtype:
+        return f"a gradient is {grad.dtype}, its parameter {parameter.dtype}"
+    if grad.layout is not torch.strided or not (parameter.is_contiguous() and grad.is_contiguous()):
+        return "a parameter or its gradient is not contiguous"
+    return get("native").unavailable()
 
 
 def hold_then_linear(

@@ -294,6 +294,8 @@ def sequence(
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
+    input_weight: Tensor | None = None,
+    input_bias: Tensor | None = None,
     return_trace: bool = False,
 ) -> SequenceResult:
     """The whole recurrence, with an LSTM controller if ``hidden`` and ``cell`` are given, else a
@@ -311,12 +313,15 @@ def sequence(
     projected_input, recurrent_weight, interface_weight, interface_bias = _lift(
         projected_input, recurrent_weight, interface_weight, interface_bias
     )
+    if lengths is not None:
+        inside = torch.arange(projected_input.shape[0], device=lengths.device)[:, None] < lengths
+        projected_input = torch.where(inside[..., None], projected_input, 0)
+    if input_weight is not None and input_bias is not None:
+        projected_input = linear(projected_input, *_lift(input_weight, input_bias))
     layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
     hiddens, reads, traces = [], [], []
     for time, projected in enumerate(projected_input.unbind(0)):
         active = None if lengths is None else lengths > time
-        if active is not None:
-            projected = torch.where(active[:, None], projected, 0)
         if state.hidden is not None and state.cell is not None:
             new_hidden, new_cell = lstm(
                 projected, recurrent_weight, state.read_vectors, state.hidden, state.cell

@@ -136,7 +136,7 @@ class Emulated:
         reads = sizes.num_read_heads * sizes.word_size
         layout = _layout(sizes)
         arguments = SequenceArguments(
-            projected_input=random(sizes.time, batch, gates),
+            input=random(sizes.time, batch, gates),
             recurrent_weight=random(gates, reads + (hidden if is_lstm else 0)),
             interface_weight=random(layout.size, hidden),
             interface_bias=random(layout.size),

@@ -6,6 +6,7 @@
 #include "cpu/arena.h"
 #include "cpu/gemm.h"
 #include "cpu/math.h"
+#include "cpu/memory.h"
 #include "sizes.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -13,18 +14,12 @@ namespace ntm::cpu::NTM_ISA {
 inline constexpr double kCosineEps = 1e-8;
 inline constexpr double kFocusEps = 1e-20;
 
-NTM_INLINE float root(float x) {
-  return __builtin_sqrtf(x);
-}
-NTM_INLINE double root(double x) {
-  return __builtin_sqrt(x);
-}
-
 // What the stages hand on, and what their backwards need.
 template <typename T>
 struct Addressing {
   int64_t row;     // elements from one head to the next, at least N
   int64_t halo;    // elements before and after a circular row
+  T* matches;      // [1 + H][N] ‖M_i‖² and k·M_i
   T* memory_norm;  // [N] ‖M_i‖
   T* key_norm;     // [H] ‖k‖
   T* norms;        // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
@@ -37,9 +32,9 @@ struct Addressing {
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
   T* logarithm;    // [N]
 
-  Addressing(Arena& arena, const Sizes& s)
-      : row((s.locations + 15) / 16 * 16), halo((s.taps / 2 + 15) / 16 * 16) {
+  Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
+    matches = arena.take<T>((1 + heads) * row);
     memory_norm = arena.take<T>(row);
     key_norm = arena.take<T>(heads);
     norms = arena.take<T>(heads * row);
@@ -52,49 +47,154 @@ struct Addressing {
     pull = arena.take<T>(row);
     logarithm = arena.take<T>(row);
   }
+  static int64_t row_of(const Sizes& s) { return (s.locations + 15) / 16 * 16; }
   int64_t circular() const { return row + 2 * halo; }
 };
 
-// Continue x [n] by `reach` elements on both sides, as if it were a circle.
+// Continue x [n] by `reach` elements on both sides, as if it were a circle; beyond n from what was
+// continued before.
 template <typename T>
 inline void close_circle(int64_t n, int64_t reach, T* x) {
   for (int64_t i = 0; i < reach; ++i) {
-    x[-1 - i] = x[n - 1 - i % n];
-    x[n + i] = x[i % n];
+    x[-1 - i] = x[n - 1 - i];
+    x[n + i] = x[i];
   }
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, 0 where the product of the norms is below ε.
+// ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> matches [1 + H][N], rows `row` apart.
 template <typename T>
-inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing<T>& a) {
+inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T* matches) {
   const int64_t heads = s.heads(), stride = s.stride();
-  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, a.similarity,
-          a.row);
+  if (heads == 2) {
+    by_vectors<T, kManyRegisters ? 8 : 4>(s.locations, [&](int64_t i, auto count, auto n) {
+      constexpr int L = kLanes<T>;
+      Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
+      for (int64_t m = 0; m < s.word; ++m) {
+#pragma GCC unroll 8
+        for (int k = 0; k < count.value; ++k) {
+          const Vec<T> x = load(memory + m * stride + i + k * L, n);
+          square[k] += x * x;
+          first[k] += x * key[m];
+          second[k] += x * key[s.word + m];
+        }
+      }
+#pragma GCC unroll 8
+      for (int k = 0; k < count.value; ++k) {
+        T* const to = matches + i + k * L;
+        store(to, square[k], n), store(to + row, first[k], n), store(to + 2 * row, second[k], n);
+      }
+    });
+    return;
+  }
+  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, matches + row,
+          row);
   each<T>(s.locations, [&](int64_t i, auto n) {
-    Vec<T> square[4] = {};  // apart, so that no sum waits for the one before
-    for (int64_t m = 0; m < s.word; m += 4) {
-#pragma GCC unroll 4
-      for (int64_t k = 0; k < 4; ++k) {
-        if (m + k >= s.word) break;
-        const Vec<T> x = load(memory + (m + k) * stride + i, n);
+    Vec<T> square{};
+    for (int64_t m = 0; m < s.word; ++m) {
+      const Vec<T> x = load(memory + m * stride + i, n);
+      square += x * x;
+    }
+    store(matches + i, square, n);
+  });
+}
+
+// `write` and then `match` of what was written.
+template <typename T>
+inline void write_match(const Sizes& s, const T* memory, const T* weights, int64_t row,
+                        const T* erase, const T* add, T* written, const T* key, int64_t matches_row,
+                        T* matches) {
+  const int64_t stride = s.stride();
+  if (s.write_heads != 1 || s.heads() != 2) {
+    write(s, memory, weights, row, erase, add, written);
+    match(s, written, key, matches_row, matches);
+    return;
+  }
+  by_vectors<T, kManyRegisters ? 4 : 2>(s.locations, [&](int64_t i, auto count, auto n) {
+    constexpr int L = kLanes<T>;
+    Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
+    for (int64_t m = 0; m < s.word; ++m) {
+#pragma GCC unroll 8
+      for (int k = 0; k < count.value; ++k) {
+        const int64_t at = m * stride + i + k * L;
+        const Vec<T> old = load(memory + at, n), w = load(weights + i + k * L, n);
+        const Vec<T> x = old - old * (w * erase[m]) + w * add[m];
+        store(written + at, x, n);
         square[k] += x * x;
+        first[k] += x * key[m];
+        second[k] += x * key[s.word + m];
       }
     }
-    store(a.memory_norm + i, (square[0] + square[1]) + (square[2] + square[3]), n);
+#pragma GCC unroll 8
+    for (int k = 0; k < count.value; ++k) {
+      T* const to = matches + i + k * L;
+      store(to, square[k], n), store(to + matches_row, first[k], n);
+      store(to + 2 * matches_row, second[k], n);
+    }
   });
-  for (int64_t i = 0; i < s.locations; ++i) a.memory_norm[i] = root(a.memory_norm[i]);
-  for (int64_t h = 0; h < heads; ++h) {
-    T square = 0;
-    for (int64_t m = 0; m < s.word; ++m) square += key[h * s.word + m] * key[h * s.word + m];
-    a.key_norm[h] = root(square);
+}
+
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `match`, 0 where the product of the norms is below ε.
+template <typename T>
+inline void similarity(const Sizes& s, const T* matches, const T* key, Addressing<T>& a) {
+  each<T>(s.locations,
+          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(matches + i, n)), n); });
+  for (int64_t h = 0; h < s.heads(); ++h) {
+    Vec<T> square{};
+    each<T>(s.word, [&](int64_t m, auto n) {
+      const Vec<T> k = load(key + h * s.word + m, n);
+      square += k * k;
+    });
+    a.key_norm[h] = root<T>(broadcast(sum<T>(square)))[0];
     T* similarity = a.similarity + h * a.row;
     each<T>(s.locations, [&](int64_t i, auto n) {
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
       const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
       store(a.norms + h * a.row + i, norms, n);
-      store(similarity + i, load(similarity + i, n) / norms, n);
+      store(similarity + i, load(matches + (1 + h) * a.row + i, n) / norms, n);
     });
   }
+}
+
+// d_key [H, M] += Σ_i d_dots_i M_i and d_memory [M][N] += Σ_h d_dots k − pull M.
+template <typename T>
+inline void products_backward(const Sizes& s, const T* memory, const T* key, const Addressing<T>& a,
+                              T* d_key, T* d_memory) {
+  const int64_t heads = s.heads(), stride = s.stride(), word = s.word;
+  if (heads == 2) {
+    by_rows<kLanes<T> / 2>(word, [&](int64_t m, auto rows) {
+      constexpr int count = rows.value;
+      Vec<T> sums[kLanes<T>] = {};  // of the first key and then of the second
+      each<T>(s.locations, [&](int64_t i, auto n) {
+        const Vec<T> first = load(a.d_dots + i, n), second = load(a.d_dots + a.row + i, n);
+        const Vec<T> pull = load(a.pull + i, n);
+#pragma GCC unroll 16
+        for (int k = 0; k < count; ++k) {
+          const int64_t at = (m + k) * stride + i;
+          const Vec<T> x = load(memory + at, n);
+          sums[k] += first * x;
+          sums[count + k] += second * x;
+          store(d_memory + at,
+                load(d_memory + at, n) - x * pull + first * key[m + k] + second * key[word + m + k],
+                n);
+        }
+      });
+      T results[kLanes<T>];
+      store(results, sum_rows<T>(sums));
+      for (int k = 0; k < count; ++k) {
+        d_key[m + k] += results[k], d_key[word + m + k] += results[count + k];
+      }
+    });
+    return;
+  }
+  dots<T, true>(heads, word, s.locations, a.d_dots, a.row, memory, stride, d_key, word);
+  for (int64_t m = 0; m < word; ++m) {
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      T* const to = d_memory + m * stride + i;
+      store(to, load(to, n) - load(memory + m * stride + i, n) * load(a.pull + i, n), n);
+    });
+  }
+  gemm<T>(word, s.locations, heads, {key, 1, word}, {a.d_dots, a.row}, d_memory, stride, d_memory,
+          stride);
 }
 
 // From d_similarity, held in d_dots [H][N], to d_key [H, M] and, added, d_memory [M][N]:
@@ -102,31 +202,25 @@ inline void similarity(const Sizes& s, const T* memory, const T* key, Addressing
 template <typename T>
 inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
                                 T* d_key, T* d_memory) {
-  const int64_t heads = s.heads(), stride = s.stride();
-  each<T>(s.locations, [&](int64_t i, auto n) { store(a.pull + i, Vec<T>{}, n); });
-  for (int64_t h = 0; h < heads; ++h) {
+  for (int64_t h = 0; h < s.heads(); ++h) {
     Vec<T> total{};
     each<T>(s.locations, [&](int64_t i, auto n) {
       const int64_t at = h * a.row + i;
       const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
       total += pull;
-      store(a.pull + i, load(a.pull + i, n) + pull, n);
+      store(a.pull + i, h ? load(a.pull + i, n) + pull : pull, n);
       store(a.d_dots + at, d / load(a.norms + at, n), n);
     });
     const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
-    for (int64_t m = 0; m < s.word; ++m) d_key[h * s.word + m] = -own * key[h * s.word + m];
+    each<T>(s.word, [&](int64_t m, auto n) {
+      store(d_key + h * s.word + m, load(key + h * s.word + m, n) * -own, n);
+    });
   }
-  dots<T, true>(heads, s.word, s.locations, a.d_dots, a.row, memory, stride, d_key, s.word);
   each<T>(s.locations, [&](int64_t i, auto n) {
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
-    const Vec<T> pull = square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square;
-    for (int64_t m = 0; m < s.word; ++m) {
-      T* to = d_memory + m * stride + i;
-      store(to, load(to, n) - load(memory + m * stride + i, n) * pull, n);
-    }
+    store(a.pull + i, square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square, n);
   });
-  gemm<T>(s.word, s.locations, heads, {key, 1, s.word}, {a.d_dots, a.row}, d_memory, stride,
-          d_memory, stride);
+  products_backward(s, memory, key, a, d_key, d_memory);
 }
 
 // w^c = softmax_i(β K_i).
@@ -279,11 +373,11 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   return sum<T>(d_sharpening);
 }
 
-// Content, interpolate and shift of all heads, from previous weights [H][N] `row` apart.
+// From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.
 template <typename T>
-inline void focus(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
+inline void focus(const Sizes& s, const T* matches, const Heads<T>& heads, const T* previous,
                   int64_t row, Addressing<T>& a) {
-  similarity(s, memory, heads.key, a);
+  similarity(s, matches, heads.key, a);
   for (int64_t h = 0; h < s.heads(); ++h) {
     T* gated = a.gated + h * a.circular();
     content(s.locations, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
@@ -297,7 +391,8 @@ inline void focus(const Sizes& s, const T* memory, const Heads<T>& heads, const 
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
                     T* weights, int64_t row, Addressing<T>& a) {
-  focus(s, memory, heads, previous, row, a);
+  match(s, memory, heads.key, a.row, a.matches);
+  focus(s, a.matches, heads, previous, row, a);
   for (int64_t h = 0; h < s.heads(); ++h) {
     sharpen(s.locations, a.shifted + h * a.row, heads.sharpening[h], weights + h * row);
   }

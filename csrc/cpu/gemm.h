@@ -140,18 +140,18 @@ inline int64_t packed_size(int64_t columns, int64_t inner) {
   return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T> * inner;
 }
 
-// Pack the transpose of weight [columns, inner] as the right factor of a product.
+// Pack the transpose of weight [columns, rows] as rows `at` … of a right factor [inner, columns].
 template <typename T>
-inline void pack_transposed(int64_t columns, int64_t inner, const T* weight, int64_t stride,
-                            T* packed) {
+inline void pack_transposed(int64_t columns, int64_t inner, int64_t at, int64_t rows,
+                            const T* weight, T* packed) {
   const int64_t count = panels<T>(columns);
   for (int64_t index = 0; index < count; ++index) {
     const Panel p = panel<T>(columns, count, index);
     const int64_t n = p.first * kLanes<T>, width = p.vectors * kLanes<T>;
     const int64_t present = n + width <= columns ? width : columns - n;
-    T* to = packed + n * inner;
-    transpose(present, inner, weight + n * stride, stride, to, width);
-    for (int64_t k = 0; k < inner; ++k) {
+    T* to = packed + n * inner + at * width;
+    transpose(present, rows, weight + n * rows, rows, to, width);
+    for (int64_t k = 0; k < rows; ++k) {
       for (int64_t j = present; j < width; ++j) to[k * width + j] = 0;
     }
   }

@@ -1,6 +1,7 @@
 // The table of kernels of one instruction set; compiled once for each, NTM_ISA being its name.
 #include "kernels.h"
 
+#include "cpu/optimizer.h"
 #include "cpu/sequence.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -88,7 +89,8 @@ void address_backward(const Sizes& s, const AddressBackward<T>& io, int64_t begi
     const Heads<T> heads = heads_of<T>(s, io.heads, b);
     T* const d_weights = io.d_previous + b * HN;
     copy(HN, io.d_weights + b * HN, d_weights);
-    focus(s, to.memory, heads, io.previous + b * HN, N, to.addressing);
+    match(s, to.memory, heads.key, to.addressing.row, to.addressing.matches);
+    focus(s, to.addressing.matches, heads, io.previous + b * HN, N, to.addressing);
     address_backward(s, to.memory, heads, io.previous + b * HN, N, to.addressing, d_weights, N,
                      heads_of<T>(s, io.d_heads, b), to.d_memory);
     store_memory(s, to.d_memory, b, io.d_memory);
@@ -185,8 +187,8 @@ void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int
 }
 
 template <typename T>
-void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
-  pack_transposed(columns, inner, weight, inner, packed);
+void pack(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight, T* packed) {
+  pack_transposed(columns, inner, at, rows, weight, packed);
 }
 
 template <typename T>
@@ -204,7 +206,8 @@ constexpr Kernels<T> kernels() {
           packed_size<T>,
           pack<T>,
           weight_gradient_blocks<T>,
-          weight_gradient<T>};
+          weight_gradient<T>,
+          graves_rmsprop<T>};
 }
 
 #define NTM_NAME_(name) #name

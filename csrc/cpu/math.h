@@ -53,6 +53,19 @@ NTM_INLINE Vec<T> absolute(Vec<T> x) {
   return x < T(0) ? -x : x;
 }
 
+template <typename T>
+NTM_INLINE Vec<T> root(Vec<T> x) {
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    if constexpr (sizeof(T) == 4) {
+      x[lane] = __builtin_sqrtf(x[lane]);
+    } else {
+      x[lane] = __builtin_sqrt(x[lane]);
+    }
+  }
+  return x;
+}
+
 // x = n ln 2 + r: 2^n as a shift of the exponent, and e^r − 1.
 template <typename T>
 struct Reduced {

@@ -31,6 +31,15 @@ template <typename T>
 inline void write(const Sizes& s, const T* memory, const T* weights, int64_t row, const T* erase,
                   const T* add, T* written) {
   const int64_t stride = s.stride();
+  if (s.write_heads == 1) {
+    for (int64_t m = 0; m < s.word; ++m) {
+      each<T>(s.locations, [&](int64_t i, auto n) {
+        const Vec<T> x = load(memory + m * stride + i, n), w = load(weights + i, n);
+        store(written + m * stride + i, x - x * (w * erase[m]) + w * add[m], n);
+      });
+    }
+    return;
+  }
   for (int64_t m = 0; m < s.word; ++m) {
     each<T>(s.locations, [&](int64_t i, auto n) {
       Vec<T> kept = load(memory + m * stride + i, n), added{};
@@ -138,6 +147,59 @@ inline void write_backward(const Sizes& s, const T* memory, const T* weights, in
     default:
       return backward(std::integral_constant<int, 0>{});
   }
+}
+
+// `read` and then `write` in place of one head each, weights [2][N], in one pass over the memory.
+template <typename T>
+inline void read_write(const Sizes& s, T* memory, const T* weights, int64_t row, const T* erase,
+                       const T* add, T* read_vector) {
+  const int64_t stride = s.stride();
+  by_rows<kLanes<T>>(s.word, [&](int64_t m, auto rows) {
+    Vec<T> sums[kLanes<T>] = {};
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      const Vec<T> r = load(weights + i, n), w = load(weights + row + i, n);
+#pragma GCC unroll 16
+      for (int k = 0; k < rows.value; ++k) {
+        T* const at = memory + (m + k) * stride + i;
+        const Vec<T> x = load(at, n);
+        sums[k] += r * x;
+        store(at, x - x * (w * erase[m + k]) + w * add[m + k], n);
+      }
+    });
+    store(read_vector + m, sum_rows<T>(sums), rows.value);
+  });
+}
+
+// `write_backward` and then `read_backward` of one head each, in one pass over memory and gradient.
+template <typename T>
+inline void read_write_backward(const Sizes& s, const T* memory, const T* weights, int64_t row,
+                                const T* erase, const T* add, const T* d_read_vector, T* d_memory,
+                                T* d_weights, int64_t d_row, T* d_erase, T* d_add) {
+  const int64_t stride = s.stride();
+  by_rows<kLanes<T> / 2>(s.word, [&](int64_t m, auto rows) {
+    constexpr int count = rows.value;
+    Vec<T> sums[kLanes<T>] = {};  // of d_erase and then of d_add
+    each<T>(s.locations, [&](int64_t i, auto n) {
+      T *const d_r = d_weights + i, *const d_w = d_weights + d_row + i;
+      const Vec<T> r = load(weights + i, n), w = load(weights + row + i, n);
+      Vec<T> d_read = load(d_r, n), d_write = load(d_w, n);
+#pragma GCC unroll 16
+      for (int k = 0; k < count; ++k) {
+        const int64_t at = (m + k) * stride + i;
+        const Vec<T> x = load(memory + at, n), d = load(d_memory + at, n), d_added = d * w;
+        sums[k] -= d_added * x;
+        sums[count + k] += d_added;
+        d_write += d * (add[m + k] - x * erase[m + k]);
+        d_read += x * d_read_vector[m + k];
+        store(d_memory + at, d - d_added * erase[m + k] + r * d_read_vector[m + k], n);
+      }
+      store(d_r, d_read, n);
+      store(d_w, d_write, n);
+    });
+    T results[kLanes<T>];
+    store(results, sum_rows<T>(sums));
+    for (int k = 0; k < count; ++k) d_erase[m + k] = results[k], d_add[m + k] = results[count + k];
+  });
 }
 
 }  // namespace ntm::cpu::NTM_ISA

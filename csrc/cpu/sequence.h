@@ -37,8 +37,7 @@ template <typename T>
 struct SequenceScratch {
   T* memory;     // [rows][M][N]
   T* weights;    // [rows, H, N]
-  T* recurrent;  // [rows, K] r and h side by side
-  T* hidden;     // [rows, C]
+  T* seen;       // [rows, K + I] r, h and x side by side
   T* cell;       // [rows, C]
   T* gates;      // [rows, G]
   T* interface;  // [rows, P]
@@ -48,8 +47,7 @@ struct SequenceScratch {
   SequenceScratch(Arena& arena, const Sizes& s, int64_t rows)
       : memory(arena.take<T>(rows * s.memory())),
         weights(arena.take<T>(rows * s.heads() * s.locations)),
-        recurrent(arena.take<T>(rows * s.recurrent())),
-        hidden(arena.take<T>(rows * s.hidden)),
+        seen(arena.take<T>(rows * (s.recurrent() + s.input))),
         cell(arena.take<T>(rows * s.hidden)),
         gates(arena.take<T>(rows * s.gates())),
         interface(arena.take<T>(rows * s.interface())),
@@ -62,6 +60,7 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
                           int64_t begin, int64_t rows) {
   const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
   const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
+  const int64_t I = s.input, all = K + I;
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
@@ -69,9 +68,9 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     zero(s.memory(), memory);  // what lies between the rows ends up in the checkpoints
     transpose(s.locations, s.word, io.first.memory + b * NM, s.word, memory, s.stride());
     copy(HN, io.first.weights + b * HN, scratch.weights + i * HN);
-    copy(reads, io.first.read_vectors + b * reads, scratch.recurrent + i * K);
+    copy(reads, io.first.read_vectors + b * reads, scratch.seen + i * all);
     if (s.lstm) {
-      copy(C, io.first.hidden + b * C, scratch.recurrent + i * K + reads);
+      copy(C, io.first.hidden + b * C, scratch.seen + i * all + reads);
       copy(C, io.first.cell + b * C, scratch.cell + i * C);
     }
   }
@@ -80,27 +79,31 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     const int64_t at = t * B + begin;  // of the first of these sequences in an array [T, B, …]
     T* const gates = io.saved.gates ? io.saved.gates + at * G : scratch.gates;
     T* const interface = io.saved.interface ? io.saved.interface + at * P : scratch.interface;
-    gemm<T>(rows, G, K, {scratch.recurrent, K}, {io.recurrent_weight}, io.projected + at * G, G,
-            gates, G);
+    T* const hiddens = io.hidden + at * C;
+    for (int64_t i = 0; I && i < rows; ++i) {
+      copy(I, io.input + (at + i) * I, scratch.seen + i * all + K);
+    }
+    const T* const start = io.projected ? io.projected + at * G : io.input_bias;
+    gemm<T>(rows, G, all, {scratch.seen, all}, {io.gate_weight}, start, io.projected ? G : 0, gates,
+            G);
     for (int64_t i = 0; i < rows; ++i) {
-      T* const hidden = scratch.hidden + i * C;
-      if (!s.lstm) {
-        feedforward(C, gates + i * G, hidden);
-      } else if (active(io.lengths, begin + i, t)) {
+      T* const hidden = hiddens + i * C;
+      if (!active(io.lengths, begin + i, t)) {
+        zero(C, hidden);
+      } else if (s.lstm) {
         lstm(C, gates + i * G, scratch.cell + i * C, scratch.cell + i * C, hidden);
-        copy(C, hidden, scratch.recurrent + i * K + reads);
+        copy(C, hidden, scratch.seen + i * all + reads);
+      } else {
+        feedforward(C, gates + i * G, hidden);
       }
-      if (!active(io.lengths, begin + i, t)) zero(C, hidden);
-      copy(C, hidden, io.hidden + (at + i) * C);
       if (io.saved.cell) copy(C, scratch.cell + i * C, io.saved.cell + (at + i) * C);
     }
-    gemm<T>(rows, P, C, {scratch.hidden, C}, {io.interface_weight}, io.interface_bias, 0, interface,
-            P);
+    gemm<T>(rows, P, C, {hiddens, C}, {io.interface_weight}, io.interface_bias, 0, interface, P);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = at + i;
       T* const memory = scratch.memory + i * s.memory();
       T* const weights = scratch.weights + i * HN;
-      T* const read_vectors = scratch.recurrent + i * K;
+      T* const read_vectors = scratch.seen + i * all;
       if (io.saved.checkpoints && t % s.every == 0) {
         const int64_t index = t / s.every * B + begin + i;
         copy(s.memory(), memory, io.saved.checkpoints + index * s.memory());
@@ -125,9 +128,9 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     transpose(s.word, s.locations, scratch.memory + i * s.memory(), s.stride(),
               io.last.memory + b * NM, s.word);
     copy(HN, scratch.weights + i * HN, io.last.weights + b * HN);
-    copy(reads, scratch.recurrent + i * K, io.last.read_vectors + b * reads);
+    copy(reads, scratch.seen + i * all, io.last.read_vectors + b * reads);
     if (s.lstm) {
-      copy(C, scratch.recurrent + i * K + reads, io.last.hidden + b * C);
+      copy(C, scratch.seen + i * all + reads, io.last.hidden + b * C);
       copy(C, scratch.cell + i * C, io.last.cell + b * C);
     }
   }
@@ -158,6 +161,7 @@ inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64
 template <typename T>
 struct SequenceBackwardScratch {
   T* memories;     // [every - 1][rows][M][N] before each step of a segment but the first
+  T* matches;      // [every][rows][1 + H][N] of the memory before each step
   T* activated;    // [every][rows, P]
   T* d_memory;     // [rows][M][N]
   T* d_weights;    // [rows, H, N]
@@ -171,6 +175,7 @@ struct SequenceBackwardScratch {
 
   SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
       : memories(arena.take<T>((steps(s) - 1) * rows * s.memory())),
+        matches(arena.take<T>(steps(s) * rows * (1 + s.heads()) * Addressing<T>::row_of(s))),
         activated(arena.take<T>(steps(s) * rows * s.interface())),
         d_memory(arena.take<T>(rows * s.memory())),
         d_weights(arena.take<T>(rows * s.heads() * s.locations)),
@@ -195,6 +200,10 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
   const auto memory_at = [&](int64_t step, int64_t i) -> const T* {
     return step ? scratch.memories + ((step - 1) * rows + i) * s.memory()
                 : checkpoint + i * s.memory();
+  };
+  const int64_t matches_row = scratch.addressing.row;
+  const auto matches_at = [&](int64_t step, int64_t i) {
+    return scratch.matches + (step * rows + i) * (1 + s.heads()) * matches_row;
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -229,11 +238,15 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         const int64_t row = (from + step) * B + begin + i;
         const Heads<T> heads = heads_at(step, i);
         activate(s, io.saved.interface + row * P, heads.key);
-        if (step + 1 < steps) {
-          write(s, memory_at(step, i), io.saved.weights + row * HN + s.read_heads * s.locations,
-                s.locations, heads.erase, heads.add,
-                scratch.memories + (step * rows + i) * s.memory());
+        if (step == 0) {
+          match(s, memory_at(0, i), heads.key, matches_row, matches_at(0, i));
+          continue;
         }
+        const Heads<T> before = heads_at(step - 1, i);
+        const T* const weights = io.saved.weights + (row - B) * HN + s.read_heads * s.locations;
+        write_match(s, memory_at(step - 1, i), weights, s.locations, before.erase, before.add,
+                    scratch.memories + ((step - 1) * rows + i) * s.memory(), heads.key, matches_row,
+                    matches_at(step, i));
       }
     }
 
@@ -257,7 +270,7 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           });
           d_reads = scratch.d_reads;
         }
-        focus(s, memory_at(step, i), heads, previous, s.locations, scratch.addressing);
+        focus(s, matches_at(step, i), heads, previous, s.locations, scratch.addressing);
         step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN,
                       s.locations, scratch.addressing, scratch.products, d_reads,
                       scratch.d_memory + i * s.memory(), scratch.d_weights + i * HN, s.locations,
@@ -339,31 +352,32 @@ inline int64_t weight_gradient_blocks(const WeightGradient<T>& g) {
 
 template <typename T>
 inline void weight_gradient(const WeightGradient<T>& g, int64_t begin, int64_t end) {
-  const int64_t count = panels<T>(g.rows),
-                columns = g.columns[0] + (g.parts > 1 ? g.columns[1] : 0);
+  const int64_t count = panels<T>(g.rows);
   const int64_t first = panel<T>(g.rows, count, begin).first * kLanes<T>;
   const Panel last = panel<T>(g.rows, count, end - 1);
   int64_t stop = (last.first + last.vectors) * kLanes<T>;
   stop = stop < g.rows ? stop : g.rows;
   const int64_t width = stop - first;
-  const Lease lease(columns * width * sizeof(T));
+  int64_t most = 0;
+  for (const auto& part : g.parts) most = part.columns > most ? part.columns : most;
+  const Lease lease(most * width * sizeof(T));
   T* const sums = static_cast<T*>(lease.data());  // [columns][width], the gradient transposed
-  zero(columns * width, sums);
 
-  for (int64_t part = 0, column = 0; part < g.parts; column += g.columns[part++]) {
-    const int64_t n = g.columns[part];
-    T* const to = sums + column * width;
+  for (const auto& part : g.parts) {
+    const int64_t n = part.columns;
+    if (n == 0) continue;
+    zero(n * width, sums);
     const auto add = [&](int64_t rows, const T* x, const T* d) {
       for (int64_t from = 0; from < rows; from += kChunk) {
         const int64_t length = rows - from < kChunk ? rows - from : kChunk;
-        gemm<T>(n, width, length, {x + from * n, 1, n}, {d + from * g.rows + first, g.rows}, to,
-                width, to, width);
+        gemm<T>(n, width, length, {x + from * n, 1, n}, {d + from * g.rows + first, g.rows}, sums,
+                width, sums, width);
       }
     };
-    add(g.first_count, g.first[part], g.d);
-    add(g.count - g.first_count, g.rest[part], g.d + g.first_count * g.rows);
+    add(g.first_count, part.first, g.d);
+    add(g.count - g.first_count, part.rest, g.d + g.first_count * g.rows);
+    transpose(n, width, sums, width, part.d_weight + first * part.stride, part.stride);
   }
-  transpose(columns, width, sums, width, g.d_weight + first * columns, columns);
 
   if (!g.d_bias) return;
   zero(width, g.d_bias + first);

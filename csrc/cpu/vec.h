@@ -123,29 +123,51 @@ NTM_INLINE void each(int64_t n, Body&& body) {
   if (i < n) body(i, n - i);
 }
 
+// body(i, count) for the rows of a matrix, `Most` at a time and the rest by halves; count is a
+// constant.
+template <int Most, typename Body>
+NTM_INLINE void by_rows(int64_t rows, Body&& body, int64_t i = 0) {
+  for (; i + Most <= rows; i += Most) body(i, std::integral_constant<int, Most>{});
+  if constexpr (Most > 1) by_rows<Most / 2>(rows, body, i);
+}
+
+// body(i, count, lanes) for `Most` vectors of an array of n elements at a time, the rest by halves
+// and what is left of a vector by itself.
+template <typename T, int Most, typename Body>
+NTM_INLINE void by_vectors(int64_t n, Body&& body) {
+  const int64_t whole = n / kLanes<T>;
+  by_rows<Most>(whole, [&](int64_t v, auto count) { body(v * kLanes<T>, count, Full{}); });
+  const int64_t rest = n - whole * kLanes<T>;
+  if (rest) body(n - rest, std::integral_constant<int, 1>{}, rest);
+}
+
 template <typename V>
 NTM_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
-template <typename T, int Bytes, typename Combine>
-NTM_INLINE T fold(typename VectorOf<T, Bytes>::type x, Combine combine) {
-  if constexpr (Bytes == 2 * sizeof(T)) {
-    return combine(x[0], x[1]);
+// x with lane l exchanged for lane l ^ Bit.
+template <typename T, int Bit, int... Lane>
+NTM_INLINE Vec<T> exchange(Vec<T> x, std::integer_sequence<int, Lane...>) {
+  return __builtin_shuffle(x, Vec<Bits<T>>{(Lane ^ Bit)...});
+}
+// All lanes combined, in every lane.
+template <typename T, int Bit = kLanes<T> / 2, typename Combine>
+NTM_INLINE Vec<T> fold(Vec<T> x, Combine combine) {
+  x = combine(x, exchange<T, Bit>(x, std::make_integer_sequence<int, kLanes<T>>{}));
+  if constexpr (Bit > 1) {
+    return fold<T, Bit / 2>(x, combine);
   } else {
-    typename VectorOf<T, Bytes / 2>::type low, high;
-    __builtin_memcpy(&low, &x, Bytes / 2);
-    __builtin_memcpy(&high, (const char*)&x + Bytes / 2, Bytes / 2);
-    return fold<T, Bytes / 2>(combine(low, high), combine);
+    return x;
   }
 }
 template <typename T>
 NTM_INLINE T sum(Vec<T> x) {
-  return fold<T, kVectorBytes>(x, [](auto a, auto b) { return a + b; });
+  return fold<T>(x, [](auto a, auto b) { return a + b; })[0];
 }
 template <typename T>
 NTM_INLINE T peak(Vec<T> x) {
-  return fold<T, kVectorBytes>(x, [](auto a, auto b) { return a > b ? a : b; });
+  return fold<T>(x, [](auto a, auto b) { return a > b ? a : b; })[0];
 }
 
 // Of lane l: `second`[l ^ Bit] or `first`[l], by whether l has the bit (and the converse below).

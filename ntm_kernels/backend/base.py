@@ -60,9 +60,13 @@ class Problem(NamedTuple):
 
 
 class SequenceArguments(NamedTuple):
-    """Tensor arguments of ``sequence``, as every backend receives them."""
+    """Tensor arguments of ``sequence``.
 
-    projected_input: Tensor  # [T, B, G]
+    With an ``input_weight`` the input is still to be projected; only a backend that says it
+    ``projects_input`` is given one.
+    """
+
+    input: Tensor  # [T, B, G] projected, or [T, B, I]
     recurrent_weight: Tensor  # [G, R*M + C] for an LSTM, [C, R*M] for a feed-forward controller
     interface_weight: Tensor  # [P, C]
     interface_bias: Tensor  # [P]
@@ -72,6 +76,8 @@ class SequenceArguments(NamedTuple):
     hidden: Tensor | None  # [B, C]
     cell: Tensor | None  # [B, C]
     lengths: Tensor | None  # [B] int64
+    input_weight: Tensor | None = None  # [G, I]
+    input_bias: Tensor | None = None  # [G]
 
 
 class SequenceOutputs(NamedTuple):
@@ -100,6 +106,7 @@ class Backend(ABC):
     """
 
     name: str
+    projects_input = False
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run on this machine at all; ``None`` if it can."""
@@ -218,4 +225,6 @@ class Backend(ABC):
         """Gradients of the first nine arguments, from those of the first seven outputs.
 
         Where the feed-forward controller has no ``hidden`` and ``cell``, their gradients are empty.
+        The first is that of the projected input; a backend that projected it adds those of
+        ``input_weight`` and ``input_bias``.
         """

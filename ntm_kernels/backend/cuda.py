@@ -432,7 +432,7 @@ class CudaBackend(Backend):
             "forward",
             sizes,
             is_lstm=is_lstm,
-            projected_input=arguments.projected_input,
+            projected_input=arguments.input,
             initial_memory=memory,
             initial_weights=weights,
             initial_reads=reads,
@@ -467,7 +467,7 @@ class CudaBackend(Backend):
     ) -> tuple[Tensor, ...]:
         checkpoints, all_weights, interfaces, gates, cells = saved
         dtype, is_lstm = checkpoints.dtype, controller == "lstm"
-        d_projected = checkpoints.new_empty(arguments.projected_input.shape)
+        d_projected = checkpoints.new_empty(arguments.input.shape)
         d_interfaces = torch.empty_like(interfaces)
         starts = arguments.memory, arguments.weights, arguments.read_vectors
         d_memory, d_weights, d_reads = (_empty_like(tensor) for tensor in starts)
@@ -513,7 +513,7 @@ class CudaBackend(Backend):
         flat_gates, flat_interface = d_projected.flatten(0, 1).T, d_interfaces.flatten(0, 1).T
         weight_dtype = arguments.recurrent_weight.dtype
         return (
-            d_projected.to(arguments.projected_input.dtype),
+            d_projected.to(arguments.input.dtype),
             (flat_gates @ flat_recurrent).to(weight_dtype),
             (flat_interface @ flat_hidden.to(dtype)).to(weight_dtype),
             d_interfaces.sum((0, 1)).to(weight_dtype),

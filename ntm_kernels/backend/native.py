@@ -37,6 +37,7 @@ class NativeBackend(Backend):
     """Compiled C++ kernels for CPUs."""
 
     name = "native"
+    projects_input = True
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)
@@ -193,16 +194,15 @@ class NativeBackend(Backend):
         sizes: Sizes,
         controller: str,
     ) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.ops.ntm_native.sequence_backward(
-                grads,
-                *arguments,
-                hidden,
-                read_vectors,
-                saved,
-                sizes.num_read_heads,
-                sizes.num_write_heads,
-                sizes.shift_range,
-                sizes.checkpoint_every,
-            )
+        results = torch.ops.ntm_native.sequence_backward(
+            grads,
+            *arguments,
+            hidden,
+            read_vectors,
+            saved,
+            sizes.num_read_heads,
+            sizes.num_write_heads,
+            sizes.shift_range,
+            sizes.checkpoint_every,
         )
+        return tuple(results if arguments.input_weight is not None else results[:9])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import functional
-from ntm_kernels.checks import FLOATS, Arguments, positive_int
+from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
+from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
 from ntm_kernels.nn.state import (
@@ -199,9 +200,8 @@ class NTMCell(nn.Module):
         if lengths is not None:
             given = Arguments(type(self).__name__)
             given.fix("B", batch, "x")
-            given.lengths(lengths, x.shape[0], x.device)
-            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
-            x = x.masked_fill(beyond(lengths, x.shape[0], x.dim()), 0)
+            given.lengths(lengths, x.device)
+            lengths_within(type(self).__name__, lengths, x.shape[0])
         if self.fused:
             return self._unroll_fused(x, state, lengths, return_trace)
         return self._unroll_steps(x, state, lengths, return_trace)
@@ -211,8 +211,13 @@ class NTMCell(nn.Module):
     ) -> Unrolled:
         (layer,) = self.controller.layers  # type: ignore[misc]
         hidden, cell = state.controller if state.controller else (None, None)
+        projection: dict[str, Tensor] = {}
+        if torch.is_autocast_enabled(x.device.type):
+            x = layer.project(_blank(x, lengths))
+        else:
+            projection = {"input_weight": layer.input_weight, "input_bias": layer.bias}
         result = functional.sequence(
-            layer.project(x),
+            x,
             layer.recurrent_weight,
             self.interface.weight,
             self.interface.bias,
@@ -225,6 +230,7 @@ class NTMCell(nn.Module):
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             lengths=lengths,
+            **projection,
             checkpoint_every=self.checkpoint_every,
             return_trace=return_trace,
             backend=self.backend,
@@ -238,7 +244,7 @@ class NTMCell(nn.Module):
         self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
     ) -> Unrolled:
         hiddens, reads, traced = [], [], []
-        for time, now in enumerate(x.unbind(0)):
+        for time, now in enumerate(_blank(x, lengths).unbind(0)):
             active = None if lengths is None else lengths > time
             hidden, interface, new = self._step(now, state)
             read_vectors = new.read_vectors
@@ -387,10 +393,9 @@ class NTMCell(nn.Module):
         return text + ("" if self.backend is None else f", backend={self.backend!r}")
 
 
-def beyond(lengths: Tensor, time: int, dims: int) -> Tensor:
-    """Which steps lie beyond their sequence, ``[T, B, 1, …]`` with ``dims`` dimensions."""
-    outside = torch.arange(time, device=lengths.device).unsqueeze(-1) >= lengths
-    return outside.view(*outside.shape, *[1] * (dims - 2))
+def _blank(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Zeros in the padding of x: 0 · NaN in a weight gradient would be NaN."""
+    return x if lengths is None else x.masked_fill(beyond(lengths, x.shape[0], x.dim()), 0)
 
 
 def shapes_of(nest: Any) -> Any:

@@ -57,6 +57,8 @@ SEQUENCES = [
     {"time": 7, "batch": 3, "locations": 17, "words": 11, "hidden": 13, "read_heads": 2},
     {"time": 9, "locations": 11, "write_heads": 2, "controller": "feedforward", "hidden": 17},
     {"time": 10, "batch": 2, "locations": 128, "words": 20, "hidden": 33},
+    {"time": 6, "batch": 3, "words": 20, "read_heads": 2, "inputs": 5},
+    {"time": 4, "batch": 1, "inputs": 1, "controller": "feedforward"},
 ]
 CASES = [
     Case(op, **size)

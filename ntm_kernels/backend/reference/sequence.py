@@ -85,7 +85,7 @@ def sequence(
     layout = layout_of(sizes)
     recurrent_weight = arguments.recurrent_weight.mT
     interface_weight = arguments.interface_weight.mT
-    projected_input = arguments.projected_input
+    projected_input = arguments.input
     inside: tuple[Tensor, ...] = ()
     if arguments.lengths is not None:
         active = active_steps(arguments.lengths, sizes.time).unsqueeze(-1)

@@ -501,7 +501,7 @@ class TritonBackend(Backend):
         none = saved[0].new_empty(0)
         d_controller = d_state[3:] if controller == "lstm" else (none, none.clone())
         return (
-            d_gates.to(arguments.projected_input.dtype),
+            d_gates.to(arguments.input.dtype),
             *_weight_gradients(d_gates, d_interface, arguments, hidden, read_vectors),
             *d_state[:3],
             *d_controller,
@@ -526,7 +526,7 @@ class TritonBackend(Backend):
             for grad, like in zip(grads[4:7], arguments[6:9], strict=True)
         ]
         d_memory, d_weights = _like(arguments.memory, arguments.weights)
-        d_gates = checkpoints.new_empty(arguments.projected_input.shape)
+        d_gates = checkpoints.new_empty(arguments.input.shape)
         (d_interface,) = _like(interface)
         length = min(sizes.checkpoint_every, sizes.time)
         segment = checkpoints.new_empty(length, *checkpoints.shape[1:])

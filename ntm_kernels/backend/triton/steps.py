@@ -134,7 +134,7 @@ def sequence_backward(
     if arguments.lengths is not None:
         active = active_steps(arguments.lengths, sizes.time)
 
-    d_gates = checkpoints.new_empty(arguments.projected_input.shape)
+    d_gates = checkpoints.new_empty(arguments.input.shape)
     d_interfaces = interfaces.new_empty(interfaces.shape)
     num_reads = sizes.num_read_heads * sizes.word_size
     for segment in reversed(range(sizes.num_checkpoints)):
