@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
 from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
@@ -56,6 +57,19 @@ def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any
     _differentiable(f"{name}_backward", lambda ctx, inputs, output: None, refuse)
 
 
+def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
+    """Below autograd a tangent would be lost and the derivative 0. ``functional`` refuses it first,
+    with the argument's name, but not while ``torch.compile`` traces."""
+    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+        return
+    for arg in args:
+        if isinstance(arg, Tensor) and torch._VF._unpack_dual(arg, level=0)[1] is not None:
+            raise NotImplementedError(
+                f"ntm_kernels: forward-mode AD of {name} is not implemented; "
+                "ntm_kernels.reference has it"
+            )
+
+
 def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
     """Give an op its derivative, as ``torch.library.register_autograd`` would.
 
@@ -81,6 +95,7 @@ def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..
             return None, *backward(ctx, *grads)
 
     def run(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(name, args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return Derivative.apply(keyset, *args)
         return below_autograd(keyset, *args)

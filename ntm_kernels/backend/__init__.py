@@ -140,6 +140,7 @@ def use_backend(name: str) -> Iterator[None]:
     ...     ntm_kernels.functional.read(torch.eye(2)[None], torch.ones(1, 1, 2))
     tensor([[[1., 1.]]])
     """
+    _require_name("use_backend: name must be the name of a backend", name)
     why_not = get(name).unavailable()
     if why_not is not None:
         raise BackendError(f"backend {name!r} is not available: {why_not}")
@@ -154,16 +155,18 @@ def use_backend(name: str) -> Iterator[None]:
 def requested(argument: str | None = None) -> tuple[str, str] | None:
     """The name that was asked for and by what, or ``None`` if the choice is automatic."""
     if argument is not None:
-        if not isinstance(argument, str):
-            raise TypeError(
-                f"backend must be the name of a backend or None, got {type(argument).__name__}"
-            )
+        _require_name("backend must be the name of a backend or None", argument)
         return argument, "the backend argument"
     if (name := _ambient.backend) is not None:
         return name, "use_backend"
     if name := _environment():
         return name, f"the environment variable {ENVIRONMENT_VARIABLE}"
     return None
+
+
+def _require_name(rule: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{rule}, got {type(name).__name__}")
 
 
 # Constants to torch.compile: it would guard on the variable only where it is set,

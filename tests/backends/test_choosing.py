@@ -127,6 +127,8 @@ def test_unknown(registry, monkeypatch):
 def test_not_a_name(registry, backend):
     with pytest.raises(TypeError, match=f"backend must be the name.*{type(backend).__name__}"):
         functional.read(*READ, backend=backend)
+    with pytest.raises(TypeError, match=f"use_backend: name must.*{type(backend).__name__}"):
+        use_backend(backend).__enter__()
 
 
 def test_unavailable(registry):

@@ -78,6 +78,32 @@ def test_func_jvp_raises(entry, case):
         torch.func.jvp(function(case, tensors, entry.backend), values, values)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@each_tiny
+@each_backend
+def test_compiled_forward_mode_raises(entry, case):
+    """torch.compile traces past the check of the arguments."""
+    tensors = problem(entry, case)
+    torch._dynamo.reset()
+
+    @torch.compile(backend="aot_eager")
+    def tangents(*values):
+        return torch.func.jvp(function(case, tensors, entry.backend), values, values)[1]
+
+    with pytest.raises(NotImplementedError, match="forward-mode AD"):
+        tangents(*tensors.values())
+    torch._dynamo.reset()
+
+
+@each_backend
+def test_forward_mode_of_the_op_itself_raises(entry):
+    tensors = problem(entry, TINY[1])
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(tensors["memory"], torch.ones_like(tensors["memory"]))
+        with pytest.raises(NotImplementedError, match="forward-mode AD of read"):
+            torch.ops.ntm.read(dual, tensors["weights"], entry.backend)
+
+
 def unless_refused(transformed, *args):
     """What a function transform gives, or ``None`` where torch refuses to transform the op."""
     try:

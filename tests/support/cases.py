@@ -325,6 +325,3 @@ def _neighbour(tensor, seed):
     eps = torch.finfo(tensor.dtype if tensor.dtype != F64 else F32).eps
     moved = (tensor * (1 + 2 * eps * sign.to(F64))).to(tensor.dtype)
     return torch.where((tensor == 0) | (tensor == 1), tensor, moved)
-
-
-each_small = pytest.mark.parametrize("case", SMALL, ids=str)
