@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backend import Problem, Sizes
+from ntm_kernels.backend import Problem, SequenceArguments, Sizes, register
 from ntm_kernels.backend.triton import TritonBackend
 from ntm_kernels.backend.triton.launch import TABLE
-from tests.support.cases import Case, Dtypes, arguments
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees
+from tests.support.table import Entry
+from tests.triton.interpreted import TILED, InterpretedBackend, needs_interpreter
 
 pytest.importorskip("triton")
 
@@ -58,8 +60,6 @@ def sizes_of(case):
 
 
 def packed(case):
-    from ntm_kernels.backend import SequenceArguments
-
     given = arguments(case, Dtypes.all(torch.float32), "meta")
     controller = (given.pop("hidden", None), given.pop("cell", None))
     return SequenceArguments(*given.values(), *controller, lengths=None)
@@ -148,3 +148,21 @@ def test_largest_sizes():
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))
     assert "words of 2049" in TABLE.too_large(problem(8, 2049))
     assert "heads" in TABLE.too_large(problem(8, 4, heads=600))
+
+
+OTHER_TABLES = {
+    "narrow controller": TABLE._replace(controller_rows=2, controller_columns=8),
+    "wide controller": TABLE._replace(controller_rows=32, controller_columns=128),
+    "loop of steps": TABLE._replace(sequence_head_elements=0),
+    "one tile": TILED._replace(tile_elements=2048, programs_per_sequence=8),
+    "many programs": TILED._replace(tile_elements=8, programs_per_sequence=64),
+}
+for name, table in OTHER_TABLES.items():
+    register(InterpretedBackend(name, table), automatic=False)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("name", OTHER_TABLES)
+def test_launch_parameters_change_no_result(name):
+    case = Case("sequence", words=3, time=3, write_heads=2, hidden=11)
+    assert_agrees(case, Entry(name, "cpu"), arguments(case))
