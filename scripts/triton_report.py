@@ -57,6 +57,7 @@ MODELS = (
     Model("paper"),
     Model("1024 x 64", locations=1024, words=64),
     Model("feed-forward", controller="feedforward"),
+    Model("feed-forward, 4 + 4 heads", heads=4, hidden=256, controller="feedforward"),
     Model("feed-forward, 8 + 8 heads", heads=8, hidden=512, controller="feedforward"),
     Model("64 x 16", locations=64, words=16, hidden=64),
     Model("16 x 8", locations=16, words=8, hidden=32),

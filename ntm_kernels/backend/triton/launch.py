@@ -40,8 +40,9 @@ class Table(NamedTuple):
     )
     # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
     head_elements: int = 2048
-    # The same in ``sequence``, whose backward spills beyond; and where there are many heads, the
-    # controller's matrices are so large that a program per sequence should not read them alone.
+    # The same in ``sequence``. With 4 + 4 heads on the paper's memory it spills some tens of bytes
+    # on NVIDIA cards, which should cost less than a loop's launches; with 8 + 8 it spills more,
+    # and the controller is so large that a program per sequence had better not read it alone.
     sequence_head_elements: int = 1024
     # Blocks of the controller's matrices in ``sequence``: rows (four gates, that many units each)
     # and columns, two coalesced reads of 128 bytes; 16 elements a thread of 8 warps.
