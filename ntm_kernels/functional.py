@@ -32,6 +32,7 @@ from torch import Tensor
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
 from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
+from ntm_kernels.backend import explain as explain_choice
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -516,7 +517,7 @@ def _problem(
 
 def _choose(problem: Problem, backend: str | _Question | None) -> str:
     if isinstance(backend, _Question):
-        raise _Answer(choose(problem, backend.backend))
+        raise _Answer(explain_choice(problem, backend.backend))
     return choose(problem, backend).backend
 
 

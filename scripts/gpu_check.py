@@ -28,6 +28,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 TAIL = 200  # lines of a stage's output that go into the report
+QUICK = "cuda-cuda or triton-cuda"
 SANITIZED = "cuda-cuda and test_sizes and float32"
 SANITIZED_QUICK = f"{SANITIZED} and (step or sequence) and (N7M5 or N1M1)"
 
@@ -62,7 +63,7 @@ def find_sanitizer() -> str | None:
 def stages(quick: bool) -> list[Stage]:
     python = sys.executable
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    live = {"NTM_KERNELS_REQUIRE_BACKENDS": "cuda", "NTM_KERNELS_EMULATOR": "off"}
+    live = {"NTM_KERNELS_REQUIRE_BACKENDS": "cuda,triton", "NTM_KERNELS_EMULATOR": "off"}
     found = [
         Stage("devices", ["nvidia-smi"]),
         Stage("toolkit", ["nvcc", "--version"]),
@@ -75,7 +76,11 @@ def stages(quick: bool) -> list[Stage]:
         Stage("device tests", [*pytest, "tests/cuda/test_device.py"], live),
         Stage(
             "tests",
-            [*pytest, "tests", *(["-k", "cuda-cuda"] if quick else ["-m", "not slow"])],
+            [
+                *pytest,
+                "tests",
+                *(["-k", "cuda-cuda or triton-cuda"] if quick else ["-m", "not slow"]),
+            ],
             live,
         ),
     ]

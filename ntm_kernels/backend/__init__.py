@@ -42,6 +42,7 @@ __all__ = [
     "Sizes",
     "backends",
     "choose",
+    "explain",
     "get",
     "register",
     "use_backend",
@@ -202,6 +203,13 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         rejected[name] = why_not
     reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
     raise BackendError(f"no backend serves {problem.op}: {reasons}")
+
+
+def explain(problem: Problem, argument: str | None = None) -> BackendChoice:
+    """The choice, and which of its ways the backend takes."""
+    choice = choose(problem, argument)
+    how = get(choice.backend).how(problem)
+    return choice._replace(reason=f"{choice.reason}: {how}") if how else choice
 
 
 register(ReferenceBackend())

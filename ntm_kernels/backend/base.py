@@ -120,6 +120,10 @@ class Backend(ABC):
         """What it is and where it runs, in a few words."""
         return ""
 
+    def how(self, problem: Problem) -> str:
+        """Which of its ways it serves ``problem``, where it has several."""
+        return ""
+
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         """Shapes of the saved tensors of ``op``."""
         return []

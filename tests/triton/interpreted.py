@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import numpy as np
+import pytest
 import torch
 
 from ntm_kernels.backend import register
@@ -21,6 +22,7 @@ from ntm_kernels.backend.triton.launch import TABLE
 TILED = TABLE._replace(on_chip=(), tile_elements=16, programs_per_sequence=2, combine_block=(1, 8))
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+needs_interpreter = pytest.mark.skipif(not INTERPRETING, reason="TRITON_INTERPRET=1 is not set")
 
 
 class InterpretedBackend(TritonBackend):

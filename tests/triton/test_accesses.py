@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from tests.triton.interpreted import INTERPRETING, InterpretedBackend, extent
+from tests.triton.interpreted import InterpretedBackend, extent, needs_interpreter
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
-
-needs_interpreter = pytest.mark.skipif(not INTERPRETING, reason="TRITON_INTERPRET=1 is not set")
 
 
 @triton.jit

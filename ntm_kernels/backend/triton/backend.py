@@ -25,6 +25,10 @@ from ntm_kernels.backend.triton.tiling import Tiled, split
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.reference import activate, arithmetic_dtype
 
+# One stage: a pipelined loop would load what the step before has yet to store. Fusing multiply and
+# add loses nothing, and the default for it differs between versions.
+OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
+
 
 @cache
 def kernels() -> ModuleType:
@@ -88,6 +92,9 @@ class TritonBackend(Backend):
         platform = "ROCm" if torch.version.hip else "CUDA"
         return f"Triton {triton.__version__} kernels on {platform} devices"
 
+    def how(self, problem: Problem) -> str:
+        return self.table.path(problem)
+
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         if op != "sequence":
             return []
@@ -112,13 +119,17 @@ class TritonBackend(Backend):
         if device.type == "cuda":
             guard = torch.cuda.device(device)
         with guard:
-            # One stage: a pipelined loop would load what the step before has yet to store.
-            kernel[grid](*arguments, **sizes, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+            self.launch(kernel, grid, *arguments, **sizes, num_warps=warps, **OPTIONS)
 
-    def on_chip(self, memory: Tensor, heads: int, taps: int = 1) -> OnChip | None:
-        """The table's row for a memory that one program can hold; ``None`` if it goes in tiles."""
+    def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        kernel[grid](*arguments, **options)
+
+    def on_chip(
+        self, memory: Tensor, heads: int, taps: int = 1, sequence: bool = False
+    ) -> OnChip | None:
+        """The table's row for a memory that one program can hold; ``None`` if none can."""
         _, locations, words = memory.shape
-        return self.table.fitting(locations, words, heads, taps, memory.dtype)
+        return self.table.fitting(locations, words, heads, taps, memory.dtype, sequence)
 
     def blocks(
         self, row: OnChip, memory: Tensor, heads: int, taps: int = 0, **sizes: Any
@@ -400,7 +411,7 @@ class TritonBackend(Backend):
         return_trace: bool,
     ) -> tuple[SequenceOutputs, list[Tensor]]:
         keep = save_for_backward or return_trace
-        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps, sequence=True)
         if row is None:
             outputs, saved = steps.sequence(self, arguments, sizes, save_for_backward, keep)
         else:
@@ -489,7 +500,7 @@ class TritonBackend(Backend):
         sizes: Sizes,
         controller: str,
     ) -> tuple[Tensor, ...]:
-        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps)
+        row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps, sequence=True)
         if row is None:
             d_gates, d_interface, d_state = steps.sequence_backward(
                 self, grads, arguments, hidden, saved, sizes, layout_of(sizes)

@@ -9,6 +9,8 @@ import torch
 from ntm_kernels.backend.base import Problem
 from ntm_kernels.reference import arithmetic_dtype
 
+INT32_MAX = 2**31 - 1
+
 
 class OnChip(NamedTuple):
     """One program per sequence, the memory in registers."""
@@ -38,6 +40,10 @@ class Table(NamedTuple):
     )
     # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
     head_elements: int = 2048
+    # The same in ``sequence``. With 4 + 4 heads on the paper's memory it spills some tens of bytes
+    # on NVIDIA cards, which should cost less than a loop's launches; with 8 + 8 it spills more,
+    # and the controller is so large that a program per sequence had better not read it alone.
+    sequence_head_elements: int = 1024
     # Blocks of the controller's matrices in ``sequence``: rows (four gates, that many units each)
     # and columns, two coalesced reads of 128 bytes; 16 elements a thread of 8 warps.
     controller_rows: int = 16
@@ -54,12 +60,18 @@ class Table(NamedTuple):
     combine_block: tuple[int, int] = (16, 128)
 
     def fitting(
-        self, locations: int, words: int, heads: int, taps: int, dtype: torch.dtype
+        self,
+        locations: int,
+        words: int,
+        heads: int,
+        taps: int,
+        dtype: torch.dtype,
+        sequence: bool = False,
     ) -> OnChip | None:
-        """The row that holds such a memory on the chip, if one does."""
+        """The row that holds such a memory on the chip, for a step or a sequence, if one does."""
         scale = _scale(dtype)
         beside = padded(heads) * max(padded(locations), padded(taps))
-        if beside * scale > self.head_elements:
+        if beside * scale > (self.sequence_head_elements if sequence else self.head_elements):
             return None
         elements = padded(locations) * padded(words) * scale
         return next((row for row in self.on_chip if elements <= row.elements), None)
@@ -75,9 +87,22 @@ class Table(NamedTuple):
         programs = max(self.programs // max(batch, 1), 1)
         return rows, min(programs, self.programs_per_sequence, beside)
 
+    def path(self, problem: Problem) -> str:
+        """How ``problem`` is served."""
+        sizes = problem.sizes
+        shape = (sizes.memory_size, sizes.word_size, sizes.num_heads, max(sizes.taps, 1))
+        one = self.fitting(*shape, problem.memory_dtype)
+        if problem.op == "sequence":
+            if self.fitting(*shape, problem.memory_dtype, sequence=True):
+                return "one launch, the memory in registers over all steps"
+            return f"a loop of steps, the memory {'in registers' if one else 'in tiles'}"
+        return f"the memory {'in registers' if one else 'in tiles'}"
+
     def too_large(self, problem: Problem) -> str | None:
         """Why no kernel serves ``problem``; ``None`` if one does."""
         sizes, scale = problem.sizes, _scale(problem.memory_dtype)
+        if sizes.memory_size * sizes.word_size > INT32_MAX:
+            return f"a memory of {sizes.memory_size} x {sizes.word_size} needs 64-bit indices"
         if padded(sizes.word_size) * scale > self.tile_elements:
             return f"words of {sizes.word_size} elements do not fit in a tile"
         if padded(sizes.num_heads) * padded(max(sizes.taps, 1)) * scale > self.head_elements:

@@ -20,6 +20,9 @@ import triton.language as tl
 from ntm_kernels.backend.triton import stages
 from ntm_kernels.backend.triton.step import step, step_backward
 
+# One compilation serves sequences and batches of any length.
+VARYING = ("T", "B", "every")
+
 
 @triton.jit
 def matvec(
@@ -240,7 +243,7 @@ def fill_zero(p, size, ACC: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(p + index, tl.zeros([BLOCK], ACC), mask=index < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def sequence_kernel(
     p_projected,  # [T, B, G]
     p_recurrent_weight,  # [G, K + C] for an LSTM, else [C, K]
@@ -374,7 +377,7 @@ def sequence_kernel(
     stages.store_rows(p_final_weights + i_b * H * N, weights, i_h, i_n, H, N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def sequence_backward_kernel(
     p_d_hidden,  # [T, B, C] or None
     p_d_all_reads,  # [T, B, R, M] or None

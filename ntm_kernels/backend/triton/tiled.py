@@ -25,6 +25,9 @@ import triton.language as tl
 
 from ntm_kernels.backend.triton import stages
 
+# One compilation serves batches of any size, which the number of parts depends on.
+VARYING = ("G",)
+
 
 @triton.jit
 def softmax_total(
@@ -104,7 +107,7 @@ def store_tile(p, value, i_n, inside, M: tl.constexpr):
     tl.store(p + i_n[:, None] * M + i_m[None, :], value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def scores_kernel(
     p_memory,  # [B, N, M]
     p_key,  # [B, H, M]
@@ -145,7 +148,7 @@ def scores_kernel(
     store_part(p_sums + i_b * H * G, total, i_g, G, H)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def shift_kernel(
     p_scores,  # [B, H, N]
     p_tops,  # [B, H, G]
@@ -202,7 +205,7 @@ def shift_kernel(
     store_part(p_powers + i_b * H * G, powers, i_g, G, H)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def finish_kernel(
     p_memory,  # [B, N, M]; None if there is nothing to read or write
     p_shifted,  # [B, H, N]; None if the weights are given
@@ -262,7 +265,7 @@ def finish_kernel(
             store_tile(p_written + i_b * N * M, memory, i_n, inside, M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def finish_backward_kernel(
     p_d_reads,  # [B, R, M] or None
     p_d_written,  # [B, N, M] or None
@@ -327,21 +330,22 @@ def finish_backward_kernel(
             d_memory = tl.zeros([BN, BM], ACC)
             if p_d_written is not None:
                 d_memory = load_tile(p_d_written + i_b * N * M, i_n, inside, M, BM, ACC)
-            d_memory, d_weights = stages.write_backward(
-                d_memory,
-                d_weights,
-                memory,
-                weights,
-                p_erase,
-                p_add,
-                p_d_erase,
-                p_d_add,
-                start > i_g * run,
-                R,
-                W,
-                M,
-                RAW,
-            )
+            if W > 0:
+                d_memory, d_weights = stages.write_backward(
+                    d_memory,
+                    d_weights,
+                    memory,
+                    weights,
+                    p_erase,
+                    p_add,
+                    p_d_erase,
+                    p_d_add,
+                    start > i_g * run,
+                    R,
+                    W,
+                    M,
+                    RAW,
+                )
             d_memory, d_weights = stages.read_backward(
                 d_memory, d_weights, memory, weights, p_d_reads, None, R, M
             )
@@ -352,7 +356,7 @@ def finish_backward_kernel(
     store_part(p_means + i_b * H * G, mean, i_g, G, H)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def sharpen_backward_kernel(
     p_d_weights,  # [B, H, N]
     p_means,  # [B, H, G]
@@ -397,7 +401,7 @@ def sharpen_backward_kernel(
     stages.store_strength_gradient(p_sharpening, p_d_sharpening, d_sharpening, False, H, RAW, ACC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def shift_backward_kernel(
     p_d_shifted,  # [B, H, N]
     p_scores,  # [B, H, N]
@@ -459,7 +463,7 @@ def shift_backward_kernel(
     stages.store_shift_gradient(p_d_shift + i_part, d_taps, taps, False, H, S, RAW)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def scores_backward_kernel(
     p_d_focus,  # [B, H, N]
     p_totals,  # [B, H, G]
@@ -528,7 +532,7 @@ def scores_backward_kernel(
     stages.store_strength_gradient(p_strength, p_d_strength, d_strength, False, H, RAW, ACC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def combine_kernel(
     p_parts,  # [B, G, D]
     p_total,  # [B, D]

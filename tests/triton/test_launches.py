@@ -1,0 +1,168 @@
+"""How many kernels a call launches, and which sizes go which way."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ntm_kernels.backend import Problem, SequenceArguments, Sizes, register
+from ntm_kernels.backend.triton import TritonBackend
+from ntm_kernels.backend.triton.launch import TABLE
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees
+from tests.support.table import Entry
+from tests.triton.interpreted import TILED, InterpretedBackend, needs_interpreter
+
+pytest.importorskip("triton")
+
+PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
+LARGE = PAPER.with_(locations=1024, words=64)
+MANY_HEADS = PAPER.with_(read_heads=8, write_heads=8, controller="feedforward")
+ADDRESS = ["scores", "shift"]
+ADDRESS_BACKWARD = ["sharpen_backward", "shift_backward", "scores_backward", "combine"]
+
+
+class Launches(TritonBackend):
+    """Counts kernels instead of launching them, on tensors without data."""
+
+    def __init__(self):
+        super().__init__(device_type="meta")
+        self.names = []
+
+    def launch(self, kernel, grid, *arguments, **options):
+        self.names.append(kernel.fn.__name__.removesuffix("_kernel"))
+
+
+class Dispatches(TorchDispatchMode):
+    """Counts operators of torch that launch something: neither views nor new empty tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not (func.is_view or "empty" in func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def sizes_of(case):
+    return Sizes(
+        case.batch,
+        case.locations,
+        case.words,
+        case.read_heads,
+        case.write_heads if case.op in ("step", "sequence") else 0,
+        taps=2 * case.shift_range + 1,
+        time=case.time,
+        hidden_size=case.hidden,
+        checkpoint_every=6,
+    )
+
+
+def packed(case):
+    given = arguments(case, Dtypes.all(torch.float32), "meta")
+    controller = (given.pop("hidden", None), given.pop("cell", None))
+    return SequenceArguments(*given.values(), *controller, lengths=None)
+
+
+def step(case):
+    """Kernels of a step and of its backward."""
+    case = case.with_(op="step")
+    forward, backward = Launches(), Launches()
+    memory, interface, previous = arguments(case, Dtypes.all(torch.float32), "meta").values()
+    given = memory, interface, previous
+    reads, written, weights, saved = forward.step(*given, sizes_of(case), True)
+    backward.step_backward(reads, written, weights, *given, weights, saved, sizes_of(case))
+    return forward.names, backward.names
+
+
+def sequence(case):
+    """Kernels of a sequence and of its backward, and operators of torch beside them."""
+    forward, backward = Launches(), Launches()
+    given, sizes = packed(case), sizes_of(case)
+    with Dispatches() as beside_forward:
+        outputs, saved = forward.sequence(given, sizes, case.controller, True, False)
+    grads = [part if part.numel() else None for part in outputs[:7]]
+    results = outputs.hidden, outputs.read_vectors, saved, sizes, case.controller
+    with Dispatches() as beside_backward:
+        backward.sequence_backward(grads, given, *results)
+    counts = beside_forward.count, beside_backward.count
+    return Counter(forward.names), Counter(backward.names), counts
+
+
+def test_step():
+    assert step(PAPER) == (["step"], ["step_backward"])
+    assert step(LARGE) == (
+        [*ADDRESS, "finish", "combine"],
+        [*ADDRESS, "finish_backward", *ADDRESS_BACKWARD],
+    )
+
+
+def test_sequence_in_one_launch():
+    forward, backward, beside = sequence(PAPER)
+    assert forward == {"sequence": 1}
+    assert backward == {"sequence_backward": 1}
+    # However long: copies of the state, and three products for the weights' gradients.
+    assert beside == sequence(PAPER.with_(time=7))[2]
+    assert max(beside) <= 12
+
+
+@pytest.mark.parametrize(("case", "per_step"), [(LARGE, (4, 7)), (MANY_HEADS, (1, 1))])
+def test_sequence_in_a_loop(case, per_step):
+    forward, backward, beside = sequence(case)
+    repeated = backward.pop("write", 0) + backward.pop("finish", 0)
+    assert forward.total() == per_step[0] * case.time
+    assert backward.total() == per_step[1] * case.time
+    # Memories between the stored ones are written anew.
+    assert repeated == case.time - sizes_of(case).num_checkpoints
+    assert beside[0] <= 18 * case.time
+    assert beside[1] <= 18 * case.time
+
+
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        (PAPER, "one launch, the memory in registers over all steps"),
+        (MANY_HEADS, "a loop of steps, the memory in registers"),
+        (LARGE, "a loop of steps, the memory in tiles"),
+        (PAPER.with_(op="step"), "the memory in registers"),
+        (MANY_HEADS.with_(op="step"), "the memory in registers"),
+        (LARGE.with_(op="read"), "the memory in tiles"),
+    ],
+    ids=str,
+)
+def test_path_is_told(case, how):
+    problem = Problem(
+        case.op, "cuda", torch.float32, torch.float32, case.controller, sizes_of(case)
+    )
+    assert TritonBackend().how(problem) == how
+    assert TABLE.too_large(problem) is None
+
+
+def test_largest_sizes():
+    def problem(locations, words, heads=1, taps=3):
+        sizes = Sizes(1, locations, words, heads, heads, taps=taps)
+        return Problem("step", "cuda", torch.float32, torch.float32, "", sizes)
+
+    assert TABLE.too_large(problem(2**20, 1024)) is None
+    assert "64-bit" in TABLE.too_large(problem(2**21, 1024))
+    assert "words of 2049" in TABLE.too_large(problem(8, 2049))
+    assert "heads" in TABLE.too_large(problem(8, 4, heads=600))
+
+
+OTHER_TABLES = {
+    "narrow controller": TABLE._replace(controller_rows=2, controller_columns=8),
+    "wide controller": TABLE._replace(controller_rows=32, controller_columns=128),
+    "loop of steps": TABLE._replace(sequence_head_elements=0),
+    "one tile": TILED._replace(tile_elements=2048, programs_per_sequence=8),
+    "many programs": TILED._replace(tile_elements=8, programs_per_sequence=64),
+}
+for name, table in OTHER_TABLES.items():
+    register(InterpretedBackend(name, table), automatic=False)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("name", OTHER_TABLES)
+def test_launch_parameters_change_no_result(name):
+    case = Case("sequence", words=3, time=3, write_heads=2, hidden=11)
+    assert_agrees(case, Entry(name, "cpu"), arguments(case))
