@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from bench import results
 from bench.cli import QUICK_LIMITS
@@ -37,7 +38,7 @@ TILED = {
     "programs_per_sequence": (64, 128, 256, 512),
 }
 PAPER = Workload()
-CASES = [
+CASES: list[tuple[str, Workload, Mapping[str, tuple[int, ...]]]] = [
     ("step", PAPER, ON_CHIP),
     ("sequence", PAPER, SEQUENCE),
     ("step", replace(PAPER, memory_size=32, word_size=16), ON_CHIP),
@@ -48,9 +49,10 @@ CASES = [
 
 def changed(entry: str, value: int) -> Table:
     """The table with another value of one entry, in every row that has it."""
+    change: dict[str, Any] = {entry: value}
     if entry in TABLE._fields:
-        return TABLE._replace(**{entry: value})
-    return TABLE._replace(on_chip=tuple(row._replace(**{entry: value}) for row in TABLE.on_chip))
+        return TABLE._replace(**change)
+    return TABLE._replace(on_chip=tuple(row._replace(**change) for row in TABLE.on_chip))
 
 
 def candidates(device: str) -> Iterator[TritonBackend]:
