@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all sanitize triton-test triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test check-all sanitize sanitize-native triton-test triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,7 @@ check-all: lint build ## run every check there is, the slow ones too
 	$(ensure) --need $(testing) --want $(training)
 	@$(pytest)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical
+	@$(PYTHON) -m scripts.sanitize_native
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
@@ -60,6 +61,10 @@ check-all: lint build ## run every check there is, the slow ones too
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
+
+sanitize-native: | $(filter .venv/%,$(PYTHON)) ## run the native kernels under sanitizers
+	$(ensure) --need setuptools $(testing)
+	@$(PYTHON) -m scripts.sanitize_native $(ARGS)
 
 triton-test: | $(filter .venv/%,$(PYTHON)) ## run the ops on the Triton kernels in Triton's interpreter
 	$(ensure) --need triton $(testing)
