@@ -275,7 +275,8 @@ def sequence(
         num_write_heads: W.
         shift_range: largest shift, in rows.
         lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
-            and the padding has no influence. ``None``: all T.
+            and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises on a
+            CPU; on a GPU and in compiled code the values are not looked at.
         input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
         input_bias: b ``[G]``; give both or none.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
