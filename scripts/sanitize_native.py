@@ -15,7 +15,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("bench", "csrc", "ntm_kernels", "tests", "setup.py", "pyproject.toml", "README.md")
+COPIED = (
+    "bench",
+    "csrc",
+    "ntm_kernels",
+    "tests",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 # torch.compile starts compilers, which do not run under a sanitizer of this process.
 SELECTED = "native and not compile and not opcheck"
 
