@@ -15,12 +15,19 @@ constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 3;
 // Up to here a row's neighbours are gated again for every tap, which saves a barrier.
 constexpr int kFewTaps = 5;
 
+// A value of which the compiler knows nothing, so that what follows from it is worked out where it is
+// used and does not wait in registers.
+__device__ inline int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 struct Block {
   int thread, lane, warp, threads, warps;
   __device__ Block()
-      : thread(threadIdx.x),
-        lane(threadIdx.x % kWarp),
-        warp(threadIdx.x / kWarp),
+      : thread(opaque(threadIdx.x)),
+        lane(thread % kWarp),
+        warp(thread / kWarp),
         threads(blockDim.x),
         warps(blockDim.x / kWarp) {}
 };

@@ -32,12 +32,6 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
   const NtmArray checkpoints = plain<A>(params.checkpoints);
-  const Weight<A, Held> recurrent(block, static_cast<const A*>(params.recurrent_weight), gates,
-                                  width, is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce,
-                                  is_lstm ? C : 1, space.near_weights, plan.near_units);
-  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), P, C,
-                               units_of(P), kRowsAtOnce, 1, space.near_interface,
-                               plan.near_interface_units);
   const A* interface_bias = static_cast<const A*>(params.interface_bias);
   A* all_weights = static_cast<A*>(params.all_weights);
   A* interfaces = static_cast<A*>(params.interfaces);
@@ -51,10 +45,17 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
     load_vector(block, space.cell, params.initial_cell, b * C, C);
   }
+  const Weight<A, Held> recurrent(block, static_cast<const A*>(params.recurrent_weight), gates,
+                                  width, is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce,
+                                  is_lstm ? C : 1, space.near_weights, plan.near_units);
+  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), P, C,
+                               units_of(P), kRowsAtOnce, 1, space.near_interface,
+                               plan.near_interface_units);
   __syncthreads();
 
   A *now = space.recurrent, *next = space.next_recurrent;
   for (int t = 0; t < length; ++t) {
+    const Block block;
     const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
     A* hidden = next + reads;
     const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
@@ -83,8 +84,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         store(params.hidden, at * C + row, hidden[row]);
       });
     }
-    if (checkpoint && resident)
-      store_tile(Tile<A>{space.tile, 0, N, M, true}, checkpoints, checkpoint_at);
+    if (checkpoint && resident) {
+      A* to = static_cast<A*>(params.checkpoints) + checkpoint_at;
+      each_group<1>(block, Tile<A>{space.tile, 0, N, M, true}, [&](int index, int row, int word) {
+        to[index] = space.tile[row * Tile<A>::stride_of(M) + word];
+      });
+    }
     __syncthreads();
 
     interface.times(block, hidden, [&](int unit, A sum) {
