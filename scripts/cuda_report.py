@@ -10,6 +10,7 @@ what exceeds its bound is printed and is an error. `--check` writes nothing.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -151,6 +152,14 @@ def overruns(
     return found
 
 
+def fingerprint() -> str:
+    """Of the kernels' sources, comments and layout left out: what the report was made from."""
+    digest = hashlib.sha256()
+    for source in sorted(REPORT.parent.glob("*.[ch]u*")) + sorted(REPORT.parent.glob("*.h")):
+        digest.update("".join(re.sub(r"//.*", "", source.read_text()).split()).encode())
+    return digest.hexdigest()[:16]
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -236,6 +245,7 @@ def render(
     return f"""# What the CUDA kernels cost
 
 Written by `make cuda-report` ({toolchain()}); bounded by `budget.json`. No GPU was used.
+Sources: {fingerprint()}.
 
 ## Registers
 

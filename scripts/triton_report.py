@@ -233,6 +233,10 @@ def bounds(results: Results) -> dict[str, Any]:
     return {"most": most, "spilled": spilled}
 
 
+# Registers alone cost nothing before a spill; a small change of a kernel moves them by this much.
+REGISTER_SLACK = 1.15
+
+
 def problems(results: Results, budget: dict[str, Any]) -> list[str]:
     """What exceeds its bound, or has none."""
     found = []
@@ -243,7 +247,7 @@ def problems(results: Results, budget: dict[str, Any]) -> list[str]:
             found += [
                 f"{row}, {target}: {value} {what}, at most {bound} allowed"
                 for what, value, bound in (
-                    ("registers", usage.registers, registers),
+                    ("registers", usage.registers, int(registers * REGISTER_SLACK)),
                     ("bytes of shared memory", usage.shared, shared),
                     ("bytes spilled", usage.spilled, spilled),
                 )

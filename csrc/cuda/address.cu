@@ -35,11 +35,29 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
   load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
   __syncthreads();
   A* saved = static_cast<A*>(params.saved_weights);
-  address(block, tile, heads, sizes, space, [&](int head, int row, A w) {
+  address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = weighting + static_cast<int64_t>(head) * sizes.N + row;
     store(params.weights, at, w);
     if (saved != nullptr) saved[at] = w;
   });
+}
+
+// The gradient of the parameter at an index of the vector, to the array of its kind.
+template <typename A>
+__device__ void store_parameter(const Heads<A>& heads, const NtmAddressParams& params,
+                                const Sizes& sizes, int index, A d) {
+  const int64_t b = blockIdx.x;
+  const A* at = heads.key + index;
+  if (at < heads.strength)
+    store(params.d_key, b * sizes.H * sizes.M + index, d);
+  else if (at < heads.gate)
+    store(params.d_strength, b * sizes.H + (at - heads.strength), d);
+  else if (at < heads.shift)
+    store(params.d_gate, b * sizes.H + (at - heads.gate), d);
+  else if (at < heads.sharpening)
+    store(params.d_shift, b * sizes.H * sizes.S + (at - heads.shift), d);
+  else
+    store(params.d_sharpening, b * sizes.H + (at - heads.sharpening), d);
 }
 
 template <typename A>
@@ -50,10 +68,11 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
-  const Chain<A> chain = space.chain(block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
-  const int H = sizes.H, M = sizes.M, S = sizes.S;
+  const Heads<A> heads(space.vector, sizes);
+  const BackwardChain<A> chain = space.chain(block, sizes);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
+  const int H = sizes.H;
   const int64_t b = blockIdx.x, memory = b * sizes.N * sizes.M, weighting = b * H * sizes.N;
 
   load_tile(tile, params.memory, memory);
@@ -61,29 +80,20 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   load_vector(block, chain.d, params.d_weights, weighting, H * sizes.N);
   load_vector(block, chain.previous, params.previous_weights, weighting, H * sizes.N);
   load_vector(block, chain.weights, plain<A>(params.saved_weights), weighting, H * sizes.N);
+  clear_tile(block, d_tile);
   __syncthreads();
-  content(block, tile, heads, sizes, chain.similarity, chain.scores, chain.row_norms,
-          chain.key_norms);
+  content(block, tile, heads, sizes, chain);
+  sharpen_backward_dots(block, tile, sizes, chain);
   __syncthreads();
-  address_backward(block, heads, d_heads, sizes, chain);
-  fold_scalars(block, d_heads, sizes, chain);
-#pragma unroll 1
-  for (int column = block.warp; column < M; column += block.warps) {
-    read(block, tile, column, chain.shifted, H, sizes.N, d_heads.key);
-    for (int row = block.lane; row < tile.rows; row += kWarp) {
-      const A pull = outer_sum(chain.shifted + row, H, sizes.N, heads.key + column, M);
-      tile(row, column) = pull - tile(row, column) * chain.row_norms[row];
-    }
-  }
+  address_backward(block, heads, sizes, chain, space.d_taps);
   __syncthreads();
-  store_tile(tile, params.d_memory, memory);
+  auto give = [&](int index, A d) { store_parameter(heads, params, sizes, index, d); };
+  scalars_backward(block, heads, sizes, chain, space.d_taps, false, give);
+  columns_backward(block, tile, d_tile, heads, Parts(0, 0, H), sizes.N, space.d_reads, chain, true,
+                   give);
+  __syncthreads();
+  store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous, weighting, H * sizes.N);
-  for (int i = block.thread; i < H * M; i += block.threads)
-    store(params.d_key, b * H * M + i, head_gradient(i, heads, d_heads, sizes, chain.key_norms));
-  store_vector(block, d_heads.strength, params.d_strength, b * H, H);
-  store_vector(block, d_heads.gate, params.d_gate, b * H, H);
-  store_vector(block, d_heads.shift, params.d_shift, b * H * S, H * S);
-  store_vector(block, d_heads.sharpening, params.d_sharpening, b * H, H);
 }
 
 static TiledCall tiled_call(const NtmAddressParams& params) {

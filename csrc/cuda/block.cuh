@@ -15,12 +15,19 @@ constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 3;
 // Up to here a row's neighbours are gated again for every tap, which saves a barrier.
 constexpr int kFewTaps = 5;
 
+// A value of which the compiler knows nothing, so that what follows from it is worked out where it
+// is used and does not wait in registers.
+__device__ inline int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 struct Block {
   int thread, lane, warp, threads, warps;
   __device__ Block()
-      : thread(threadIdx.x),
-        lane(threadIdx.x % kWarp),
-        warp(threadIdx.x / kWarp),
+      : thread(opaque(threadIdx.x)),
+        lane(thread % kWarp),
+        warp(thread / kWarp),
         threads(blockDim.x),
         warps(blockDim.x / kWarp) {}
 };
@@ -54,21 +61,37 @@ __device__ A warp_max(A x) {
   return x;
 }
 
+// The sum over all lanes of sums[lane % 4]: six shuffles where four reductions take twenty.
+template <typename A>
+__device__ A own_sum(const Block& block, const A* sums) {
+  const bool odd = block.lane & 1, high = block.lane & 2;
+  const A low_pair =
+      (odd ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, odd ? sums[0] : sums[1], 1);
+  const A high_pair =
+      (odd ? sums[3] : sums[2]) + __shfl_xor_sync(kAllLanes, odd ? sums[2] : sums[3], 1);
+  A own =
+      (high ? high_pair : low_pair) + __shfl_xor_sync(kAllLanes, high ? low_pair : high_pair, 2);
+#pragma unroll
+  for (int other = 4; other < kWarp; other *= 2) own += __shfl_xor_sync(kAllLanes, own, other);
+  return own;
+}
+
 // A maximum and the sum of terms relative to it: what one warp knows of a softmax.
 template <typename A>
-struct Pair {
+struct alignas(2 * sizeof(A)) Pair {
   A peak, sum;
 };
 
-// One value per head and warp (of all blocks at work on a sequence), to be reduced by every reader
-// after the next barrier, always in the same order.
+// Partial results of each head, to be reduced by every reader after the next barrier, always in the
+// same order.
 template <typename V>
 struct Partials {
   V* at;      // [heads, count]
-  int count;  // values per head
+  int count;  // values of a head, of all blocks at work on a sequence
   int mine;   // the first of this block's values
-  __device__ V& own(int head, int warp) const {
-    return at[static_cast<int64_t>(head) * count + mine + warp];
+  int share;  // how many there are of this block, each from one warp
+  __device__ V& own(int head, int slot) const {
+    return at[static_cast<int64_t>(head) * count + mine + slot];
   }
   __device__ const V* of(int head) const { return at + static_cast<int64_t>(head) * count; }
 };
@@ -81,17 +104,27 @@ __device__ A fold_sum(const Block& block, const Partials<A>& partials, int head)
   return warp_sum(sum);
 }
 
-// The maximum of x and the sum of e^(x - maximum), of all the warps' pairs; {−∞, 0} of none.
+// Two parts of a softmax as one.
+template <typename A>
+__device__ Pair<A> joined(const Pair<A>& one, const Pair<A>& other) {
+  const A peak = larger(one.peak, other.peak);
+  const A sum = one.sum != 0 ? one.sum * exp_of(one.peak - peak) : A(0);
+  return {peak, other.sum != 0 ? sum + other.sum * exp_of(other.peak - peak) : sum};
+}
+
+// The maximum of x and the sum of e^(x - maximum), of all the lanes' pairs; {−∞, 0} of none.
+template <typename A>
+__device__ Pair<A> warp_softmax(const Pair<A>& own) {
+  const A peak = warp_max(own.peak);
+  return {peak, warp_sum(own.sum != 0 ? own.sum * exp_of(own.peak - peak) : A(0))};
+}
+
 template <typename A>
 __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& partials, int head) {
   const Pair<A>* pairs = partials.of(head);
-  A peak = -Constants<A>::infinity;
-  for (int i = block.lane; i < partials.count; i += kWarp) peak = larger(peak, pairs[i].peak);
-  peak = warp_max(peak);
-  A sum = 0;
-  for (int i = block.lane; i < partials.count; i += kWarp)
-    if (pairs[i].sum != 0) sum += pairs[i].sum * exp_of(pairs[i].peak - peak);
-  return {peak, warp_sum(sum)};
+  Pair<A> own{-Constants<A>::infinity, 0};
+  for (int i = block.lane; i < partials.count; i += kWarp) own = joined(own, pairs[i]);
+  return warp_softmax(own);
 }
 
 // The maximum of x and the sum of (x / maximum)^power, of all the warps' pairs; {0, 0} if all are
@@ -116,15 +149,27 @@ __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& part
 struct Rows {
   int first, rows;
   __device__ int chunks() const { return (rows + kWarp - 1) / kWarp; }
+  // How many warps have a chunk of a head.
+  __device__ int shares(const Block& block) const { return min(chunks(), block.warps); }
+  // The first chunk of a head that is this warp's, if there are so many.
   __device__ int start(const Block& block, int head) const {
     const int turn = static_cast<int>(static_cast<int64_t>(head) * chunks() % block.warps);
     return (block.warp + block.warps - turn) % block.warps;
   }
+  // f(head, slot) for each head of which this warp has rows or partial results to fill in.
+  template <typename F>
+  __device__ void each_head(const Block& block, int heads, int share, F f) const {
+#pragma unroll 1
+    for (int head = 0; head < heads; ++head) {
+      const int slot = start(block, head);
+      if (slot < share) f(head, slot);
+    }
+  }
   // f(row) for each row of this thread, where `first <= row < first + rows`.
   template <typename F>
-  __device__ void each(const Block& block, int head, F f) const {
+  __device__ void each(const Block& block, int slot, F f) const {
 #pragma unroll 1
-    for (int chunk = start(block, head); chunk < chunks(); chunk += block.warps) {
+    for (int chunk = slot; chunk < chunks(); chunk += block.warps) {
       const int at = chunk * kWarp + block.lane;
       if (at < rows) f(first + at);
     }

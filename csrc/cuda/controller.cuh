@@ -6,29 +6,13 @@ namespace ntm {
 
 constexpr int kRowsAtOnce = 4;
 constexpr int kUnitsAtOnce = kWarp / kRowsAtOnce;
-// A weight of at most this many columns per lane may be held in registers.
-constexpr int kHeldColumns = 4;
-
-// The sum over all lanes of sums[lane % 4]: six shuffles where four reductions take twenty.
-template <typename A>
-__device__ A own_sum(const Block& block, const A* sums) {
-  const bool odd = block.lane & 1, high = block.lane & 2;
-  const A low_pair =
-      (odd ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, odd ? sums[0] : sums[1], 1);
-  const A high_pair =
-      (odd ? sums[3] : sums[2]) + __shfl_xor_sync(kAllLanes, odd ? sums[2] : sums[3], 1);
-  A own =
-      (high ? high_pair : low_pair) + __shfl_xor_sync(kAllLanes, high ? low_pair : high_pair, 2);
-#pragma unroll
-  for (int other = 4; other < kWarp; other *= 2) own += __shfl_xor_sync(kAllLanes, own, other);
-  return own;
-}
 
 // A weight [rows, columns] in units of four rows, a unit to a warp with its lanes along the
-// columns; row j of a unit is row `unit * unit_stride + j * row_stride`. The first `Held` units of
-// each warp live in its registers, the next ones in shared memory as far as they have room there
+// columns; row j of a unit is row `unit * unit_stride + j * row_stride`. The first `Units` units of
+// each warp live in its registers if they have at most `Columns` columns per lane, the next ones in
+// shared memory as far as they have room there
 // (`near`), and the rest come from L2 at each product.
-template <typename A, int Held>
+template <typename A, int Units = 0, int Columns = 1>
 class Weight {
  public:
   __device__ Weight(const Block& block, const A* weight, int rows, int columns, int units,
@@ -42,17 +26,17 @@ class Weight {
         row_stride_(row_stride),
         near_units_(near_units) {
 #pragma unroll
-    for (int round = 0; round < Held; ++round) {
+    for (int round = 0; round < Units; ++round) {
       const int unit = block.warp + round * block.warps;
 #pragma unroll
       for (int j = 0; j < kRowsAtOnce; ++j)
 #pragma unroll
-        for (int c = 0; c < kHeldColumns; ++c) {
+        for (int c = 0; c < Columns; ++c) {
           const int column = block.lane + c * kWarp;
           held_[round][j][c] = unit < units && column < columns ? row(unit, j)[column] : A(0);
         }
     }
-    const int first = Held * block.warps, last = min(units, first + near_units);
+    const int first = Units * block.warps, last = min(units, first + near_units);
 #pragma unroll 1
     for (int unit = first + block.warp; unit < last; unit += block.warps)
       for (int j = 0; j < kRowsAtOnce; ++j)
@@ -65,10 +49,10 @@ class Weight {
   // last.
   template <typename F>
   __device__ void times(const Block& block, const A* x, F f) const {
-    A values[kHeldColumns];
-    if constexpr (Held > 0) {
+    A values[Columns];
+    if constexpr (Units > 0) {
 #pragma unroll
-      for (int c = 0; c < kHeldColumns; ++c) {
+      for (int c = 0; c < Columns; ++c) {
         const int column = block.lane + c * kWarp;
         values[c] = column < columns_ ? x[column] : A(0);
       }
@@ -78,19 +62,19 @@ class Weight {
     for (int first = block.warp; first < units_; first += kUnitsAtOnce * block.warps) {
       A mine = 0;
       int at = 0;
-      if constexpr (Held > 0) {
+      if constexpr (Units > 0) {
         if (first == block.warp) {
 #pragma unroll
-          for (int round = 0; round < Held; ++round) {
+          for (int round = 0; round < Units; ++round) {
             A sums[kRowsAtOnce] = {};
 #pragma unroll
             for (int j = 0; j < kRowsAtOnce; ++j)
 #pragma unroll
-              for (int c = 0; c < kHeldColumns; ++c) sums[j] += held_[round][j][c] * values[c];
+              for (int c = 0; c < Columns; ++c) sums[j] += held_[round][j][c] * values[c];
             const A own = own_sum(block, sums);
             if (slot == round) mine = own;
           }
-          at = Held;
+          at = Units;
         }
       }
 #pragma unroll 1
@@ -106,15 +90,15 @@ class Weight {
 
  private:
   __device__ A product(const Block& block, int unit, const A* x, const A* values) const {
-    const int near = unit - Held * block.warps;
+    const int near = unit - Units * block.warps;
     const bool is_near = near < near_units_;
     const A* rows[kRowsAtOnce];
     A sums[kRowsAtOnce] = {};
 #pragma unroll
     for (int j = 0; j < kRowsAtOnce; ++j) rows[j] = is_near ? near_row(near, j) : row(unit, j);
-    if constexpr (Held > 0) {
+    if constexpr (Units > 0) {
 #pragma unroll
-      for (int c = 0; c < kHeldColumns; ++c) {
+      for (int c = 0; c < Columns; ++c) {
         const int column = block.lane + c * kWarp;
         if (column >= columns_) break;
 #pragma unroll
@@ -141,7 +125,7 @@ class Weight {
   const A* weight_;
   A* near_;
   int rows_, columns_, units_, unit_stride_, row_stride_, near_units_;
-  A held_[Held > 0 ? Held : 1][kRowsAtOnce][kHeldColumns];
+  A held_[Units > 0 ? Units : 1][kRowsAtOnce][Columns];
 };
 
 __host__ __device__ inline int units_of(int rows) {
@@ -163,6 +147,23 @@ struct LstmUnit {
     const A output = __shfl_sync(kAllLanes, activated, first + 3);
     cell = forget * previous_cell + input * candidate;
     hidden = output * tanh_of(cell);
+  }
+};
+
+// Its backward by one thread: dc of the new cell in; of the raw gates and of the previous cell out.
+template <typename A>
+struct LstmUnitBackward {
+  A gates[4], previous_cell;
+
+  __device__ LstmUnitBackward(A input, A forget, A candidate, A output, A cell, A previous,
+                              A d_hidden, A d_new_cell) {
+    const A squashed = tanh_of(cell);
+    const A d_cell = d_new_cell + d_hidden * output * (1 - squashed * squashed);
+    gates[0] = d_cell * candidate * input * (1 - input);
+    gates[1] = d_cell * previous * forget * (1 - forget);
+    gates[2] = d_cell * input * (1 - candidate * candidate);
+    gates[3] = d_hidden * squashed * output * (1 - output);
+    previous_cell = d_cell * forget;
   }
 };
 

@@ -30,6 +30,8 @@ struct Heads {
   __device__ Heads(A* vector, const Sizes& sizes)
       : Heads(vector, sizes.H, sizes.W, sizes.M, sizes.S) {}
 
+  // Where a group, or one of its elements, lies in the vector.
+  __device__ int index(const A* at) const { return static_cast<int>(at - key); }
   __device__ bool is_erase(int index) const { return key + index >= erase && key + index < add; }
 
   // Everything but the shift, whose softmax needs all taps of a head.
@@ -77,22 +79,14 @@ __device__ void activate_shift(const Block& block, const Heads<A>& heads, const 
   }
 }
 
-// The gradient of the raw taps from that of the activated ones, in place.
-template <typename A>
-__device__ void activate_shift_backward(const Block& block, const Heads<A>& heads,
-                                        const Heads<A>& d_heads, const Sizes& sizes) {
-#pragma unroll 1
-  for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
-    const A* taps = heads.shift + head * sizes.S;
-    A* d_taps = d_heads.shift + head * sizes.S;
-    A dot = 0;
-#pragma unroll 1
-    for (int tap = block.lane; tap < sizes.S; tap += kWarp) dot += d_taps[tap] * taps[tap];
-    dot = warp_sum(dot);
-#pragma unroll 1
-    for (int tap = block.lane; tap < sizes.S; tap += kWarp)
-      d_taps[tap] = taps[tap] * (d_taps[tap] - dot);
-  }
+// The gradient of a head's raw taps from that of the activated ones, give(tap, gradient), by a
+// warp.
+template <typename A, typename F>
+__device__ void taps_backward(const Block& block, const A* taps, const A* d_taps, int S, F give) {
+  A dot = 0;
+  for (int tap = block.lane; tap < S; tap += kWarp) dot += d_taps[tap] * taps[tap];
+  dot = warp_sum(dot);
+  for (int tap = block.lane; tap < S; tap += kWarp) give(tap, taps[tap] * (d_taps[tap] - dot));
 }
 
 }  // namespace ntm

@@ -25,12 +25,12 @@ struct Tile {
 
 // f(flat index in the tile, row, word) for each group of `Width` words of a tile, side by side for
 // neighbouring threads.
-template <int Width, typename A, typename F>
+template <int Width, int Unroll = 4, typename A, typename F>
 __device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
   const int groups = tile.words / Width;
   const int row_step = block.threads / groups, group_step = block.threads % groups;
   int row = block.thread / groups, group = block.thread % groups;
-#pragma unroll 4
+#pragma unroll Unroll
   for (int index = block.thread; index < tile.rows * groups; index += block.threads) {
     f(index * Width, row, group * Width);
     row += row_step;
@@ -96,7 +96,7 @@ __device__ __attribute__((noinline)) void store_tile(Tile<A> tile, NtmArray arra
 
 template <typename A>
 __device__ void clear_tile(const Block& block, const Tile<A>& tile) {
-  each_group<1>(block, tile, [&](int, int row, int word) { tile(row, word) = 0; });
+  for (int i = block.thread; i < tile.rows * tile.stride(); i += block.threads) tile.at[i] = 0;
 }
 
 // An array of the arithmetic dtype.
@@ -107,16 +107,19 @@ __host__ __device__ NtmArray plain(void* data) {
 
 // Which lanes share a row: a power of two, as many as still leave every warp at most one unit.
 struct RowUnits {
-  int lanes, units;
+  int shift, lanes, units;
   __device__ RowUnits(int rows, int warps) {
     const int chunks = (rows + kWarp - 1) / kWarp;
-    lanes = 1;
-    while (lanes < kWarp && chunks * lanes * 2 <= warps) lanes *= 2;
-    units = chunks * lanes;
+    shift = 0;
+    while ((2 << shift) <= kWarp && (chunks << shift) * 2 <= warps) ++shift;
+    lanes = 1 << shift;
+    units = chunks << shift;
   }
+  // Which share of a row's words is a lane's.
+  __device__ int part(int lane) const { return lane & (lanes - 1); }
   // The rows of a warp are `lanes` apart: with an odd stride no two lanes meet on a bank.
   __device__ int row(int unit, int lane) const {
-    return unit / lanes * kWarp + unit % lanes + lanes * (lane / lanes);
+    return (unit >> shift) * kWarp + (unit & (lanes - 1)) + (lane >> shift << shift);
   }
   template <typename A>
   __device__ A sum(A x) const {
@@ -180,18 +183,30 @@ __device__ A kept_by_others(int head, int heads, const A* weights, int64_t N, co
   return kept;
 }
 
-// dw += dr · M_i, for heads [0, heads); d_weights [heads, N], d_read_vectors [heads, M].
+// A warp's part of a sum over rows, with what its earlier tiles gave.
+template <typename A>
+__device__ void give_part(const Block& block, const Tile<A>& tile, const Partials<A>& partials,
+                          int head, A part) {
+  part = warp_sum(part);
+  A& own = partials.own(head, block.warp);
+  if (block.lane == 0) own = tile.fresh ? part : own + part;
+}
+
+// dw += dr · M_i, for heads [0, heads); weights and d_weights [heads, N], d_read_vectors [heads,
+// M]. Where they are asked for, also the parts of Σ dw w.
 template <typename A>
 __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
-                                      const A* d_read_vectors, int heads, int N, A* d_weights) {
+                                      const A* d_read_vectors, int heads, int N, const A* weights,
+                                      A* d_weights, const Partials<A>& dots) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
   for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, heads - head);
     const A* d_read = d_read_vectors + head * tile.words;
+    A parts[kHeadsAtOnce<A>] = {};
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
-      const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
+      const int row = units.row(unit, block.lane), part = units.part(block.lane);
       A sums[kHeadsAtOnce<A>] = {};
       if (row < tile.rows) {
 #pragma unroll 2
@@ -206,25 +221,35 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
       for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
         if (i >= some) continue;
         const A sum = units.sum(sums[i]);
-        if (part == 0 && row < tile.rows)
-          d_weights[static_cast<int64_t>(head + i) * N + tile.first + row] += sum;
+        if (part != 0 || row >= tile.rows) continue;
+        const int64_t at = static_cast<int64_t>(head + i) * N + tile.first + row;
+        const A d = d_weights[at] + sum;
+        d_weights[at] = d;
+        if (dots.at != nullptr) parts[i] += d * weights[at];
       }
     }
+    if (dots.at == nullptr) continue;
+#pragma unroll
+    for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+      if (i < some) give_part(block, tile, dots, head + i, parts[i]);
   }
 }
 
-// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)); weights and d_weights [W, N].
+// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)); weights and d_weights [W, N]. Where they are
+// asked for, also the parts of Σ dw w, of heads from `first_head` on.
 template <typename A>
 __device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
                                        const Tile<A>& d_written, const A* weights, int heads, int N,
-                                       const A* erase, const A* add, A* d_weights) {
+                                       const A* erase, const A* add, A* d_weights,
+                                       const Partials<A>& dots, int first_head) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
-  for (int unit = block.warp; unit < units.units; unit += block.warps) {
-    const int row = units.row(unit, block.lane), part = block.lane % units.lanes;
-    const A* w = weights + tile.first + row;
+  for (int head = 0; head < heads; ++head) {
+    A dot = 0;
 #pragma unroll 1
-    for (int head = 0; head < heads; ++head) {
+    for (int unit = block.warp; unit < units.units; unit += block.warps) {
+      const int row = units.row(unit, block.lane), part = units.part(block.lane);
+      const A* w = weights + tile.first + row;
       A sum = 0;
       if (row < tile.rows) {
 #pragma unroll 2
@@ -235,53 +260,15 @@ __device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
         }
       }
       sum = units.sum(sum);
-      if (part == 0 && row < tile.rows)
-        d_weights[static_cast<int64_t>(head) * N + tile.first + row] += sum;
+      if (part != 0 || row >= tile.rows) continue;
+      const int64_t at = static_cast<int64_t>(head) * N;
+      A& d = d_weights[at + tile.first + row];
+      sum += d;
+      d = sum;
+      if (dots.at != nullptr) dot += sum * w[at];
     }
+    if (dots.at != nullptr) give_part(block, tile, dots, first_head + head, dot);
   }
-}
-
-// da = Σ_i w_i dM'_i and de = −Σ_i w_i dM'_i M_i Π_other (1 − w e), one column.
-template <typename A>
-__device__ void write_backward_heads(const Block& block, const Tile<A>& tile,
-                                     const Tile<A>& d_written, int column, const A* weights,
-                                     int heads, int N, const A* erase, A* d_erase, A* d_add) {
-#pragma unroll 1
-  for (int head = 0; head < heads; ++head) {
-    A added = 0, erased = 0;
-#pragma unroll 2
-    for (int row = block.lane; row < tile.rows; row += kWarp) {
-      const A* w = weights + tile.first + row;
-      const A pull = w[static_cast<int64_t>(head) * N] * d_written(row, column);
-      added += pull;
-      erased -=
-          pull * tile(row, column) * kept_by_others(head, heads, w, N, erase + column, tile.words);
-    }
-    added = warp_sum(added);
-    erased = warp_sum(erased);
-    if (block.lane == 0) {
-      const int at = head * tile.words + column;
-      d_add[at] = tile.fresh ? added : d_add[at] + added;
-      d_erase[at] = tile.fresh ? erased : d_erase[at] + erased;
-    }
-  }
-}
-
-// dM through the write alone: dM' Π_h (1 − w_h e_h), for one element.
-template <typename A>
-__device__ A write_backward_memory(A d_written, const A* weights, int heads, int64_t N,
-                                   const A* erase, int words) {
-  return d_written * kept_by_others(-1, heads, weights, N, erase, words);
-}
-
-// Σ_h x_h y_h of one element: dM of a read with x = w and y = dr, of the content with x the
-// gradient of the scalar products and y = k.
-template <typename A>
-__device__ A outer_sum(const A* of_row, int heads, int64_t N, const A* of_column, int words) {
-  A sum = 0;
-#pragma unroll 1
-  for (int head = 0; head < heads; ++head) sum += of_row[head * N] * of_column[head * words];
-  return sum;
 }
 
 }  // namespace ntm

@@ -121,8 +121,9 @@ struct Planner {
     const Sizes sizes(given);
     const int rows = backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
     const int columns = recurrent_columns(sizes, backward);
-    plan.weights_held = !backward && !is_double && columns <= kHeldColumns * kWarp;
-    const int held = plan.weights_held ? kHeldUnits * plan.threads / kWarp : 0;
+    const Held most = backward ? kHeldBackward : kHeldForward;
+    plan.weights_held = !is_double && columns <= most.columns * kWarp;
+    const int held = plan.weights_held ? most.units * plan.threads / kWarp : 0;
     plan.near_units = near_units(units_of(rows) - held, columns);
     count();
     const int interface_rows = backward ? sizes.C : sizes.interface_size();

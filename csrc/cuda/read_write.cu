@@ -34,24 +34,25 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
+  const BackwardChain<A> chain = space.chain(block, sizes);
+  const Heads<A> heads(space.vector, 0, 0, sizes.M, 0);
+  const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
+      d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int R = sizes.R, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * R * N;
 
   load_tile(tile, params.memory, memory);
+  clear_tile(block, d_tile);
   load_vector(block, space.d_reads, params.d_read_vectors, b * R * M, R * M);
-  load_vector(block, space.weights, params.weights, weighting, R * N);
-  for (int i = block.thread; i < R * N; i += block.threads) space.d[i] = 0;
+  load_vector(block, chain.weights, params.weights, weighting, R * N);
+  for (int i = block.thread; i < R * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  read_backward_weights(block, tile, space.d_reads, R, N, space.d);
+  read_backward_weights(block, tile, space.d_reads, R, N, chain.weights, chain.d, {});
+  columns_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N, space.d_reads, chain, true,
+                   [](int, A) {});
   __syncthreads();
-#pragma unroll 1
-  for (int column = block.warp; column < M; column += block.warps)
-    for (int row = block.lane; row < N; row += kWarp)
-      tile(row, column) = outer_sum(space.weights + row, R, N, space.d_reads + column, M);
-  __syncthreads();
-  store_tile(tile, params.d_memory, memory);
-  store_vector(block, space.d, params.d_weights, weighting, R * N);
+  store_tile(d_tile, params.d_memory, memory);
+  store_vector(block, chain.d, params.d_weights, weighting, R * N);
 }
 
 template <typename A>
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
-  const Heads<A> d_heads(space.d_vector, 0, sizes.W, sizes.M, 0);
+  const BackwardChain<A> chain = space.chain(block, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
@@ -96,26 +97,23 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   load_tile(d_tile, params.d_written, memory);
-  load_vector(block, space.weights, params.weights, weighting, W * N);
+  load_vector(block, chain.weights, params.weights, weighting, W * N);
   load_vector(block, heads.erase, params.erase, words, W * M);
   load_vector(block, heads.add, params.add, words, W * M);
-  for (int i = block.thread; i < W * N; i += block.threads) space.d[i] = 0;
+  for (int i = block.thread; i < W * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  write_backward_weights(block, tile, d_tile, space.weights, W, N, heads.erase, heads.add, space.d);
+  write_backward_weights(block, tile, d_tile, chain.weights, W, N, heads.erase, heads.add, chain.d,
+                         {}, 0);
   __syncthreads();
-#pragma unroll 1
-  for (int column = block.warp; column < M; column += block.warps) {
-    write_backward_heads(block, tile, d_tile, column, space.weights, W, N, heads.erase,
-                         d_heads.erase, d_heads.add);
-    for (int row = block.lane; row < N; row += kWarp)
-      d_tile(row, column) = write_backward_memory(d_tile(row, column), space.weights + row, W, N,
-                                                  heads.erase + column, M);
-  }
+  columns_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads, chain, true,
+                   [&](int index, A d) {
+                     const bool adds = index >= W * M;
+                     store(adds ? params.d_add : params.d_erase,
+                           b * W * M + (adds ? index - W * M : index), d);
+                   });
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
-  store_vector(block, space.d, params.d_weights, weighting, W * N);
-  store_vector(block, d_heads.erase, params.d_erase, words, W * M);
-  store_vector(block, d_heads.add, params.d_add, words, W * M);
+  store_vector(block, chain.d, params.d_weights, weighting, W * N);
 }
 
 }  // namespace ntm

@@ -10,9 +10,13 @@ __host__ __device__ inline int recurrent_width(const Sizes& sizes) {
   return sizes.R * sizes.M + (sizes.is_lstm ? sizes.C : 0);
 }
 
-// Units of the recurrent weight that a warp of the forward holds in registers: enough that with 16
-// warps the rest of the paper's weights fits beside its memory in 163 KB.
-constexpr int kHeldUnits = 3;
+// The part of the recurrent weight that a warp holds in registers, as far as 128 of them allow:
+// units of four rows, and columns per lane. The rest of the paper's weights fits beside its memory
+// in the shared memory of sm_80.
+struct Held {
+  int units, columns;
+};
+constexpr Held kHeldForward{3, 4}, kHeldBackward{1, 13};
 
 // Columns of the weights as the kernels of a direction use them (transposed backward).
 __host__ __device__ inline int recurrent_columns(const Sizes& sizes, bool backward) {
@@ -56,6 +60,7 @@ struct SequenceBackwardSpace : BackwardSpace<A>, NearWeights<A> {
   A* d_recurrent;  // [R*M + C]
   A* d_cell;       // [C]
   A* d_gates;      // [4C], of a feed-forward controller [C]
+  A* d_vector;     // [P], of the tiles so far
   A* d_raw;        // [P]
 
   template <typename Pieces>
@@ -65,6 +70,7 @@ struct SequenceBackwardSpace : BackwardSpace<A>, NearWeights<A> {
     d_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
     d_cell = pieces.template take<A>(sizes.C);
     d_gates = pieces.template take<A>(4 * sizes.C);
+    d_vector = pieces.template take<A>(sizes.interface_size());
     d_raw = pieces.template take<A>(sizes.interface_size());
   }
 };

@@ -3,6 +3,9 @@
 // The memory before each step is made again from the last checkpoint by repeating the writes since;
 // its gradient stays in shared memory, or passes through it tile by tile from its place in the
 // result. The gradients of the weights are left to matrix products after the loop.
+//
+// Seven barriers a step: shift | sharpen | shift's backward | content | columns | interface and, of
+// the step before, the memory | recurrent and, of the step before, the rows.
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
@@ -15,64 +18,64 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
                        const Sizes& sizes, const Heads<A>& heads, int t) {
   const int64_t b = blockIdx.x, B = gridDim.x;
   const int segment = t / params.sizes.checkpoint_every;
+  const int64_t start = segment * params.sizes.checkpoint_every * B + b;  // of [T, B]
+  const int writes = t % params.sizes.checkpoint_every * sizes.W;
   const A* checkpoint = static_cast<const A*>(params.checkpoints) +
                         ((segment * B + b) * sizes.N + tile.first) * sizes.M;
-  const A* all_weights = static_cast<const A*>(params.all_weights);
-  const A* interfaces = static_cast<const A*>(params.interfaces);
-  const int64_t erase_at = heads.erase - heads.key, add_at = heads.add - heads.key;
-  each_group<1>(block, tile, [&](int index, int row, int word) {
-    A value = checkpoint[index];
-#pragma unroll 1
-    for (int step = segment * params.sizes.checkpoint_every; step < t; ++step) {
-      const int64_t at = step * B + b;
-      const A* w = all_weights + (at * sizes.H + sizes.R) * sizes.N + tile.first + row;
-      const A* interface = interfaces + at * heads.size + word;
-      A added = 0;
-#pragma unroll 1
-      for (int head = 0; head < sizes.W; ++head) {
-        const A weight = w[static_cast<int64_t>(head) * sizes.N];
-        value *= 1 - weight * interface[erase_at + head * sizes.M];
-        added += weight * interface[add_at + head * sizes.M];
-      }
+  const A* weights = static_cast<const A*>(params.all_weights) +
+                     (start * sizes.H + sizes.R) * sizes.N + tile.first;
+  const A* erase =
+      static_cast<const A*>(params.interfaces) + start * heads.size + heads.index(heads.erase);
+  const int add = sizes.W * sizes.M;
+  each_group<1, 1>(block, tile, [&](int index, int row, int word) {
+    A value = checkpoint[index], added = 0;
+    const A *w = weights + row, *e = erase + word;
+    int head = 0;
+#pragma unroll 2
+    for (int write = 0; write < writes; ++write) {
+      value *= 1 - *w * *e;
+      added += *w * e[add];
+      w += sizes.N;
+      e += sizes.M;
+      if (++head < sizes.W) continue;
       value += added;
+      added = 0;
+      head = 0;
+      w += B * sizes.H * sizes.N - sizes.W * sizes.N;
+      e += B * heads.size - sizes.W * sizes.M;
     }
     tile(row, word) = value;
   });
 }
 
-template <typename A>
+// With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
+// held in registers.
+template <typename A, bool InRegisters>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  const Block block;
   const Sizes sizes(params.sizes);
   const bool is_lstm = sizes.is_lstm;
   const int64_t b = blockIdx.x, B = gridDim.x;
-  PlacedPieces pieces(plan, shared, params.workspace);
-  const SequenceBackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
-  Chain<A> chain = space.chain(block.warps);
+  PlacedPieces pieces(plan, shared, InRegisters ? nullptr : params.workspace);
+  const SequenceBackwardSpace<A> space(pieces, sizes, plan.tile_rows, blockDim.x / kWarp);
+  const Heads<A> heads(space.vector, sizes);
   const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
   const int reads = sizes.R * M, weighting = sizes.H * N;
   const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
-  const bool resident = plan.tile_rows >= N;
+  const bool resident = InRegisters || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
-  const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
-  // Both are transposed.
-  const Weight<A, 0> recurrent(block, static_cast<const A*>(params.recurrent_weight), width, gates,
-                               units_of(width), kRowsAtOnce, 1, space.near_weights,
-                               plan.near_units);
-  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), C, P,
-                               units_of(C), kRowsAtOnce, 1, space.near_interface,
-                               plan.near_interface_units);
+  const int length = length_of(params, sizes);
   const A* all_weights = static_cast<const A*>(params.all_weights);
   const A* interfaces = static_cast<const A*>(params.interfaces);
   const A* all_gates = static_cast<const A*>(params.gates);
   const A* cells = static_cast<const A*>(params.cells);
   A* d_interfaces = static_cast<A*>(params.d_interfaces);
+  const Tile<A> whole{space.tile, 0, N, M, true}, d_whole{space.d_tile, 0, N, M, true};
+  const BackwardChain<A> chain = space.chain(Block(), sizes);
 
   // dM' of a tile: what the later steps left, or else the gradient of the final memory.
-  auto load_d_memory = [&](const Tile<A>& d_tile, bool first) {
+  auto load_d_memory = [&](const Block& block, const Tile<A>& d_tile, bool first) {
     const int64_t offset = b * cells_of_memory + static_cast<int64_t>(d_tile.first) * M;
     if (!first)
       load_tile(d_tile, params.d_initial_memory, offset);
@@ -81,122 +84,157 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     else
       clear_tile(block, d_tile);
   };
-  if (resident) load_d_memory(Tile<A>{space.d_tile, 0, N, M, true}, true);
-  load_or_clear(block, chain.d, params.d_weights, b * weighting, weighting);
-  load_or_clear(block, space.d_recurrent, params.d_final_reads, b * reads, reads);
+  const Block start;
+  if (resident) load_d_memory(start, d_whole, true);
+  load_or_clear(start, chain.d, params.d_weights, b * weighting, weighting);
+  load_or_clear(start, space.d_recurrent, params.d_final_reads, b * reads, reads);
   if (is_lstm) {
-    load_or_clear(block, space.d_recurrent + reads, params.d_final_hidden, b * C, C);
-    load_or_clear(block, space.d_cell, params.d_final_cell, b * C, C);
+    load_or_clear(start, space.d_recurrent + reads, params.d_final_hidden, b * C, C);
+    load_or_clear(start, space.d_cell, params.d_final_cell, b * C, C);
   }
   for (int64_t t = length; t < T; ++t) {
-    clear(block, params.d_projected, (t * B + b) * gates, gates);
-    clear(block, plain<A>(params.d_interfaces), (t * B + b) * P, P);
+    clear(start, params.d_projected, (t * B + b) * gates, gates);
+    clear(start, plain<A>(params.d_interfaces), (t * B + b) * P, P);
   }
+  // Both are transposed.
+  const Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> recurrent(
+      start, static_cast<const A*>(params.recurrent_weight), width, gates, units_of(width),
+      kRowsAtOnce, 1, space.near_weights, plan.near_units);
+  const Weight<A> interface(start, static_cast<const A*>(params.interface_weight), C, P,
+                            units_of(C), kRowsAtOnce, 1, space.near_interface,
+                            plan.near_interface_units);
   __syncthreads();
 
-  for (int t = length - 1; t >= 0; --t) {
-    const int64_t at = static_cast<int64_t>(t) * B + b, before = at - B;
-    const bool first = t == length - 1;
-    for (int p = block.thread; p < P; p += block.threads) {
-      const A kept = interfaces[at * P + p];
-      space.vector[p] = heads.is_erase(p) ? kept : heads.activate(p, kept);
+  // Ends step t, unless it is beyond the last, and begins the step before it.
+  for (int t = length; t >= 0; --t) {
+    const bool ends = t < length, begins = t > 0;
+    const int64_t at = static_cast<int64_t>(t) * B + b, before = at - B;  // of [T, B]
+    if (ends) {
+      const Block block;
+      if (resident)
+        read_backward_weights(block, whole, space.d_reads, sizes.R, N, chain.weights, chain.d,
+                              chain.weight_dots);
+      address_backward(block, heads, sizes, chain, space.d_taps);
+      __syncthreads();
     }
-    for (int i = block.thread; i < weighting; i += block.threads)
-      chain.weights[i] = all_weights[at * weighting + i];
-    load_vector(block, chain.previous,
-                t == 0 ? params.initial_weights : plain<A>(params.all_weights),
-                (t == 0 ? b : before) * weighting, weighting);
-    for (int i = block.thread; i < reads; i += block.threads)
-      space.d_reads[i] =
-          space.d_recurrent[i] + load_or_zero<A>(params.d_read_vectors, at * reads + i);
-    if (resident) replay(block, Tile<A>{space.tile, 0, N, M, true}, params, sizes, heads, t);
-    __syncthreads();
+    if (ends) {
+      const Block block;
 
-    activate_shift(block, heads, sizes);
-    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
-      const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
-      if (!resident) {
-        __syncthreads();
-        replay(block, tile, params, sizes, heads, t);
-        load_d_memory(d_tile, first);
-        __syncthreads();
-      }
-      step_backward_rows(block, tile, d_tile, heads, sizes, space.d_reads, chain);
-    });
-    __syncthreads();
-
-    address_backward(block, heads, d_heads, sizes, chain);
-    fold_scalars(block, d_heads, sizes, chain);
-    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
-      const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
-      if (!resident) {
-        replay(block, tile, params, sizes, heads, t);
-        load_d_memory(d_tile, first);
-        __syncthreads();
-      }
-      step_backward_columns(block, tile, d_tile, heads, d_heads, sizes, space.d_reads, chain);
-      if (!resident) {
+      auto give = [&](int p, A d_raw) { space.d_raw[p] = d_interfaces[at * P + p] = d_raw; };
+      auto give_scalar = [&](int p, A d) { give(p, d * heads.slope(p, interfaces[at * P + p])); };
+      // Keys and add vectors are linear, and of the erase vector the activated is at hand.
+      auto give_vector = [&](int p, A d) {
+        const A erase = space.vector[p];
+        give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
+      };
+      scalars_backward(block, heads, sizes, chain, space.d_taps, true, give_scalar);
+      each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+        const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
+        if (!resident) {
+          replay(block, tile, params, sizes, heads, t);
+          load_d_memory(block, d_tile, t == length - 1);
+          __syncthreads();
+        }
+        auto gather = [&](int p, A d) {
+          A& sum = space.d_vector[p];
+          if (resident)
+            give_vector(p, d);
+          else
+            sum = tile.fresh ? d : sum + d;
+        };
+        columns_backward(block, tile, d_tile, heads, Parts(sizes), N, space.d_reads, chain, true,
+                         gather);
+        if (resident) return;
         __syncthreads();
         store_tile(d_tile, params.d_initial_memory,
                    b * cells_of_memory + static_cast<int64_t>(tile.first) * M);
         __syncthreads();
-      }
-    });
-    activate_shift_backward(block, heads, d_heads, sizes);
-    __syncthreads();
-
-    for (int p = block.thread; p < P; p += block.threads) {
-      const A kept = interfaces[at * P + p];
-      const A slope = heads.is_erase(p) ? kept * (1 - kept) : heads.slope(p, kept);
-      const A d_raw = slope * head_gradient(p, heads, d_heads, sizes, chain.key_norms);
-      space.d_raw[p] = d_raw;
-      d_interfaces[at * P + p] = d_raw;
+      });
+      if (!resident)
+        for (int p = block.thread; p < P; p += block.threads)
+          if (p < sizes.H * M || p >= heads.index(heads.erase)) give_vector(p, space.d_vector[p]);
+      __syncthreads();
     }
-    __syncthreads();
 
-    interface.times(block, space.d_raw, [&](int unit, A sum) {
-      const int row = kRowsAtOnce * unit + lane_row;
-      if (row >= C) return;
-      A d_hidden = sum + load_or_zero<A>(params.d_hidden, at * C + row);
-      auto give = [&](int gate, A d_gate) {
-        space.d_gates[gate * C + row] = d_gate;
-        store(params.d_projected, at * gates + gate * C + row, d_gate);
-      };
-      if (!is_lstm) {
-        const A h = load<A>(params.hidden, at * C + row);
-        give(0, d_hidden * (1 - h * h));
-        return;
+    const Block block;
+    const int lane_row = block.lane % kRowsAtOnce;
+    if (ends)  // the gradient of the previous weights is the next dw
+      for (int i = block.thread; i < weighting; i += block.threads) chain.d[i] = chain.previous[i];
+    if (begins) {
+      for (int p = block.thread; p < P; p += block.threads) {
+        const A kept = interfaces[before * P + p];
+        space.vector[p] = heads.is_erase(p) ? kept : heads.activate(p, kept);
       }
-      d_hidden += space.d_recurrent[reads + row];
-      const A* gate = all_gates + at * gates + row;
-      const A i = gate[0], f = gate[C], g = gate[2 * C], o = gate[3 * C];
-      const A squashed = tanh_of(cells[at * C + row]);
-      const A previous =
-          t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
-      const A d_cell = space.d_cell[row] + d_hidden * o * (1 - squashed * squashed);
-      give(0, d_cell * g * i * (1 - i));
-      give(1, d_cell * previous * f * (1 - f));
-      give(2, d_cell * i * (1 - g * g));
-      give(3, d_hidden * squashed * o * (1 - o));
-      space.d_cell[row] = d_cell * f;
-    });
+      for (int i = block.thread; i < weighting; i += block.threads)
+        chain.weights[i] = all_weights[before * weighting + i];
+      load_vector(block, chain.previous,
+                  t == 1 ? params.initial_weights : plain<A>(params.all_weights),
+                  (t == 1 ? b : before - B) * weighting, weighting);
+      for (int i = block.thread; i < reads; i += block.threads)
+        space.d_reads[i] = load_or_zero<A>(params.d_read_vectors, before * reads + i) +
+                           (ends ? A(0) : space.d_recurrent[i]);
+      if (resident) replay(block, whole, params, sizes, heads, t - 1);
+    }
+    if (ends)
+      interface.times(block, space.d_raw, [&](int unit, A sum) {
+        const int row = kRowsAtOnce * unit + lane_row;
+        if (row >= C) return;
+        const A d_hidden = sum + load_or_zero<A>(params.d_hidden, at * C + row);
+        auto give = [&](int gate, A d_gate) {
+          space.d_gates[gate * C + row] = d_gate;
+          store(params.d_projected, at * gates + gate * C + row, d_gate);
+        };
+        if (!is_lstm) {
+          const A h = load<A>(params.hidden, at * C + row);
+          give(0, d_hidden * (1 - h * h));
+          return;
+        }
+        const A* gate = all_gates + at * gates + row;
+        const A previous =
+            t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
+        const LstmUnitBackward<A> d(gate[0], gate[C], gate[2 * C], gate[3 * C], cells[at * C + row],
+                                    previous, d_hidden + space.d_recurrent[reads + row],
+                                    space.d_cell[row]);
+        for (int kind = 0; kind < 4; ++kind) give(kind, d.gates[kind]);
+        space.d_cell[row] = d.previous_cell;
+      });
     __syncthreads();
 
-    recurrent.times(block, space.d_gates, [&](int unit, A sum) {
-      const int row = kRowsAtOnce * unit + lane_row;
-      if (row < width) space.d_recurrent[row] = sum;
-    });
-    A* d_previous = chain.previous;
-    chain.previous = chain.d;
-    chain.d = d_previous;
+    if (ends)
+      recurrent.times(block, space.d_gates, [&](int unit, A sum) {
+        const int row = kRowsAtOnce * unit + lane_row;
+        if (row >= width) return;
+        space.d_recurrent[row] = sum;
+        if (begins && row < reads) space.d_reads[row] += sum;
+      });
+    if (begins) {
+      activate_shift(block, heads, sizes);
+      const int64_t writing = static_cast<int64_t>(sizes.R) * N;
+      each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+        const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
+        if (!resident) {
+          __syncthreads();
+          replay(block, tile, params, sizes, heads, t - 1);
+          load_d_memory(block, d_tile, t == length);
+          __syncthreads();
+          read_backward_weights(block, tile, space.d_reads, sizes.R, N, chain.weights, chain.d,
+                                chain.weight_dots);
+        }
+        content(block, tile, heads, sizes, chain);
+        write_backward_weights(block, tile, d_tile, chain.weights + writing, sizes.W, N,
+                               heads.erase, heads.add, chain.d + writing, chain.weight_dots,
+                               sizes.R);
+      });
+    }
     __syncthreads();
   }
 
+  const Block block;
   if (resident || length == 0) {
     each_tile(space.d_tile, sizes, plan.tile_rows, [&](const Tile<A>& d_tile) {
       if (!resident) {
         __syncthreads();
-        load_d_memory(d_tile, true);
+        load_d_memory(block, d_tile, true);
         __syncthreads();
       }
       store_tile(d_tile, params.d_initial_memory,
@@ -215,6 +253,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  return ntm::dispatch(params, *plan, stream, ntm::sequence_backward_kernel<float>,
-                       ntm::sequence_backward_kernel<double>, params->d_projected.dtype);
+  const ntm::Kernel<NtmSequenceParams> single = plan->weights_held
+                                                    ? ntm::sequence_backward_kernel<float, true>
+                                                    : ntm::sequence_backward_kernel<float, false>;
+  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_backward_kernel<double, false>,
+                       params->d_projected.dtype);
 }

@@ -9,9 +9,9 @@
 
 namespace ntm {
 
-// `Held`: units of four rows of the recurrent weight that a warp holds in registers; only beside a
-// memory that stays in shared memory.
-template <typename A, int Held>
+// With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
+// held in registers.
+template <typename A, bool InRegisters>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -19,25 +19,18 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   const Sizes sizes(params.sizes);
   const bool is_lstm = sizes.is_lstm;
   const int64_t b = blockIdx.x, B = gridDim.x;
-  PlacedPieces pieces(plan, shared, Held > 0 ? nullptr : params.workspace);
+  PlacedPieces pieces(plan, shared, InRegisters ? nullptr : params.workspace);
   const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.vector, sizes);
-  const Partials<Pair<A>> scores{space.scores, block.warps, 0},
-      powers{space.powers, block.warps, 0};
+  const Chain<A> chain = space.chain(Block(), sizes);
   const Rows all{0, sizes.N};
   const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
   const int reads = sizes.R * M, weighting = sizes.H * N;
   const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
-  const bool resident = Held > 0 || plan.tile_rows >= N;
+  const bool resident = InRegisters || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
   const NtmArray checkpoints = plain<A>(params.checkpoints);
-  const Weight<A, Held> recurrent(block, static_cast<const A*>(params.recurrent_weight), gates,
-                                  width, is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce,
-                                  is_lstm ? C : 1, space.near_weights, plan.near_units);
-  const Weight<A, 0> interface(block, static_cast<const A*>(params.interface_weight), P, C,
-                               units_of(P), kRowsAtOnce, 1, space.near_interface,
-                               plan.near_interface_units);
   const A* interface_bias = static_cast<const A*>(params.interface_bias);
   A* all_weights = static_cast<A*>(params.all_weights);
   A* interfaces = static_cast<A*>(params.interfaces);
@@ -51,10 +44,18 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
     load_vector(block, space.cell, params.initial_cell, b * C, C);
   }
+  const Weight<A, InRegisters ? kHeldForward.units : 0, kHeldForward.columns> recurrent(
+      block, static_cast<const A*>(params.recurrent_weight), gates, width,
+      is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce, is_lstm ? C : 1, space.near_weights,
+      plan.near_units);
+  const Weight<A> interface(block, static_cast<const A*>(params.interface_weight), P, C,
+                            units_of(P), kRowsAtOnce, 1, space.near_interface,
+                            plan.near_interface_units);
   __syncthreads();
 
   A *now = space.recurrent, *next = space.next_recurrent;
   for (int t = 0; t < length; ++t) {
+    const Block block;
     const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
     A* hidden = next + reads;
     const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
@@ -83,8 +84,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         store(params.hidden, at * C + row, hidden[row]);
       });
     }
-    if (checkpoint && resident)
-      store_tile(Tile<A>{space.tile, 0, N, M, true}, checkpoints, checkpoint_at);
+    if (checkpoint && resident) {
+      A* to = static_cast<A*>(params.checkpoints) + checkpoint_at;
+      each_group<1>(block, Tile<A>{space.tile, 0, N, M, true}, [&](int index, int row, int word) {
+        to[index] = space.tile[row * Tile<A>::stride_of(M) + word];
+      });
+    }
     __syncthreads();
 
     interface.times(block, hidden, [&](int unit, A sum) {
@@ -108,24 +113,24 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         __syncthreads();
         if (checkpoint) store_tile(tile, checkpoints, checkpoint_at + offset);
       }
-      content<A>(block, tile, heads, sizes, space.similarity, scores, nullptr, nullptr);
+      content(block, tile, heads, sizes, chain);
     });
     __syncthreads();
 
     if (trace_interface != nullptr)
       for (int p = block.thread; p < P; p += block.threads)
         trace_interface[at * P + p] = space.vector[p];
-    shift<false>(block, all, heads, sizes, space.similarity, space.previous, scores,
-                 sizes.S > kFewTaps, space.gated, space.shifted, powers);
+    shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
     __syncthreads();
 
-    sharpen(block, all, heads, sizes, space.shifted, powers, powers, [&](int head, int row, A w) {
-      const int64_t index = static_cast<int64_t>(head) * N + row;
-      space.previous[index] = w;  // no warp needs the previous weights any more
-      if (all_weights != nullptr) all_weights[at * weighting + index] = w;
-      if (params.trace_weights.data != nullptr)
-        store(params.trace_weights, at * weighting + index, w);
-    });
+    sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers,
+            [&](int head, int row, A w) {
+              const int64_t index = static_cast<int64_t>(head) * N + row;
+              space.previous[index] = w;  // no warp needs the previous weights any more
+              if (all_weights != nullptr) all_weights[at * weighting + index] = w;
+              if (params.trace_weights.data != nullptr)
+                store(params.trace_weights, at * weighting + index, w);
+            });
     __syncthreads();
 
     each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
@@ -190,9 +195,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
 
 extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
                                          void* stream) {
-  const ntm::Kernel<NtmSequenceParams> single =
-      plan->weights_held ? ntm::sequence_forward_kernel<float, ntm::kHeldUnits>
-                         : ntm::sequence_forward_kernel<float, 0>;
-  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, 0>,
+  const ntm::Kernel<NtmSequenceParams> single = plan->weights_held
+                                                    ? ntm::sequence_forward_kernel<float, true>
+                                                    : ntm::sequence_forward_kernel<float, false>;
+  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, false>,
                        params->memory.dtype);
 }

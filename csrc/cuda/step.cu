@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
   __syncthreads();
   activate_shift(block, heads, sizes);
   A* saved = static_cast<A*>(params.saved_weights);
-  address(block, tile, heads, sizes, space, [&](int head, int row, A w) {
+  address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
     space.previous[at] = w;  // no warp needs the previous weights any more
     store(params.weights, weighting + at, w);
@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes), d_heads(space.d_vector, sizes);
-  const Chain<A> chain = space.chain(block.warps);
+  const Heads<A> heads(space.vector, sizes);
+  const BackwardChain<A> chain = space.chain(block, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
@@ -74,20 +74,20 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   load_vector(block, chain.weights, plain<A>(params.saved_weights), weighting, sizes.H * sizes.N);
   __syncthreads();
   activate_shift(block, heads, sizes);
-  step_backward_rows(block, tile, d_tile, heads, sizes, space.d_reads, chain);
+  rows_backward(block, tile, d_tile, heads, sizes, space.d_reads, chain);
   __syncthreads();
-  address_backward(block, heads, d_heads, sizes, chain);
-  fold_scalars(block, d_heads, sizes, chain);
-  step_backward_columns(block, tile, d_tile, heads, d_heads, sizes, space.d_reads, chain);
-  activate_shift_backward(block, heads, d_heads, sizes);
+  address_backward(block, heads, sizes, chain, space.d_taps);
+  __syncthreads();
+  auto give = [&](int p, A d_active) {
+    const A slope = heads.slope(p, load<A>(params.interface, interface + p));
+    store(params.d_interface, interface + p, d_active * slope);
+  };
+  scalars_backward(block, heads, sizes, chain, space.d_taps, true, give);
+  columns_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N, space.d_reads, chain, true,
+                   give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous, weighting, sizes.H * sizes.N);
-  for (int p = block.thread; p < heads.size; p += block.threads) {
-    const A slope = heads.slope(p, load<A>(params.interface, interface + p));
-    const A d_active = head_gradient(p, heads, d_heads, sizes, chain.key_norms);
-    store(params.d_interface, interface + p, d_active * slope);
-  }
 }
 
 static TiledCall tiled_call(const NtmStepParams& params) {

@@ -75,34 +75,34 @@ struct TileOfGrid {
 
   template <typename V>
   __device__ Partials<V> of_warps(V* at) const {
-    return {at, tiles * warps, index * warps};
+    return {at, tiles * warps, index * warps, warps};
   }
   template <typename V>
   __device__ Partials<V> of_all(V* at) const {
-    return {at, 1, 0};
+    return {at, 1, 0, 0};
   }
   __device__ Partials<A> of_block(A* at) const {
-    return {at + static_cast<int64_t>(index) * sizes.H * warps, warps, 0};
+    return {at + static_cast<int64_t>(index) * sizes.H * warps, warps, 0, warps};
   }
 
-  // Partial results that a phase leaves are each warp's; those it finds are reduced.
-  __device__ Chain<A> chain() const {
-    A* weights = static_cast<A*>(call.saved_weights) + b * sizes.H * sizes.N;
-    return {space.similarity,
-            space.previous,
-            space.gated,
-            space.shifted,
-            weights,
-            space.d,
-            space.row_norms,
-            space.key_norms,
-            of_all(space.all_scores),
-            of_all(space.all_powers),
-            of_all(space.all_weight_dots),
-            of_all(space.all_content_dots),
-            of_block(space.d_sharpening),
-            of_block(space.d_gate),
-            of_block(space.d_strength)};
+  // Partial results that a phase finds are reduced, or its own block's.
+  __device__ auto chain() const {
+    const Chain<A> forward{space.similarity, space.previous,           space.gated,
+                           space.shifted,    of_all(space.all_scores), of_all(space.all_powers)};
+    if constexpr (Backward)
+      return BackwardChain<A>{forward,
+                              space.content,
+                              static_cast<A*>(call.saved_weights) + b * sizes.H * sizes.N,
+                              space.d,
+                              space.row_norms,
+                              space.key_norms,
+                              of_all(space.all_weight_dots),
+                              of_all(space.all_content_dots),
+                              of_block(space.d_sharpening),
+                              of_block(space.d_gate),
+                              of_block(space.d_strength)};
+    else
+      return forward;
   }
   __device__ Heads<A> d_heads() const {
     return {space.vectors + static_cast<int64_t>(index) * heads.size, sizes};
@@ -135,14 +135,15 @@ NTM_TILED_KERNEL(content_tiles) {
     const int reads = sizes.R * sizes.M;
     load_or_clear(block, my.space.d_reads, call.d_read_vectors, my.b * reads, reads);
     my.load_rows(my.space.d, call.d_weights);
-    __syncthreads();
-    Chain<A> chain = my.chain();
-    chain.scores = my.of_warps(my.space.scores);
-    step_backward_rows(block, my.tile, my.d_tile, my.heads, sizes, my.space.d_reads, chain);
+  }
+  __syncthreads();
+  auto chain = my.chain();
+  chain.scores = my.of_warps(my.space.scores);
+  if constexpr (Backward) {
+    chain.weight_dots = my.of_warps(my.space.weight_dots);
+    rows_backward(block, my.tile, my.d_tile, my.heads, sizes, my.space.d_reads, chain);
   } else {
-    __syncthreads();
-    content<A>(block, my.tile, my.heads, sizes, my.space.similarity, my.of_warps(my.space.scores),
-               nullptr, nullptr);
+    content(block, my.tile, my.heads, sizes, chain);
   }
 }
 
@@ -152,14 +153,9 @@ NTM_TILED_KERNEL(shift_tiles) {
   __syncthreads();
   my.finish_heads();
   __syncthreads();
-  shift<Backward>(block, my.tile.range(), my.heads, sizes, my.space.similarity, my.space.previous,
-                  my.of_all(my.space.all_scores), false, my.space.gated, my.space.shifted,
-                  my.of_warps(my.space.powers));
-  if constexpr (Backward) {
-    Chain<A> chain = my.chain();
-    chain.weight_dots = my.of_warps(my.space.weight_dots);
-    sharpen_backward_dots(block, my.tile.range(), sizes, chain);
-  }
+  auto chain = my.chain();
+  chain.powers = my.of_warps(my.space.powers);
+  shift(block, my.tile.range(), my.heads, sizes, chain, false);
 }
 
 NTM_TILED_KERNEL(write_tiles) {
@@ -203,13 +199,10 @@ NTM_TILED_KERNEL(shift_backward_tiles) {
   __syncthreads();
   my.finish_heads();
   __syncthreads();
-  Chain<A> chain = my.chain();
+  BackwardChain<A> chain = my.chain();
   chain.content_dots = my.of_warps(my.space.content_dots);
-  const Heads<A> d_heads = my.d_heads();
   shift_backward(block, my.tile.range(), my.heads, sizes, chain);
-  shift_backward_taps(block, my.tile.range(), sizes, chain, [&](int head, int tap, A sum) {
-    if (block.lane == 0) d_heads.shift[head * sizes.S + tap] = sum;
-  });
+  shift_backward_taps(block, my.tile.range(), sizes, chain, my.d_heads().shift);
 }
 
 NTM_TILED_KERNEL(memory_backward_tiles) {
@@ -224,13 +217,14 @@ NTM_TILED_KERNEL(memory_backward_tiles) {
   load_or_clear(block, my.space.d_reads, call.d_read_vectors, my.b * reads, reads);
   my.store_rows(my.space.previous, call.d_previous);
   __syncthreads();
-  const Chain<A> chain = my.chain();
+  const BackwardChain<A> chain = my.chain();
   const Heads<A> d_heads = my.d_heads();
   content_backward(block, my.tile.range(), my.heads, sizes, chain);
   __syncthreads();
-  fold_scalars(block, d_heads, sizes, chain);
-  step_backward_columns(block, my.tile, my.d_tile, my.heads, d_heads, sizes, my.space.d_reads,
-                        chain);
+  auto give = [&](int index, A d) { d_heads.key[index] = d; };
+  scalars_backward(block, my.heads, sizes, chain, d_heads.shift, false, give);
+  columns_backward(block, my.tile, my.d_tile, my.heads, Parts(sizes), sizes.N, my.space.d_reads,
+                   chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, call.d_memory, my.tile_at());
 }
@@ -246,18 +240,28 @@ NTM_TILED_KERNEL(finish_heads_backward) {
   __syncthreads();
   my.finish_heads();
   __syncthreads();
+  auto gradient = [&](int index) {
+    const A d = d_heads.key[index];
+    if (index >= H * M) return d;
+    const int head = index / M;
+    return d - heads.key[index] *
+                   key_pull(heads.strength[head], d_heads.strength[head], my.space.key_norms[head]);
+  };
   if (call.interface.data != nullptr) {
-    activate_shift_backward(block, heads, d_heads, sizes);
+    for (int head = block.warp; head < H; head += block.warps) {
+      A* d_taps = d_heads.shift + head * S;
+      taps_backward(block, heads.shift + head * S, d_taps, S,
+                    [&](int tap, A d) { d_taps[tap] = d; });
+    }
     __syncthreads();
     for (int p = block.thread; p < heads.size; p += block.threads) {
       const A slope = heads.slope(p, load<A>(call.interface, b * heads.size + p));
-      store(call.d_interface, b * heads.size + p,
-            slope * head_gradient(p, heads, d_heads, sizes, my.space.key_norms));
+      store(call.d_interface, b * heads.size + p, slope * gradient(p));
     }
     return;
   }
   for (int i = block.thread; i < H * M; i += block.threads)
-    store(call.d_key, b * H * M + i, head_gradient(i, heads, d_heads, sizes, my.space.key_norms));
+    store(call.d_key, b * H * M + i, gradient(i));
   store_vector(block, d_heads.strength, call.d_strength, b * H, H);
   store_vector(block, d_heads.gate, call.d_gate, b * H, H);
   store_vector(block, d_heads.shift, call.d_shift, b * H * S, H * S);

@@ -27,7 +27,8 @@ struct TiledSpace {
   // Shared memory.
   A *tile, *d_tile, *vector, *d_reads;
   // Workspace of one sequence.
-  A *previous, *similarity, *shifted, *gated, *d, *row_norms, *key_norms;
+  A *previous, *similarity, *shifted, *gated, *content, *d;
+  A *row_norms, *key_norms;
   Pair<A>*scores, *powers, *all_scores, *all_powers;  // of every warp; of all
   A *weight_dots, *content_dots, *all_weight_dots, *all_content_dots;
   A *d_sharpening, *d_gate, *d_strength;  // [tiles, H, warps]
@@ -49,6 +50,7 @@ struct TiledSpace {
     similarity = pieces.template take_weighting<A>(weighting);
     shifted = pieces.template take_weighting<A>(weighting);
     gated = pieces.template take_weighting<A>(of_backward * weighting);
+    content = pieces.template take_weighting<A>(of_backward * weighting);
     d = pieces.template take_weighting<A>(of_backward * weighting);
     row_norms = pieces.template take_weighting<A>(of_backward * sizes.N);
     key_norms = pieces.template take_weighting<A>(of_backward * sizes.H);

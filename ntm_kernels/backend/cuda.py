@@ -541,6 +541,8 @@ class CudaBackend(Backend):
         assert self._library is not None
         if max(sizes) > _INT32_MAX:
             return f"a size is beyond {_INT32_MAX}"
+        if sizes.num_heads * sizes.memory_size > _INT32_MAX:
+            return f"the weightings of a sequence have more than {_INT32_MAX} elements"
         numbers = _numbers(sizes, controller == "lstm")
         for direction in ("forward", "backward"):
             plan = self._library.plan(

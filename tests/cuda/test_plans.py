@@ -5,7 +5,7 @@ import torch
 
 from ntm_kernels.backend import Sizes, _registry, get, register
 from tests.support import emulated
-from tests.support.cases import Case, Dtypes, arguments, assert_agrees
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call
 from tests.support.table import Entry
 
 NAME = "cuda_emulated_cramped"
@@ -108,3 +108,19 @@ def test_memory_in_tiles(cramped, case, limit, dtype):
         assert plan.tiled
         assert plan.tile_rows < case.locations
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))
+
+
+def test_says_what_does_not_fit(cramped, monkeypatch):
+    for case in (Case("write", 1, 70, 5, 1), SEQUENCE, Case("step", 1, 9, 400, 1, 1)):
+        plan = cramped(1_000, case, "forward")
+        assert b"shared memory" in plan.why_not
+        assert b"a block has 1000" in plan.why_not
+    plan = cramped(10_000, Case("step", 70_000, 900, 5, 1, 1), "forward")
+    assert b"at most 65535" in plan.why_not
+    sizes = Sizes(1, 2**30, 1, 2, 1, 3)
+    assert "weightings" in get(NAME)._why_unplanned("step", torch.float32, "", sizes)
+    assert "beyond" in get(NAME)._why_unplanned("step", torch.float32, "", Sizes(2**31, 1, 1, 1))
+    monkeypatch.setattr(get(NAME), "limit", 1_000)
+    given = arguments(SEQUENCE, Dtypes.all(torch.float32))
+    with pytest.raises(RuntimeError, match="does not fit in shared memory"):
+        call(SEQUENCE, given, NAME)

@@ -87,3 +87,10 @@ def test_budget_names_calls_that_are_counted():
         call, direction = case.rsplit(", ", 1)
         assert call in cuda_report.CASES
         assert direction in ("forward", "backward")
+
+
+def test_report_is_of_the_present_sources():
+    report = cuda_report.REPORT.read_text()
+    assert f"Sources: {cuda_report.fingerprint()}." in report, "run `make cuda-report`"
+    for case in json.loads(cuda_report.BUDGET.read_text())["counts"]:
+        assert f"| {case} |" in report

@@ -361,7 +361,7 @@ class Instrument final : public Observer {
         const size_t unit = first.shared ? 4 : kSector;
         for (size_t i = begin; i < end; ++i) {
           const Request& request = *lanes[i].request;
-          total.bytes += request.bytes;
+          if (first.shared) total.bytes += request.bytes;
           for (uintptr_t at = request.address / unit;
                at <= (request.address + request.bytes - 1) / unit; ++at)
             units.push_back(at);
@@ -425,6 +425,7 @@ class Instrument final : public Observer {
       }
       covered = std::max(covered, end);
     }
+    total.bytes += distinct;
     total.ideal += (distinct + kSector - 1) / kSector;
   }
 
