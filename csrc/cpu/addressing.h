@@ -30,7 +30,7 @@ struct Addressing {
   T* d_shifted;    // [N] circular
   T* d_dots;       // [H][N]
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
-  T* logarithm;    // [N]
+  T* logarithm;    // [N] to base 2
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
@@ -328,7 +328,7 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
   Vec<T> total{};
   each<T>(locations, [&](int64_t i, auto n) {
     const Vec<T> ratio = load(shifted + i, n) / top;
-    const Vec<T> power = exp<T>(log<T>(ratio) * sharpening);
+    const Vec<T> power = exp2<T>(log2<T>(ratio) * sharpening);
     const Vec<T> present = keep<T>(ratio == T(0) ? Vec<T>{} : power, n);
     total += present;
     store(weights + i, present, n);
@@ -351,8 +351,8 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   const T exponent = sharpening - 1;
   Vec<T> total{}, weighted{};
   each<T>(locations, [&](int64_t i, auto n) {
-    const Vec<T> ratio = load(shifted + i, n) / top, logs = log<T>(ratio);
-    const Vec<T> power = exp<T>(logs * exponent);
+    const Vec<T> ratio = load(shifted + i, n) / top, logs = log2<T>(ratio);
+    const Vec<T> power = exp2<T>(logs * exponent);
     const auto nothing = ratio == T(0);
     const Vec<T> at_zero = broadcast(T(exponent == 0));
     const Vec<T> lesser = nothing ? at_zero : power;  // (w̃ / max w̃)^{γ−1}
@@ -370,7 +370,7 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     d_sharpening += centred * lesser * (load(shifted + i, n) * scale) * load(logarithm + i, n);
     store(d_shifted + i, lesser * centred * slope, n);
   });
-  return sum<T>(d_sharpening);
+  return sum<T>(d_sharpening) * Real<T>::ln2;
 }
 
 // From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.

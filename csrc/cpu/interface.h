@@ -6,20 +6,16 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// Softmax over the taps of one head.
-template <typename T>
-inline void softmax(int64_t n, const T* from, T* to) {
-  T top = from[0];
-  for (int64_t i = 1; i < n; ++i) top = from[i] > top ? from[i] : top;
-  Vec<T> total{};
-  each<T>(n, [&](int64_t i, auto lanes) {
-    const Vec<T> e = keep<T>(exp<T>(load(from + i, lanes) - top), lanes);
-    total += e;
-    store(to + i, e, lanes);
-  });
-  const T whole = sum<T>(total);
-  each<T>(n, [&](int64_t i, auto lanes) { store(to + i, load(to + i, lanes) / whole, lanes); });
-}
+// In one pass over the scalars of all heads, which lie side by side as [β | g | taps | γ]: what a
+// place holds says which of the functions, all of e^−|x|, is taken.
+struct Places {
+  int64_t gate, taps, sharpening, end;
+  explicit Places(const Sizes& s)
+      : gate(s.heads()),
+        taps(2 * s.heads()),
+        sharpening(taps + s.heads() * s.taps),
+        end(s.scalars()) {}
+};
 
 // raw [P] -> activated [P]; k and a linear, β = softplus, g = sigmoid, s = softmax, γ = 1 +
 // softplus, e = sigmoid.
@@ -27,19 +23,31 @@ template <typename T>
 inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
   const Heads<const T> raw(raw_vector, s);
   const Heads<T> to(activated, s);
-  const int64_t heads = s.heads(), written = s.write_heads * s.word;
-  each<T>(heads * s.word, [&](int64_t i, auto n) { store(to.key + i, load(raw.key + i, n), n); });
-  each<T>(heads, [&](int64_t i, auto n) {
-    store(to.strength + i, softplus<T>(load(raw.strength + i, n)), n);
-    store(to.gate + i, sigmoid<T>(load(raw.gate + i, n)), n);
-    store(to.sharpening + i, softplus<T>(load(raw.sharpening + i, n)) + T(1), n);
+  const Places places(s);
+  const int64_t written = s.write_heads * s.word;
+  copy(s.heads() * s.word + places.end, raw.key, to.key);
+  for (T* taps = to.shift; taps < to.sharpening; taps += s.taps) {
+    T top = taps[0];
+    for (int64_t tap = 1; tap < s.taps; ++tap) top = taps[tap] > top ? taps[tap] : top;
+    for (int64_t tap = 0; tap < s.taps; ++tap) taps[tap] -= top;
+  }
+  each<T>(places.end, [&](int64_t i, auto n) {
+    const Vec<T> x = load(to.strength + i, n), e = exp<T>(-absolute<T>(x));
+    const Vec<Bits<T>> place = lanes_from<T>(i);
+    const Vec<T> positive = softplus<T>(x, e);
+    Vec<T> y = place < (Bits<T>)places.sharpening ? e : positive + T(1);
+    y = place < (Bits<T>)places.taps ? sigmoid<T>(x, e) : y;
+    y = place < (Bits<T>)places.gate ? positive : y;
+    store(to.strength + i, y, n);
   });
-  for (int64_t h = 0; h < heads; ++h)
-    softmax(s.taps, raw.shift + h * s.taps, to.shift + h * s.taps);
-  each<T>(written, [&](int64_t i, auto n) {
-    store(to.erase + i, sigmoid<T>(load(raw.erase + i, n)), n);
-    store(to.add + i, load(raw.add + i, n), n);
-  });
+  for (T* taps = to.shift; taps < to.sharpening; taps += s.taps) {
+    T total = 0;
+    for (int64_t tap = 0; tap < s.taps; ++tap) total += taps[tap];
+    for (int64_t tap = 0; tap < s.taps; ++tap) taps[tap] /= total;
+  }
+  each<T>(written,
+          [&](int64_t i, auto n) { store(to.erase + i, sigmoid<T>(load(raw.erase + i, n)), n); });
+  copy(written, raw.add, to.add);
 }
 
 // d_interface [P]: from the gradient of the activated to that of the raw vector, in place. Slopes
@@ -49,23 +57,24 @@ inline void activate_backward(const Sizes& s, const T* raw_vector, const T* acti
                               T* d_interface) {
   const Heads<const T> raw(raw_vector, s), active(activated, s);
   const Heads<T> d(d_interface, s);
-  const auto scale = [](T* to, int64_t i, auto n, Vec<T> slope) {
-    store(to + i, load(to + i, n) * slope, n);
-  };
-  each<T>(s.heads(), [&](int64_t i, auto n) {
-    scale(d.strength, i, n, sigmoid<T>(load(raw.strength + i, n)));
-    scale(d.gate, i, n, load(active.gate + i, n) * sigmoid<T>(-load(raw.gate + i, n)));
-    scale(d.sharpening, i, n, sigmoid<T>(load(raw.sharpening + i, n)));
+  const Places places(s);
+  each<T>(places.end, [&](int64_t i, auto n) {
+    const Vec<T> x = load(raw.strength + i, n), y = load(active.strength + i, n);
+    const Vec<Bits<T>> place = lanes_from<T>(i);
+    const auto gate = (place >= (Bits<T>)places.gate) & (place < (Bits<T>)places.taps);
+    const auto taps = (place >= (Bits<T>)places.taps) & (place < (Bits<T>)places.sharpening);
+    const Vec<T> rising = sigmoid<T>(gate ? -x : x);
+    const Vec<T> slope = taps ? y : gate ? y * rising : rising;
+    store(d.strength + i, load(d.strength + i, n) * slope, n);
   });
-  for (int64_t h = 0; h < s.heads(); ++h) {
-    const T* taps = active.shift + h * s.taps;
-    T* d_taps = d.shift + h * s.taps;
-    T mean = 0;
-    for (int64_t tap = 0; tap < s.taps; ++tap) mean += taps[tap] * d_taps[tap];
-    for (int64_t tap = 0; tap < s.taps; ++tap) d_taps[tap] = taps[tap] * (d_taps[tap] - mean);
+  for (int64_t i = 0; i < s.heads() * s.taps; i += s.taps) {
+    T total = 0;
+    for (int64_t tap = i; tap < i + s.taps; ++tap) total += d.shift[tap];
+    for (int64_t tap = i; tap < i + s.taps; ++tap) d.shift[tap] -= active.shift[tap] * total;
   }
   each<T>(s.write_heads * s.word, [&](int64_t i, auto n) {
-    scale(d.erase, i, n, load(active.erase + i, n) * sigmoid<T>(-load(raw.erase + i, n)));
+    const Vec<T> slope = load(active.erase + i, n) * sigmoid<T>(-load(raw.erase + i, n));
+    store(d.erase + i, load(d.erase + i, n) * slope, n);
   });
 }
 

@@ -14,10 +14,6 @@
 namespace ntm::cpu::NTM_ISA {
 
 template <typename T>
-inline void copy(int64_t n, const T* from, T* to) {
-  __builtin_memcpy(to, from, n * sizeof(T));
-}
-template <typename T>
 inline void zero(int64_t n, T* to) {
   __builtin_memset(to, 0, n * sizeof(T));
 }
@@ -109,6 +105,17 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
         copy(s.memory(), memory, io.saved.checkpoints + index * s.memory());
       }
       T* const activated = io.trace_interface ? io.trace_interface + row * P : scratch.activated;
+      if (t + 1 < s.time) {
+        if (io.saved.weights) {
+          prefetch<1>(HN, io.saved.weights + (row + B) * HN);
+          prefetch<1>(P, io.saved.interface + (row + B) * P);
+          if (s.lstm) {
+            prefetch<1>(G, io.saved.gates + (row + B) * G);
+            prefetch<1>(C, io.saved.cell + (row + B) * C);
+          }
+        }
+        prefetch<1>(C, io.hidden + (row + B) * C);
+      }
       if (active(io.lengths, begin + i, t)) {
         activate(s, interface + i * P, activated);
         step(s, Heads<T>(activated, s), scratch.addressing, memory, weights, s.locations,
@@ -269,6 +276,17 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
             store(scratch.d_reads + j, load(d_reads + j, n) + load(more + j, n), n);
           });
           d_reads = scratch.d_reads;
+        }
+        if (t) {
+          const int64_t before = row - B;
+          prefetch(P, io.saved.interface + before * P);
+          prefetch<1>(P, io.d_interface + before * P);
+          prefetch<1>(G, io.d_projected + before * G);
+          if (s.lstm) {
+            prefetch(G, io.saved.gates + before * G);
+            if (t > 1) prefetch(C, io.saved.cell + (before - B) * C);
+          }
+          if (t > 1) prefetch(HN, io.saved.weights + (before - B) * HN);
         }
         focus(s, matches_at(step, i), heads, previous, s.locations, scratch.addressing);
         step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN,

@@ -56,16 +56,21 @@ NTM_INLINE Vec<T> broadcast(T x) {
 // A whole vector, where a function also takes a number of lanes.
 struct Full {};
 
+// A vector anywhere in an array of T. Through it a store touches elements of type T alone, so that
+// the compiler keeps pointers and sizes in registers; through memcpy it could touch anything.
+template <typename T>
+struct Unaligned {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T))));
+};
+
 template <typename T>
 NTM_INLINE Vec<T> load(const T* from, Full = {}) {
-  Vec<T> x;
-  __builtin_memcpy(&x, from, sizeof x);
-  return x;
+  return *reinterpret_cast<const typename Unaligned<T>::type*>(from);
 }
 
 template <typename T>
 NTM_INLINE void store(T* to, Vec<T> x, Full = {}) {
-  __builtin_memcpy(to, &x, sizeof x);
+  *reinterpret_cast<typename Unaligned<T>::type*>(to) = x;
 }
 
 // The first `lanes` only; the others are 0, and no memory beyond them is touched.
@@ -99,16 +104,33 @@ NTM_INLINE void store(T* to, Vec<T> x, int64_t lanes) {
 #endif
 }
 
+template <typename T>
+inline void copy(int64_t n, const T* from, T* to) {
+  __builtin_memcpy(to, from, n * sizeof(T));
+}
+
+// Ask for n elements to be read, or written, soon: from the memory into the second-level cache.
+template <int Write = 0, typename T>
+NTM_INLINE void prefetch(int64_t n, const T* at) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(at + i, Write, 2);
+}
+
 template <typename T, int... Lane>
 constexpr Vec<Bits<T>> iota(std::integer_sequence<int, Lane...>) {
   return Vec<Bits<T>>{Lane...};
 }
 
+// first, first + 1, …
+template <typename T>
+NTM_INLINE Vec<Bits<T>> lanes_from(int64_t first) {
+  return iota<T>(std::make_integer_sequence<int, kLanes<T>>{}) + (Bits<T>)first;
+}
+
 // x in the first `lanes`, `other` in the rest.
 template <typename T>
 NTM_INLINE Vec<T> keep(Vec<T> x, int64_t lanes, T other = 0) {
-  constexpr Vec<Bits<T>> index = iota<T>(std::make_integer_sequence<int, kLanes<T>>{});
-  return index < (Bits<T>)lanes ? x : broadcast(other);
+  return lanes_from<T>(0) < (Bits<T>)lanes ? x : broadcast(other);
 }
 template <typename T>
 NTM_INLINE Vec<T> keep(Vec<T> x, Full, T = 0) {
