@@ -56,12 +56,15 @@ class Model(NamedTuple):
 MODELS = (
     Model("paper"),
     Model("1024 x 64", locations=1024, words=64),
+    Model("2 + 2 heads", heads=2),
+    Model("4 + 4 heads", heads=4),
     Model("feed-forward", controller="feedforward"),
     Model("feed-forward, 4 + 4 heads", heads=4, hidden=256, controller="feedforward"),
     Model("feed-forward, 8 + 8 heads", heads=8, hidden=512, controller="feedforward"),
     Model("64 x 16", locations=64, words=16, hidden=64),
     Model("16 x 8", locations=16, words=8, hidden=32),
     Model("bfloat16", memory=torch.bfloat16, parameters=torch.bfloat16),
+    Model("bfloat16, 4 + 4 heads", heads=4, memory=torch.bfloat16, parameters=torch.bfloat16),
     Model("float64", memory=torch.float64, parameters=torch.float64),
     Model("2^20 x 1024", locations=2**20, words=1024),
 )
@@ -105,8 +108,12 @@ class Compiler(TritonBackend):
         from triton.runtime.driver import driver
 
         super().__init__(device_type="meta")
+        self.target = target
         driver.set_active(Offline(target))
         self.found: dict[str, tuple[frozenset[str], Usage]] = {}
+
+    def on_amd(self) -> bool:
+        return self.target in AMD
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         compiled = kernel.warmup(*arguments, grid=grid, **options)

@@ -113,6 +113,15 @@ class Table(NamedTuple):
 TABLE = Table()
 
 
+def most_registers(warps: int) -> int:
+    """What a thread of an NVIDIA card can have if a multiprocessor holds one program of ``warps``.
+
+    A program with the whole memory is compiled with this as its bound. Without any, ptxas aims at
+    128 registers, so that two programs of 8 warps fit, and spills where more are needed.
+    """
+    return min(255, 65536 // (32 * warps))
+
+
 def padded(size: int) -> int:
     """The smallest power of two that holds ``size``."""
     return 1 << max(int(size) - 1, 0).bit_length()
