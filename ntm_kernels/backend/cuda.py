@@ -167,6 +167,8 @@ class CudaBackend(Backend):
         self._why_not: str | None = None
 
     def unavailable(self) -> str | None:
+        if self._device_type == "cuda" and torch.version.hip is not None:
+            return "this torch is for ROCm, whose devices the backend triton serves"
         if self._device_type == "cuda" and not torch.cuda.is_available():
             return "there is no CUDA device"
         if self._library is None and self._why_not is None:
