@@ -30,7 +30,7 @@ struct Addressing {
   T* d_shifted;    // [N] circular
   T* d_dots;       // [H][N]
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
-  T* logarithm;    // [N] to base 2
+  T* logarithm;    // [N]
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
@@ -348,11 +348,11 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
     return 0;
   }
-  const T exponent = sharpening - 1;
+  const T exponent = sharpening - 1, to_base_two = exponent * Real<T>::log2_e;
   Vec<T> total{}, weighted{};
   each<T>(locations, [&](int64_t i, auto n) {
-    const Vec<T> ratio = load(shifted + i, n) / top, logs = log2<T>(ratio);
-    const Vec<T> power = exp2<T>(logs * exponent);
+    const Vec<T> ratio = load(shifted + i, n) / top, logs = log<T>(ratio);
+    const Vec<T> power = exp2<T>(logs * to_base_two);
     const auto nothing = ratio == T(0);
     const Vec<T> at_zero = broadcast(T(exponent == 0));
     const Vec<T> lesser = nothing ? at_zero : power;  // (w̃ / max w̃)^{γ−1}
@@ -370,7 +370,7 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     d_sharpening += centred * lesser * (load(shifted + i, n) * scale) * load(logarithm + i, n);
     store(d_shifted + i, lesser * centred * slope, n);
   });
-  return sum<T>(d_sharpening) * Real<T>::ln2;
+  return sum<T>(d_sharpening);
 }
 
 // From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.
