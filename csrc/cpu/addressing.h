@@ -112,16 +112,21 @@ inline void write_match(const Sizes& s, const T* memory, const T* weights, int64
   by_vectors<T, kManyRegisters ? 4 : 2>(s.locations, [&](int64_t i, auto count, auto n) {
     constexpr int L = kLanes<T>;
     Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
+    Vec<T> w[count.value];
+#pragma GCC unroll 8
+    for (int k = 0; k < count.value; ++k) w[k] = load(weights + i + k * L, n);
     for (int64_t m = 0; m < s.word; ++m) {
+      // Before the stores, which the compiler has to think may change them.
+      const T erased = erase[m], added = add[m], one = key[m], other = key[s.word + m];
 #pragma GCC unroll 8
       for (int k = 0; k < count.value; ++k) {
         const int64_t at = m * stride + i + k * L;
-        const Vec<T> old = load(memory + at, n), w = load(weights + i + k * L, n);
-        const Vec<T> x = old - old * (w * erase[m]) + w * add[m];
+        const Vec<T> old = load(memory + at, n);
+        const Vec<T> x = old - old * (w[k] * erased) + w[k] * added;
         store(written + at, x, n);
         square[k] += x * x;
-        first[k] += x * key[m];
-        second[k] += x * key[s.word + m];
+        first[k] += x * one;
+        second[k] += x * other;
       }
     }
 #pragma GCC unroll 8
