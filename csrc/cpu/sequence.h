@@ -306,8 +306,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           });
         }
       }
-      gemm<T>(rows, C, P, {io.d_interface + at * P, P}, {io.interface_weight, C}, scratch.d_hidden,
-              C, scratch.d_hidden, C);
+      gemm<T>(rows, C, P, {io.d_interface + at * P, P}, {io.interface_weight}, scratch.d_hidden, C,
+              scratch.d_hidden, C);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t row = at + i;
         T* const d_gates = io.d_projected + row * G;
@@ -323,7 +323,7 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           feedforward_backward(C, io.hidden + row * C, d_hidden, d_gates);
         }
       }
-      gemm<T>(rows, K, G, {io.d_projected + at * G, G}, {io.recurrent_weight, K}, nullptr, 0,
+      gemm<T>(rows, K, G, {io.d_projected + at * G, G}, {io.recurrent_weight}, nullptr, 0,
               scratch.d_before, K);
       for (int64_t i = 0; i < rows; ++i) {
         if (!active(io.lengths, begin + i, t)) continue;

@@ -65,7 +65,12 @@ struct Unaligned {
 
 template <typename T>
 NTM_INLINE Vec<T> load(const T* from, Full = {}) {
-  return *reinterpret_cast<const typename Unaligned<T>::type*>(from);
+  Vec<T> x = *reinterpret_cast<const typename Unaligned<T>::type*>(from);
+#if defined(__x86_64__)
+  // The compiler would read it anew for every use: three times in the backward of a write.
+  asm("" : "+v"(x));
+#endif
+  return x;
 }
 
 template <typename T>
