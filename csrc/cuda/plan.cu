@@ -86,18 +86,17 @@ struct Planner {
     return plan.shared_bytes <= limit;
   }
 
-  // Tiles for many blocks, two to a multiprocessor if a row or more still fits so.
+  // Tiles for many blocks, two or more to a multiprocessor if a warp's rows still fit so.
   void tile(int whole) {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
     const int rest = whole - kTiledStatic;
-    for (int64_t room : {std::min(rest / 2, 48 * 1024), rest}) {
+    for (int room : {std::min(rest / 2, 48 * 1024), rest / 2, rest}) {
       limit = room;
-      if (fit_rows()) {
-        if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
-        count();
-        return;
-      }
+      if (!fit_rows() || (plan.tile_rows < kWarp && room < rest)) continue;
+      if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
+      count();
+      return;
     }
     plan.shared_bytes += kTiledStatic;
     limit = whole;
