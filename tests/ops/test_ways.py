@@ -1,4 +1,4 @@
-"""What backends that record their own derivatives give, called past ``torch.ops.ntm`` or through."""
+"""Backends that record their own derivatives: the same past ``torch.ops.ntm`` as through it."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ each_such_backend = pytest.mark.parametrize(
     "entry",
     [pytest.param(one, id=one.backend) for one in LIVE if get(one.backend).differentiates],
 )
+DOUBLE = Dtypes.all(F64)
 SIXTEEN = [
     Dtypes.float32_but(dtype, *kinds)
     for dtype in (BF16, F16)
     for kinds in (("memory",), ("parameters", "input"), ("input", "state", "weights"))
 ]
 each_dtypes = pytest.mark.parametrize("dtypes", [Dtypes.all(F32), DOUBLE, *SIXTEEN], ids=str)
-DOUBLE = Dtypes.all(F64)
 STEP = Case("step", read_heads=2, write_heads=2)
 SEQUENCE = Case("sequence", inputs=3)
 each_recorded = pytest.mark.parametrize("case", [STEP, SEQUENCE], ids=str)
