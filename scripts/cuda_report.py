@@ -212,6 +212,34 @@ def toolchain() -> str:
     return f"nvcc {release[1] if release else 'of unknown version'}, g++ {gxx}"
 
 
+def plans() -> str:
+    """Where a sequence's memory and weights lie, for every amount of shared memory."""
+    by_shared: dict[int, list[str]] = {}
+    for architecture, processor in PROCESSORS.items():
+        shared = processor.shared_bytes - processor.reserved_bytes
+        by_shared.setdefault(shared, []).append(str(architecture))
+    rows = []
+    for name, case in CASES.items():
+        if case.op != "sequence" or case.architecture != 90:
+            continue
+        for shared, architectures in sorted(by_shared.items()):
+            for direction in ("forward", "backward"):
+                plan = emulated().plan(case.sizes, case.controller, direction, shared)
+                resident = plan.tile_rows == case.sizes.memory_size
+                memories = str(plan.memories) if direction == "backward" else ""
+                rows.append(
+                    [
+                        f"{name.removeprefix('sequence, ')}, {direction}",
+                        f"sm_{', '.join(architectures)}",
+                        "shared memory" if resident else f"L2, {plan.tile_rows} rows at a time",
+                        memories if resident else "",
+                        *map(str, plan.weight_bytes),
+                    ]
+                )
+    header = ["sequence", "on", "memory", "memories kept", "registers", "shared", "L2 at each step"]
+    return table(header, rows)
+
+
 def render(
     resources: dict[str, dict[int, Resources]],
     counted: dict[str, Counts],
@@ -259,7 +287,8 @@ def render(
                 f"{counts.memory_traffic:.2f}",
                 f"{counts.wavefronts:.0f}",
                 f"{counts.wavefront_excess:.2f}",
-                f"{modelled_microseconds(counts):.2f}",
+                # The model is of one multiprocessor, and tiles are on all.
+                "" if "tiled" in counts.kernel else f"{modelled_microseconds(counts):.2f}",
             ]
             for case, counts in counted.items()
         ],
@@ -285,6 +314,14 @@ shared memory that the call asks for on sm_90; empty where a block has less, and
 in another way.
 
 {occupancy}
+
+## Plans
+
+Where a sequence has its memory, how many memories of a segment its backward keeps at a time, and
+the bytes of the controller's weights in registers, in shared memory, and loaded from L2 at each
+step.
+
+{plans()}
 
 ## Counts
 

@@ -119,7 +119,7 @@ struct Grid {
 /// Blocks of a kernel that a multiprocessor holds together, as far as threads and shared memory
 /// say; what registers say is not known here.
 size_t blocks_per_processor(size_t threads, size_t dynamic_shared) {
-  constexpr size_t reserved = 1024;  // of shared memory, in every block
+  const size_t reserved = device().major >= 8 ? 1024 : 0;  // of shared memory, in every block
   return std::min({size_t(device().threads_per_processor) / threads,
                    device().shared_per_processor / (dynamic_shared + reserved), size_t(32)});
 }
