@@ -131,8 +131,8 @@ struct Sequence {
 
 template <typename T>
 struct SequenceBackward {
-  const T* recurrent_weight;  // [G, K]
-  const T* interface_weight;  // [P, C]
+  const T* recurrent_weight;  // [G, K] packed
+  const T* interface_weight;  // [P, C] packed
   const int64_t* lengths;     // [B] or null
   State<const T> first;
   const T* hidden;  // [T, B, C]
@@ -195,9 +195,10 @@ struct Kernels {
   Kernel<SequenceBackward<T>> sequence_backward;
 
   int64_t (*packed_size)(int64_t columns, int64_t inner);
-  // Rows `at` … of the packed transpose of [columns, inner] from weight [columns, rows].
-  void (*pack)(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight,
-               T* packed);
+  // From weight [inner, columns]; rows `at` … of a packed [inner, columns] from [columns, rows].
+  void (*pack)(int64_t columns, int64_t inner, const T* weight, T* packed);
+  void (*pack_transposed)(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight,
+                          T* packed);
   // Blocks of rows of the gradient that can be computed apart, and the kernel for some of them.
   int64_t (*weight_gradient_blocks)(const WeightGradient<T>&);
   void (*weight_gradient)(const WeightGradient<T>&, int64_t begin, int64_t end);

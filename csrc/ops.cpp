@@ -1,6 +1,7 @@
 // torch.ops.ntm_native: tensors to pointers, the batch to threads. Arguments are checked in Python.
+#include "ops.h"
+
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/accumulate.h>
@@ -8,18 +9,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
-#include <vector>
 
 #include "kernels.h"
 #include "workspace.h"
 
 namespace ntm {
 namespace {
-
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using MaybeTensor = std::optional<Tensor>;
 
 at::ScalarType arithmetic_type(const Tensor& like) {
   return like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -203,6 +198,8 @@ Tensors write_backward(const Tensor& d_written, const Tensor& memory, const Tens
   });
 }
 
+}  // namespace
+
 Tensors step(const Tensor& memory, const Tensor& interface, const Tensor& previous_weights,
              int64_t read_heads, int64_t write_heads, int64_t shift_range) {
   const Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
@@ -234,6 +231,8 @@ Tensors step_backward(const MaybeTensor& d_read_vectors, const MaybeTensor& d_wr
     return {d_memory.as(memory), d_interface.as(interface), d_previous.as(previous_weights)};
   });
 }
+
+namespace {
 
 Sizes sequence_sizes(const Tensor& input, const MaybeTensor& input_weight,
                      const Tensor& interface_weight, const Tensor& memory, bool lstm,
@@ -269,17 +268,28 @@ cpu::Saved<T> pointers(const Tensors& saved) {
   return {at(0), at(1), at(2), at(3), at(4)};
 }
 
+// A weight as right factor of a product.
+template <typename T>
+Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
+  const int64_t columns = weight.size(1), inner = weight.size(0);
+  const New<T> to({kernels.packed_size(columns, inner)});
+  kernels.pack(columns, inner, Lifted<T>(weight), to);
+  return to.tensor;
+}
+
 // The transpose of a weight, and of a second one's columns beside it.
 template <typename T>
-Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight,
-              const MaybeTensor& beside = std::nullopt) {
+Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
+                         const MaybeTensor& beside = std::nullopt) {
   const int64_t columns = weight.size(0), rows = weight.size(1);
   const int64_t inner = rows + (beside ? beside->size(1) : 0);
   const New<T> to({kernels.packed_size(columns, inner)});
-  kernels.pack(columns, inner, 0, rows, Lifted<T>(weight), to);
-  if (beside) kernels.pack(columns, inner, rows, inner - rows, Lifted<T>(*beside), to);
+  kernels.pack_transposed(columns, inner, 0, rows, Lifted<T>(weight), to);
+  if (beside) kernels.pack_transposed(columns, inner, rows, inner - rows, Lifted<T>(*beside), to);
   return to.tensor;
 }
+
+}  // namespace
 
 Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
                  const Tensor& interface_weight, const Tensor& interface_bias, const Tensor& memory,
@@ -296,8 +306,8 @@ Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
     const int64_t B = s.batch, C = s.hidden, H = s.heads(), N = s.locations;
     const Lifted<T> input_(input), input_bias_(input_bias), bias(interface_bias), memory_(memory),
         weights_(weights), read_vectors_(read_vectors), hidden_(hidden), cell_(cell);
-    const Tensor packed_gate = packed(kernels, recurrent_weight, input_weight);
-    const Tensor packed_interface = packed(kernels, interface_weight);
+    const Tensor packed_gate = packed_transposed(kernels, recurrent_weight, input_weight);
+    const Tensor packed_interface = packed_transposed(kernels, interface_weight);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
 
     const int64_t state = s.lstm ? B * C : 0;
@@ -361,9 +371,10 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
     using T = decltype(zero);
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
     const int64_t B = s.batch, C = s.hidden, G = s.gates(), P = s.interface(), I = s.input;
-    const Lifted<T> input_(input), recurrent(recurrent_weight), interface(interface_weight),
-        memory_(memory), weights_(weights), read_vectors_(read_vectors), hidden_(hidden),
-        cell_(cell), hiddens(out_hidden), reads(out_read_vectors);
+    const Lifted<T> input_(input), memory_(memory), weights_(weights), read_vectors_(read_vectors),
+        hidden_(hidden), cell_(cell), hiddens(out_hidden), reads(out_read_vectors);
+    const Tensor recurrent = packed(kernels, recurrent_weight);
+    const Tensor interface = packed(kernels, interface_weight);
     const Lifted<T> d_hiddens(grads[0]), d_reads(grads[1]), d_memory(grads[2]), d_weights(grads[3]),
         d_last_reads(grads[4]), d_last_hidden(grads[5]), d_last_cell(grads[6]);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
@@ -374,8 +385,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
         d_first_reads(read_vectors.sizes()), d_first_hidden({state}), d_first_cell({state});
     const auto kept = pointers<T>(saved);
     const cpu::SequenceBackward<T> io{
-        recurrent,
-        interface,
+        recurrent.const_data_ptr<T>(),
+        interface.const_data_ptr<T>(),
         lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
         {memory_, weights_, read_vectors_, hidden_, cell_},
         hiddens,
@@ -425,6 +436,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
             d_input_bias.as(input_bias.value_or(recurrent_weight))};
   });
 }
+
+namespace {
 
 // All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of
 // one dtype.

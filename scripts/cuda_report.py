@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +54,12 @@ class Case(NamedTuple):
     controller: str = ""
     architecture: int = 90
     backward: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Of the memories of all steps."""
+        sizes = self.sizes
+        return sizes.batch * sizes.memory_size * sizes.word_size * max(1, sizes.time)
 
 
 CASES = {
@@ -87,23 +96,37 @@ def build() -> dict[str, dict[int, Resources]]:
     return read_logs(logs[-1].parent)
 
 
-def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
-    """Counts of every case that ``pattern`` matches, or why no kernel serves it."""
+@cache
+def emulated() -> Emulated:
     library = ROOT / "build/cuda_emulator/kernels_instrumented.so"
-    emulated = Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
-    for name, case in CASES.items():
-        if not re.search(pattern, name):
-            continue
-        os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
-        if case.backward and (why_not := emulated.why_not(*case[:3])):
-            yield name, why_not
-            continue
-        if case.op == "step":
-            counted = emulated.step(case.sizes, case.backward)
-        else:
-            counted = emulated.sequence(case.sizes, case.controller)
-        for direction, counts in zip(("forward", "backward"), counted, strict=False):
-            yield f"{name}, {direction}", counts
+    return Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
+
+
+def count_case(name: str) -> list[tuple[str, Counts | str]]:
+    """Counts of a case, direction by direction, or why no kernel serves it."""
+    case = CASES[name]
+    os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
+    if case.backward and (why_not := emulated().why_not(*case[:3])):
+        return [(name, why_not)]
+    if case.op == "step":
+        counted = emulated().step(case.sizes, case.backward)
+    else:
+        counted = emulated().sequence(case.sizes, case.controller)
+    directions = zip(("forward", "backward"), counted, strict=False)
+    return [(f"{name}, {direction}", counts) for direction, counts in directions]
+
+
+def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
+    """Counts of every case that ``pattern`` matches, some at a time, in order."""
+    names = [name for name in CASES if re.search(pattern, name)]
+    emulated()  # compiled once, before several processes ask for it
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        # The largest first, so that none is left to go on alone.
+        by_size = sorted(names, key=lambda name: -CASES[name].elements)
+        counts = {name: pool.submit(count_case, name) for name in by_size}
+        for name in names:
+            yield from counts[name].result()
 
 
 def modelled_microseconds(counts: Counts) -> float:
@@ -189,6 +212,34 @@ def toolchain() -> str:
     return f"nvcc {release[1] if release else 'of unknown version'}, g++ {gxx}"
 
 
+def plans() -> str:
+    """Where a sequence's memory and weights lie, for every amount of shared memory."""
+    by_shared: dict[int, list[str]] = {}
+    for architecture, processor in PROCESSORS.items():
+        shared = processor.shared_bytes - processor.reserved_bytes
+        by_shared.setdefault(shared, []).append(str(architecture))
+    rows = []
+    for name, case in CASES.items():
+        if case.op != "sequence" or case.architecture != 90:
+            continue
+        for shared, architectures in sorted(by_shared.items()):
+            for direction in ("forward", "backward"):
+                plan = emulated().plan(case.sizes, case.controller, direction, shared)
+                resident = plan.tile_rows == case.sizes.memory_size
+                memories = str(plan.memories) if direction == "backward" else ""
+                rows.append(
+                    [
+                        f"{name.removeprefix('sequence, ')}, {direction}",
+                        f"sm_{', '.join(architectures)}",
+                        "shared memory" if resident else f"L2, {plan.tile_rows} rows at a time",
+                        memories if resident else "",
+                        *map(str, plan.weight_bytes),
+                    ]
+                )
+    header = ["sequence", "on", "memory", "memories kept", "registers", "shared", "L2 at each step"]
+    return table(header, rows)
+
+
 def render(
     resources: dict[str, dict[int, Resources]],
     counted: dict[str, Counts],
@@ -236,7 +287,8 @@ def render(
                 f"{counts.memory_traffic:.2f}",
                 f"{counts.wavefronts:.0f}",
                 f"{counts.wavefront_excess:.2f}",
-                f"{modelled_microseconds(counts):.2f}",
+                # The model is of one multiprocessor, and tiles are on all.
+                "" if "tiled" in counts.kernel else f"{modelled_microseconds(counts):.2f}",
             ]
             for case, counts in counted.items()
         ],
@@ -262,6 +314,14 @@ shared memory that the call asks for on sm_90; empty where a block has less, and
 in another way.
 
 {occupancy}
+
+## Plans
+
+Where a sequence has its memory, how many memories of a segment its backward keeps at a time, and
+the bytes of the controller's weights in registers, in shared memory, and loaded from L2 at each
+step.
+
+{plans()}
 
 ## Counts
 

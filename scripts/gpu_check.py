@@ -3,10 +3,9 @@
     python -m scripts.gpu_check [--report FILE] [--only STAGE ...] [--quick]
 
 It builds the CUDA kernels, runs the whole test suite on the device with them and with Triton's, the
-op suite under compute-sanitizer (both under memcheck, the CUDA kernels under racecheck and synccheck
-too), and the benchmark. A stage that fails does not
-keep the others from running; the exit status is 0 if none failed. Takes about half an hour, and
-with --quick about ten minutes.
+op suite under compute-sanitizer (both under memcheck, the CUDA kernels also under racecheck and
+synccheck), and the benchmark. A stage that fails does not keep the others from running; the exit
+status is 0 if none failed. Takes about half an hour, and with --quick about ten minutes.
 """
 
 from __future__ import annotations

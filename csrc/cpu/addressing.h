@@ -30,7 +30,7 @@ struct Addressing {
   T* d_shifted;    // [N] circular
   T* d_dots;       // [H][N]
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
-  T* logarithm;    // [N] to base 2
+  T* logarithm;    // [N]
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.heads();
@@ -112,16 +112,21 @@ inline void write_match(const Sizes& s, const T* memory, const T* weights, int64
   by_vectors<T, kManyRegisters ? 4 : 2>(s.locations, [&](int64_t i, auto count, auto n) {
     constexpr int L = kLanes<T>;
     Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
+    Vec<T> w[count.value];
+#pragma GCC unroll 8
+    for (int k = 0; k < count.value; ++k) w[k] = load(weights + i + k * L, n);
     for (int64_t m = 0; m < s.word; ++m) {
+      // Before the stores, which the compiler has to think may change them.
+      const T erased = erase[m], added = add[m], one = key[m], other = key[s.word + m];
 #pragma GCC unroll 8
       for (int k = 0; k < count.value; ++k) {
         const int64_t at = m * stride + i + k * L;
-        const Vec<T> old = load(memory + at, n), w = load(weights + i + k * L, n);
-        const Vec<T> x = old - old * (w * erase[m]) + w * add[m];
+        const Vec<T> old = load(memory + at, n);
+        const Vec<T> x = old - old * (w[k] * erased) + w[k] * added;
         store(written + at, x, n);
         square[k] += x * x;
-        first[k] += x * key[m];
-        second[k] += x * key[s.word + m];
+        first[k] += x * one;
+        second[k] += x * other;
       }
     }
 #pragma GCC unroll 8
@@ -339,7 +344,8 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and
-// dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j). Returns dγ. d_shifted may not be d_weights.
+// dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j). Returns dγ, of which both factors are centred: what
+// one mean lacks then multiplies nothing. d_shifted may not be d_weights.
 template <typename T>
 inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifted, T sharpening,
                           T* logarithm, T* d_shifted) {
@@ -348,29 +354,32 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
     return 0;
   }
-  const T exponent = sharpening - 1;
-  Vec<T> total{}, weighted{};
+  const T exponent = sharpening - 1, to_base_two = exponent * Real<T>::log2_e;
+  Vec<T> total{}, weighted{}, logarithms{};
   each<T>(locations, [&](int64_t i, auto n) {
-    const Vec<T> ratio = load(shifted + i, n) / top, logs = log2<T>(ratio);
-    const Vec<T> power = exp2<T>(logs * exponent);
+    const Vec<T> ratio = load(shifted + i, n) / top;
     const auto nothing = ratio == T(0);
-    const Vec<T> at_zero = broadcast(T(exponent == 0));
-    const Vec<T> lesser = nothing ? at_zero : power;  // (w̃ / max w̃)^{γ−1}
+    const Vec<T> any = log<T>(ratio), power = exp2<T>(any * to_base_two);
+    const Vec<T> logs = nothing ? Vec<T>{} : any;
+    const Vec<T> lesser = nothing ? broadcast(T(exponent == 0)) : power;  // (w̃ / max w̃)^{γ−1}
     const Vec<T> whole = lesser * ratio;
     total += whole;
     weighted += whole * load(d_weights + i, n);
-    store(logarithm + i, nothing ? Vec<T>{} : logs, n);
+    logarithms += whole * logs;
+    store(logarithm + i, logs, n);
     store(d_shifted + i, lesser, n);
   });
   const T inverse = 1 / sum<T>(total), mean = sum<T>(weighted) * inverse;
+  const T mean_logarithm = sum<T>(logarithms) * inverse;
   const T slope = sharpening * inverse / top, scale = inverse / top;
   Vec<T> d_sharpening{};
   each<T>(locations, [&](int64_t i, auto n) {
     const Vec<T> lesser = load(d_shifted + i, n), centred = load(d_weights + i, n) - mean;
-    d_sharpening += centred * lesser * (load(shifted + i, n) * scale) * load(logarithm + i, n);
+    const Vec<T> weight = lesser * (load(shifted + i, n) * scale);
+    d_sharpening += centred * weight * (load(logarithm + i, n) - mean_logarithm);
     store(d_shifted + i, lesser * centred * slope, n);
   });
-  return sum<T>(d_sharpening) * Real<T>::ln2;
+  return sum<T>(d_sharpening);
 }
 
 // From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.

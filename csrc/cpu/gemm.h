@@ -140,21 +140,41 @@ inline int64_t packed_size(int64_t columns, int64_t inner) {
   return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T> * inner;
 }
 
-// Pack the transpose of weight [columns, rows] as rows `at` … of a right factor [inner, columns].
-template <typename T>
-inline void pack_transposed(int64_t columns, int64_t inner, int64_t at, int64_t rows,
-                            const T* weight, T* packed) {
+// body(n, width, present) for every panel of a right factor: its first column, its width, and how
+// many of its columns there are.
+template <typename T, typename Body>
+inline void by_panels(int64_t columns, Body&& body) {
   const int64_t count = panels<T>(columns);
   for (int64_t index = 0; index < count; ++index) {
     const Panel p = panel<T>(columns, count, index);
     const int64_t n = p.first * kLanes<T>, width = p.vectors * kLanes<T>;
-    const int64_t present = n + width <= columns ? width : columns - n;
-    T* to = packed + n * inner + at * width;
+    body(n, width, n + width <= columns ? width : columns - n);
+  }
+}
+
+// Pack weight [inner, columns].
+template <typename T>
+inline void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
+  by_panels<T>(columns, [&](int64_t n, int64_t width, int64_t present) {
+    for (int64_t k = 0; k < inner; ++k) {
+      T* const to = packed + n * inner + k * width;
+      copy(present, weight + k * columns + n, to);
+      for (int64_t j = present; j < width; ++j) to[j] = 0;
+    }
+  });
+}
+
+// Pack the transpose of weight [columns, rows] as rows `at` … of a right factor [inner, columns].
+template <typename T>
+inline void pack_transposed(int64_t columns, int64_t inner, int64_t at, int64_t rows,
+                            const T* weight, T* packed) {
+  by_panels<T>(columns, [&](int64_t n, int64_t width, int64_t present) {
+    T* const to = packed + n * inner + at * width;
     transpose(present, rows, weight + n * rows, rows, to, width);
     for (int64_t k = 0; k < rows; ++k) {
       for (int64_t j = present; j < width; ++j) to[k * width + j] = 0;
     }
-  }
+  });
 }
 
 // c[i][j] = Σ_n a[i][n] b[j][n], both read along n; block by block of Rows x (lanes / Rows).

@@ -187,11 +187,6 @@ void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int
 }
 
 template <typename T>
-void pack(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight, T* packed) {
-  pack_transposed(columns, inner, at, rows, weight, packed);
-}
-
-template <typename T>
 constexpr Kernels<T> kernels() {
   return {address<T>,
           address_backward<T>,
@@ -205,6 +200,7 @@ constexpr Kernels<T> kernels() {
           sequence_backward<T>,
           packed_size<T>,
           pack<T>,
+          pack_transposed<T>,
           weight_gradient_blocks<T>,
           weight_gradient<T>,
           graves_rmsprop<T>};

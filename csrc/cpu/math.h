@@ -143,10 +143,12 @@ NTM_INLINE Split<T> split(Vec<T> x) {
   Vec<T> floor, mantissa;
   if constexpr (sizeof(T) == 4) {
     floor = (Vec<T>)_mm512_maskz_getexp_ps(kAll<T>, (__m512)x);
-    mantissa = (Vec<T>)_mm512_maskz_getmant_ps(kAll<T>, (__m512)x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
+    mantissa = (Vec<T>)_mm512_maskz_getmant_ps(kAll<T>, (__m512)x, _MM_MANT_NORM_p75_1p5,
+                                               _MM_MANT_SIGN_src);
   } else {
     floor = (Vec<T>)_mm512_maskz_getexp_pd(kAll<T>, (__m512d)x);
-    mantissa = (Vec<T>)_mm512_maskz_getmant_pd(kAll<T>, (__m512d)x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src);
+    mantissa = (Vec<T>)_mm512_maskz_getmant_pd(kAll<T>, (__m512d)x, _MM_MANT_NORM_p75_1p5,
+                                               _MM_MANT_SIGN_src);
   }
   return {mantissa < T(1) ? floor + T(1) : floor, mantissa - T(1)};
 #else

@@ -11,8 +11,6 @@ namespace ntm {
 namespace {
 
 constexpr int kLeastTileRows = 64;
-constexpr int kTiledThreads = 256;
-constexpr int kMostSequences = 65535;  // the second dimension of a grid
 
 // A thread for about four elements of the memory, or for what it has to do of the controller's
 // products, so that small problems do not pay for idle warps.
@@ -88,24 +86,20 @@ struct Planner {
     return plan.shared_bytes <= limit;
   }
 
-  // Tiles for a grid of blocks, two to a multiprocessor if a row or more still fits so.
+  // Tiles for many blocks, two or more to a multiprocessor if a warp's rows still fit so.
   void tile(int whole) {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
-    if (given.batch > kMostSequences) {
-      snprintf(plan.why_not, sizeof plan.why_not,
-               "%d sequences of a memory that does not fit in shared memory, at most %d",
-               given.batch, kMostSequences);
+    const int rest = whole - kTiledStatic;
+    for (int room : {std::min(rest / 2, 48 * 1024), rest / 2, rest}) {
+      limit = room;
+      if (!fit_rows() || (plan.tile_rows < kWarp && room < rest)) continue;
+      if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
+      count();
       return;
     }
-    for (int64_t room : {std::min(whole / 2, 48 * 1024), whole}) {
-      limit = room;
-      if (fit_rows()) {
-        if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
-        count();
-        return;
-      }
-    }
+    plan.shared_bytes += kTiledStatic;
+    limit = whole;
     refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
@@ -119,16 +113,51 @@ struct Planner {
   // What the memory leaves free goes to the controller's weights.
   void place_weights() {
     const Sizes sizes(given);
-    const int rows = backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
     const int columns = recurrent_columns(sizes, backward);
     const Held most = backward ? kHeldBackward : kHeldForward;
     plan.weights_held = !is_double && columns <= most.columns * kWarp;
-    const int held = plan.weights_held ? most.units * plan.threads / kWarp : 0;
-    plan.near_units = near_units(units_of(rows) - held, columns);
+    plan.near_units = near_units(units_of(recurrent_rows()) - held_units(), columns);
     count();
-    const int interface_rows = backward ? sizes.C : sizes.interface_size();
     plan.near_interface_units =
-        near_units(units_of(interface_rows), interface_columns(sizes, backward));
+        near_units(units_of(interface_rows()), interface_columns(sizes, backward));
+    count();
+  }
+
+  void count_weights() {
+    const Sizes sizes(given);
+    const int64_t element = is_double ? 8 : 4;
+    const int64_t row = element * recurrent_columns(sizes, backward);
+    const int64_t interface_row = element * interface_columns(sizes, backward);
+    const int held = std::min(kRowsAtOnce * held_units(), recurrent_rows());
+    const int near = std::min(kRowsAtOnce * plan.near_units, recurrent_rows() - held);
+    const int near_interface = std::min(kRowsAtOnce * plan.near_interface_units, interface_rows());
+    plan.weight_bytes[0] = held * row;
+    plan.weight_bytes[1] = near * row + near_interface * interface_row;
+    plan.weight_bytes[2] = (recurrent_rows() - held - near) * row +
+                           (interface_rows() - near_interface) * interface_row;
+  }
+
+  // Rows of the weights, which a backward has transposed; units of them in registers.
+  int recurrent_rows() const {
+    const Sizes sizes(given);
+    return backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
+  }
+  int interface_rows() const {
+    const Sizes sizes(given);
+    return backward ? sizes.C : sizes.interface_size();
+  }
+  int held_units() const {
+    const Held most = backward ? kHeldBackward : kHeldForward;
+    return plan.weights_held ? most.units * plan.threads / kWarp : 0;
+  }
+
+  // What then is left keeps memories of a segment from being made again for each of its steps.
+  void place_memories() {
+    const int64_t memory = static_cast<int64_t>(given.memory_size) *
+                           Tile<float>::stride_of(given.word_size) * (is_double ? 8 : 4);
+    const int64_t more = (limit - plan.shared_bytes - 16) / memory;
+    const int64_t most = std::min(given.checkpoint_every, given.time);
+    plan.memories = static_cast<int>(std::max(int64_t(1), std::min(1 + more, most)));
     count();
   }
 
@@ -145,9 +174,13 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   NtmPlan& plan = planner.plan;
   plan.threads = threads_for(sizes, is_double);
   plan.tile_rows = sizes.memory_size;
+  plan.memories = 1;
   planner.count();
   if (plan.shared_bytes <= shared_limit) {
-    if (op == NTM_SEQUENCE) planner.place_weights();
+    if (op != NTM_SEQUENCE) return plan;
+    planner.place_weights();
+    if (backward) planner.place_memories();
+    planner.count_weights();
     return plan;
   }
   if (op == NTM_ADDRESS || op == NTM_STEP) {
@@ -161,6 +194,7 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   // The weightings stay if they leave room for a tile worth moving.
   for (int away = 0; away < 2; ++away) {
     plan.weightings_away = away;
+    planner.count_weights();
     if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
   }
   planner.refuse("the state of a step does not fit in shared memory");

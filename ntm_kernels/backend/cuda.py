@@ -1,4 +1,4 @@
-"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction while a memory fits.
+"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
 
 ``csrc/cuda`` has the stages under the names of ``ntm_kernels.backend.reference``. The library
 knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
@@ -59,6 +59,8 @@ class _Plan(ctypes.Structure):
         ("weights_held", c_int32),
         ("near_units", c_int32),
         ("near_interface_units", c_int32),
+        ("memories", c_int32),
+        ("weight_bytes", c_int64 * 3),
         ("shared_bytes", c_int64),
         ("workspace_bytes", c_int64),
         ("offsets", c_int32 * 40),
@@ -196,6 +198,24 @@ class CudaBackend(Backend):
             self, problem.op, problem.memory_dtype, problem.controller, *map(index, sizes)
         )
 
+    def how(self, problem: Problem) -> str:
+        sizes = problem.sizes
+        forward, backward = (
+            self._plan(problem.op, problem.memory_dtype, problem.controller, sizes, direction)
+            for direction in ("forward", "backward")
+        )
+        if forward.tiled:
+            return "the memory in tiles over the whole card"
+        resident = forward.tile_rows >= sizes.memory_size
+        text = "one block a sequence, the memory "
+        text += "in shared memory" if resident else f"from L2, {forward.tile_rows} rows at a time"
+        if problem.op == "sequence":
+            text += (
+                f"; of the controller's weights {forward.weight_bytes[2]} bytes from L2 at each "
+                f"step, {backward.weight_bytes[2]} in its backward"
+            )
+        return text
+
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         if op in ("read", "write"):
             return []
@@ -205,7 +225,7 @@ class CudaBackend(Backend):
         steps = (sizes.time, sizes.batch)
         cells = sizes.hidden_size if controller == "lstm" else 0
         return [
-            (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
+            (sizes.num_checkpoints, sizes.batch, sizes.word_size, sizes.memory_size),
             (*steps, *weighting),
             (*steps, _interface_size(sizes)),
             (*steps, 4 * cells),
@@ -545,14 +565,19 @@ class CudaBackend(Backend):
             return f"a size is beyond {_INT32_MAX}"
         if sizes.num_heads * sizes.memory_size > _INT32_MAX:
             return f"the weightings of a sequence have more than {_INT32_MAX} elements"
-        numbers = _numbers(sizes, controller == "lstm")
         for direction in ("forward", "backward"):
-            plan = self._library.plan(
-                op, direction, dtype == torch.float64, numbers, self._shared_limit()
-            )
+            plan = self._plan(op, dtype, controller, sizes, direction)
             if plan.why_not:
                 return f"{direction}: {plan.why_not.decode()}"
         return None
+
+    def _plan(
+        self, op: str, dtype: torch.dtype, controller: str, sizes: Sizes, direction: str
+    ) -> _Plan:
+        assert self._library is not None
+        numbers = _numbers(sizes, controller == "lstm")
+        is_double = dtype == torch.float64
+        return self._library.plan(op, direction, is_double, numbers, self._shared_limit())
 
     def _run(
         self,

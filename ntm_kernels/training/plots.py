@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FormatStrFormatter, FuncFormatter, LinearLocator, MaxNLocator
 from numpy.typing import NDArray
 from torch import nn
@@ -21,6 +22,7 @@ from ntm_kernels import NTM
 from ntm_kernels.tasks import Batch, Task
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import AS_TRAINED, fresh_generator, test_sets
+from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import compute_dtype
 from ntm_kernels.training.replay import (
@@ -32,7 +34,7 @@ from ntm_kernels.training.replay import (
     walked_locations,
 )
 
-__all__ = ["draw_answers", "draw_heads", "draw_learning_curve", "draw_run"]
+__all__ = ["draw_answers", "draw_heads", "draw_learning_curve", "draw_run", "draw_summary"]
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -64,25 +66,31 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
 
     ``answers.png`` shows targets and outputs for every test set; ``heads_….png``, for every test
     set of an NTM, the weightings over time beside what is written and read;
-    ``learning_curve.png`` the costs in metrics.csv.
+    ``learning_curve.png`` the costs in metrics.csv beside those published, and ``summary.png`` the
+    same above one sequence with the run's answer and the heads' weightings.
 
     Returns:
         The files written.
     """
     folder = run_dir / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    figures, examples = {}, []
+    figures, examples, heads = {}, [], []
     with matplotlib.rc_context(_STYLE):
         for title, task in test_sets(config).items():
             batch = _pick(title, task, config)
             examples.append(record_example(title, model, batch, config))
             if isinstance(model, NTM):
+                heads.append(record_heads(model, batch))
                 name = f"heads_{title}".replace(", ", "_").replace(" ", "_")
-                figures[name] = draw_heads(examples[-1], record_heads(model, batch), config)
+                figures[name] = draw_heads(examples[-1], heads[-1], config)
         figures["answers"] = draw_answers(examples)
         metrics = run_dir / "metrics.csv"
         if metrics.exists():
-            figures["learning_curve"] = draw_learning_curve(read_metrics(metrics), config)
+            rows = read_metrics(metrics)
+            figures["learning_curve"] = draw_learning_curve(rows, config)
+            figures["summary"] = draw_summary(
+                rows, examples[0], heads[0] if heads else None, config
+            )
         drawn = []
         for name, figure in figures.items():
             drawn.append(folder / f"{name}.png")
@@ -140,6 +148,16 @@ def _image_axes(
     beside: tuple[float, float, float, float],
 ) -> Axes:
     axes = figure.add_axes(place)
+    drawn = _show(axes, panel)
+    bar = figure.colorbar(drawn, cax=figure.add_axes(beside))
+    bar.ax.tick_params(length=2, labelsize=7)
+    bar.ax.yaxis.set_major_locator(LinearLocator(3))
+    bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
+    bar.outline.set_visible(False)
+    return axes
+
+
+def _show(axes: Axes, panel: _Panel) -> AxesImage:
     rows, steps = panel.image.shape
     drawn = axes.imshow(
         panel.image,
@@ -160,12 +178,7 @@ def _image_axes(
         axes.yaxis.set_major_formatter(
             FuncFormatter(lambda row, _: str(number.get(round(row), "")))
         )
-    bar = figure.colorbar(drawn, cax=figure.add_axes(beside))
-    bar.ax.tick_params(length=2, labelsize=7)
-    bar.ax.yaxis.set_major_locator(LinearLocator(3))
-    bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
-    bar.outline.set_visible(False)
-    return axes
+    return drawn
 
 
 def draw_answers(examples: Sequence[Example]) -> Figure:
@@ -244,7 +257,11 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
 def draw_learning_curve(rows: Sequence[dict[str, float]], config: TrainConfig) -> Figure:
     """Bits per sequence against sequences seen (figures 3, 7, 10, 13 and 18 of the paper)."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    _plot_costs(figure.add_subplot(), rows, config)
+    return figure
+
+
+def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfig) -> None:
     # A cost of exactly 0 has no place on a logarithmic axis; no float32 run shows less than this.
     least = 1e-6
     styles: dict[str, dict[str, Any]] = {
@@ -269,10 +286,52 @@ def draw_learning_curve(rows: Sequence[dict[str, float]], config: TrainConfig) -
             textcoords="offset points",
             color="C3",
         )
+    for number, mark in enumerate(landmarks(config.task)):
+        span = axes.axhspan if mark.axis == "bits" else axes.axvspan
+        unit = "bits" if mark.axis == "bits" else "thousand sequences"
+        reach = f"{mark.low:g}" + (f"–{mark.high:g}" if mark.high > mark.low else "")
+        colour = f"C{number + 1}"
+        span(mark.low, mark.high, label=f"{mark.text} {reach} {unit}", color=colour, alpha=0.22)
+    axes.set_xlim(left=0)
     axes.set_xlabel("thousand sequences")
     axes.set_ylabel("bits per sequence")
     axes.set_title(f"{config.task.name.replace('_', ' ')}, {AS_TRAINED}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+
+
+def draw_summary(
+    rows: Sequence[dict[str, float]],
+    example: Example,
+    heads: Heads | None,
+    config: TrainConfig,
+) -> Figure:
+    """A run in one picture: how it learnt, an answer, and where the heads were meanwhile.
+
+    Of several heads, the highest weight that any of them puts on a location is shown.
+    """
+    title = f"{example.title}: {example.verdict}"
+    panels = [
+        _Panel("inputs", "channel", example.inputs, _BITS, min(example.inputs.min(), 0), 1),
+        _Panel("targets", "bit", example.targets, _BITS, 0, 1),
+        _Panel(f"outputs, {title}", "bit", example.outputs, _BITS, 0, 1),
+    ]
+    if example.optimal is not None:
+        panels.append(_Panel("optimum", "bit", example.optimal, _BITS, 0, 1))
+    if heads is not None:
+        shown = walked_locations(heads)
+        for whose, weightings in (("write", heads.write_weights), ("read", heads.read_weights)):
+            highest = np.max(weightings, axis=0)[shown]
+            name = f"weightings, {whose} head" + ("s" if len(weightings) > 1 else "")
+            panels.append(_Panel(name, "location", highest, _WEIGHTINGS, 0, 1, shown))
+    high = [0.9 if panel.label == "location" else 0.55 for panel in panels]
+    figure = Figure(figsize=(8, 3.2 + sum(high) + 0.42 * len(panels)), layout="constrained")
+    curve, *images = figure.subplots(1 + len(panels), height_ratios=[3.2, *high])
+    _plot_costs(curve, rows, config)
+    for axes, panel in zip(images, panels, strict=True):
+        _show(axes, panel)
+        if axes is not images[-1]:
+            axes.set_xticklabels([])
+    images[-1].set_xlabel("step")
     return figure

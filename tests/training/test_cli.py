@@ -110,6 +110,7 @@ def test_a_run_leaves_every_file(finished):
         "pictures/answers.png",
         "pictures/heads_as_trained.png",
         "pictures/learning_curve.png",
+        "pictures/summary.png",
     }
 
 

@@ -137,5 +137,48 @@ def test_learning_curve_takes_a_cost_of_zero(tmp_path):
     assert image.imread(tmp_path / "curve.png").std() > 0.05
 
 
+@pytest.mark.parametrize("task", ["copy", "ngrams", "priority_sort"])
+def test_what_was_published_is_drawn_for_the_same_task_alone(task):
+    config = tiny()
+    config = type(config).from_dict({**config.to_dict(), "task": tasks.make(task).to_dict()})
+    rows = [{"sequences": 1000.0 * i, "train_bits": 90.0 / i} for i in range(1, 4)]
+
+    def words(config):
+        legend = plots.draw_learning_curve(rows, config).axes[0].get_legend()
+        return [text.get_text() for text in legend.get_texts()]
+
+    curves = ["training", "validation"]
+    assert (
+        words(config)
+        == curves
+        + {
+            "copy": [
+                "pytorch-ntm near zero after 30 thousand sequences",
+                "paper near zero after 100–200 thousand sequences",
+            ],
+            "ngrams": ["paper 133–134 bits", "paper, LSTM 136 bits"],
+            "priority_sort": ["paper 10–20 bits", "paper, LSTM 50–58 bits"],
+        }[task]
+    )
+    assert words(tiny()) == curves
+
+
+@pytest.mark.parametrize(("model", "panels"), [("ntm", 6), ("lstm", 4)])
+def test_the_summary_shows_curve_answer_and_heads(tmp_path, model, panels):
+    config = (tiny if model == "ntm" else baseline)()
+    net, batch = build_model(config), config.task.sample(1, torch.Generator().manual_seed(0))
+    example = record_example("title", net, batch, config)
+    heads = record_heads(net, batch) if model == "ntm" else None
+    rows = [{"sequences": 1000.0 * i, "train_bits": 9.0 / i} for i in range(1, 4)]
+    figure = plots.draw_summary(rows, example, heads, config)
+    assert len(figure.axes) == panels
+    assert figure.axes[3].get_title().startswith("outputs, title: ")
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), example.outputs)
+    if heads is not None:
+        shown = figure.axes[-1].images[0].get_array()
+        np.testing.assert_array_equal(shown, heads.read_weights[0][walked_locations(heads)])
+    figure.savefig(tmp_path / "summary.png", dpi=40)
+
+
 def test_ntm_is_what_is_drawn():
     assert isinstance(build_model(tiny()), NTM)
