@@ -61,7 +61,8 @@ CUDA_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Xptxas=-v"]
 # The runtime is linked in and kept to itself, so that it meets no other copy in the process.
 NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL"]
-CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
+# The longest first, so that none is left to compile alone.
+CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
 # What ptxas says of each kernel's resources is for the record beside the object.
 PTXAS_INFO = re.compile(r"^(ptxas info|    \d+ bytes stack frame).*\n", re.MULTILINE)
 

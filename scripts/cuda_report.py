@@ -67,6 +67,7 @@ CASES = {
     "step, B=16 N=256 M=64 R=W=1": Case("step", step(16, 256, 64, 1)),
     "step, B=16 N=512 M=64 R=W=1": Case("step", step(16, 512, 64, 1), backward=False),
     "step, B=4 N=128 M=20 R=W=5": Case("step", step(4, 128, 20, 5)),
+    "step, B=1 N=4096 M=64 R=W=1": Case("step", step(1, 4096, 64, 1)),
     "step, B=1 N=65536 M=64 R=W=1": Case("step", step(1, 65536, 64, 1)),
     "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "lstm"),
     "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), "lstm", 80),

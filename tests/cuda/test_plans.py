@@ -125,6 +125,15 @@ def test_memory_in_tiles(cramped, case, limit, dtype):
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))
 
 
+@pytest.mark.parametrize(("case", "limit"), TILED, ids=str)
+def test_tiles_in_turn(cramped, case, limit, monkeypatch):
+    """Blocks that have several tiles each, the last of which they keep from phase to phase."""
+    plan = cramped(limit, case, "backward")
+    assert plan.tile_rows * 3 < case.locations * case.batch
+    monkeypatch.setenv("CUDA_EMULATOR_PROCESSORS", "1")
+    assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)))
+
+
 def test_says_how(cramped, monkeypatch):
     backend = get(NAME)
 
