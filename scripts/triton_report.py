@@ -272,7 +272,7 @@ def dump(budget: dict[str, Any]) -> str:
             parts.append(f'  "{name}": {json.dumps(rows)}')
             continue
         lines = ",\n".join(f"    {json.dumps(row)}: {json.dumps(rows[row])}" for row in rows)
-        parts.append(f'  "{name}": {{\n{lines}\n  }}')
+        parts.append(f'  "{name}": {{\n{lines}\n  }}' if rows else f'  "{name}": {{}}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 

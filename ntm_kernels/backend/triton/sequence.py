@@ -301,6 +301,22 @@ def sequence_kernel(
         p_state += i_b * C
         p_cell += i_b * C
 
+    # Beyond the length the outputs are 0, and nothing that is kept stays unset.
+    for t in range(length, T):
+        i_tb = t * B + i_b
+        fill_zero(p_hidden + i_tb * C, C, ACC, BK)
+        fill_zero(p_all_reads + i_tb * K, K, ACC, BK)
+        if p_all_weights is not None:
+            fill_zero(p_all_weights + i_tb * H * N, H * N, ACC, BK)
+        if KEEP:
+            fill_zero(p_interface + i_tb * P, P, ACC, BK)
+        if p_gates is not None:
+            fill_zero(p_gates + i_tb * G, G, ACC, BK)
+            fill_zero(p_cells + i_tb * C, C, ACC, BK)
+    if p_checkpoints is not None:
+        for i in range((length + every - 1) // every, (T + every - 1) // every):
+            fill_zero(p_checkpoints + (i * B + i_b) * N * M, N * M, ACC, BK)
+
     for t in range(length):
         i_tb = t * B + i_b
         if p_checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
@@ -359,21 +375,6 @@ def sequence_kernel(
             stages.store_rows(p_all_weights + i_tb * H * N, weights, i_h, i_n, H, N)
         tl.debug_barrier()
 
-    # Beyond the length the outputs are 0, and nothing that is kept stays unset.
-    for t in range(length, T):
-        i_tb = t * B + i_b
-        fill_zero(p_hidden + i_tb * C, C, ACC, BK)
-        fill_zero(p_all_reads + i_tb * K, K, ACC, BK)
-        if p_all_weights is not None:
-            fill_zero(p_all_weights + i_tb * H * N, H * N, ACC, BK)
-        if KEEP:
-            fill_zero(p_interface + i_tb * P, P, ACC, BK)
-        if p_gates is not None:
-            fill_zero(p_gates + i_tb * G, G, ACC, BK)
-            fill_zero(p_cells + i_tb * C, C, ACC, BK)
-    if p_checkpoints is not None:
-        for i in range((length + every - 1) // every, (T + every - 1) // every):
-            fill_zero(p_checkpoints + (i * B + i_b) * N * M, N * M, ACC, BK)
     stages.store_rows(p_final_memory + i_b * N * M, memory, i_n, i_m, N, M)
     stages.store_rows(p_final_weights + i_b * H * N, weights, i_h, i_n, H, N)
 
