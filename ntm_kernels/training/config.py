@@ -250,7 +250,9 @@ def preset(task: str, name: str = "default", **overrides: Any) -> TrainConfig:
     posed = _POSED.get(task, {}) if name == "default" else {}
     made = tasks.make(task, **{**posed, **parameters})
 
-    model, controller = chosen.get("model", "ntm"), chosen.get("controller", "lstm")
+    model = chosen.get("model", "ntm")
+    better = _BETTER.get(task, {}) if name == "default" and model == "ntm" else {}
+    controller = chosen.get("controller", better.get("controller", "lstm"))
     if model == "lstm":
         useless = sorted(set(chosen) & set(_NTM_ONLY))
         if useless:
@@ -259,8 +261,5 @@ def preset(task: str, name: str = "default", **overrides: Any) -> TrainConfig:
     if row not in _PAPER_SIZES[task]:
         raise ValueError(f"controller must be lstm or feedforward, got {controller!r}")
     settings = dict(_PAPER_SIZES[task][row])
-    if name == "paper":
-        settings |= _PAPER_TRAINING
-    elif model == "ntm":
-        settings |= _BETTER.get(task, {})
+    settings |= _PAPER_TRAINING if name == "paper" else better
     return TrainConfig(task=made, **{**settings, **chosen})
