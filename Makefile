@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all sanitize sanitize-native triton-test triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test check-all sanitize sanitize-native other-torch triton-test triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator 
 sanitize-native: | $(filter .venv/%,$(PYTHON)) ## run the native kernels under sanitizers
 	$(ensure) --need setuptools $(testing)
 	@$(PYTHON) -m scripts.sanitize_native $(ARGS)
+
+other-torch: | $(filter .venv/%,$(PYTHON)) ## build, install and test with a CUDA torch, in its own environment
+	@$(PYTHON) -m scripts.other_torch $(ARGS)
 
 triton-test: | $(filter .venv/%,$(PYTHON)) ## run the ops on the Triton kernels in Triton's interpreter
 	$(ensure) --need triton $(testing)

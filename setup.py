@@ -7,7 +7,8 @@ installed. What cannot be built is left out of the package, and one line says wh
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
-    CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++) and further options
+    CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp) and
+                                  further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
     TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)

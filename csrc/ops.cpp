@@ -1,6 +1,7 @@
 // torch.ops.ntm_native: tensors to pointers, the batch to threads. Arguments are checked in Python.
+#include "ops.h"
+
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/accumulate.h>
@@ -8,18 +9,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
-#include <vector>
 
 #include "kernels.h"
 #include "workspace.h"
 
 namespace ntm {
 namespace {
-
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using MaybeTensor = std::optional<Tensor>;
 
 at::ScalarType arithmetic_type(const Tensor& like) {
   return like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -203,6 +198,8 @@ Tensors write_backward(const Tensor& d_written, const Tensor& memory, const Tens
   });
 }
 
+}  // namespace
+
 Tensors step(const Tensor& memory, const Tensor& interface, const Tensor& previous_weights,
              int64_t read_heads, int64_t write_heads, int64_t shift_range) {
   const Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
@@ -234,6 +231,8 @@ Tensors step_backward(const MaybeTensor& d_read_vectors, const MaybeTensor& d_wr
     return {d_memory.as(memory), d_interface.as(interface), d_previous.as(previous_weights)};
   });
 }
+
+namespace {
 
 Sizes sequence_sizes(const Tensor& input, const MaybeTensor& input_weight,
                      const Tensor& interface_weight, const Tensor& memory, bool lstm,
@@ -289,6 +288,8 @@ Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
   if (beside) kernels.pack_transposed(columns, inner, rows, inner - rows, Lifted<T>(*beside), to);
   return to.tensor;
 }
+
+}  // namespace
 
 Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
                  const Tensor& interface_weight, const Tensor& interface_bias, const Tensor& memory,
@@ -435,6 +436,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
             d_input_bias.as(input_bias.value_or(recurrent_weight))};
   });
 }
+
+namespace {
 
 // All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of
 // one dtype.

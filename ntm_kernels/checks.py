@@ -150,6 +150,15 @@ def signature(*arguments: Any) -> Any:
     return tuple(parts)
 
 
+def eager_alone() -> bool:
+    """Whether calls run as they are written: nothing traces, transforms or watches them."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
 def positive_int(op: str, name: str, value: Any, minimum: int = 1) -> None:
     """``value`` must be an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):

@@ -33,6 +33,7 @@ import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
 from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
 from ntm_kernels.backend import explain as explain_choice
+from ntm_kernels.backend import get as get_backend
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -209,24 +210,52 @@ def step(
     >>> read_vectors.shape, memory.shape, weights.shape
     (torch.Size([2, 1, 4]), torch.Size([2, 8, 4]), torch.Size([2, 2, 8]))
     """
-    given = checks.Arguments("step")
-    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
-    given.tensor("interface", interface, "B P")
-    given.tensor("previous_weights", previous_weights, "B H N")
-    given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
-    chosen = _choose(_problem("step", memory, interface, sizes), backend)
-    read_vectors, memory, weights, _ = torch.ops.ntm.step(
+    plan, plain = _planned(
+        _step_plan,
         memory,
         interface,
         previous_weights,
         num_read_heads,
         num_write_heads,
         shift_range,
-        given.needs_grad(),
-        chosen,
     )
+    chosen = _choose(plan.problem, backend)
+    tensors = {"memory": memory, "interface": interface, "previous_weights": previous_weights}
+    save_for_backward = checks.needs_grad("step", tensors)
+    if plain and _straight("step", chosen):
+        read_vectors, memory, weights, _ = get_backend(chosen).step(
+            memory, interface, previous_weights, plan.problem.sizes, save_for_backward
+        )
+    else:
+        read_vectors, memory, weights, _ = torch.ops.ntm.step(
+            memory,
+            interface,
+            previous_weights,
+            num_read_heads,
+            num_write_heads,
+            shift_range,
+            save_for_backward,
+            chosen,
+        )
     return read_vectors, memory, weights
+
+
+def _step_plan(
+    memory: Tensor,
+    interface: Tensor,
+    previous_weights: Tensor,
+    num_read_heads: int,
+    num_write_heads: int,
+    shift_range: int,
+) -> _Plan:
+    """Check the arguments of ``step``."""
+    given = checks.Arguments("step")
+    layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
+    given.tensor("interface", interface, "B P")
+    given.tensor("previous_weights", previous_weights, "B H N")
+    given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
+    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
+    return _Plan(layout, _problem("step", memory, interface, sizes))
 
 
 def sequence(
@@ -315,15 +344,8 @@ def sequence(
         input_weight,
         input_bias,
     )
-    numbers = (num_read_heads, num_write_heads, shift_range, checkpoint_every)
-    signature = checks.signature(*arguments, *numbers)
-    plan = None if signature is None else _plans.get(signature)
-    if plan is None:
-        plan = _plan(arguments, *numbers)
-        if signature is not None:
-            if len(_plans) >= MOST_PLANS:
-                _plans.clear()
-            _plans[signature] = plan
+    numbers = (num_read_heads, num_write_heads, shift_range)
+    plan, plain = _planned(_sequence_plan, *arguments, *numbers, checkpoint_every)
     sizes = plan.problem.sizes
     if lengths is not None:
         checks.lengths_within("sequence", lengths, sizes.time)
@@ -341,7 +363,7 @@ def sequence(
         return _empty_sequence(sizes, plan.layout, start, return_trace)
     # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
     # its own outputs, and rounded ones would give rounded weight gradients.
-    outputs = torch.ops.ntm.sequence(
+    tensors = (
         projected_input,
         recurrent_weight,
         interface_weight,
@@ -350,15 +372,16 @@ def sequence(
         lengths,
         input_weight,
         input_bias,
-        num_read_heads,
-        num_write_heads,
-        shift_range,
-        plan.problem.controller,
-        sizes.checkpoint_every,
-        save_for_backward,
-        return_trace,
-        chosen,
     )
+    controller = plan.problem.controller
+    how = (save_for_backward, return_trace)
+    if plain and _straight("sequence", chosen):
+        own = SequenceArguments(*tensors)  # type: ignore[arg-type]
+        outputs, _ = get_backend(chosen).sequence(own, sizes, controller, *how)
+    else:
+        outputs = torch.ops.ntm.sequence(
+            *tensors, *numbers, controller, sizes.checkpoint_every, *how, chosen
+        )
     final = (
         None if like is None else _as(part, like.dtype)
         for part, like in zip(outputs[2:7], start, strict=True)
@@ -376,7 +399,7 @@ def sequence(
 
 
 class _Plan(NamedTuple):
-    """What follows from the shapes and dtypes of a call of ``sequence`` that passed its checks."""
+    """What follows from the shapes and dtypes of a call that passed its checks."""
 
     layout: InterfaceLayout
     problem: Problem
@@ -387,14 +410,24 @@ _plans: dict[Any, _Plan] = {}
 MOST_PLANS = 1000
 
 
-def _plan(
-    arguments: SequenceArguments,
-    num_read_heads: int,
-    num_write_heads: int,
-    shift_range: int,
-    checkpoint_every: int | None,
-) -> _Plan:
+def _planned(check: Callable[..., _Plan], *arguments: Any) -> tuple[_Plan, bool]:
+    """The plan of a call, and whether all its tensors are plain ones and nothing traces it."""
+    signature = checks.signature(*arguments)
+    if signature is None:
+        return check(*arguments), False
+    plan = _plans.get((check, signature))
+    if plan is None:
+        plan = check(*arguments)
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[check, signature] = plan
+    return plan, True
+
+
+def _sequence_plan(*given_arguments: Any) -> _Plan:
     """Check the arguments of ``sequence``."""
+    arguments = SequenceArguments(*given_arguments[:12])
+    num_read_heads, num_write_heads, shift_range, checkpoint_every = given_arguments[12:]
     given = checks.Arguments("sequence")
     is_lstm = arguments.hidden is not None
     if is_lstm != (arguments.cell is not None):
@@ -520,6 +553,12 @@ def _choose(problem: Problem, backend: str | _Question | None) -> str:
     if isinstance(backend, _Question):
         raise _Answer(explain_choice(problem, backend.backend))
     return choose(problem, backend).backend
+
+
+def _straight(op: str, backend: str) -> bool:
+    """Whether to call the backend itself, past ``torch.ops.ntm``, which costs as much as the
+    smallest calls."""
+    return op in get_backend(backend).differentiates and checks.eager_alone()
 
 
 def _empty_sequence(

@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +54,12 @@ class Case(NamedTuple):
     controller: str = ""
     architecture: int = 90
     backward: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Of the memories of all steps."""
+        sizes = self.sizes
+        return sizes.batch * sizes.memory_size * sizes.word_size * max(1, sizes.time)
 
 
 CASES = {
@@ -87,23 +96,37 @@ def build() -> dict[str, dict[int, Resources]]:
     return read_logs(logs[-1].parent)
 
 
-def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
-    """Counts of every case that ``pattern`` matches, or why no kernel serves it."""
+@cache
+def emulated() -> Emulated:
     library = ROOT / "build/cuda_emulator/kernels_instrumented.so"
-    emulated = Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
-    for name, case in CASES.items():
-        if not re.search(pattern, name):
-            continue
-        os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
-        if case.backward and (why_not := emulated.why_not(*case[:3])):
-            yield name, why_not
-            continue
-        if case.op == "step":
-            counted = emulated.step(case.sizes, case.backward)
-        else:
-            counted = emulated.sequence(case.sizes, case.controller)
-        for direction, counts in zip(("forward", "backward"), counted, strict=False):
-            yield f"{name}, {direction}", counts
+    return Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
+
+
+def count_case(name: str) -> list[tuple[str, Counts | str]]:
+    """Counts of a case, direction by direction, or why no kernel serves it."""
+    case = CASES[name]
+    os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
+    if case.backward and (why_not := emulated().why_not(*case[:3])):
+        return [(name, why_not)]
+    if case.op == "step":
+        counted = emulated().step(case.sizes, case.backward)
+    else:
+        counted = emulated().sequence(case.sizes, case.controller)
+    directions = zip(("forward", "backward"), counted, strict=False)
+    return [(f"{name}, {direction}", counts) for direction, counts in directions]
+
+
+def count(pattern: str) -> Iterator[tuple[str, Counts | str]]:
+    """Counts of every case that ``pattern`` matches, some at a time, in order."""
+    names = [name for name in CASES if re.search(pattern, name)]
+    emulated()  # compiled once, before several processes ask for it
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        # The largest first, so that none is left to go on alone.
+        by_size = sorted(names, key=lambda name: -CASES[name].elements)
+        counts = {name: pool.submit(count_case, name) for name in by_size}
+        for name in names:
+            yield from counts[name].result()
 
 
 def modelled_microseconds(counts: Counts) -> float:

@@ -173,10 +173,20 @@ NTM_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
+// Lanes by their numbers in `a` and, from kLanes on, in `b`.
+template <typename T, int... Lane>
+NTM_INLINE Vec<T> lanes_of(Vec<T> a, Vec<T> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Lane...);
+#else
+  return __builtin_shuffle(a, b, Vec<Bits<T>>{Lane...});
+#endif
+}
+
 // x with lane l exchanged for lane l ^ Bit.
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> exchange(Vec<T> x, std::integer_sequence<int, Lane...>) {
-  return __builtin_shuffle(x, Vec<Bits<T>>{(Lane ^ Bit)...});
+  return lanes_of<T, (Lane ^ Bit)...>(x, x);
 }
 // All lanes combined, in every lane.
 template <typename T, int Bit = kLanes<T> / 2, typename Combine>
@@ -200,11 +210,11 @@ NTM_INLINE T peak(Vec<T> x) {
 // Of lane l: `second`[l ^ Bit] or `first`[l], by whether l has the bit (and the converse below).
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> low_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
-  return __builtin_shuffle(a, b, Vec<Bits<T>>{((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...});
+  return lanes_of<T, ((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...>(a, b);
 }
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> high_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
-  return __builtin_shuffle(a, b, Vec<Bits<T>>{((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...});
+  return lanes_of<T, ((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...>(a, b);
 }
 
 // Exchange rows and columns of a square of vectors.

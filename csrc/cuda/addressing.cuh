@@ -4,6 +4,8 @@
 // them, the whole memory in a block of its own or one tile of many. Stages hand on per-warp partial
 // results; every reader reduces them again, which costs shuffles where it would cost a barrier.
 #pragma once
+#include <type_traits>
+
 #include "block.cuh"
 #include "interface.cuh"
 #include "memory.cuh"
@@ -64,16 +66,19 @@ struct BackwardChain : Chain<A> {
 };
 
 // K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the softmax's pairs of β K.
-// All keys share a pass; ‖k‖ comes for free beside k·M_i.
-template <typename A, typename C>
+// All keys share a pass; ‖k‖ comes for free beside k·M_i. What goes along uses the same words.
+template <typename A, typename C, typename F = Nothing>
 __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
-                        const Sizes& sizes, const C& chain) {
+                        const Sizes& sizes, const C& chain, F along = {}) {
+  constexpr bool kAlong = !std::is_same_v<F, Nothing>;
   const RowUnits units(tile.rows, block.warps);
   const int M = tile.words;
 #pragma unroll 1
-  for (int head = 0; head < sizes.H; head += kHeadsAtOnce<A>) {
-    const int some = min(kHeadsAtOnce<A>, sizes.H - head);
+  for (int pass = 0; pass * kHeadsAtOnce<A> < sizes.H || pass < along.passes; ++pass) {
+    const int head = pass * kHeadsAtOnce<A>, some = min(kHeadsAtOnce<A>, sizes.H - head);
+    const bool goes_along = pass < along.passes;
     const A* keys = heads.key + head * M;
+    if constexpr (kAlong) along.begin_pass();
     Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
@@ -81,11 +86,14 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = units.part(block.lane);
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
+      if constexpr (kAlong) along.begin_row();
       if (row < tile.rows) {
 #pragma unroll 2
         for (int word = part; word < M; word += units.lanes) {
           const A m = tile(row, word);
           square += m * m;
+          if constexpr (kAlong)
+            if (goes_along) along.word(pass, row, word, m);
 #pragma unroll
           for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
             if (i >= some) continue;
@@ -97,6 +105,8 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
       }
       const A row_norm = sqrt_of(units.sum(square));
       const bool mine = part == 0 && row < tile.rows;
+      if constexpr (kAlong)
+        if (goes_along) along.end_row(units, pass, row, mine);
       if constexpr (C::kKeeps)
         if (mine && head == 0) chain.row_norms[tile.first + row] = row_norm;
 #pragma unroll
@@ -120,6 +130,8 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
       Pair<A>& own = chain.scores.own(head + i, block.warp);
       if (block.lane == 0) own = tile.fresh ? all : joined(own, all);
     }
+    if constexpr (kAlong)
+      if (goes_along) along.end_pass(block, pass);
   }
 }
 

@@ -8,10 +8,10 @@ constexpr int kRowsAtOnce = 4;
 constexpr int kUnitsAtOnce = kWarp / kRowsAtOnce;
 
 // A weight [rows, columns] in units of four rows, a unit to a warp with its lanes along the
-// columns; row j of a unit is row `unit * unit_stride + j * row_stride`. The first `Units` units of
-// each warp live in its registers if they have at most `Columns` columns per lane, the next ones in
-// shared memory as far as they have room there
-// (`near`), and the rest come from L2 at each product.
+// columns; row j of a unit is row `unit * unit_stride + j * row_stride`. A warp has neighbouring
+// units, so that its results lie side by side. The first `Units` of each warp live in its registers
+// if they have at most `Columns` columns per lane, the next ones in shared memory as far as they
+// have room there (`near`), and the rest come from L2 at each product.
 template <typename A, int Units = 0, int Columns = 1>
 class Weight {
  public:
@@ -21,31 +21,30 @@ class Weight {
         near_(near),
         rows_(rows),
         columns_(columns),
-        units_(units),
         unit_stride_(unit_stride),
         row_stride_(row_stride),
         near_units_(near_units) {
+    const int each = units / block.warps, more = units % block.warps;
+    first_ = block.warp * each + min(block.warp, more);
+    count_ = each + (block.warp < more ? 1 : 0);
 #pragma unroll
-    for (int round = 0; round < Units; ++round) {
-      const int unit = block.warp + round * block.warps;
+    for (int at = 0; at < Units; ++at)
 #pragma unroll
       for (int j = 0; j < kRowsAtOnce; ++j)
 #pragma unroll
         for (int c = 0; c < Columns; ++c) {
           const int column = block.lane + c * kWarp;
-          held_[round][j][c] = unit < units && column < columns ? row(unit, j)[column] : A(0);
+          held_[at][j][c] = at < count_ && column < columns ? row(first_ + at, j)[column] : A(0);
         }
-    }
-    const int first = Units * block.warps, last = min(units, first + near_units);
 #pragma unroll 1
-    for (int unit = first + block.warp; unit < last; unit += block.warps)
+    for (int at = Units; at < count_ && near_unit(block, at) < near_units; ++at)
       for (int j = 0; j < kRowsAtOnce; ++j)
         for (int column = block.lane; column < columns; column += kWarp)
-          near_row(unit - first, j)[column] = row(unit, j)[column];
+          near_row(near_unit(block, at), j)[column] = row(first_ + at, j)[column];
   }
 
   // W x. The sums of eight units, row j of the k-th in lane 4 k + j, go to one call of f(unit,
-  // sum), so that what is done to them is done once; all lanes call, `unit` may lie beyond the
+  // sum), so that what is done to them is done once; all lanes call, some with a unit beyond the
   // last.
   template <typename F>
   __device__ void times(const Block& block, const A* x, F f) const {
@@ -59,11 +58,11 @@ class Weight {
     }
     const int slot = block.lane / kRowsAtOnce;
 #pragma unroll 1
-    for (int first = block.warp; first < units_; first += kUnitsAtOnce * block.warps) {
+    for (int first = 0; first < count_; first += kUnitsAtOnce) {
       A mine = 0;
-      int at = 0;
+      int at = first;
       if constexpr (Units > 0) {
-        if (first == block.warp) {
+        if (first == 0) {
 #pragma unroll
           for (int round = 0; round < Units; ++round) {
             A sums[kRowsAtOnce] = {};
@@ -77,25 +76,25 @@ class Weight {
           at = Units;
         }
       }
+      const int last = min(count_, first + kUnitsAtOnce);
 #pragma unroll 1
-      for (; at < kUnitsAtOnce; ++at) {
-        const int unit = first + at * block.warps;
-        if (unit >= units_) break;
-        const A own = product(block, unit, x, values);
-        if (slot == at) mine = own;
+      for (; at < last; ++at) {
+        const A own = product(block, at, x, values);
+        if (slot == at - first) mine = own;
       }
-      f(first + slot * block.warps, mine);
+      f(first + slot < last ? first_ + first + slot : rows_, mine);
     }
   }
 
  private:
-  __device__ A product(const Block& block, int unit, const A* x, const A* values) const {
-    const int near = unit - Units * block.warps;
+  __device__ A product(const Block& block, int at, const A* x, const A* values) const {
+    const int near = near_unit(block, at);
     const bool is_near = near < near_units_;
     const A* rows[kRowsAtOnce];
     A sums[kRowsAtOnce] = {};
 #pragma unroll
-    for (int j = 0; j < kRowsAtOnce; ++j) rows[j] = is_near ? near_row(near, j) : row(unit, j);
+    for (int j = 0; j < kRowsAtOnce; ++j)
+      rows[j] = is_near ? near_row(near, j) : row(first_ + at, j);
     if constexpr (Units > 0) {
 #pragma unroll
       for (int c = 0; c < Columns; ++c) {
@@ -114,6 +113,10 @@ class Weight {
     }
     return own_sum(block, sums);
   }
+  // Where a warp's unit would lie in shared memory: all warps' first ones come first.
+  __device__ int near_unit(const Block& block, int at) const {
+    return (at - Units) * block.warps + block.warp;
+  }
   __device__ const A* row(int unit, int j) const {
     const int at = min(unit * unit_stride_ + j * row_stride_, rows_ - 1);
     return weight_ + static_cast<int64_t>(at) * columns_;
@@ -124,7 +127,8 @@ class Weight {
 
   const A* weight_;
   A* near_;
-  int rows_, columns_, units_, unit_stride_, row_stride_, near_units_;
+  int rows_, columns_, unit_stride_, row_stride_, near_units_;
+  int first_, count_;  // this warp's units
   A held_[Units > 0 ? Units : 1][kRowsAtOnce][Columns];
 };
 

@@ -235,40 +235,67 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
   }
 }
 
-// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)); weights and d_weights [W, N]. Where they are
-// asked for, also the parts of Σ dw w, of heads from `first_head` on.
+// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)), a write head in each pass over the rows;
+// weights and d_weights [W, N]. Where they are asked for, also the parts of Σ dw w, of heads from
+// `first_head` on.
 template <typename A>
-__device__ void write_backward_weights(const Block& block, const Tile<A>& tile,
-                                       const Tile<A>& d_written, const A* weights, int heads, int N,
-                                       const A* erase, const A* add, A* d_weights,
-                                       const Partials<A>& dots, int first_head) {
+struct WriteBackwardWeights {
+  Tile<A> d_written;
+  const A* weights;
+  int passes, N;
+  const A *erase, *add;
+  A* d_weights;
+  Partials<A> dots;
+  int first_head;
+  A sum, dot;
+
+  __device__ void begin_pass() { dot = 0; }
+  __device__ void begin_row() { sum = 0; }
+  __device__ void word(int head, int row, int word, A m) {
+    const int words = d_written.words, at = head * words + word;
+    const A others = passes == 1 ? A(1)
+                                 : kept_by_others(head, passes, weights + d_written.first + row, N,
+                                                  erase + word, words);
+    sum += d_written(row, word) * (add[at] - erase[at] * m * others);
+  }
+  __device__ void end_row(const RowUnits& units, int head, int row, bool mine) {
+    sum = units.sum(sum);
+    if (!mine) return;
+    const int64_t at = static_cast<int64_t>(head) * N + d_written.first + row;
+    sum += d_weights[at];
+    d_weights[at] = sum;
+    if (dots.at != nullptr) dot += sum * weights[at];
+  }
+  __device__ void end_pass(const Block& block, int head) {
+    if (dots.at != nullptr) give_part(block, d_written, dots, first_head + head, dot);
+  }
+};
+
+// All passes of what has no other work on the rows to go along with.
+template <typename A, typename F>
+__device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
-  for (int head = 0; head < heads; ++head) {
-    A dot = 0;
+  for (int pass = 0; pass < f.passes; ++pass) {
+    f.begin_pass();
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = units.part(block.lane);
-      const A* w = weights + tile.first + row;
-      A sum = 0;
+      f.begin_row();
       if (row < tile.rows) {
 #pragma unroll 2
-        for (int word = part; word < tile.words; word += units.lanes) {
-          const A others = kept_by_others(head, heads, w, N, erase + word, tile.words);
-          const int at = head * tile.words + word;
-          sum += d_written(row, word) * (add[at] - erase[at] * tile(row, word) * others);
-        }
+        for (int word = part; word < tile.words; word += units.lanes)
+          f.word(pass, row, word, tile(row, word));
       }
-      sum = units.sum(sum);
-      if (part != 0 || row >= tile.rows) continue;
-      const int64_t at = static_cast<int64_t>(head) * N;
-      A& d = d_weights[at + tile.first + row];
-      sum += d;
-      d = sum;
-      if (dots.at != nullptr) dot += sum * w[at];
+      f.end_row(units, pass, row, part == 0 && row < tile.rows);
     }
-    if (dots.at != nullptr) give_part(block, tile, dots, first_head + head, dot);
+    f.end_pass(block, pass);
   }
 }
+
+// Nothing to go along with the content.
+struct Nothing {
+  static constexpr int passes = 0;
+};
 
 }  // namespace ntm

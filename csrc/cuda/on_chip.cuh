@@ -54,7 +54,7 @@ struct BackwardSpace {
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
     const int partials = sizes.H * warps;
-    tile = pieces.template take<A>(tile_size);
+    tile = pieces.template take<A>(pieces.plan().memories * tile_size);
     d_tile = pieces.template take<A>(tile_size);
     vector = pieces.template take<A>(sizes.interface_size());
     d_reads = pieces.template take<A>(sizes.R * sizes.M);
@@ -188,18 +188,26 @@ __device__ A key_pull(A strength, A d_strength, A norm) {
   return norm > 0 ? strength * d_strength / (norm * norm) : A(0);
 }
 
+// The content, and of dw what the write heads give.
+template <typename A>
+__device__ void content_with_writes(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
+                                    const Heads<A>& heads, const Sizes& sizes,
+                                    const BackwardChain<A>& chain) {
+  const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
+  content(block, tile, heads, sizes, chain,
+          WriteBackwardWeights<A>{d_tile, chain.weights + writing, sizes.W, sizes.N, heads.erase,
+                                  heads.add, chain.d + writing, chain.weight_dots, sizes.R});
+}
+
 // All that a step's backward sums over the words of a row: K, the norms, and dw from read and
 // write.
 template <typename A>
 __device__ void rows_backward(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
                               const Heads<A>& heads, const Sizes& sizes, const A* d_reads,
                               const BackwardChain<A>& chain) {
-  const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
-  content(block, tile, heads, sizes, chain);
+  content_with_writes(block, tile, d_tile, heads, sizes, chain);
   read_backward_weights(block, tile, d_reads, sizes.R, sizes.N, chain.weights, chain.d,
                         chain.weight_dots);
-  write_backward_weights(block, tile, d_tile, chain.weights + writing, sizes.W, sizes.N,
-                         heads.erase, heads.add, chain.d + writing, chain.weight_dots, sizes.R);
 }
 
 // How many of each kind of head take part in `columns_backward`.

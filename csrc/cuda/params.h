@@ -30,6 +30,7 @@ typedef struct NtmPlan {
   int32_t weights_held;          // 1: part of the controller's weights lives in registers
   int32_t near_units;            // fours of rows of the recurrent weight in shared memory
   int32_t near_interface_units;  // and of the interface weight
+  int32_t memories;              // before steps in a row, in shared memory together
   int64_t shared_bytes;          // of a block
   int64_t workspace_bytes;       // of global memory, for the whole batch
   int32_t offsets[40];  // of the pieces of shared memory and workspace, in units of 16 bytes
@@ -136,7 +137,7 @@ typedef struct NtmSequenceParams {
   const void* interface_weight;  // forward [P, C], backward transposed
   const void* interface_bias;    // [P]
   void* trace_interface;         // [T, B, P] activated, or none
-  void* checkpoints;             // [ceil(T / checkpoint_every), B, N, M] or none
+  void* checkpoints;             // [ceil(T / checkpoint_every), B, M, N] or none
   void* all_weights;             // [T, B, H, N] or none
   void* interfaces;              // [T, B, P] raw, or none
   void* gates;                   // [T, B, 4C] activated, LSTM only

@@ -11,8 +11,6 @@ namespace ntm {
 namespace {
 
 constexpr int kLeastTileRows = 64;
-constexpr int kTiledThreads = 256;
-constexpr int kMostSequences = 65535;  // the second dimension of a grid
 
 // A thread for about four elements of the memory, or for what it has to do of the controller's
 // products, so that small problems do not pay for idle warps.
@@ -88,24 +86,20 @@ struct Planner {
     return plan.shared_bytes <= limit;
   }
 
-  // Tiles for a grid of blocks, two to a multiprocessor if a row or more still fits so.
+  // Tiles for many blocks, two or more to a multiprocessor if a warp's rows still fit so.
   void tile(int whole) {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
-    if (given.batch > kMostSequences) {
-      snprintf(plan.why_not, sizeof plan.why_not,
-               "%d sequences of a memory that does not fit in shared memory, at most %d",
-               given.batch, kMostSequences);
+    const int rest = whole - kTiledStatic;
+    for (int room : {std::min(rest / 2, 48 * 1024), rest / 2, rest}) {
+      limit = room;
+      if (!fit_rows() || (plan.tile_rows < kWarp && room < rest)) continue;
+      if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
+      count();
       return;
     }
-    for (int64_t room : {std::min(whole / 2, 48 * 1024), whole}) {
-      limit = room;
-      if (fit_rows()) {
-        if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
-        count();
-        return;
-      }
-    }
+    plan.shared_bytes += kTiledStatic;
+    limit = whole;
     refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
@@ -132,6 +126,16 @@ struct Planner {
     count();
   }
 
+  // What then is left keeps memories of a segment from being made again for each of its steps.
+  void place_memories() {
+    const int64_t memory = static_cast<int64_t>(given.memory_size) *
+                           Tile<float>::stride_of(given.word_size) * (is_double ? 8 : 4);
+    const int64_t more = (limit - plan.shared_bytes - 16) / memory;
+    const int64_t most = std::min(given.checkpoint_every, given.time);
+    plan.memories = static_cast<int>(std::max(int64_t(1), std::min(1 + more, most)));
+    count();
+  }
+
   void refuse(const char* what) {
     snprintf(plan.why_not, sizeof plan.why_not, "%s: %lld bytes, a block has %lld", what,
              static_cast<long long>(plan.shared_bytes), static_cast<long long>(limit));
@@ -145,9 +149,11 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   NtmPlan& plan = planner.plan;
   plan.threads = threads_for(sizes, is_double);
   plan.tile_rows = sizes.memory_size;
+  plan.memories = 1;
   planner.count();
   if (plan.shared_bytes <= shared_limit) {
     if (op == NTM_SEQUENCE) planner.place_weights();
+    if (op == NTM_SEQUENCE && backward) planner.place_memories();
     return plan;
   }
   if (op == NTM_ADDRESS || op == NTM_STEP) {

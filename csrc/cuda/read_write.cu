@@ -102,8 +102,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   load_vector(block, heads.add, params.add, words, W * M);
   for (int i = block.thread; i < W * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  write_backward_weights(block, tile, d_tile, chain.weights, W, N, heads.erase, heads.add, chain.d,
-                         {}, 0);
+  over_rows(
+      block, tile,
+      WriteBackwardWeights<A>{d_tile, chain.weights, W, N, heads.erase, heads.add, chain.d, {}, 0});
   __syncthreads();
   columns_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads, chain, true,
                    [&](int index, A d) {

@@ -12,40 +12,62 @@
 
 namespace ntm {
 
-// The memory before step t: the last checkpoint, and the writes of the steps since.
+// Words of a row that a thread brings forward together.
+constexpr int kWordsAtOnce = 5;
+
+// The memory before step t: the last checkpoint, and the writes of the steps since. The memories
+// before the `earlier` steps before it, one behind the other, come out on the way.
 template <typename A>
 __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenceParams& params,
-                       const Sizes& sizes, const Heads<A>& heads, int t) {
+                       const Sizes& sizes, const Heads<A>& heads, int t, int earlier) {
   const int64_t b = blockIdx.x, B = gridDim.x;
-  const int segment = t / params.sizes.checkpoint_every;
+  const int segment = t / params.sizes.checkpoint_every, last = t % params.sizes.checkpoint_every;
   const int64_t start = segment * params.sizes.checkpoint_every * B + b;  // of [T, B]
-  const int writes = t % params.sizes.checkpoint_every * sizes.W;
-  const A* checkpoint = static_cast<const A*>(params.checkpoints) +
-                        ((segment * B + b) * sizes.N + tile.first) * sizes.M;
-  const A* weights = static_cast<const A*>(params.all_weights) +
-                     (start * sizes.H + sizes.R) * sizes.N + tile.first;
-  const A* erase =
-      static_cast<const A*>(params.interfaces) + start * heads.size + heads.index(heads.erase);
-  const int add = sizes.W * sizes.M;
-  each_group<1, 1>(block, tile, [&](int index, int row, int word) {
-    A value = checkpoint[index], added = 0;
-    const A *w = weights + row, *e = erase + word;
-    int head = 0;
-#pragma unroll 2
-    for (int write = 0; write < writes; ++write) {
-      value *= 1 - *w * *e;
-      added += *w * e[add];
-      w += sizes.N;
-      e += sizes.M;
-      if (++head < sizes.W) continue;
-      value += added;
-      added = 0;
-      head = 0;
-      w += B * sizes.H * sizes.N - sizes.W * sizes.N;
-      e += B * heads.size - sizes.W * sizes.M;
+  const int N = sizes.N, M = tile.words, W = sizes.W, size = tile.rows * tile.stride();
+  const int chunks = (tile.rows + kWarp - 1) / kWarp;
+  const int some = max(1, min(kWordsAtOnce, M * chunks / block.warps));
+#pragma unroll 1
+  for (int unit = block.warp; unit / chunks * some < M; unit += block.warps) {
+    const int row = unit % chunks * kWarp + block.lane, word = unit / chunks * some;
+    if (row >= tile.rows) continue;
+    const int words = min(some, M - word);
+    const A* checkpoint = static_cast<const A*>(params.checkpoints) +
+                          ((segment * B + b) * M + word) * N + tile.first + row;
+    const A* w = static_cast<const A*>(params.all_weights) + (start * sizes.H + sizes.R) * N +
+                 tile.first + row;
+    const A* erase = static_cast<const A*>(params.interfaces) + start * heads.size +
+                     heads.index(heads.erase) + word;
+    A values[kWordsAtOnce];
+#pragma unroll
+    for (int i = 0; i < kWordsAtOnce; ++i)
+      values[i] = i < words ? checkpoint[static_cast<int64_t>(i) * N] : A(0);
+#pragma unroll 1
+    for (int write = 0;; ++write) {
+      if (write + earlier >= last) {
+        A* to = &tile(row, word) + (write + earlier - last) * size;
+#pragma unroll
+        for (int i = 0; i < kWordsAtOnce; ++i)
+          if (i < words) to[i] = values[i];
+      }
+      if (write == last) break;
+      A added[kWordsAtOnce] = {};
+#pragma unroll 1
+      for (int head = 0; head < W; ++head) {
+        const A weight = w[head * N];
+        const A *e = erase + head * M, *a = e + W * M;
+#pragma unroll
+        for (int i = 0; i < kWordsAtOnce; ++i) {
+          if (i >= words) continue;
+          values[i] *= 1 - weight * e[i];
+          added[i] += weight * a[i];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kWordsAtOnce; ++i) values[i] += added[i];
+      w += B * sizes.H * N;
+      erase += B * heads.size;
     }
-    tile(row, word) = value;
-  });
+  }
 }
 
 // With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
@@ -71,7 +93,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
   const A* all_gates = static_cast<const A*>(params.gates);
   const A* cells = static_cast<const A*>(params.cells);
   A* d_interfaces = static_cast<A*>(params.d_interfaces);
-  const Tile<A> whole{space.tile, 0, N, M, true}, d_whole{space.d_tile, 0, N, M, true};
+  const Tile<A> d_whole{space.d_tile, 0, N, M, true};
   const BackwardChain<A> chain = space.chain(Block(), sizes);
 
   // dM' of a tile: what the later steps left, or else the gradient of the final memory.
@@ -105,6 +127,18 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
                             plan.near_interface_units);
   __syncthreads();
 
+  int kept = 0;  // of the memories before steps in shared memory, that of the step at work
+  auto memory = [&] {
+    return Tile<A>{space.tile + kept * N * Tile<A>::stride_of(M), 0, N, M, true};
+  };
+  // f(tile) for all of the memory.
+  auto each_tile_of_memory = [&](auto f) {
+    if (resident)
+      f(memory());
+    else
+      each_tile(space.tile, sizes, plan.tile_rows, f);
+  };
+
   // Ends step t, unless it is beyond the last, and begins the step before it.
   for (int t = length; t >= 0; --t) {
     const bool ends = t < length, begins = t > 0;
@@ -112,7 +146,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     if (ends) {
       const Block block;
       if (resident)
-        read_backward_weights(block, whole, space.d_reads, sizes.R, N, chain.weights, chain.d,
+        read_backward_weights(block, memory(), space.d_reads, sizes.R, N, chain.weights, chain.d,
                               chain.weight_dots);
       address_backward(block, heads, sizes, chain, space.d_taps);
       __syncthreads();
@@ -128,10 +162,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
         give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
       };
       scalars_backward(block, heads, sizes, chain, space.d_taps, true, give_scalar);
-      each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      each_tile_of_memory([&](const Tile<A>& tile) {
         const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
         if (!resident) {
-          replay(block, tile, params, sizes, heads, t);
+          replay(block, tile, params, sizes, heads, t, 0);
           load_d_memory(block, d_tile, t == length - 1);
           __syncthreads();
         }
@@ -173,7 +207,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       for (int i = block.thread; i < reads; i += block.threads)
         space.d_reads[i] = load_or_zero<A>(params.d_read_vectors, before * reads + i) +
                            (ends ? A(0) : space.d_recurrent[i]);
-      if (resident) replay(block, whole, params, sizes, heads, t - 1);
+      if (resident && --kept < 0) {
+        kept = (t - 1) % params.sizes.checkpoint_every % plan.memories;
+        replay(block, Tile<A>{space.tile, 0, N, M, true}, params, sizes, heads, t - 1, kept);
+      }
     }
     if (ends)
       interface.times(block, space.d_raw, [&](int unit, A sum) {
@@ -209,21 +246,17 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       });
     if (begins) {
       activate_shift(block, heads, sizes);
-      const int64_t writing = static_cast<int64_t>(sizes.R) * N;
-      each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
+      each_tile_of_memory([&](const Tile<A>& tile) {
         const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
         if (!resident) {
           __syncthreads();
-          replay(block, tile, params, sizes, heads, t - 1);
+          replay(block, tile, params, sizes, heads, t - 1, 0);
           load_d_memory(block, d_tile, t == length);
           __syncthreads();
           read_backward_weights(block, tile, space.d_reads, sizes.R, N, chain.weights, chain.d,
                                 chain.weight_dots);
         }
-        content(block, tile, heads, sizes, chain);
-        write_backward_weights(block, tile, d_tile, chain.weights + writing, sizes.W, N,
-                               heads.erase, heads.add, chain.d + writing, chain.weight_dots,
-                               sizes.R);
+        content_with_writes(block, tile, d_tile, heads, sizes, chain);
       });
     }
     __syncthreads();

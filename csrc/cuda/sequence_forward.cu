@@ -9,6 +9,19 @@
 
 namespace ntm {
 
+// A checkpoint is transposed: a warp of either direction then has neighbouring rows on its lanes.
+template <typename A>
+__device__ void store_checkpoint(const Tile<A>& tile, const NtmSequenceParams& params,
+                                 int64_t offset, int N) {
+  const Block block;
+  A* to = static_cast<A*>(params.checkpoints) + offset + tile.first;
+#pragma unroll 1
+  for (int column = block.warp; column < tile.words; column += block.warps)
+#pragma unroll 2
+    for (int row = block.lane; row < tile.rows; row += kWarp)
+      to[static_cast<int64_t>(column) * N + row] = tile(row, column);
+}
+
 // With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
 // held in registers.
 template <typename A, bool InRegisters>
@@ -84,12 +97,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         store(params.hidden, at * C + row, hidden[row]);
       });
     }
-    if (checkpoint && resident) {
-      A* to = static_cast<A*>(params.checkpoints) + checkpoint_at;
-      each_group<1>(block, Tile<A>{space.tile, 0, N, M, true}, [&](int index, int row, int word) {
-        to[index] = space.tile[row * Tile<A>::stride_of(M) + word];
-      });
-    }
+    if (checkpoint && resident)
+      store_checkpoint(Tile<A>{space.tile, 0, N, M, true}, params, checkpoint_at, N);
     __syncthreads();
 
     interface.times(block, hidden, [&](int unit, A sum) {
@@ -111,7 +120,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         load_tile(tile, t == 0 ? params.initial_memory : params.memory,
                   b * cells_of_memory + offset);
         __syncthreads();
-        if (checkpoint) store_tile(tile, checkpoints, checkpoint_at + offset);
+        if (checkpoint) store_checkpoint(tile, params, checkpoint_at, N);
       }
       content(block, tile, heads, sizes, chain);
     });

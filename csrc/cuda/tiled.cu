@@ -1,28 +1,36 @@
+#include <cooperative_groups.h>
+
 #include "tiled.cuh"
 
 namespace ntm {
 
 namespace {
 
-// What every kernel here starts from: grid (tiles, sequences).
+// What a phase works on: a tile of a sequence.
 template <typename A, bool Backward>
 struct TileOfGrid {
   const TiledCall& call;
   Block block;
   Sizes sizes;
   int64_t b;
-  int warps;  // of a block of the phases, whatever this block has
+  int warps;
   int index, tiles;
   Tile<A> tile, d_tile;
   TiledSpace<A> space;
   Heads<A> heads;
 
-  __device__ TileOfGrid(const TiledCall& tiled, const NtmPlan& plan, PlacedPieces pieces)
+  __device__ TileOfGrid(const TiledCall& tiled, const NtmPlan& plan, unsigned char* shared,
+                        int64_t sequence, int tile_index)
+      : TileOfGrid(tiled, plan,
+                   PlacedPieces(plan, shared, tiled.workspace, sequence, tiled.sizes.batch),
+                   sequence, tile_index) {}
+  __device__ TileOfGrid(const TiledCall& tiled, const NtmPlan& plan, PlacedPieces pieces,
+                        int64_t sequence, int tile_index)
       : call(tiled),
         sizes(tiled.sizes),
-        b(blockIdx.y),
-        warps(plan.threads / kWarp),
-        index(blockIdx.x),
+        b(sequence),
+        warps(block.warps),
+        index(tile_index),
         tiles(tiles_of(sizes, plan.tile_rows)),
         space(pieces, sizes, plan.tile_rows, warps, Backward),
         heads(space.vector, sizes) {
@@ -109,68 +117,75 @@ struct TileOfGrid {
   }
 };
 
-#define NTM_TILED_KERNEL(name)                                \
-  template <typename A, bool Backward>                        \
-  __global__ void __launch_bounds__(kMostThreads<A>, 1) name( \
-      const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan)
+// The phases, each by the block that has the tile. The tile's memory, and the gradient that goes
+// with it, are loaded unless they are `here`: what a block leaves of its last tile in shared memory
+// stays, for no phase in between uses that.
 
-#define NTM_TILE_OF_GRID                                                              \
-  extern __shared__ __align__(16) unsigned char shared[];                             \
-  const TileOfGrid<A, Backward> my(                                                   \
-      call, plan, PlacedPieces(plan, shared, call.workspace, blockIdx.y, gridDim.y)); \
-  const Block& block = my.block;                                                      \
-  const Sizes& sizes = my.sizes
+template <typename A, bool Backward>
+__device__ void load_memories(const TileOfGrid<A, Backward>& my, bool here) {
+  if (here) return;
+  load_tile(my.tile, my.call.memory, my.tile_at());
+  if constexpr (Backward) {
+    if (my.call.d_written.data != nullptr)
+      load_tile(my.d_tile, my.call.d_written, my.tile_at());
+    else
+      clear_tile(my.block, my.d_tile);
+  }
+}
+
+template <typename A>
+__device__ void load_d_reads(const TileOfGrid<A, true>& my) {
+  const int reads = my.sizes.R * my.sizes.M;
+  load_or_clear(my.block, my.space.d_reads, my.call.d_read_vectors, my.b * reads, reads);
+}
 
 // K, norms and the scores' pairs; backward also dw.
-NTM_TILED_KERNEL(content_tiles) {
-  NTM_TILE_OF_GRID;
-  load_tile(my.tile, call.memory, my.tile_at());
+template <typename A, bool Backward>
+__device__ void content_of_tile(const TileOfGrid<A, Backward>& my) {
+  load_memories(my, false);
   my.load_heads();
-  my.load_rows(my.space.previous, call.previous);
+  my.load_rows(my.space.previous, my.call.previous);
   if constexpr (Backward) {
-    if (call.d_written.data != nullptr)
-      load_tile(my.d_tile, call.d_written, my.tile_at());
-    else
-      clear_tile(block, my.d_tile);
-    const int reads = sizes.R * sizes.M;
-    load_or_clear(block, my.space.d_reads, call.d_read_vectors, my.b * reads, reads);
-    my.load_rows(my.space.d, call.d_weights);
+    load_d_reads(my);
+    my.load_rows(my.space.d, my.call.d_weights);
   }
   __syncthreads();
   auto chain = my.chain();
   chain.scores = my.of_warps(my.space.scores);
   if constexpr (Backward) {
     chain.weight_dots = my.of_warps(my.space.weight_dots);
-    rows_backward(block, my.tile, my.d_tile, my.heads, sizes, my.space.d_reads, chain);
+    rows_backward(my.block, my.tile, my.d_tile, my.heads, my.sizes, my.space.d_reads, chain);
   } else {
-    content(block, my.tile, my.heads, sizes, chain);
+    content(my.block, my.tile, my.heads, my.sizes, chain);
   }
 }
 
-NTM_TILED_KERNEL(shift_tiles) {
-  NTM_TILE_OF_GRID;
+template <typename A, bool Backward>
+__device__ void shift_tile(const TileOfGrid<A, Backward>& my) {
   my.load_heads();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
   auto chain = my.chain();
   chain.powers = my.of_warps(my.space.powers);
-  shift(block, my.tile.range(), my.heads, sizes, chain, false);
+  shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
 }
 
-NTM_TILED_KERNEL(write_tiles) {
-  NTM_TILE_OF_GRID;
+template <typename A>
+__device__ void write_tile(const TileOfGrid<A, false>& my, bool here) {
+  const Sizes& sizes = my.sizes;
   const int64_t weighting = my.b * sizes.H * sizes.N;
-  A* saved = static_cast<A*>(call.saved_weights);
-  const bool writes = call.written.data != nullptr;
-  if (writes) load_tile(my.tile, call.memory, my.tile_at());
+  A* saved = static_cast<A*>(my.call.saved_weights);
+  const bool writes = my.call.written.data != nullptr;
+  if (writes) load_memories(my, here);
   my.load_heads();
   __syncthreads();
-  sharpen(block, my.tile.range(), my.heads, sizes, my.space.shifted, my.of_warps(my.space.powers),
-          my.of_all(my.space.all_powers), [&](int head, int row, A w) {
+  sharpen(my.block, my.tile.range(), my.heads, sizes, my.space.shifted,
+          my.of_warps(my.space.powers), my.of_all(my.space.all_powers),
+          [&](int head, int row, A w) {
             const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
             my.space.previous[at] = w;
-            store(call.weights, weighting + at, w);
+            store(my.call.weights, weighting + at, w);
             if (saved != nullptr) saved[weighting + at] = w;
           });
   if (!writes) return;
@@ -178,63 +193,60 @@ NTM_TILED_KERNEL(write_tiles) {
   A* reads = my.space.vectors + static_cast<int64_t>(my.index) * sizes.R * sizes.M;
   const A* writing = my.space.previous + static_cast<int64_t>(sizes.R) * sizes.N;
 #pragma unroll 1
-  for (int column = block.warp; column < sizes.M; column += block.warps) {
-    read(block, my.tile, column, my.space.previous, sizes.R, sizes.N, reads);
-    write(block, my.tile, column, writing, sizes.W, sizes.N, my.heads.erase, my.heads.add);
+  for (int column = my.block.warp; column < sizes.M; column += my.block.warps) {
+    read(my.block, my.tile, column, my.space.previous, sizes.R, sizes.N, reads);
+    write(my.block, my.tile, column, writing, sizes.W, sizes.N, my.heads.erase, my.heads.add);
   }
   __syncthreads();
-  store_tile(my.tile, call.written, my.tile_at());
+  store_tile(my.tile, my.call.written, my.tile_at());
 }
 
-NTM_TILED_KERNEL(sharpen_backward_tiles) {
-  NTM_TILE_OF_GRID;
+template <typename A>
+__device__ void sharpen_backward_tile(const TileOfGrid<A, true>& my) {
   my.load_heads();
   __syncthreads();
-  sharpen_backward(block, my.tile.range(), my.heads, sizes, my.chain());
+  sharpen_backward(my.block, my.tile.range(), my.heads, my.sizes, my.chain());
 }
 
-NTM_TILED_KERNEL(shift_backward_tiles) {
-  NTM_TILE_OF_GRID;
+template <typename A>
+__device__ void shift_backward_tile(const TileOfGrid<A, true>& my) {
   my.load_heads();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
   BackwardChain<A> chain = my.chain();
   chain.content_dots = my.of_warps(my.space.content_dots);
-  shift_backward(block, my.tile.range(), my.heads, sizes, chain);
-  shift_backward_taps(block, my.tile.range(), sizes, chain, my.d_heads().shift);
+  shift_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
+  shift_backward_taps(my.block, my.tile.range(), my.sizes, chain, my.d_heads().shift);
 }
 
-NTM_TILED_KERNEL(memory_backward_tiles) {
-  NTM_TILE_OF_GRID;
-  load_tile(my.tile, call.memory, my.tile_at());
-  if (call.d_written.data != nullptr)
-    load_tile(my.d_tile, call.d_written, my.tile_at());
-  else
-    clear_tile(block, my.d_tile);
+template <typename A>
+__device__ void memory_backward_of_tile(const TileOfGrid<A, true>& my, bool here) {
+  load_memories(my, here);
   my.load_heads();
-  const int reads = sizes.R * sizes.M;
-  load_or_clear(block, my.space.d_reads, call.d_read_vectors, my.b * reads, reads);
-  my.store_rows(my.space.previous, call.d_previous);
+  load_d_reads(my);
+  my.store_rows(my.space.previous, my.call.d_previous);
   __syncthreads();
   const BackwardChain<A> chain = my.chain();
   const Heads<A> d_heads = my.d_heads();
-  content_backward(block, my.tile.range(), my.heads, sizes, chain);
+  content_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
   __syncthreads();
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
-  scalars_backward(block, my.heads, sizes, chain, d_heads.shift, false, give);
-  columns_backward(block, my.tile, my.d_tile, my.heads, Parts(sizes), sizes.N, my.space.d_reads,
-                   chain, false, give);
+  scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
+  columns_backward(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes), my.sizes.N,
+                   my.space.d_reads, chain, false, give);
   __syncthreads();
-  store_tile(my.d_tile, call.d_memory, my.tile_at());
+  store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }
 
-// Grid (1, sequences): the gradients of the parameters from the sums over all tiles.
-NTM_TILED_KERNEL(finish_heads_backward) {
-  NTM_TILE_OF_GRID;
+// The gradients of a sequence's parameters from the sums over all tiles.
+template <typename A>
+__device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
+  const Block& block = my.block;
+  const TiledCall& call = my.call;
   const Heads<A>& heads = my.heads;
-  const Heads<A> d_heads(my.space.all_vectors, sizes);
-  const int H = sizes.H, M = sizes.M, S = sizes.S;
+  const Heads<A> d_heads(my.space.all_vectors, my.sizes);
+  const int H = my.sizes.H, M = my.sizes.M, S = my.sizes.S;
   const int64_t b = my.b;
   my.load_heads();
   __syncthreads();
@@ -278,14 +290,12 @@ __device__ Partials<V> share(const Block& block, const Partials<V>& partials, in
   return {const_cast<V*>(partials.of(head)) + first, min(each, partials.count - first), 0};
 }
 
-// Grid (heads, sequences): all partial results of a head as one.
-template <typename A, bool Backward, Fold What>
-__global__ void __launch_bounds__(kMostThreads<A>, 1) fold_tiles(
-    const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan) {
-  NTM_TILE_OF_GRID;
-  __shared__ Pair<A> pairs[kWarp];
-  __shared__ A sums[kWarp];
-  const int head = blockIdx.x;
+// All partial results of a head as one.
+template <Fold What, typename A, bool Backward>
+__device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
+  __shared__ Pair<A> pairs[kTiledWarps];
+  __shared__ A sums[kTiledWarps];
+  const Block& block = my.block;
   const Partials<Pair<A>> of_warps{pairs, block.warps, 0};
   const Partials<A> sums_of_warps{sums, block.warps, 0};
   auto fold_sums = [&](A* from, A* to) {
@@ -317,12 +327,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) fold_tiles(
   }
 }
 
-// Grid (columns / 32, sequences): Σ over tiles of the vectors, to the read vectors or for d_heads.
-NTM_TILED_KERNEL(sum_tiles) {
-  NTM_TILE_OF_GRID;
-  __shared__ A sums[kWarp][kWarp];
-  const int width = Backward ? my.heads.size : sizes.R * sizes.M;
-  const int column = blockIdx.x * kWarp + block.lane;
+// Σ over tiles of the vectors, to the read vectors or for d_heads: the part-th warp's width of it.
+template <typename A, bool Backward>
+__device__ void sum_tiles(const TileOfGrid<A, Backward>& my, int width, int part) {
+  __shared__ A sums[kTiledWarps][kWarp];
+  const Block& block = my.block;
+  const int column = part * kWarp + block.lane;
   A sum = 0;
   if (column < width)
     for (int tile = block.warp; tile < my.tiles; tile += block.warps)
@@ -335,58 +345,91 @@ NTM_TILED_KERNEL(sum_tiles) {
   if constexpr (Backward)
     my.space.all_vectors[column] = sum;
   else
-    store(call.read_vectors, my.b * width + column, sum);
+    store(my.call.read_vectors, my.b * width + column, sum);
 }
 
-// Launches one after another until one fails.
-class Launches {
- public:
-  Launches(const TiledCall& call, const NtmPlan& plan, void* stream)
-      : call_(call), plan_(plan), stream_(stream) {}
-  Launches& operator()(Kernel<TiledCall> kernel, int width) {
-    if (error_ == cudaSuccess)
-      error_ = launch(kernel, call_, plan_, dim3(width, call_.sizes.batch), stream_);
-    return *this;
-  }
-  cudaError_t error() const { return error_; }
+// All phases in one launch, whose blocks are on the device together. A barrier of the grid stands
+// between any two.
+template <typename A, bool Backward>
+__global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
+    const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  using My = TileOfGrid<A, Backward>;
+  const auto grid = cooperative_groups::this_grid();
+  const Sizes sizes(call.sizes);
+  const int tiles = tiles_of(sizes, plan.tile_rows);
+  const int width = Backward ? sizes.interface_size() : sizes.R * sizes.M;
+  // f(sequence, number, is the last) for this block's share of the numbers below `count` of each
+  // sequence; from the last on, what that left in shared memory is still there.
+  auto each = [&](int count, bool from_last, auto f) {
+    const int64_t all = count * static_cast<int64_t>(call.sizes.batch);
+    const int64_t mine = (all - blockIdx.x + gridDim.x - 1) / gridDim.x;
+#pragma unroll 1
+    for (int64_t i = 0; i < mine; ++i) {
+      const int64_t at = blockIdx.x + (from_last ? mine - 1 - i : i) * gridDim.x;
+      f(at / count, static_cast<int>(at % count), from_last && i == 0);
+      __syncthreads();
+    }
+  };
+  auto each_tile = [&](auto f) {
+    each(tiles, false, [&](int64_t b, int tile, bool) { f(My(call, plan, shared, b, tile)); });
+  };
+  auto each_tile_from_last = [&](auto f) {
+    each(tiles, true,
+         [&](int64_t b, int tile, bool here) { f(My(call, plan, shared, b, tile), here); });
+  };
+  auto each_of_sequence = [&](int count, auto f) {
+    each(count, false,
+         [&](int64_t b, int number, bool) { f(My(call, plan, shared, b, 0), number); });
+  };
 
- private:
-  const TiledCall& call_;
-  const NtmPlan& plan_;
-  void* stream_;
-  cudaError_t error_ = cudaSuccess;
-};
+  each_tile([](const My& my) { content_of_tile(my); });
+  grid.sync();
+  each_of_sequence(sizes.H, [](const My& my, int head) { fold_head<Fold::scores>(my, head); });
+  grid.sync();
+  each_tile([](const My& my) { shift_tile(my); });
+  grid.sync();
+  each_of_sequence(sizes.H, [](const My& my, int head) { fold_head<Fold::powers>(my, head); });
+  grid.sync();
+  if constexpr (Backward) {
+    each_tile([](const My& my) { sharpen_backward_tile(my); });
+    grid.sync();
+    each_tile([](const My& my) { shift_backward_tile(my); });
+    grid.sync();
+    each_of_sequence(sizes.H,
+                     [](const My& my, int head) { fold_head<Fold::content_dots>(my, head); });
+    grid.sync();
+    each_tile_from_last([](const My& my, bool here) { memory_backward_of_tile(my, here); });
+  } else {
+    each_tile_from_last([](const My& my, bool here) { write_tile(my, here); });
+    if (call.written.data == nullptr) return;
+  }
+  grid.sync();
+  each_of_sequence((width + kWarp - 1) / kWarp,
+                   [&](const My& my, int part) { sum_tiles(my, width, part); });
+  if constexpr (Backward) {
+    grid.sync();
+    each_of_sequence(1, [](const My& my, int) { finish_heads_backward(my); });
+  }
+}
+
+template <typename A, bool Backward>
+int launch_tiles(const TiledCall& call, const NtmPlan& plan, void* stream) {
+  if (call.sizes.batch == 0) return cudaSuccess;
+  const int64_t tiles = tiles_of(Sizes(call.sizes), plan.tile_rows);
+  return launch_together(tiled_kernel<A, Backward>, call, plan, tiles * call.sizes.batch, stream);
+}
 
 }  // namespace
 
 template <typename A>
 int tiled_forward(const TiledCall& call, const NtmPlan& plan, void* stream) {
-  if (call.sizes.batch == 0) return cudaSuccess;
-  const Sizes sizes(call.sizes);
-  const int tiles = tiles_of(sizes, plan.tile_rows);
-  Launches launches(call, plan, stream);
-  launches(content_tiles<A, false>, tiles)(fold_tiles<A, false, Fold::scores>, sizes.H);
-  launches(shift_tiles<A, false>, tiles)(fold_tiles<A, false, Fold::powers>, sizes.H);
-  launches(write_tiles<A, false>, tiles);
-  if (call.written.data != nullptr)
-    launches(sum_tiles<A, false>, (sizes.R * sizes.M + kWarp - 1) / kWarp);
-  return launches.error();
+  return launch_tiles<A, false>(call, plan, stream);
 }
 
 template <typename A>
 int tiled_backward(const TiledCall& call, const NtmPlan& plan, void* stream) {
-  if (call.sizes.batch == 0) return cudaSuccess;
-  const Sizes sizes(call.sizes);
-  const int tiles = tiles_of(sizes, plan.tile_rows);
-  Launches launches(call, plan, stream);
-  launches(content_tiles<A, true>, tiles)(fold_tiles<A, true, Fold::scores>, sizes.H);
-  launches(shift_tiles<A, true>, tiles)(fold_tiles<A, true, Fold::powers>, sizes.H);
-  launches(sharpen_backward_tiles<A, true>, tiles)(shift_backward_tiles<A, true>, tiles);
-  launches(fold_tiles<A, true, Fold::content_dots>, sizes.H);
-  launches(memory_backward_tiles<A, true>, tiles);
-  launches(sum_tiles<A, true>, (sizes.interface_size() + kWarp - 1) / kWarp);
-  launches(finish_heads_backward<A, true>, 1);
-  return launches.error();
+  return launch_tiles<A, true>(call, plan, stream);
 }
 
 template int tiled_forward<float>(const TiledCall&, const NtmPlan&, void*);

@@ -1,5 +1,6 @@
-// `address` and `step` on memories too large for one block: each phase of the chain is a launch
-// over all tiles of all sequences, and what a block knows of a sum goes through the workspace.
+// `address` and `step` on memories too large for one block: one launch whose blocks, all on the
+// device together, go phase by phase through the tiles of all sequences. What a block knows of a
+// sum goes through the workspace.
 #pragma once
 #include "launch.cuh"
 #include "on_chip.cuh"
@@ -17,6 +18,10 @@ struct TiledCall {
   void* saved_weights;
   void* workspace;
 };
+
+constexpr int kTiledThreads = 256, kTiledWarps = kTiledThreads / kWarp;
+// Static shared memory of the kernel, at most.
+constexpr int kTiledStatic = 3 * 1024;
 
 __host__ __device__ inline int tiles_of(const Sizes& sizes, int tile_rows) {
   return (sizes.N + tile_rows - 1) / tile_rows;

@@ -103,10 +103,17 @@ class Backend(ABC):
     ``saved_shapes`` announces and in the arithmetic dtype. A backward takes the gradients of the
     outputs (``None`` where there is none), the forward's arguments, the outputs it asks for and the
     saved tensors, and returns one gradient per differentiable argument, in that argument's dtype.
+
+    Attributes:
+        name: by which it is asked for.
+        projects_input: ``sequence`` takes the input before its projection too.
+        differentiates: forwards that may be called with autograd recording, and then record their
+            own derivative; ``torch.ops.ntm`` records that of the others.
     """
 
     name: str
     projects_input = False
+    differentiates: frozenset[str] = frozenset()
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run on this machine at all; ``None`` if it can."""

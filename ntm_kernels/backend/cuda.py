@@ -1,4 +1,4 @@
-"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction while a memory fits.
+"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
 
 ``csrc/cuda`` has the stages under the names of ``ntm_kernels.backend.reference``. The library
 knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
@@ -59,6 +59,7 @@ class _Plan(ctypes.Structure):
         ("weights_held", c_int32),
         ("near_units", c_int32),
         ("near_interface_units", c_int32),
+        ("memories", c_int32),
         ("shared_bytes", c_int64),
         ("workspace_bytes", c_int64),
         ("offsets", c_int32 * 40),
@@ -203,7 +204,7 @@ class CudaBackend(Backend):
         steps = (sizes.time, sizes.batch)
         cells = sizes.hidden_size if controller == "lstm" else 0
         return [
-            (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
+            (sizes.num_checkpoints, sizes.batch, sizes.word_size, sizes.memory_size),
             (*steps, *weighting),
             (*steps, _interface_size(sizes)),
             (*steps, 4 * cells),

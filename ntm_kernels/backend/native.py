@@ -38,6 +38,7 @@ class NativeBackend(Backend):
 
     name = "native"
     projects_input = True
+    differentiates = frozenset({"step", "sequence"})
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)

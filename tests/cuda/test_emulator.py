@@ -42,6 +42,11 @@ CAUGHT = {
     "unset_shared": ("instrumented", "nobody has written"),
     "small_bounds": ("plain", "more threads than its __launch_bounds__ of 32"),
     "last_block": ("instrumented", "race on global memory"),
+    "missing_grid_barrier": ("instrumented", "race on global memory"),
+    "missing_second_grid_barrier": ("instrumented", "race on global memory"),
+    "absent_from_grid_barrier": ("plain", "no thread can go on"),
+    "grid_barrier_alone": ("plain", "the launch is not cooperative"),
+    "too_many_together": ("plain", "too many blocks in a cooperative launch"),
     "too_much_shared": ("plain", "exceeds a limit"),
 }
 SCHEDULES = [0, 1, 2, 3, 7]

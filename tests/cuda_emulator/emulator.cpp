@@ -64,16 +64,19 @@ constexpr unsigned kMaxThreads = 1024;
 
 /// The device that is emulated: an H100, or what CUDA_EMULATOR_ARCHITECTURE names.
 struct Device {
-  int major, minor, processors;
+  int major, minor, processors, threads_per_processor;
   size_t shared_per_block, shared_per_processor;
 };
 
 const Device& device() {
   static const std::map<int, Device> known = {
-      {75, {7, 5, 40, 64 << 10, 64 << 10}},     {80, {8, 0, 108, 163 << 10, 164 << 10}},
-      {86, {8, 6, 84, 99 << 10, 100 << 10}},    {89, {8, 9, 142, 99 << 10, 100 << 10}},
-      {90, {9, 0, 132, 227 << 10, 228 << 10}},  {100, {10, 0, 148, 227 << 10, 228 << 10}},
-      {120, {12, 0, 170, 99 << 10, 100 << 10}},
+      {75, {7, 5, 40, 1024, 64 << 10, 64 << 10}},
+      {80, {8, 0, 108, 2048, 163 << 10, 164 << 10}},
+      {86, {8, 6, 84, 1536, 99 << 10, 100 << 10}},
+      {89, {8, 9, 142, 1536, 99 << 10, 100 << 10}},
+      {90, {9, 0, 132, 2048, 227 << 10, 228 << 10}},
+      {100, {10, 0, 148, 2048, 227 << 10, 228 << 10}},
+      {120, {12, 0, 170, 1536, 99 << 10, 100 << 10}},
   };
   const char* name = std::getenv("CUDA_EMULATOR_ARCHITECTURE");
   const auto found = known.find(name ? std::atoi(name) : 90);
@@ -100,6 +103,26 @@ void* host_sanitizer_stack;
 
 const std::function<void()>* thread_body;
 std::vector<Fiber*> idle_fibers;
+size_t fibers_made = 0;
+
+using Resident = std::vector<std::unique_ptr<Block>>;
+
+/// The barrier of all threads of a cooperative launch.
+struct Grid {
+  bool cooperative = false;
+  size_t threads = 0, arrived = 0;
+  unsigned generation = 0;
+  Site site{};
+  Resident* blocks = nullptr;
+} grid;
+
+/// Blocks of a kernel that a multiprocessor holds together, as far as threads and shared memory
+/// say; what registers say is not known here.
+size_t blocks_per_processor(size_t threads, size_t dynamic_shared) {
+  constexpr size_t reserved = 1024;  // of shared memory, in every block
+  return std::min({size_t(device().threads_per_processor) / threads,
+                   device().shared_per_processor / (dynamic_shared + reserved), size_t(32)});
+}
 
 void switch_to_host([[maybe_unused]] bool for_good) {
   Fiber* self = current;
@@ -120,6 +143,17 @@ void complete_barrier(Block& block) {
   for (Fiber* fiber : block.fibers)
     if (fiber->state == State::at_barrier) fiber->state = State::ready;
   if (observer) observer->block_synchronised(block);
+}
+
+void complete_grid_barrier() {
+  for (auto& block : *grid.blocks) {
+    ++block->barriers;
+    for (Fiber* fiber : block->fibers) fiber->state = State::ready;
+    if (observer) observer->block_synchronised(*block);
+  }
+  if (observer) observer->grid_synchronised();
+  grid.arrived = 0;
+  ++grid.generation;
 }
 
 /// Lets the lanes go on if all that its mask names, and have not left the kernel, are there.
@@ -179,7 +213,9 @@ Fiber* new_fiber() {
     std::perror("a stack for a CUDA thread");
     std::abort();
   }
-  mprotect(memory, guard, PROT_NONE);
+  // Two mappings a stack: the kernel of the host allows about 65,000, so the later ones have no
+  // guard.
+  if (++fibers_made <= 16384) mprotect(memory, guard, PROT_NONE);
   Fiber* fiber = new Fiber{};
   fiber->stack = static_cast<char*>(memory) + guard;
   return fiber;
@@ -292,14 +328,18 @@ void report_deadlock(const Block& block) {
 
 /// Blocks that are on the device together: their number, and the order of blocks and threads, is
 /// what schedules differ in. 0: one at a time, in order; 1: in reverse; others: up to 4, shuffled.
+/// Those of a cooperative launch all are.
 void run_blocks(const Configuration& configuration, unsigned blocks, unsigned& barriers) {
   const int seed = schedule();
   std::mt19937 random(seed);
   std::vector<unsigned> order(blocks);
   for (unsigned i = 0; i < blocks; ++i) order[i] = seed == 1 ? blocks - 1 - i : i;
   if (seed > 1) std::shuffle(order.begin(), order.end(), random);
-  const size_t together = seed > 1 ? 1 + seed % 4 : 1;
-  std::vector<std::unique_ptr<Block>> resident;
+  const size_t together = configuration.cooperative ? blocks : seed > 1 ? 1 + seed % 4 : 1;
+  Resident resident;
+  grid = {.cooperative = configuration.cooperative,
+          .threads = size_t(blocks) * blockDim.x * blockDim.y * blockDim.z,
+          .blocks = &resident};
   size_t next = 0;
   while (failure.empty() && (next < blocks || !resident.empty())) {
     while (resident.size() < together && next < blocks)
@@ -319,6 +359,13 @@ void run_blocks(const Configuration& configuration, unsigned blocks, unsigned& b
     if (!progress && failure.empty()) report_deadlock(*resident.front());
   }
   for (auto& block : resident) end_block(*block);
+}
+
+bool fits_together(const Configuration& configuration) {
+  const dim3 grid = configuration.grid, block = configuration.block;
+  return size_t(grid.x) * grid.y * grid.z <=
+         device().processors * blocks_per_processor(size_t(block.x) * block.y * block.z,
+                                                    configuration.dynamic_shared);
 }
 
 bool is_valid(const void* function, const Configuration& configuration) {
@@ -452,6 +499,26 @@ int barrier(Predicate kind, int predicate, Site site) {
   return block.results[generation & 1][int(kind)];
 }
 
+void grid_barrier(Site site) {
+  Fiber& self = *current;
+  if (!grid.cooperative)
+    fail("a barrier of the grid at " + describe(site) + ", and the launch is not cooperative");
+  if (!grid.arrived)
+    grid.site = site;
+  else if (grid.site.line != site.line || std::strcmp(grid.site.file, site.file))
+    fail("the threads of the grid meet in different barriers: thread " +
+         std::to_string(self.linear) + " of " + name_of(*self.block) + " at " + describe(site) +
+         ", others at " + describe(grid.site));
+  const unsigned generation = grid.generation;
+  self.state = State::at_grid_barrier;
+  self.operation = "the grid's sync";
+  self.mask = 0;
+  self.site = site;
+  // A block that has left the kernel is missed for ever.
+  if (++grid.arrived == grid.threads) complete_grid_barrier();
+  while (grid.generation == generation) switch_to_host(false);
+}
+
 void sync_warp(unsigned mask, Site site) {
   unsigned slot;
   arrive(mask, 0, "__syncwarp", site, slot, true);
@@ -513,6 +580,8 @@ cudaError_t run(const char* kernel, const void* function, const Configuration& c
     std::abort();
   }
   if (!is_valid(function, configuration)) return last_error = cudaErrorInvalidValue;
+  if (configuration.cooperative && !fits_together(configuration))
+    return last_error = cudaErrorCooperativeLaunchTooLarge;
   failure.clear();
   thread_body = &thread;
   blockDim = configuration.block;
@@ -549,6 +618,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no error";
     case cudaErrorInvalidValue:
       return "invalid argument: the launch exceeds a limit of the device or of the kernel";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in a cooperative launch";
     case cudaErrorLaunchFailure:
       return failure.c_str();
     default:
@@ -607,6 +678,11 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     return last_error = cudaErrorInvalidValue;
   shared_limits[kernel] = size_t(value);
   return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads,
+                                                          size_t dynamic_shared) {
+  return *blocks = int(blocks_per_processor(size_t(threads), dynamic_shared)), cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** address, size_t bytes) {

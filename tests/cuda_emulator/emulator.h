@@ -11,7 +11,7 @@ namespace cuda_emulator {
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = 128 << 10;
 
-enum class State { ready, at_barrier, in_warp_operation, done };
+enum class State { ready, at_barrier, at_grid_barrier, in_warp_operation, done };
 
 struct Block;
 
@@ -76,6 +76,7 @@ class Observer {
   virtual void block_begins(Block&) = 0;
   virtual void block_ends(Block&) = 0;
   virtual void block_synchronised(Block&) = 0;
+  virtual void grid_synchronised() = 0;
   virtual void warp_synchronised(Block&, unsigned warp) = 0;
   virtual void fenced() = 0;
   virtual void atomic(const void* address, size_t bytes) = 0;

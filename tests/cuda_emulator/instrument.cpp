@@ -30,7 +30,7 @@ struct Access {
 
 /// The last write of a granule, and what has read it since.
 struct Granule {
-  uint32_t launch = 0;
+  uint32_t epoch = 0;
   Access write, read;
   uint32_t lanes = 0;  // that read since their warp met
   bool atomic = false, many_warps = false, many_blocks = false;
@@ -111,7 +111,7 @@ class Instrument final : public Observer {
   }
 
   void launch_begins(const char* kernel, const void* function) override {
-    ++launch_;
+    ++epoch_;
     global_.clear();
     released_.clear();
     pthread_attr_t attributes;
@@ -159,6 +159,9 @@ class Instrument final : public Observer {
     if (counting_) count_requests(block);
   }
 
+  /// All that was done to global memory before is in order with all that comes.
+  void grid_synchronised() override { ++epoch_; }
+
   void warp_synchronised(Block& block, unsigned warp) override {
     ++record_of(block).warp_meetings[warp];
   }
@@ -198,7 +201,7 @@ class Instrument final : public Observer {
     now.warp_meetings = record.warp_meetings[current->warp];
     for (uintptr_t at = address / kGranule; at <= (address + bytes - 1) / kGranule; ++at) {
       Granule& granule = is_shared ? record.shared[at - shared / kGranule] : global_granule(at);
-      if (granule.launch != launch_) granule = Granule{.launch = launch_};
+      if (!is_shared && granule.epoch != epoch_) granule = Granule{.epoch = epoch_};
       if (is_shared && !store && !granule.write.pc)
         fail("thread " + std::to_string(now.thread) + " of " + block_name(now.block) +
              " reads shared memory that nobody has written, at " + source_of(now.pc));
@@ -429,7 +432,7 @@ class Instrument final : public Observer {
     total.ideal += (distinct + kSector - 1) / kSector;
   }
 
-  uint32_t launch_ = 0;
+  uint32_t epoch_ = 0;  // of global memory: it changes with launches and the grid's barriers
   bool counting_ = false;
   uintptr_t host_stack_ = 0;
   size_t host_stack_bytes_ = 0;

@@ -50,6 +50,7 @@ void* dynamic_shared();
 void* static_shared(const void* identity, size_t bytes, size_t alignment);
 
 int barrier(Predicate, int predicate, Site);
+void grid_barrier(Site);
 void sync_warp(unsigned mask, Site);
 unsigned ballot(unsigned mask, bool predicate, Site);
 
@@ -68,6 +69,7 @@ struct Configuration {
   dim3 grid, block;
   size_t dynamic_shared = 0;
   cudaStream_t stream = nullptr;
+  bool cooperative = false;  // all blocks are on the device together
 };
 cudaError_t run(const char* kernel, const void* function, const Configuration&,
                 const std::function<void()>& thread);
@@ -77,8 +79,10 @@ template <class... Parameters>
 class Launcher {
  public:
   Launcher(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-           size_t dynamic_shared = 0, cudaStream_t stream = nullptr)
-      : name_(name), kernel_(kernel), configuration_{grid, block, dynamic_shared, stream} {}
+           size_t dynamic_shared = 0, cudaStream_t stream = nullptr, bool cooperative = false)
+      : name_(name),
+        kernel_(kernel),
+        configuration_{grid, block, dynamic_shared, stream, cooperative} {}
 
   template <class... Arguments>
   cudaError_t operator()(Arguments&&... arguments) const {
@@ -309,8 +313,13 @@ cudaError_t cudaMalloc(T** address, size_t bytes) {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* configuration,
                                void (*kernel)(Parameters...), Arguments&&... arguments) {
+  bool cooperative = false;
+  for (unsigned i = 0; i < configuration->numAttrs; ++i) {
+    if (configuration->attrs[i].id != cudaLaunchAttributeCooperative) return cudaErrorNotSupported;
+    cooperative = configuration->attrs[i].val.cooperative != 0;
+  }
   return ::cuda_emulator::Launcher<Parameters...>(
       "kernel", kernel, configuration->gridDim, configuration->blockDim,
-      configuration->dynamicSmemBytes,
-      configuration->stream)(std::forward<Arguments>(arguments)...);
+      configuration->dynamicSmemBytes, configuration->stream,
+      cooperative)(std::forward<Arguments>(arguments)...);
 }

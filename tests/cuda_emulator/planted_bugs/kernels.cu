@@ -1,5 +1,6 @@
 // Small kernels, each right when `bug` is 0 and wrong in one way when it is 1: what the emulator
 // must catch. The input and output hold `blocks` rows of 64 floats.
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 namespace {
@@ -173,6 +174,31 @@ __global__ void last_block(const float* x, float* y, unsigned* arrived, int bug)
   y[i] = sum;
 }
 
+// Blocks of a cooperative launch hand their rows on to the next.
+__global__ void missing_grid_barrier(const float* x, float* y, int bug) {
+  const int i = threadIdx.x, next = (blockIdx.x + 1) % gridDim.x;
+  y[blockIdx.x * kThreads + i] = x[blockIdx.x * kThreads + i];
+  if (!bug) cooperative_groups::this_grid().sync();
+  const float value = y[next * kThreads + i];
+  cooperative_groups::this_grid().sync();
+  y[blockIdx.x * kThreads + i] = value;
+}
+
+__global__ void missing_second_grid_barrier(const float* x, float* y, int bug) {
+  const int i = threadIdx.x, next = (blockIdx.x + 1) % gridDim.x;
+  y[blockIdx.x * kThreads + i] = x[blockIdx.x * kThreads + i];
+  cooperative_groups::this_grid().sync();
+  const float value = y[next * kThreads + i];
+  if (!bug) cooperative_groups::this_grid().sync();
+  y[blockIdx.x * kThreads + i] = value;
+}
+
+__global__ void absent_from_grid_barrier(const float* x, float* y, int bug) {
+  y[blockIdx.x * kThreads + threadIdx.x] = x[blockIdx.x * kThreads + threadIdx.x];
+  if (bug && blockIdx.x == 1) return;
+  cooperative_groups::this_grid().sync();
+}
+
 // One warp reads shared memory once, `vector` floats each, `stride` floats apart.
 __global__ void bank_conflicts(int stride, int vector, float* y) {
   __shared__ __align__(16) float row[32 * 33 + 4];
@@ -214,6 +240,36 @@ ENTRY(block_race_by_reading, kThreads, 0)
 ENTRY(unset_shared, kThreads, 0)
 ENTRY(small_bounds, bug ? kThreads : kThreads / 2, 0)
 
+int launch_together(void (*kernel)(const float*, float*, int), const float* x, float* y, int blocks,
+                    int bug, bool cooperative = true) {
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = cooperative;
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = dim3(blocks);
+  configuration.blockDim = dim3(kThreads);
+  configuration.attrs = &together;
+  configuration.numAttrs = 1;
+  cudaLaunchKernelEx(&configuration, kernel, x, y, bug);
+  return cudaGetLastError();
+}
+
+#define GRID_ENTRY(name)                                                     \
+  extern "C" int run_##name(const float* x, float* y, int blocks, int bug) { \
+    return launch_together(name, x, y, blocks, bug);                         \
+  }
+
+GRID_ENTRY(missing_grid_barrier)
+GRID_ENTRY(missing_second_grid_barrier)
+GRID_ENTRY(absent_from_grid_barrier)
+
+extern "C" int run_grid_barrier_alone(const float* x, float* y, int blocks, int bug) {
+  return launch_together(missing_grid_barrier, x, y, blocks, 0, !bug);
+}
+// More blocks than any device holds at a time.
+extern "C" int run_too_many_together(const float* x, float* y, int blocks, int bug) {
+  return launch_together(missing_grid_barrier, x, y, bug ? 10000 : blocks, 0);
+}
 extern "C" int run_last_block(const float* x, float* y, int blocks, int bug) {
   unsigned* arrived;
   cudaMalloc(&arrived, sizeof *arrived);
