@@ -55,6 +55,22 @@ def test_copy_default_is_what_generalises():
     assert config.initial_weights == "one_hot"
 
 
+def test_the_better_settings_may_choose_the_controller():
+    config = preset("associative_recall")
+    assert (config.controller, config.num_read_heads, config.hidden_size) == ("feedforward", 4, 256)
+    assert (config.optimiser, config.output_from) == ("adam", "read_vectors")
+    other = preset("associative_recall", controller="lstm")
+    assert (other.controller, other.num_read_heads, other.hidden_size) == ("lstm", 1, 100)
+    assert other.optimiser == "adam"
+    assert preset("associative_recall", "paper").controller == "lstm"
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_the_baseline_is_trained_as_the_paper_says(task):
+    config = preset(task, model="lstm")
+    assert (config.optimiser, config.batch_size, config.clip) == ("graves_rmsprop", 1, 10.0)
+
+
 @pytest.mark.parametrize("task", tasks.TASKS)
 @pytest.mark.parametrize("model", ["ntm", "lstm"])
 def test_round_trip_through_json(task, model):
