@@ -14,11 +14,11 @@ testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
 # The interpreter takes a millisecond an operation: what stays under five minutes.
-triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or test_dtypes or test_traps or test_lengths or test_unset_memory or test_same_bits_twice or test_opcheck or test_compiled_whole
+triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or test_dtypes or test_traps or test_lengths or test_unset_memory or test_same_bits_twice or test_opcheck or test_compiled_whole or test_autocast
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all sanitize sanitize-native other-torch triton-test triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test check-all sanitize sanitize-native other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,14 @@ triton-test: | $(filter .venv/%,$(PYTHON)) ## run the ops on the Triton kernels 
 	$(ensure) --need triton $(testing)
 	@TRITON_INTERPRET=1 NTM_KERNELS_REQUIRE_BACKENDS=triton_interpreted,triton_tiled_interpreted \
 		$(pytest) tests/triton tests/ops -k "triton and ($(if $(ARGS),$(ARGS),$(triton_small)))"
+
+OLDEST_PYTHON ?= python3
+# The oldest that work together: the interpreter of Triton 3.6 needs a NumPy before 2.4.
+triton-oldest: ## the same and a compilation, with the oldest torch and Triton, in an environment of its own
+	$(OLDEST_PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 "numpy<2.4"
+	@$(MAKE) --no-print-directory triton-test PYTHON=build/oldest/bin/python
+	@$(MAKE) --no-print-directory triton-report PYTHON=build/oldest/bin/python ARGS="--check --targets sm_90"
 
 triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget
 	$(ensure) --need triton

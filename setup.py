@@ -7,8 +7,8 @@ installed. What cannot be built is left out of the package, and one line says wh
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
-    CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp) and
-                                  further options
+    CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)
+                                  and further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
     TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)
@@ -61,7 +61,8 @@ CUDA_ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-Xptxas=-v"]
 # The runtime is linked in and kept to itself, so that it meets no other copy in the process.
 NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=--exclude-libs,ALL"]
-CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
+# The longest first, so that none is left to compile alone.
+CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
 # What ptxas says of each kernel's resources is for the record beside the object.
 PTXAS_INFO = re.compile(r"^(ptxas info|    \d+ bytes stack frame).*\n", re.MULTILINE)
 

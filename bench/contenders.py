@@ -93,6 +93,14 @@ class Eager(Contender):
         return lambda x: model.advance(model.project(x), state)
 
 
+class GraphedEager(Eager):
+    """The same code, whole calls of it in a CUDA graph."""
+
+    name = "eager+graph"
+    about = "the code of eager, whole calls in a CUDA graph"
+    graphed = True
+
+
 class Compiled(Eager):
     """The same code under ``torch.compile``, one time step at a time."""
 
@@ -223,14 +231,16 @@ def moved_on(cell: NTMCell, workload: Workload) -> NTMState:
 def live(device: str) -> list[Contender]:
     """Every contender that this machine has by itself."""
     found: list[Contender] = []
+    on_cuda = torch.device(device).type == "cuda"
     for status in ntm_kernels.backends():
         if not status.available:
             continue
         about = f"ntm_kernels, backend {status.name}: {status.reason}"
         found.append(BackendContender(status.name, about))
-        if torch.device(device).type == "cuda":
+        if on_cuda:
             found.append(BackendContender(status.name, about, graphed=True))
-    return [*found, Eager(), Compiled(), LSTM()]
+    graphed = [GraphedEager()] if on_cuda else []
+    return [*found, Eager(), *graphed, Compiled(), LSTM()]
 
 
 def automatic(device: str) -> str:

@@ -1,8 +1,12 @@
 #include "workspace.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <deque>
 #include <mutex>
 #include <new>
-#include <vector>
 
 namespace ntm {
 namespace {
@@ -12,15 +16,68 @@ struct Block {
   size_t bytes;
 };
 
-constexpr std::align_val_t kAlignment{4096};
+constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 constexpr size_t kMostBytesKept = size_t{256} << 20;
 
-// Never destroyed: a kernel may still run in another thread while the process ends.
-struct Pool {
-  std::mutex mutex;
-  std::vector<Block> blocks;
-  size_t bytes = 0;
+size_t alignment(size_t bytes) {
+  return bytes < kHugePage ? kPage : kHugePage;
+}
+size_t rounded(size_t bytes) {
+  const size_t step = alignment(bytes);
+  return (bytes + step - 1) / step * step;
+}
+
+Block allocate(size_t bytes) {
+  void* const data = ::operator new(bytes, std::align_val_t{alignment(bytes)});
+#if defined(MADV_HUGEPAGE)
+  // Else the system maps and clears a large block in five hundred times as many pieces.
+  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return {data, bytes};
+}
+void release(const Block& block) {
+  ::operator delete(block.data, std::align_val_t{alignment(block.bytes)});
+}
+
+// Blocks that nobody has, those given back last at the end.
+class Pool {
+ public:
+  Block take(size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      auto best = blocks_.end();
+      for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
+        const bool fits = block->bytes >= bytes && block->bytes / 4 <= bytes;
+        if (fits && (best == blocks_.end() || block->bytes < best->bytes)) best = block;
+      }
+      if (best != blocks_.end()) {
+        const Block found = *best;
+        blocks_.erase(best);
+        bytes_ -= found.bytes;
+        return found;
+      }
+    }
+    return allocate(bytes);
+  }
+
+  void give_back(const Block& block) {
+    if (block.bytes > kMostBytesKept) return release(block);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    blocks_.push_back(block);
+    bytes_ += block.bytes;
+    for (; bytes_ > kMostBytesKept; blocks_.pop_front()) {
+      bytes_ -= blocks_.front().bytes;
+      release(blocks_.front());
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<Block> blocks_;
+  size_t bytes_ = 0;
 };
+
+// Never destroyed: a kernel may still run in another thread while the process ends.
 Pool& pool() {
   static Pool* const instance = new Pool;
   return *instance;
@@ -28,39 +85,13 @@ Pool& pool() {
 
 }  // namespace
 
-Lease::Lease(size_t bytes) : data_(nullptr), bytes_((bytes + 4095) / 4096 * 4096) {
-  Pool& from = pool();
-  {
-    const std::lock_guard<std::mutex> lock(from.mutex);
-    size_t best = from.blocks.size();
-    for (size_t i = 0; i < from.blocks.size(); ++i) {
-      const bool fits = from.blocks[i].bytes >= bytes_ && from.blocks[i].bytes / 4 <= bytes_;
-      if (fits && (best == from.blocks.size() || from.blocks[i].bytes < from.blocks[best].bytes)) {
-        best = i;
-      }
-    }
-    if (best < from.blocks.size()) {
-      data_ = from.blocks[best].data;
-      bytes_ = from.blocks[best].bytes;
-      from.bytes -= bytes_;
-      from.blocks[best] = from.blocks.back();
-      from.blocks.pop_back();
-    }
-  }
-  if (!data_) data_ = ::operator new(bytes_, kAlignment);
+Lease::Lease(size_t bytes) {
+  const Block block = pool().take(rounded(bytes));
+  data_ = block.data, bytes_ = block.bytes;
 }
 
 Lease::~Lease() {
-  Pool& to = pool();
-  {
-    const std::lock_guard<std::mutex> lock(to.mutex);
-    if (to.bytes + bytes_ <= kMostBytesKept) {
-      to.blocks.push_back({data_, bytes_});
-      to.bytes += bytes_;
-      data_ = nullptr;
-    }
-  }
-  if (data_) ::operator delete(data_, kAlignment);
+  pool().give_back({data_, bytes_});
 }
 
 }  // namespace ntm

@@ -90,6 +90,13 @@ class Emulated:
         dtype = torch.float32
         return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
 
+    def plan(self, sizes: Sizes, controller: str, direction: str, shared_bytes: int) -> Any:
+        """How a sequence would run where a block has so much shared memory."""
+        numbers = (*sizes, int(controller == "lstm"))
+        library = self.backend._library
+        assert library is not None
+        return library.plan("sequence", direction, False, numbers, shared_bytes)
+
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""
         generator = torch.Generator().manual_seed(0)

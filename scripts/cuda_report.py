@@ -67,6 +67,7 @@ CASES = {
     "step, B=16 N=256 M=64 R=W=1": Case("step", step(16, 256, 64, 1)),
     "step, B=16 N=512 M=64 R=W=1": Case("step", step(16, 512, 64, 1), backward=False),
     "step, B=4 N=128 M=20 R=W=5": Case("step", step(4, 128, 20, 5)),
+    "step, B=1 N=4096 M=64 R=W=1": Case("step", step(1, 4096, 64, 1)),
     "step, B=1 N=65536 M=64 R=W=1": Case("step", step(1, 65536, 64, 1)),
     "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "lstm"),
     "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), "lstm", 80),
@@ -212,6 +213,34 @@ def toolchain() -> str:
     return f"nvcc {release[1] if release else 'of unknown version'}, g++ {gxx}"
 
 
+def plans() -> str:
+    """Where a sequence's memory and weights lie, for every amount of shared memory."""
+    by_shared: dict[int, list[str]] = {}
+    for architecture, processor in PROCESSORS.items():
+        shared = processor.shared_bytes - processor.reserved_bytes
+        by_shared.setdefault(shared, []).append(str(architecture))
+    rows = []
+    for name, case in CASES.items():
+        if case.op != "sequence" or case.architecture != 90:
+            continue
+        for shared, architectures in sorted(by_shared.items()):
+            for direction in ("forward", "backward"):
+                plan = emulated().plan(case.sizes, case.controller, direction, shared)
+                resident = plan.tile_rows == case.sizes.memory_size
+                memories = str(plan.memories) if direction == "backward" else ""
+                rows.append(
+                    [
+                        f"{name.removeprefix('sequence, ')}, {direction}",
+                        f"sm_{', '.join(architectures)}",
+                        "shared memory" if resident else f"L2, {plan.tile_rows} rows at a time",
+                        memories if resident else "",
+                        *map(str, plan.weight_bytes),
+                    ]
+                )
+    header = ["sequence", "on", "memory", "memories kept", "registers", "shared", "L2 at each step"]
+    return table(header, rows)
+
+
 def render(
     resources: dict[str, dict[int, Resources]],
     counted: dict[str, Counts],
@@ -259,7 +288,8 @@ def render(
                 f"{counts.memory_traffic:.2f}",
                 f"{counts.wavefronts:.0f}",
                 f"{counts.wavefront_excess:.2f}",
-                f"{modelled_microseconds(counts):.2f}",
+                # The model is of one multiprocessor, and tiles are on all.
+                "" if "tiled" in counts.kernel else f"{modelled_microseconds(counts):.2f}",
             ]
             for case, counts in counted.items()
         ],
@@ -285,6 +315,14 @@ shared memory that the call asks for on sm_90; empty where a block has less, and
 in another way.
 
 {occupancy}
+
+## Plans
+
+Where a sequence has its memory, how many memories of a segment its backward keeps at a time, and
+the bytes of the controller's weights in registers, in shared memory, and loaded from L2 at each
+step.
+
+{plans()}
 
 ## Counts
 

@@ -6,6 +6,8 @@
 // from its checkpoint by repeating the writes, then its steps are undone one by one.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/controller.h"
 #include "cpu/step.h"
 #include "kernels.h"
@@ -26,8 +28,13 @@ NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
   return !lengths || t < lengths[b];
 }
 
-// Sequences taken together.
-inline constexpr int64_t kTogether = 8;
+// Of `count` sequences, those to take together. They share one reading of the weights, for which
+// they give up the cache to each other: not where a memory is larger than the weights.
+inline int64_t together(const Sizes& s, int64_t count) {
+  const int64_t weights = s.gates() * (s.recurrent() + s.input) + s.interface() * s.hidden;
+  const int64_t worthwhile = std::clamp<int64_t>(weights / s.memory(), 1, 8);
+  return std::min(worthwhile, count);
+}
 
 template <typename T>
 struct SequenceScratch {
@@ -143,10 +150,10 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
   }
 }
 
-// body(begin, rows) for the sequences begin … end − 1, a few at a time.
+// body(begin, rows) for the sequences begin … end − 1, at most `most` at a time.
 template <typename Body>
-inline void by_groups(int64_t begin, int64_t end, Body&& body) {
-  const int64_t groups = (end - begin + kTogether - 1) / kTogether;
+inline void by_groups(int64_t begin, int64_t end, int64_t most, Body&& body) {
+  const int64_t groups = (end - begin + most - 1) / most;
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t from = begin + group * (end - begin) / groups;
     body(from, begin + (group + 1) * (end - begin) / groups - from);
@@ -155,13 +162,13 @@ inline void by_groups(int64_t begin, int64_t end, Body&& body) {
 
 template <typename T>
 inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64_t end) {
-  const int64_t most = end - begin < kTogether ? end - begin : kTogether;
+  const int64_t most = together(s, end - begin);
   Arena measure;
   SequenceScratch<T>(measure, s, most);
   const Lease lease(measure.used());
   Arena arena(lease.data());
   SequenceScratch<T> scratch(arena, s, most);
-  by_groups(begin, end,
+  by_groups(begin, end, most,
             [&](int64_t from, int64_t rows) { sequence_rows(s, io, scratch, from, rows); });
 }
 
@@ -348,13 +355,13 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
 template <typename T>
 inline void sequence_backward(const Sizes& s, const SequenceBackward<T>& io, int64_t begin,
                               int64_t end) {
-  const int64_t most = end - begin < kTogether ? end - begin : kTogether;
+  const int64_t most = together(s, end - begin);
   Arena measure;
   SequenceBackwardScratch<T>(measure, s, most);
   const Lease lease(measure.used());
   Arena arena(lease.data());
   SequenceBackwardScratch<T> scratch(arena, s, most);
-  by_groups(begin, end, [&](int64_t from, int64_t rows) {
+  by_groups(begin, end, most, [&](int64_t from, int64_t rows) {
     sequence_backward_rows(s, io, scratch, from, rows);
   });
 }

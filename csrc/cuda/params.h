@@ -31,6 +31,7 @@ typedef struct NtmPlan {
   int32_t near_units;            // fours of rows of the recurrent weight in shared memory
   int32_t near_interface_units;  // and of the interface weight
   int32_t memories;              // before steps in a row, in shared memory together
+  int64_t weight_bytes[3];       // of the controller: in registers, shared memory, L2 at each step
   int64_t shared_bytes;          // of a block
   int64_t workspace_bytes;       // of global memory, for the whole batch
   int32_t offsets[40];  // of the pieces of shared memory and workspace, in units of 16 bytes

@@ -113,17 +113,42 @@ struct Planner {
   // What the memory leaves free goes to the controller's weights.
   void place_weights() {
     const Sizes sizes(given);
-    const int rows = backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
     const int columns = recurrent_columns(sizes, backward);
     const Held most = backward ? kHeldBackward : kHeldForward;
     plan.weights_held = !is_double && columns <= most.columns * kWarp;
-    const int held = plan.weights_held ? most.units * plan.threads / kWarp : 0;
-    plan.near_units = near_units(units_of(rows) - held, columns);
+    plan.near_units = near_units(units_of(recurrent_rows()) - held_units(), columns);
     count();
-    const int interface_rows = backward ? sizes.C : sizes.interface_size();
     plan.near_interface_units =
-        near_units(units_of(interface_rows), interface_columns(sizes, backward));
+        near_units(units_of(interface_rows()), interface_columns(sizes, backward));
     count();
+  }
+
+  void count_weights() {
+    const Sizes sizes(given);
+    const int64_t element = is_double ? 8 : 4;
+    const int64_t row = element * recurrent_columns(sizes, backward);
+    const int64_t interface_row = element * interface_columns(sizes, backward);
+    const int held = std::min(kRowsAtOnce * held_units(), recurrent_rows());
+    const int near = std::min(kRowsAtOnce * plan.near_units, recurrent_rows() - held);
+    const int near_interface = std::min(kRowsAtOnce * plan.near_interface_units, interface_rows());
+    plan.weight_bytes[0] = held * row;
+    plan.weight_bytes[1] = near * row + near_interface * interface_row;
+    plan.weight_bytes[2] = (recurrent_rows() - held - near) * row +
+                           (interface_rows() - near_interface) * interface_row;
+  }
+
+  // Rows of the weights, which a backward has transposed; units of them in registers.
+  int recurrent_rows() const {
+    const Sizes sizes(given);
+    return backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
+  }
+  int interface_rows() const {
+    const Sizes sizes(given);
+    return backward ? sizes.C : sizes.interface_size();
+  }
+  int held_units() const {
+    const Held most = backward ? kHeldBackward : kHeldForward;
+    return plan.weights_held ? most.units * plan.threads / kWarp : 0;
   }
 
   // What then is left keeps memories of a segment from being made again for each of its steps.
@@ -152,8 +177,10 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   plan.memories = 1;
   planner.count();
   if (plan.shared_bytes <= shared_limit) {
-    if (op == NTM_SEQUENCE) planner.place_weights();
-    if (op == NTM_SEQUENCE && backward) planner.place_memories();
+    if (op != NTM_SEQUENCE) return plan;
+    planner.place_weights();
+    if (backward) planner.place_memories();
+    planner.count_weights();
     return plan;
   }
   if (op == NTM_ADDRESS || op == NTM_STEP) {
@@ -167,6 +194,7 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   // The weightings stay if they leave room for a tile worth moving.
   for (int away = 0; away < 2; ++away) {
     plan.weightings_away = away;
+    planner.count_weights();
     if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
   }
   planner.refuse("the state of a step does not fit in shared memory");

@@ -60,6 +60,7 @@ class _Plan(ctypes.Structure):
         ("near_units", c_int32),
         ("near_interface_units", c_int32),
         ("memories", c_int32),
+        ("weight_bytes", c_int64 * 3),
         ("shared_bytes", c_int64),
         ("workspace_bytes", c_int64),
         ("offsets", c_int32 * 40),
@@ -168,6 +169,8 @@ class CudaBackend(Backend):
         self._why_not: str | None = None
 
     def unavailable(self) -> str | None:
+        if self._device_type == "cuda" and torch.version.hip is not None:
+            return "this torch is for ROCm, whose devices the backend triton serves"
         if self._device_type == "cuda" and not torch.cuda.is_available():
             return "there is no CUDA device"
         if self._library is None and self._why_not is None:
@@ -194,6 +197,24 @@ class CudaBackend(Backend):
         return _unplanned(
             self, problem.op, problem.memory_dtype, problem.controller, *map(index, sizes)
         )
+
+    def how(self, problem: Problem) -> str:
+        sizes = problem.sizes
+        forward, backward = (
+            self._plan(problem.op, problem.memory_dtype, problem.controller, sizes, direction)
+            for direction in ("forward", "backward")
+        )
+        if forward.tiled:
+            return "the memory in tiles over the whole card"
+        resident = forward.tile_rows >= sizes.memory_size
+        text = "one block a sequence, the memory "
+        text += "in shared memory" if resident else f"from L2, {forward.tile_rows} rows at a time"
+        if problem.op == "sequence":
+            text += (
+                f"; of the controller's weights {forward.weight_bytes[2]} bytes from L2 at each "
+                f"step, {backward.weight_bytes[2]} in its backward"
+            )
+        return text
 
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         if op in ("read", "write"):
@@ -544,14 +565,19 @@ class CudaBackend(Backend):
             return f"a size is beyond {_INT32_MAX}"
         if sizes.num_heads * sizes.memory_size > _INT32_MAX:
             return f"the weightings of a sequence have more than {_INT32_MAX} elements"
-        numbers = _numbers(sizes, controller == "lstm")
         for direction in ("forward", "backward"):
-            plan = self._library.plan(
-                op, direction, dtype == torch.float64, numbers, self._shared_limit()
-            )
+            plan = self._plan(op, dtype, controller, sizes, direction)
             if plan.why_not:
                 return f"{direction}: {plan.why_not.decode()}"
         return None
+
+    def _plan(
+        self, op: str, dtype: torch.dtype, controller: str, sizes: Sizes, direction: str
+    ) -> _Plan:
+        assert self._library is not None
+        numbers = _numbers(sizes, controller == "lstm")
+        is_double = dtype == torch.float64
+        return self._library.plan(op, direction, is_double, numbers, self._shared_limit())
 
     def _run(
         self,

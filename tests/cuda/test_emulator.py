@@ -175,6 +175,15 @@ def test_architecture(architecture, fits):
     assert expected[architecture] in done.stdout
 
 
+def test_processors(monkeypatch):
+    """A cooperative launch has no more blocks than they hold together."""
+    kernels("plain").run("missing_grid_barrier", blocks=32)
+    monkeypatch.setenv("CUDA_EMULATOR_PROCESSORS", "1")
+    kernels("plain").run("missing_grid_barrier", blocks=32)
+    with pytest.raises(RuntimeError, match="too many blocks"):
+        kernels("plain").run("missing_grid_barrier", blocks=33)
+
+
 def counts_of(name):
     library = kernels("instrumented").library
     library.cuda_emulator_counts.restype = ctypes.c_char_p

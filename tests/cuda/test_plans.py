@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ntm_kernels.backend import Sizes, _registry, get, register
+from ntm_kernels.backend import Problem, Sizes, _registry, get, register
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call
 from tests.support.table import Entry
@@ -123,6 +123,34 @@ def test_memory_in_tiles(cramped, case, limit, dtype):
         assert plan.tiled
         assert plan.tile_rows < case.locations
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))
+
+
+@pytest.mark.parametrize(("case", "limit"), TILED, ids=str)
+def test_tiles_in_turn(cramped, case, limit, monkeypatch):
+    """Blocks that have several tiles each, the last of which they keep from phase to phase."""
+    plan = cramped(limit, case, "backward")
+    assert plan.tile_rows * 3 < case.locations * case.batch
+    monkeypatch.setenv("CUDA_EMULATOR_PROCESSORS", "1")
+    assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)))
+
+
+def test_says_how(cramped, monkeypatch):
+    backend = get(NAME)
+
+    def how(limit, op, sizes, controller=""):
+        monkeypatch.setattr(backend, "limit", limit)
+        problem = Problem(op, "cpu", torch.float32, torch.float32, controller, sizes)
+        return backend.how(problem)
+
+    step, paper = Sizes(1, 128, 20, 1, 1, 3), Sizes(1, 128, 20, 1, 1, 3, 40, 100, 6)
+    assert how(100_000, "step", step) == "one block a sequence, the memory in shared memory"
+    assert how(10_000, "step", step) == "the memory in tiles over the whole card"
+    on_h100 = how(227 * 1024, "sequence", paper, "lstm")
+    assert on_h100 == (
+        "one block a sequence, the memory in shared memory; of the controller's weights 0 bytes "
+        "from L2 at each step, 0 in its backward"
+    )
+    assert ", the memory from L2, 96 rows at a time; " in how(16_000, "sequence", paper, "lstm")
 
 
 def test_says_what_does_not_fit(cramped, monkeypatch):

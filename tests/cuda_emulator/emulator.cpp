@@ -87,6 +87,11 @@ const Device& device() {
   return found->second;
 }
 
+int processors() {
+  const char* some = std::getenv("CUDA_EMULATOR_PROCESSORS");
+  return some ? std::atoi(some) : device().processors;
+}
+
 int schedule() {
   const char* seed = std::getenv("CUDA_EMULATOR_SCHEDULE");
   return seed ? std::atoi(seed) : 0;
@@ -119,7 +124,7 @@ struct Grid {
 /// Blocks of a kernel that a multiprocessor holds together, as far as threads and shared memory
 /// say; what registers say is not known here.
 size_t blocks_per_processor(size_t threads, size_t dynamic_shared) {
-  constexpr size_t reserved = 1024;  // of shared memory, in every block
+  const size_t reserved = device().major >= 8 ? 1024 : 0;  // of shared memory, in every block
   return std::min({size_t(device().threads_per_processor) / threads,
                    device().shared_per_processor / (dynamic_shared + reserved), size_t(32)});
 }
@@ -364,8 +369,8 @@ void run_blocks(const Configuration& configuration, unsigned blocks, unsigned& b
 bool fits_together(const Configuration& configuration) {
   const dim3 grid = configuration.grid, block = configuration.block;
   return size_t(grid.x) * grid.y * grid.z <=
-         device().processors * blocks_per_processor(size_t(block.x) * block.y * block.z,
-                                                    configuration.dynamic_shared);
+         processors() * blocks_per_processor(size_t(block.x) * block.y * block.z,
+                                             configuration.dynamic_shared);
 }
 
 bool is_valid(const void* function, const Configuration& configuration) {
@@ -650,7 +655,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrComputeCapabilityMinor:
       return *value = device().minor, cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
-      return *value = device().processors, cudaSuccess;
+      return *value = processors(), cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlock:
       return *value = int(kStaticLimit), cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:

@@ -22,7 +22,6 @@ from ntm_kernels.backend.triton.launch import TABLE
 TILED = TABLE._replace(on_chip=(), tile_elements=16, programs_per_sequence=2, combine_block=(1, 8))
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-needs_interpreter = pytest.mark.skipif(not INTERPRETING, reason="TRITON_INTERPRET=1 is not set")
 
 
 class InterpretedBackend(TritonBackend):
@@ -36,7 +35,11 @@ class InterpretedBackend(TritonBackend):
     def unavailable(self):
         if find_spec("triton") is None:
             return "the package triton is not installed"
-        return None if INTERPRETING else "TRITON_INTERPRET=1 is not set"
+        if not INTERPRETING:
+            return "TRITON_INTERPRET=1 is not set"
+        from tests.triton import probe
+
+        return probe.failure()
 
     def describe(self):
         import triton
@@ -119,6 +122,9 @@ def patched_once():
     finally:
         function.__call__ = call
 
+
+WHY_NOT = InterpretedBackend("interpreted").unavailable()
+needs_interpreter = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 register(InterpretedBackend("triton_interpreted"), automatic=False)
 register(InterpretedBackend("triton_tiled_interpreted", TILED), automatic=False)

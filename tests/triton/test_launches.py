@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backend import Problem, SequenceArguments, Sizes, register
+from ntm_kernels.backend import Problem, SequenceArguments, Sizes, get, register
 from ntm_kernels.backend.triton import TritonBackend
-from ntm_kernels.backend.triton.launch import TABLE
+from ntm_kernels.backend.triton.launch import TABLE, most_registers
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees
 from tests.support.table import Entry
 from tests.triton.interpreted import TILED, InterpretedBackend, needs_interpreter
@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 
 PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
 LARGE = PAPER.with_(locations=1024, words=64)
+TALL = PAPER.with_(locations=256, words=16)
 MANY_HEADS = PAPER.with_(read_heads=8, write_heads=8, controller="feedforward")
 ADDRESS = ["scores", "shift"]
 ADDRESS_BACKWARD = ["sharpen_backward", "shift_backward", "scores_backward", "combine"]
@@ -28,9 +29,11 @@ class Launches(TritonBackend):
     def __init__(self):
         super().__init__(device_type="meta")
         self.names = []
+        self.bounds = []
 
-    def launch(self, kernel, grid, *arguments, **options):
+    def launch(self, kernel, grid, *arguments, maxnreg=None, **options):
         self.names.append(kernel.fn.__name__.removesuffix("_kernel"))
+        self.bounds.append(maxnreg)
 
 
 class Dispatches(TorchDispatchMode):
@@ -128,6 +131,9 @@ def test_sequence_in_a_loop(case, per_step):
         (PAPER.with_(op="step"), "the memory in registers"),
         (MANY_HEADS.with_(op="step"), "the memory in registers"),
         (LARGE.with_(op="read"), "the memory in tiles"),
+        (TALL, "a loop of steps, the memory in registers"),
+        (TALL.with_(op="step"), "the memory in registers"),
+        (TALL.with_(op="step", locations=512, words=8), "the memory in tiles"),
     ],
     ids=str,
 )
@@ -137,6 +143,31 @@ def test_path_is_told(case, how):
     )
     assert TritonBackend().how(problem) == how
     assert TABLE.too_large(problem) is None
+
+
+@pytest.mark.parametrize(("hip", "bound"), [(None, 255), ("7.0", None)])
+def test_registers_are_bounded_for_ptxas_alone(monkeypatch, hip, bound):
+    """ROCm, which calls its devices ``cuda`` too, refuses the option."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    backend = Launches()
+    backend.sequence(packed(PAPER), sizes_of(PAPER), PAPER.controller, True, False)
+    assert backend.bounds == [bound]
+    assert ("ROCm" in backend.describe()) == (hip is not None)
+
+
+def test_cuda_kernels_leave_rocm_alone(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert "the backend triton" in get("cuda").unavailable()
+
+
+def test_many_heads_take_more_warps_than_their_memory():
+    few, many = (TABLE.fitting(128, 4, heads, 3, torch.float32) for heads in (1, 8))
+    assert (few.elements, few.warps) == (512, 1)
+    assert (many.elements, many.warps) == (2048, 4)
+
+
+def test_bound_of_registers():
+    assert [most_registers(warps) for warps in (1, 4, 8, 16, 32)] == [255, 255, 255, 128, 64]
 
 
 def test_largest_sizes():
@@ -153,7 +184,7 @@ def test_largest_sizes():
 OTHER_TABLES = {
     "narrow controller": TABLE._replace(controller_rows=2, controller_columns=8),
     "wide controller": TABLE._replace(controller_rows=32, controller_columns=128),
-    "loop of steps": TABLE._replace(sequence_head_elements=0),
+    "loop of steps": TABLE._replace(sequence_thread_weights=-1),
     "one tile": TILED._replace(tile_elements=2048, programs_per_sequence=8),
     "many programs": TILED._replace(tile_elements=8, programs_per_sequence=64),
 }

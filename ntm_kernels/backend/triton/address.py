@@ -34,23 +34,15 @@ def address_kernel(
     i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
     memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
-    chain = stages.address(
-        memory,
-        previous,
+    heads = (
         p_key + i_b * H * M,
         p_strength + i_b * H,
         p_gate + i_b * H,
         p_shift + i_b * H * S,
         p_sharpening + i_b * H,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        False,
     )
-    stages.store_rows(p_weights + i_b * H * N, chain[0], i_h, i_n, H, N)
+    weights = stages.address(memory, previous, heads, H, N, M, S, BH, BS, False)[0]
+    stages.store_rows(p_weights + i_b * H * N, weights, i_h, i_n, H, N)
 
 
 @triton.jit
@@ -85,49 +77,23 @@ def address_backward_kernel(
     memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
     d_weights = stages.load_rows(p_d_weights + i_b * H * N, i_h, i_n, H, N, ACC)
-    p_key += i_b * H * M
-    p_strength += i_b * H
-    p_gate += i_b * H
-    p_shift += i_b * H * S
-    p_sharpening += i_b * H
-    chain = stages.address(
-        memory,
-        previous,
-        p_key,
-        p_strength,
-        p_gate,
-        p_shift,
-        p_sharpening,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        False,
+    heads = (
+        p_key + i_b * H * M,
+        p_strength + i_b * H,
+        p_gate + i_b * H,
+        p_shift + i_b * H * S,
+        p_sharpening + i_b * H,
     )
-    d_memory, d_previous = stages.address_backward(
-        d_weights,
-        chain,
-        memory,
-        previous,
-        p_key,
-        p_strength,
-        p_gate,
-        p_shift,
-        p_sharpening,
+    d_heads = (
         p_d_key + i_b * H * M,
         p_d_strength + i_b * H,
         p_d_gate + i_b * H,
         p_d_shift + i_b * H * S,
         p_d_sharpening + i_b * H,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        False,
+    )
+    d_memory = tl.zeros_like(memory)
+    d_memory, d_previous = stages.address_backward(
+        d_memory, d_weights, memory, previous, heads, d_heads, H, N, M, S, BH, BS, False
     )
     stages.store_rows(p_d_memory + i_b * N * M, d_memory, i_n, i_m, N, M)
     stages.store_rows(p_d_previous + i_b * H * N, d_previous, i_h, i_n, H, N)

@@ -20,7 +20,7 @@ from ntm_kernels.backend.base import (
     Sizes,
 )
 from ntm_kernels.backend.triton import steps
-from ntm_kernels.backend.triton.launch import TABLE, OnChip, Table, padded
+from ntm_kernels.backend.triton.launch import TABLE, OnChip, Table, most_registers, padded
 from ntm_kernels.backend.triton.tiling import Tiled, split
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.reference import activate, arithmetic_dtype
@@ -89,7 +89,7 @@ class TritonBackend(Backend):
     def describe(self) -> str:
         import triton
 
-        platform = "ROCm" if torch.version.hip else "CUDA"
+        platform = "ROCm" if self.on_amd() else "CUDA"
         return f"Triton {triton.__version__} kernels on {platform} devices"
 
     def how(self, problem: Problem) -> str:
@@ -108,8 +108,17 @@ class TritonBackend(Backend):
             (*steps, hidden_size),
         ]
 
+    def on_amd(self) -> bool:
+        return torch.version.hip is not None
+
     def run(
-        self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int, **sizes: Any
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        *arguments: Any,
+        warps: int,
+        registers: int | None = None,
+        **sizes: Any,
     ) -> None:
         """Launch ``kernel`` on the device of its tensors, on the current stream."""
         if 0 in grid:
@@ -119,7 +128,8 @@ class TritonBackend(Backend):
         if device.type == "cuda":
             guard = torch.cuda.device(device)
         with guard:
-            self.launch(kernel, grid, *arguments, **sizes, num_warps=warps, **OPTIONS)
+            options = OPTIONS if self.on_amd() else {**OPTIONS, "maxnreg": registers}
+            self.launch(kernel, grid, *arguments, **sizes, num_warps=warps, **options)
 
     def launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         kernel[grid](*arguments, **options)
@@ -146,6 +156,7 @@ class TritonBackend(Backend):
             "BM": padded(words),
             "ACC": kernels().ACC[arithmetic_dtype(memory.dtype)],
             "warps": row.warps,
+            "registers": most_registers(row.warps),
             **sizes,
         }
 
@@ -336,7 +347,7 @@ class TritonBackend(Backend):
     ) -> tuple[Tensor, ...]:
         given = memory, interface, previous_weights
         grads = _contiguous_if(grad_read_vectors, grad_memory, grad_weights)
-        arguments, results = _contiguous(*given), _like(*given)
+        arguments, results = _contiguous(*given, weights), _like(*given)
         row = self.on_chip(memory, sizes.num_heads, sizes.taps)
         if row is not None:
             blocks = self.step_blocks(row, memory, sizes)
@@ -344,7 +355,7 @@ class TritonBackend(Backend):
             self.run(kernel, (sizes.batch,), *grads, *arguments, *results, **blocks)
             return results
         tiled = self.tiled_step(memory, sizes)
-        _, raw, previous = arguments
+        _, raw, previous, _ = arguments
         d_memory, d_interface, d_previous = results
         layout = layout_of(sizes)
         heads = split(raw, layout.widths)
@@ -400,6 +411,7 @@ class TritonBackend(Backend):
             "BC": self.table.controller_rows,
             "BK": self.table.controller_columns,
             "warps": row.sequence_warps,
+            "registers": most_registers(row.sequence_warps),
         }
 
     def sequence(

@@ -23,8 +23,8 @@ class OnChip(NamedTuple):
 class Table(NamedTuple):
     """Launch parameters.
 
-    ``on_chip`` goes by increasing size: the first row that holds the memory serves the call.
-    A backward holds about six blocks of the memory's size at once (memory, its gradient and
+    ``on_chip`` goes by increasing size: the first row that holds memory and weightings serves the
+    call. A backward holds about six blocks of the memory's size at once (memory, its gradient and
     intermediate products), so a row gives a thread at most 16 elements of each: 96 registers, and
     as many for the weightings and addresses. ``sequence`` also multiplies by the controller's
     matrices, which more warps load faster than the memory alone would want.
@@ -38,12 +38,13 @@ class Table(NamedTuple):
         # The paper's 128 x 20, padded to 128 x 32. With 16 warps a thread has only 128 registers.
         OnChip(elements=4096, warps=8, sequence_warps=8),
     )
+    # Of each weighting, [heads, locations], that a thread holds on the chip. A backward has about
+    # ten; a step's spills from 16 elements on, and that of ``sequence``, with the controller's
+    # addresses, from 8 on.
+    thread_weights: int = 8
+    sequence_thread_weights: int = 4
     # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
     head_elements: int = 2048
-    # The same in ``sequence``. With 4 + 4 heads on the paper's memory it spills some tens of bytes
-    # on NVIDIA cards, which should cost less than a loop's launches; with 8 + 8 it spills more,
-    # and the controller is so large that a program per sequence had better not read it alone.
-    sequence_head_elements: int = 1024
     # Blocks of the controller's matrices in ``sequence``: rows (four gates, that many units each)
     # and columns, two coalesced reads of 128 bytes; 16 elements a thread of 8 warps.
     controller_rows: int = 16
@@ -70,11 +71,16 @@ class Table(NamedTuple):
     ) -> OnChip | None:
         """The row that holds such a memory on the chip, for a step or a sequence, if one does."""
         scale = _scale(dtype)
-        beside = padded(heads) * max(padded(locations), padded(taps))
-        if beside * scale > (self.sequence_head_elements if sequence else self.head_elements):
-            return None
         elements = padded(locations) * padded(words) * scale
-        return next((row for row in self.on_chip if elements <= row.elements), None)
+        longest = max(padded(locations), padded(taps)) * scale
+        most = self.sequence_thread_weights if sequence else self.thread_weights
+        for row in self.on_chip:
+            warps = row.sequence_warps if sequence else row.warps
+            # The shift gathers within a warp, which thus holds all locations of its heads.
+            weights = longest * max(padded(heads), warps) // (32 * warps)
+            if elements <= row.elements and weights <= most:
+                return row
+        return None
 
     def tile(
         self, batch: int, locations: int, words: int, heads: int, dtype: torch.dtype
@@ -111,6 +117,15 @@ class Table(NamedTuple):
 
 
 TABLE = Table()
+
+
+def most_registers(warps: int) -> int:
+    """What a thread of an NVIDIA card can have if a multiprocessor holds one program of ``warps``.
+
+    A program with the whole memory is compiled with this as its bound. Without any, ptxas aims at
+    128 registers, so that two programs of 8 warps fit, and spills where more are needed.
+    """
+    return min(255, 65536 // (32 * warps))
 
 
 def padded(size: int) -> int:

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backend.triton import stages
-from ntm_kernels.backend.triton.step import step, step_backward
+from ntm_kernels.backend.triton.step import groups, step, step_backward
 
 # One compilation serves sequences and batches of any length.
 VARYING = ("T", "B", "every")
@@ -183,9 +183,10 @@ def controller_backward(
             output_gate = stages.load(p_gates + 3 * C + i_c, inside, ACC)
             cell = stages.load(p_cells + i_tb * C + i_c, inside, ACC)
             # At t = 0 the initial one, and after it that of the step before.
-            first = tl.where(i_tb == i_b, C, 0)
-            previous = stages.load(p_cell + i_b * C + i_c, i_c < first, ACC)
-            previous += stages.load(p_cells + (i_tb - B) * C + i_c, i_c < C - first, ACC)
+            p_previous = p_cell + i_b * C
+            if i_tb >= B:
+                p_previous = p_cells + (i_tb - B) * C
+            previous = stages.load(p_previous + i_c, inside, ACC)
             squashed = stages.tanh(cell)
             d_cell = stages.load(p_d_cell + i_c, inside, ACC)
             d_cell += d_hidden * output_gate * (1.0 - squashed * squashed)
@@ -300,6 +301,22 @@ def sequence_kernel(
         p_state += i_b * C
         p_cell += i_b * C
 
+    # Beyond the length the outputs are 0, and nothing that is kept stays unset.
+    for t in range(length, T):
+        i_tb = t * B + i_b
+        fill_zero(p_hidden + i_tb * C, C, ACC, BK)
+        fill_zero(p_all_reads + i_tb * K, K, ACC, BK)
+        if p_all_weights is not None:
+            fill_zero(p_all_weights + i_tb * H * N, H * N, ACC, BK)
+        if KEEP:
+            fill_zero(p_interface + i_tb * P, P, ACC, BK)
+        if p_gates is not None:
+            fill_zero(p_gates + i_tb * G, G, ACC, BK)
+            fill_zero(p_cells + i_tb * C, C, ACC, BK)
+    if p_checkpoints is not None:
+        for i in range((length + every - 1) // every, (T + every - 1) // every):
+            fill_zero(p_checkpoints + (i * B + i_b) * N * M, N * M, ACC, BK)
+
     for t in range(length):
         i_tb = t * B + i_b
         if p_checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
@@ -358,21 +375,6 @@ def sequence_kernel(
             stages.store_rows(p_all_weights + i_tb * H * N, weights, i_h, i_n, H, N)
         tl.debug_barrier()
 
-    # Beyond the length the outputs are 0, and nothing that is kept stays unset.
-    for t in range(length, T):
-        i_tb = t * B + i_b
-        fill_zero(p_hidden + i_tb * C, C, ACC, BK)
-        fill_zero(p_all_reads + i_tb * K, K, ACC, BK)
-        if p_all_weights is not None:
-            fill_zero(p_all_weights + i_tb * H * N, H * N, ACC, BK)
-        if KEEP:
-            fill_zero(p_interface + i_tb * P, P, ACC, BK)
-        if p_gates is not None:
-            fill_zero(p_gates + i_tb * G, G, ACC, BK)
-            fill_zero(p_cells + i_tb * C, C, ACC, BK)
-    if p_checkpoints is not None:
-        for i in range((length + every - 1) // every, (T + every - 1) // every):
-            fill_zero(p_checkpoints + (i * B + i_b) * N * M, N * M, ACC, BK)
     stages.store_rows(p_final_memory + i_b * N * M, memory, i_n, i_m, N, M)
     stages.store_rows(p_final_weights + i_b * H * N, weights, i_h, i_n, H, N)
 
@@ -424,8 +426,6 @@ def sequence_backward_kernel(
     H: tl.constexpr = R + W
     K: tl.constexpr = R * M
     G: tl.constexpr = 4 * C if LSTM else C
-    ERASE: tl.constexpr = P - 2 * W * M
-    ADD: tl.constexpr = P - W * M
     i_b = tl.program_id(0).to(tl.int64)
     i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
     d_memory, d_weights = tl.zeros([BN, BM], ACC), tl.zeros([BH, BN], ACC)
@@ -456,8 +456,8 @@ def sequence_backward_kernel(
             stages.store_rows(p, memory, i_n, i_m, N, M)
             i_tb = t * B + i_b
             weights = stages.load_rows(p_all_weights + i_tb * H * N, i_h, i_n, H, N, ACC)
-            p = p_interface + i_tb * P
-            memory = stages.write(memory, weights, p + ERASE, p + ADD, R, W, M, True)
+            _, p_erase, p_add = groups(p_interface + i_tb * P, R, W, M, S)
+            memory = stages.write(memory, weights, p_erase, p_add, R, W, M, True)
         tl.debug_barrier()
 
         for back in range(stop - start):
@@ -465,16 +465,17 @@ def sequence_backward_kernel(
             i_tb = t * B + i_b
             p = p_segment + ((t - start) * B + i_b) * N * M
             memory = stages.load_rows(p, i_n, i_m, N, M, ACC)
+            weights = stages.load_rows(p_all_weights + i_tb * H * N, i_h, i_n, H, N, ACC)
             # At t = 0 the initial weights, and after it those of the step before.
-            first = tl.where(i_tb == i_b, H, 0)
             p = p_weights + i_b * H * N
-            previous = stages.load_rows(p, i_h, i_n, first, N, ACC)
-            p = p_all_weights + (i_tb - B) * H * N
-            previous += stages.load_rows(p, i_h, i_n, H - first, N, ACC)
+            if t > 0:
+                p = p_all_weights + (i_tb - B) * H * N
+            previous = stages.load_rows(p, i_h, i_n, H, N, ACC)
             d_memory, d_weights = step_backward(
                 d_memory,
                 d_weights,
                 memory,
+                weights,
                 previous,
                 p_interface + i_tb * P,
                 p_d_reads,

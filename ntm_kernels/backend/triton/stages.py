@@ -232,6 +232,7 @@ def similarity(memory, p_key, H: tl.constexpr, M: tl.constexpr, BH: tl.constexpr
 
 @triton.jit
 def similarity_backward(
+    d_memory,
     d_similarity,
     alike,
     inverse_norms,
@@ -246,7 +247,7 @@ def similarity_backward(
 ):
     """``dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²``, and the same with k and M_i exchanged.
 
-    Returns the gradient of the memory and stores that of the keys.
+    Adds to the gradient of the memory, and stores that of the keys.
     """
     i_h, i_m = tl.arange(0, d_similarity.shape[0]), tl.arange(0, memory.shape[1])
     d_dots = d_similarity * inverse_norms
@@ -254,7 +255,7 @@ def similarity_backward(
     # Where a square is 0 the similarity is cut off, and there is no pull.
     key_pull = tl.sum(pull, 1) / tl.where(key_square == 0, 1.0, key_square)
     memory_pull = tl.sum(pull, 0) / tl.where(memory_square == 0, 1.0, memory_square)
-    d_memory = -memory * memory_pull[:, None]
+    d_memory -= memory * memory_pull[:, None]
     for h in range(H):
         key = load(p_key + h * M + i_m, i_m < M, memory.dtype)
         d_dots_h = row(d_dots, h)
@@ -365,11 +366,7 @@ def sharpen_backward(d_weights, weights, shifted, peak, total, sharpening, mean,
 def address(
     memory,
     previous,
-    p_key,
-    p_strength,
-    p_gate,
-    p_shift,
-    p_sharpening,
+    heads,
     H: tl.constexpr,
     N: tl.constexpr,
     M: tl.constexpr,
@@ -378,7 +375,11 @@ def address(
     BS: tl.constexpr,
     RAW: tl.constexpr,
 ):
-    """The weights, and every weighting between, for the backward."""
+    """The weights, and what lies between, for the backward.
+
+    ``heads`` point to keys, strengths, gates, shifts and sharpenings.
+    """
+    p_key, p_strength, p_gate, p_shift, p_sharpening = heads
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N
     strength = load_strength(p_strength, H, BH, RAW, ACC)
@@ -407,20 +408,12 @@ def address(
 
 @triton.jit
 def address_backward(
+    d_memory,
     d_weights,
-    chain,
     memory,
     previous,
-    p_key,
-    p_strength,
-    p_gate,
-    p_shift,
-    p_sharpening,
-    p_d_key,
-    p_d_strength,
-    p_d_gate,
-    p_d_shift,
-    p_d_sharpening,
+    heads,
+    d_heads,
     H: tl.constexpr,
     N: tl.constexpr,
     M: tl.constexpr,
@@ -429,22 +422,28 @@ def address_backward(
     BS: tl.constexpr,
     RAW: tl.constexpr,
 ):
-    """Gradients of the memory and the previous weights, from what ``address`` returned as
-    ``chain``; stores those of the parameters."""
-    weights, alike, inverse_norms, key_square, memory_square = (
-        chain[0],
-        chain[1],
-        chain[2],
-        chain[3],
-        chain[4],
-    )
-    focus, gated, shifted, peak, total = chain[5], chain[6], chain[7], chain[8], chain[9]
+    """Adds to the gradient of the memory, and returns that of the previous weights; stores those
+    of the parameters."""
+    p_key, p_strength, p_gate, p_shift, p_sharpening = heads
+    p_d_key, p_d_strength, p_d_gate, p_d_shift, p_d_sharpening = d_heads
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N
     strength = load_strength(p_strength, H, BH, RAW, ACC)
     gate = load_gate(p_gate, H, BH, RAW, ACC)
     taps = load_shift(p_shift, H, S, BH, BS, RAW, ACC)
     sharpening = load_sharpening(p_sharpening, H, BH, RAW, ACC)
+    (
+        weights,
+        alike,
+        inverse_norms,
+        key_square,
+        memory_square,
+        focus,
+        gated,
+        shifted,
+        peak,
+        total,
+    ) = address(memory, previous, heads, H, N, M, S, BH, BS, RAW)
 
     mean = tl.sum(d_weights * weights, 1)
     d_shifted, d_sharpening = sharpen_backward(
@@ -456,6 +455,7 @@ def address_backward(
         d_focus, focus, alike, strength, tl.sum(d_focus * focus, 1)
     )
     d_memory = similarity_backward(
+        d_memory,
         d_alike,
         alike,
         inverse_norms,
@@ -552,7 +552,6 @@ def write_backward(
     """
     i_m = tl.arange(0, memory.shape[1])
     pull = d_memory * memory
-    kept = d_memory
     for h in range(W):
         weight = row(weights, R + h)
         erase = load_erase(p_erase + h * M, i_m, M, RAW, memory.dtype)
@@ -563,7 +562,6 @@ def write_backward(
                 other = load_erase(p_erase + j * M, i_m, M, RAW, memory.dtype)
                 retention = 1.0 - row(weights, R + j)[:, None] * other[None, :]
                 others *= tl.where(j == h, 1.0, retention)
-        kept *= 1.0 - weight[:, None] * erase[None, :]
         d_row = tl.sum(add[None, :] * d_memory - erase[None, :] * others, 1)
         d_weights = with_row(d_weights, R + h, row(d_weights, R + h) + d_row)
         d_erase = -tl.sum(weight[:, None] * others, 0)
@@ -573,4 +571,7 @@ def write_backward(
         store(p_d_erase + h * M + i_m, d_erase, i_m < M, seen)
         d_add = tl.sum(weight[:, None] * d_memory, 0)
         store(p_d_add + h * M + i_m, d_add, i_m < M, seen)
-    return kept, d_weights
+    for h in range(W):
+        erase = load_erase(p_erase + h * M, i_m, M, RAW, memory.dtype)
+        d_memory *= 1.0 - row(weights, R + h)[:, None] * erase[None, :]
+    return d_memory, d_weights

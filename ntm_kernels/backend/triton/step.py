@@ -11,6 +11,18 @@ from ntm_kernels.backend.triton import stages
 
 
 @triton.jit
+def groups(p, R: tl.constexpr, W: tl.constexpr, M: tl.constexpr, S: tl.constexpr):
+    """Where the groups of an interface vector begin: those of addressing, erase and add."""
+    H: tl.constexpr = R + W
+    p_strength = p + H * M
+    p_gate = p_strength + H
+    p_shift = p_gate + H
+    p_sharpening = p_shift + H * S
+    p_erase = p_sharpening + H
+    return (p, p_strength, p_gate, p_shift, p_sharpening), p_erase, p_erase + W * M
+
+
+@triton.jit
 def step(
     memory,
     previous,
@@ -26,30 +38,8 @@ def step(
     BS: tl.constexpr,
 ):
     """Memory and weights after the step; stores the read vectors."""
-    H: tl.constexpr = R + W
-    p_strength = p_interface + H * M
-    p_gate = p_strength + H
-    p_shift = p_gate + H
-    p_sharpening = p_shift + H * S
-    p_erase = p_sharpening + H
-    p_add = p_erase + W * M
-    chain = stages.address(
-        memory,
-        previous,
-        p_interface,
-        p_strength,
-        p_gate,
-        p_shift,
-        p_sharpening,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        True,
-    )
-    weights = chain[0]
+    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
+    weights = stages.address(memory, previous, heads, R + W, N, M, S, BH, BS, True)[0]
     stages.read(memory, weights, p_reads, p_copy, False, R, M)
     return stages.write(memory, weights, p_erase, p_add, R, W, M, True), weights
 
@@ -59,6 +49,7 @@ def step_backward(
     d_memory,
     d_weights,
     memory,
+    weights,
     previous,
     p_interface,
     p_d_reads,
@@ -72,41 +63,18 @@ def step_backward(
     BH: tl.constexpr,
     BS: tl.constexpr,
 ):
-    """Gradients of the memory and the previous weights; stores that of the interface vector."""
-    H: tl.constexpr = R + W
-    p_strength = p_interface + H * M
-    p_gate = p_strength + H
-    p_shift = p_gate + H
-    p_sharpening = p_shift + H * S
-    p_erase = p_sharpening + H
-    p_add = p_erase + W * M
-    p_d_strength = p_d_interface + H * M
-    p_d_gate = p_d_strength + H
-    p_d_shift = p_d_gate + H
-    p_d_sharpening = p_d_shift + H * S
-    p_d_erase = p_d_sharpening + H
-    p_d_add = p_d_erase + W * M
-    chain = stages.address(
-        memory,
-        previous,
-        p_interface,
-        p_strength,
-        p_gate,
-        p_shift,
-        p_sharpening,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        True,
-    )
+    """Gradients of the memory and the previous weights; stores that of the interface vector.
+
+    Write and read come first, with the weights that the step found: so nothing that addressing
+    computes on the way to them takes registers beside theirs.
+    """
+    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
+    d_heads, p_d_erase, p_d_add = groups(p_d_interface, R, W, M, S)
     d_memory, d_weights = stages.write_backward(
         d_memory,
         d_weights,
         memory,
-        chain[0],
+        weights,
         p_erase,
         p_add,
         p_d_erase,
@@ -118,32 +86,11 @@ def step_backward(
         True,
     )
     d_memory, d_weights = stages.read_backward(
-        d_memory, d_weights, memory, chain[0], p_d_reads, p_d_more, R, M
+        d_memory, d_weights, memory, weights, p_d_reads, p_d_more, R, M
     )
-    d_addressed, d_previous = stages.address_backward(
-        d_weights,
-        chain,
-        memory,
-        previous,
-        p_interface,
-        p_strength,
-        p_gate,
-        p_shift,
-        p_sharpening,
-        p_d_interface,
-        p_d_strength,
-        p_d_gate,
-        p_d_shift,
-        p_d_sharpening,
-        H,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-        True,
+    return stages.address_backward(
+        d_memory, d_weights, memory, previous, heads, d_heads, R + W, N, M, S, BH, BS, True
     )
-    return d_memory + d_addressed, d_previous
 
 
 @triton.jit
@@ -197,6 +144,7 @@ def step_backward_kernel(
     p_memory,  # [B, N, M]
     p_interface,  # [B, P]
     p_previous,  # [B, H, N]
+    p_weights,  # [B, H, N]
     p_d_memory,
     p_d_interface,
     p_d_previous,
@@ -217,6 +165,11 @@ def step_backward_kernel(
     i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
     memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
+    if p_weights.dtype.element_ty == ACC:
+        weights = stages.load_rows(p_weights + i_b * H * N, i_h, i_n, H, N, ACC)
+    else:  # rounded when they were stored
+        heads, _, _ = groups(p_interface + i_b * P, R, W, M, S)
+        weights = stages.address(memory, previous, heads, H, N, M, S, BH, BS, True)[0]
     d_memory, d_weights = tl.zeros_like(memory), tl.zeros_like(previous)
     if p_d_written is not None:
         d_memory = stages.load_rows(p_d_written + i_b * N * M, i_n, i_m, N, M, ACC)
@@ -228,6 +181,7 @@ def step_backward_kernel(
         d_memory,
         d_weights,
         memory,
+        weights,
         previous,
         p_interface + i_b * P,
         p_d_reads,

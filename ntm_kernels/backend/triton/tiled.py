@@ -511,7 +511,11 @@ def scores_backward_kernel(
         d_focus = load_at(p_d_focus + i_b * H * N, i_n, inside, H, N, BH, ACC)
         focus = focus_at(scores, top, total, inside)
         d_alike, d_tile = stages.content_backward(d_focus, focus, alike, strength, focus_total)
+        d_memory = tl.zeros_like(memory)
+        if p_d_finish is not None:
+            d_memory = load_tile(p_d_finish + i_b * N * M, i_n, inside, M, BM, ACC)
         d_memory = stages.similarity_backward(
+            d_memory,
             d_alike,
             alike,
             inverse_norms,
@@ -524,8 +528,6 @@ def scores_backward_kernel(
             H,
             M,
         )
-        if p_d_finish is not None:
-            d_memory += load_tile(p_d_finish + i_b * N * M, i_n, inside, M, BM, ACC)
         store_tile(p_d_memory + i_b * N * M, d_memory, i_n, inside, M)
         d_strength += d_tile
         tl.debug_barrier()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.backend.triton.launch import Table, padded
+from ntm_kernels.backend.triton.launch import Table, most_registers, padded
 from ntm_kernels.interface import HeadParameters
 from ntm_kernels.reference import arithmetic_dtype
 
@@ -195,6 +195,8 @@ class Tiled:
             d_erase,
             d_add,
             D=0 if d_erase is None else d_erase.stride(1),
+            # The one with most blocks of the tile's size at once: 128 registers are a few too few.
+            registers=most_registers(self.head_sizes["warps"]),
             **self.rw,
             **self.words,
             **self.parts,
