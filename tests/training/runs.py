@@ -33,7 +33,8 @@ TRAINING = {
     "log_every": 6,
     "evaluation_size": 4,
 }
-TINY = {**SHORT["priority_sort"], **TRAINING}
+GRAVES = {"optimiser": "graves_rmsprop", "clip": 10.0, "hold": 0.75}
+TINY = {**SHORT["priority_sort"], **TRAINING, **GRAVES}
 BASELINE = {
     key: value
     for key, value in TINY.items()

@@ -55,6 +55,27 @@ def test_copy_default_is_what_generalises():
     assert config.initial_weights == "one_hot"
 
 
+@pytest.mark.parametrize("task", [task for task in tasks.TASKS if task != "copy"])
+def test_the_other_defaults_are_what_was_trained(task):
+    """The runs of docs/training.md."""
+    config = preset(task)
+    trained = ("adam", 16, 0.01, 0.4)
+    assert (config.optimiser, config.batch_size, config.clip, config.hold) == trained
+    assert config.lr == (2e-3 if task == "ngrams" else 1e-3)
+    assert config.num_layers == 1
+    assert config.task == tasks.make(task), "posed as in the paper"
+    learned = (config.initial_memory, config.initial_weights)
+    assert (
+        learned
+        == {
+            "repeat_copy": ("learned", "one_hot"),
+            "associative_recall": (1e-6, "one_hot"),
+            "ngrams": ("learned", "learned"),
+            "priority_sort": ("learned", "learned"),
+        }[task]
+    )
+
+
 def test_the_better_settings_may_choose_the_controller():
     config = preset("associative_recall")
     assert (config.controller, config.num_read_heads, config.hidden_size) == ("feedforward", 4, 256)
