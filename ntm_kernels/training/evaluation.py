@@ -14,7 +14,15 @@ from ntm_kernels.tasks import Batch, Task
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.models import answer, compute_dtype
 
-__all__ = ["AS_TRAINED", "Score", "evaluate", "fresh_generator", "score", "test_sets"]
+__all__ = [
+    "AS_TRAINED",
+    "Score",
+    "evaluate",
+    "fresh_generator",
+    "score",
+    "test_sets",
+    "validation_optimum",
+]
 
 #: Title of the test on the task as it was trained.
 AS_TRAINED = "as trained"
@@ -71,6 +79,12 @@ def score(model: nn.Module, batches: Sequence[Batch], config: TrainConfig) -> Sc
         wrong=int(torch.cat(wrong).sum()),
         optimal_bits=float(torch.cat(optimal).mean()),
     )
+
+
+def validation_optimum(config: TrainConfig) -> float:
+    """Bits per sequence of the best possible predictor on a run's validation set."""
+    batches = fixed_set(config.task, config.validation_size, config, "validation")
+    return float(torch.cat([config.task.optimal_bits(batch) for batch in batches]).mean())
 
 
 def evaluate(model: nn.Module, config: TrainConfig) -> dict[str, Score]:

@@ -21,7 +21,12 @@ from torch import nn
 from ntm_kernels import NTM
 from ntm_kernels.tasks import Batch, Task
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.evaluation import AS_TRAINED, fresh_generator, test_sets
+from ntm_kernels.training.evaluation import (
+    AS_TRAINED,
+    fresh_generator,
+    test_sets,
+    validation_optimum,
+)
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import compute_dtype
@@ -275,7 +280,10 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
             [max(bits, least) for _, bits in costs],
             **style,
         )
-    if config.task.name != "ngrams":
+    if optimum := validation_optimum(config):
+        label = f"optimum of the validation set: {optimum:.1f} bits"
+        axes.axhline(optimum, color="C3", linewidth=0.8, linestyle="--", label=label)
+    else:
         axes.set_yscale("log")
         axes.axhline(config.learnt_bits, color="C3", linewidth=0.8, linestyle="--")
         axes.annotate(

@@ -9,10 +9,15 @@ import torch
 from ntm_kernels.training.checkpoint import CheckpointStore, load
 from ntm_kernels.training.config import preset
 
-TINY = {
-    "width": 2,
-    "num_items": 3,
-    "num_answers": 2,
+# Parameters of each task that make its sequences a few steps long.
+SHORT = {
+    "copy": {"width": 2, "max_length": 3},
+    "repeat_copy": {"width": 2, "max_length": 2, "max_repeats": 2},
+    "associative_recall": {"width": 2, "item_length": 1, "max_items": 3},
+    "ngrams": {"length": 8, "context": 2},
+    "priority_sort": {"width": 2, "num_items": 3, "num_answers": 2},
+}
+TRAINING = {
     "hidden_size": 5,
     "num_layers": 1,
     "memory_size": 4,
@@ -28,6 +33,8 @@ TINY = {
     "log_every": 6,
     "evaluation_size": 4,
 }
+GRAVES = {"optimiser": "graves_rmsprop", "clip": 10.0, "hold": 0.75}
+TINY = {**SHORT["priority_sort"], **TRAINING, **GRAVES}
 BASELINE = {
     key: value
     for key, value in TINY.items()

@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from ntm_kernels.training import cli
+from ntm_kernels.training import cli, runs
 from ntm_kernels.training.checkpoint import CheckpointStore
 from tests.training.runs import (
+    SHORT,
     TINY,
+    TRAINING,
     as_options,
     assert_same,
     command,
@@ -24,8 +26,8 @@ pytest.importorskip("matplotlib")
 LONG = {**TINY, "batch_size": 5, "total_sequences": 1500, "checkpoint_every": 250}
 
 
-def start(run_dir, settings, *more):
-    words = ["train", "priority_sort", "--run-dir", run_dir, *as_options(settings), *more]
+def start(run_dir, settings, *more, task="priority_sort"):
+    words = ["train", task, "--run-dir", run_dir, *as_options(settings), *more]
     return subprocess.Popen(
         command(*words),
         stdout=subprocess.PIPE,
@@ -51,20 +53,24 @@ def has_seen(run_dir, sequences):
     return latest is not None and int(latest.stem) >= sequences
 
 
-def test_kill_and_resume_gives_the_same_run(tmp_path):
+@pytest.mark.parametrize("task", SHORT)
+def test_kill_and_resume_gives_the_same_run(tmp_path, monkeypatch, task):
+    """Killed before its first checkpoint and between two, at the default settings of the task."""
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)  # pictures would take most of it
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    words = ["train", "priority_sort", *as_options(LONG)]
-    assert cli.main([*words, "--run-dir", str(straight)]) == 0
+    sizes = {"batch_size": 5, "total_sequences": 2500, "checkpoint_every": 250}
+    settings = {**SHORT[task], **TRAINING, **sizes}
+    assert cli.main(["train", task, *as_options(settings), "--run-dir", str(straight)]) == 0
     for happened in (
         lambda: (killed / "metrics.csv").exists(),
         lambda: has_seen(killed, 500),
     ):
-        process = start(killed, LONG, "--resume")
+        process = start(killed, settings, "--resume", task=task)
         wait_for(happened, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    assert cli.main(["train", "priority_sort", "--run-dir", str(killed), "--resume"]) == 0
+    assert cli.main(["train", task, "--run-dir", str(killed), "--resume"]) == 0
     assert_same(everything_but_time(killed), everything_but_time(straight))
     scores = [json.loads((d / "evaluation.json").read_text())["scores"] for d in (straight, killed)]
     assert_same(*scores)

@@ -55,6 +55,43 @@ def test_copy_default_is_what_generalises():
     assert config.initial_weights == "one_hot"
 
 
+@pytest.mark.parametrize("task", [task for task in tasks.TASKS if task != "copy"])
+def test_the_other_defaults_are_what_was_trained(task):
+    """The runs of docs/training.md."""
+    config = preset(task)
+    trained = ("adam", 16, 0.01, 0.4)
+    assert (config.optimiser, config.batch_size, config.clip, config.hold) == trained
+    assert config.lr == (2e-3 if task == "ngrams" else 1e-3)
+    assert config.num_layers == 1
+    assert config.task == tasks.make(task), "posed as in the paper"
+    learned = (config.initial_memory, config.initial_weights)
+    assert (
+        learned
+        == {
+            "repeat_copy": ("learned", "one_hot"),
+            "associative_recall": (1e-6, "one_hot"),
+            "ngrams": ("learned", "learned"),
+            "priority_sort": ("learned", "learned"),
+        }[task]
+    )
+
+
+def test_the_better_settings_may_choose_the_controller():
+    config = preset("associative_recall")
+    assert (config.controller, config.num_read_heads, config.hidden_size) == ("feedforward", 4, 256)
+    assert (config.optimiser, config.output_from) == ("adam", "read_vectors")
+    other = preset("associative_recall", controller="lstm")
+    assert (other.controller, other.num_read_heads, other.hidden_size) == ("lstm", 1, 100)
+    assert other.optimiser == "adam"
+    assert preset("associative_recall", "paper").controller == "lstm"
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_the_baseline_is_trained_as_the_paper_says(task):
+    config = preset(task, model="lstm")
+    assert (config.optimiser, config.batch_size, config.clip) == ("graves_rmsprop", 1, 10.0)
+
+
 @pytest.mark.parametrize("task", tasks.TASKS)
 @pytest.mark.parametrize("model", ["ntm", "lstm"])
 def test_round_trip_through_json(task, model):
