@@ -57,6 +57,8 @@ check-all: lint build ## run every check there is, the slow ones too
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
+	@$(MAKE) --no-print-directory other-torch
+	@$(MAKE) --no-print-directory triton-oldest
 
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)

@@ -34,6 +34,7 @@ LIBRARY = Path(__file__).parents[1] / "_cuda.so"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _INT32_MAX = 2**31 - 1
+_MOST_WORKSPACE = 16 * _INT32_MAX  # its pieces are found by offsets in units of 16 bytes
 
 
 class _Array(ctypes.Structure):
@@ -563,12 +564,18 @@ class CudaBackend(Backend):
         assert self._library is not None
         if max(sizes) > _INT32_MAX:
             return f"a size is beyond {_INT32_MAX}"
-        if sizes.num_heads * sizes.memory_size > _INT32_MAX:
-            return f"the weightings of a sequence have more than {_INT32_MAX} elements"
+        rows = {
+            "weightings": sizes.num_heads * sizes.memory_size,
+            "head parameters": _interface_size(sizes),
+            "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + sizes.hidden_size),
+        }
+        for what, elements in rows.items():
+            if elements > _INT32_MAX:
+                return f"the {what} of a sequence have more than {_INT32_MAX} elements"
         for direction in ("forward", "backward"):
-            plan = self._plan(op, dtype, controller, sizes, direction)
-            if plan.why_not:
-                return f"{direction}: {plan.why_not.decode()}"
+            why_not = _why_not(self._plan(op, dtype, controller, sizes, direction))
+            if why_not is not None:
+                return f"{direction}: {why_not}"
         return None
 
     def _plan(
@@ -596,11 +603,14 @@ class CudaBackend(Backend):
         device = next(iter(present.values())).device
         is_double = any(tensor.dtype == torch.float64 for tensor in present.values())
         numbers = _numbers(sizes, is_lstm)
+        if max(numbers) > _INT32_MAX:
+            raise RuntimeError(f"{op} {direction}: a size is beyond {_INT32_MAX}: {sizes}")
         guard = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with guard:
             plan = self._library.plan(op, direction, is_double, numbers, self._shared_limit())
-            if plan.why_not:
-                raise RuntimeError(f"{op} {direction}: {plan.why_not.decode()}")
+            why_not = _why_not(plan)
+            if why_not is not None:
+                raise RuntimeError(f"{op} {direction}: {why_not}")
             if plan.workspace_bytes:
                 present["workspace"] = torch.empty(
                     plan.workspace_bytes, dtype=torch.uint8, device=device
@@ -627,14 +637,24 @@ def _unplanned(
     return backend._why_unplanned(op, dtype, controller, Sizes(*sizes))
 
 
+def _why_not(plan: _Plan) -> str | None:
+    """Why a call cannot run as planned; ``None`` if it can."""
+    if plan.why_not:
+        return str(plan.why_not.decode())
+    if plan.workspace_bytes > _MOST_WORKSPACE:
+        return f"a workspace of {plan.workspace_bytes} bytes is beyond {_MOST_WORKSPACE}"
+    return None
+
+
 def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: int = 0) -> Sizes:
     batch, memory_size, word_size = memory.shape
     return Sizes(batch, memory_size, word_size, num_read_heads, num_write_heads, taps)
 
 
 def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
-    """In the order of ``NtmSizes``."""
+    """In the order of ``NtmSizes``; no more steps between checkpoints than there are steps."""
     batch, memory_size, word_size, reads, writes, taps, time, hidden, every = sizes
+    every = min(every, max(time, 1))
     return batch, memory_size, word_size, reads, writes, taps, time, hidden, every, int(is_lstm)
 
 

@@ -165,3 +165,28 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
     given = arguments(SEQUENCE, Dtypes.all(torch.float32))
     with pytest.raises(RuntimeError, match="does not fit in shared memory"):
         call(SEQUENCE, given, NAME)
+
+
+@pytest.mark.parametrize(
+    ("op", "sizes"),
+    [
+        ("read", Sizes(1, 1, 2**29, 4)),
+        ("address", Sizes(1, 4, 4, 1, 0, 2**31 - 1)),
+        ("step", Sizes(1, 4, 4, 1, 1, 2**30 + 1)),
+        ("sequence", Sizes(1, 4, 4, 1, 1, 3, 1, 2**29, 1)),
+        ("step", Sizes(1, 2**26, 4, 8, 8, 3)),
+    ],
+)
+def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
+    backend = get(NAME)
+    monkeypatch.setattr(backend, "limit", 232_448)
+    why_not = backend._why_unplanned(op, torch.float64, "lstm" if sizes.time else "", sizes)
+    assert why_not is not None
+    assert "more than 2147483647 elements" in why_not or "is beyond" in why_not
+
+
+@pytest.mark.parametrize("which", ["batch", "time"])
+def test_a_batch_beyond_32_bits_is_refused_before_the_launch(cramped, which):
+    sizes = Sizes(1, 4, 4, 1, 0, 3, time=1)._replace(**{which: 2**32 + 1})
+    with pytest.raises(RuntimeError, match="a size is beyond"):
+        get(NAME)._run("address", "forward", sizes, memory=torch.ones(1, 4, 4))

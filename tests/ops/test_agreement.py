@@ -213,7 +213,7 @@ def test_frozen_arguments(entry, case):
         assert torch.equal(grad, together[name]), name
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 5, 6, 7, 100])
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 6, 7, 100, 2**32 + 2, 2**63 - 1])
 @each_backend
 def test_checkpoints(entry, every):
     """However many memories are kept, the gradients agree."""
