@@ -484,7 +484,7 @@ class TritonBackend(Backend):
             cells if save and is_lstm else None,
             sizes.time,
             sizes.batch,
-            sizes.checkpoint_every,
+            min(sizes.checkpoint_every, sizes.time),
             KEEP=keep,
             BP=4 * self.table.controller_rows,
             **self.sequence_blocks(row, memory, sizes, controller),
@@ -578,7 +578,7 @@ class TritonBackend(Backend):
             d_interface,
             sizes.time,
             sizes.batch,
-            sizes.checkpoint_every,
+            length,
             **self.sequence_blocks(row, arguments.memory, sizes, controller),
         )
         d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
