@@ -1,6 +1,6 @@
 // The derivatives of torch.ops.ntm_native.step and sequence, for calls that come straight from
 // `ntm_kernels.functional`. A call through torch.ops.ntm has its derivative from there, in Python,
-// which costs as much as the kernels do at batch 1.
+// which takes a good part of the time of a small one.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/matmul.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>

@@ -7,7 +7,6 @@
 #include <c10/util/accumulate.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <memory>
 
 #include "kernels.h"
@@ -241,7 +240,7 @@ Sizes sequence_sizes(const Tensor& input, const MaybeTensor& input_weight,
   Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
   s.time = input.size(0), s.hidden = interface_weight.size(1);
   s.input = input_weight ? input_weight->size(1) : 0;
-  s.every = std::min(checkpoint_every, std::max<int64_t>(s.time, 1)), s.lstm = lstm;
+  s.every = checkpoint_every, s.lstm = lstm;
   return s;
 }
 

@@ -556,8 +556,7 @@ def _choose(problem: Problem, backend: str | _Question | None) -> str:
 
 
 def _straight(op: str, backend: str) -> bool:
-    """Whether to call the backend itself, past ``torch.ops.ntm``, which costs as much as the
-    smallest calls."""
+    """Whether to call the backend itself, past ``torch.ops.ntm``, whose cost small calls feel."""
     return op in get_backend(backend).differentiates and checks.eager_alone()
 
 

@@ -29,7 +29,8 @@ NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
 }
 
 // Of `count` sequences, those to take together. They share one reading of the weights, for which
-// they give up the cache to each other: not where a memory is larger than the weights.
+// they give up the cache to each other: not where a memory is larger than the weights. Eight fill
+// the tiles of a product; more bring nothing.
 inline int64_t together(const Sizes& s, int64_t count) {
   const int64_t weights = s.gates() * (s.recurrent() + s.input) + s.interface() * s.hidden;
   const int64_t worthwhile = std::clamp<int64_t>(weights / s.memory(), 1, 8);

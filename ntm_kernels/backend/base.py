@@ -39,6 +39,11 @@ class Sizes(NamedTuple):
         return self.taps // 2
 
     @property
+    def segment(self) -> int:
+        """Steps from one checkpoint to the next: ``checkpoint_every``, at most all there are."""
+        return min(self.checkpoint_every, max(self.time, 1))
+
+    @property
     def num_checkpoints(self) -> int:
         """Memories kept over ``time`` steps: the first of every ``checkpoint_every``."""
         return (self.time + self.checkpoint_every - 1) // self.checkpoint_every

@@ -652,10 +652,8 @@ def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: 
 
 
 def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
-    """In the order of ``NtmSizes``; no more steps between checkpoints than there are steps."""
-    batch, memory_size, word_size, reads, writes, taps, time, hidden, every = sizes
-    every = min(every, max(time, 1))
-    return batch, memory_size, word_size, reads, writes, taps, time, hidden, every, int(is_lstm)
+    """In the order of ``NtmSizes``."""
+    return *sizes._replace(checkpoint_every=sizes.segment), int(is_lstm)
 
 
 def _interface_size(sizes: Sizes) -> int:

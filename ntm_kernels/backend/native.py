@@ -179,7 +179,7 @@ class NativeBackend(Backend):
             sizes.num_read_heads,
             sizes.num_write_heads,
             sizes.shift_range,
-            sizes.checkpoint_every,
+            sizes.segment,
             save_for_backward,
             return_trace,
         )
@@ -204,6 +204,6 @@ class NativeBackend(Backend):
             sizes.num_read_heads,
             sizes.num_write_heads,
             sizes.shift_range,
-            sizes.checkpoint_every,
+            sizes.segment,
         )
         return tuple(results if arguments.input_weight is not None else results[:9])

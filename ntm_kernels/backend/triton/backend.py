@@ -484,7 +484,7 @@ class TritonBackend(Backend):
             cells if save and is_lstm else None,
             sizes.time,
             sizes.batch,
-            min(sizes.checkpoint_every, sizes.time),
+            sizes.segment,
             KEEP=keep,
             BP=4 * self.table.controller_rows,
             **self.sequence_blocks(row, memory, sizes, controller),
@@ -551,8 +551,7 @@ class TritonBackend(Backend):
         d_memory, d_weights = _like(arguments.memory, arguments.weights)
         d_gates = checkpoints.new_empty(arguments.input.shape)
         (d_interface,) = _like(interface)
-        length = min(sizes.checkpoint_every, sizes.time)
-        segment = checkpoints.new_empty(length, *checkpoints.shape[1:])
+        segment = checkpoints.new_empty(sizes.segment, *checkpoints.shape[1:])
         self.run(
             kernels().sequence_backward_kernel,
             (sizes.batch,),
@@ -578,7 +577,7 @@ class TritonBackend(Backend):
             d_interface,
             sizes.time,
             sizes.batch,
-            length,
+            sizes.segment,
             **self.sequence_blocks(row, arguments.memory, sizes, controller),
         )
         d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
