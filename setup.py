@@ -203,7 +203,8 @@ class BuildKernels(build_ext):
         nvcc = require_nvcc()
         listed = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,"))
         architectures = listed if listed != [""] else CUDA_ARCHITECTURES
-        compiler = [nvcc, *NVCC_FLAGS, *gencode(architectures), "-Icsrc"]
+        known = f'-DNTM_CUDA_ARCHITECTURES="{" ".join(architectures)}"'
+        compiler = [nvcc, *NVCC_FLAGS, *gencode(architectures), known, "-Icsrc"]
         temp = Path(self.build_temp)
         objects = [temp / source.with_suffix(".o") for source in CUDA_SOURCES]
         compile_all(

@@ -546,7 +546,7 @@ def _layout(
 def _problem(
     op: str, memory: Tensor, parameter: Tensor, sizes: Sizes, controller: str = ""
 ) -> Problem:
-    return Problem(op, memory.device.type, memory.dtype, parameter.dtype, controller, sizes)
+    return Problem(op, memory.device, memory.dtype, parameter.dtype, controller, sizes)
 
 
 def _choose(problem: Problem, backend: str | _Question | None) -> str:

@@ -88,7 +88,9 @@ class Emulated:
     def why_not(self, op: str, sizes: Sizes, controller: str = "") -> str | None:
         """Why no kernel serves a call; None if one does."""
         dtype = torch.float32
-        return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
+        return self.backend.unsupported(
+            Problem(op, torch.device("cpu"), dtype, dtype, controller, sizes)
+        )
 
     def plan(self, sizes: Sizes, controller: str, direction: str, shared_bytes: int) -> Any:
         """How a sequence would run where a block has so much shared memory."""

@@ -99,8 +99,7 @@ def build() -> dict[str, dict[int, Resources]]:
 
 @cache
 def emulated() -> Emulated:
-    library = ROOT / "build/cuda_emulator/kernels_instrumented.so"
-    return Emulated(emulator.build("instrumented", ROOT / "csrc/cuda", library))
+    return Emulated(emulator.kernels("instrumented"))
 
 
 def count_case(name: str) -> list[tuple[str, Counts | str]]:

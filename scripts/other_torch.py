@@ -26,11 +26,10 @@ TESTING = ("numpy", "pytest", "hypothesis", "pytest-xdist")
 SELECTED = "native and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
 CHECK = """
 import torch
-from ntm_kernels.backend.cuda import LIBRARY, CudaLibrary
+from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary
 print("torch", torch.__version__, "for CUDA", torch.version.cuda)
 if LIBRARY.exists():
-    limit = CudaLibrary(LIBRARY).shared_limit()
-    print(LIBRARY, "loads; shared memory of a block here:", limit, "bytes")
+    print(LIBRARY, "loads; compiled for", *CudaLibrary(LIBRARY).architectures)
 """
 
 

@@ -8,13 +8,6 @@
 
 namespace ntm {
 
-inline int shared_limit() {
-  int device = 0, limit = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return limit;
-}
-
 template <typename Params>
 using Kernel = void (*)(Params, NtmPlan);
 

@@ -1,4 +1,4 @@
-// What the launchers take: plain C, filled in by ntm_kernels/backend/cuda.py through ctypes.
+// What the launchers take: plain C, filled in by ntm_kernels/backend/cuda through ctypes.
 //
 // Tensors are contiguous. Shapes are in the letters of the package: batch B, memory_size N,
 // word_size M, read heads R, write heads W, heads H = R + W, taps S, time T, hidden C, interface
@@ -10,6 +10,12 @@
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 
 enum NtmOp { NTM_ADDRESS = 0, NTM_READ = 1, NTM_WRITE = 2, NTM_STEP = 3, NTM_SEQUENCE = 4 };
+
+// What a device allows.
+typedef struct NtmDevice {
+  int32_t major, minor;  // compute capability
+  int32_t shared_limit;  // bytes of shared memory in a block
+} NtmDevice;
 
 typedef struct NtmArray {
   void* data;

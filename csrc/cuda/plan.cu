@@ -67,7 +67,8 @@ struct Planner {
     plan.workspace_bytes *= given.batch;
   }
 
-  // As many rows at a time as fit beside all else, in whole warps if it can be.
+  // As many rows at a time as fit beside all else, in whole warps if it can be. One row is counted
+  // even if it does not fit: that is what a refusal names.
   bool fit_rows() {
     plan.tile_rows = 32;
     count();
@@ -76,8 +77,8 @@ struct Planner {
     count();
     const int64_t row_bytes = (plan.shared_bytes - some) / 32, fixed = some - 32 * row_bytes;
     const int64_t rows = (limit - fixed) / row_bytes;
-    plan.tile_rows = static_cast<int>(rows >= kWarp ? rows / kWarp * kWarp : rows);
-    if (rows < 1) return false;
+    plan.tile_rows =
+        static_cast<int>(rows >= kWarp ? rows / kWarp * kWarp : std::max(int64_t(1), rows));
     count();
     while (plan.shared_bytes > limit && plan.tile_rows > 1) {  // pieces are rounded up
       plan.tile_rows -= 1;
@@ -197,7 +198,7 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
     planner.count_weights();
     if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
   }
-  planner.refuse("the state of a step does not fit in shared memory");
+  planner.refuse("one row of the memory and the state of a step do not fit in shared memory");
   return plan;
 }
 
@@ -206,14 +207,6 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
 extern "C" void ntm_cuda_plan(int op, int backward, int is_double, const NtmSizes* sizes,
                               int shared_limit, NtmPlan* plan) {
   *plan = ntm::plan_of(op, backward != 0, is_double != 0, *sizes, shared_limit);
-}
-
-extern "C" int ntm_cuda_shared_limit() {
-  return ntm::shared_limit();
-}
-
-extern "C" const char* ntm_cuda_error(int error) {
-  return cudaGetErrorString(static_cast<cudaError_t>(error));
 }
 
 extern "C" int64_t ntm_cuda_struct_bytes(int op) {

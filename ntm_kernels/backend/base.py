@@ -50,14 +50,14 @@ class Sizes(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a backend is asked to serve.
+    """What a backend is asked to serve, on the ``device`` of its tensors.
 
     ``memory_dtype`` is that of the memory, ``parameter_dtype`` that of the head parameters,
     interface or controller weights (for ``read``, of the weightings).
     """
 
     op: str
-    device: str
+    device: torch.device
     memory_dtype: torch.dtype
     parameter_dtype: torch.dtype
     controller: str

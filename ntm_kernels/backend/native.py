@@ -47,7 +47,7 @@ class NativeBackend(Backend):
         return self._why_not
 
     def unsupported(self, problem: Problem) -> str | None:
-        if problem.device != "cpu":
+        if problem.device.type != "cpu":
             return f"it runs on the cpu, the arguments are on {problem.device}"
         return None
 

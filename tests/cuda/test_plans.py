@@ -1,5 +1,7 @@
 """The CUDA kernels where a block has less shared memory than they would like, on the emulator."""
 
+import re
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ class CrampedBackend(emulated.EmulatedBackend):
 
     limit = 0
 
-    def _shared_limit(self):
+    def _shared_limit(self, device):
         return self.limit
 
 
@@ -139,7 +141,7 @@ def test_says_how(cramped, monkeypatch):
 
     def how(limit, op, sizes, controller=""):
         monkeypatch.setattr(backend, "limit", limit)
-        problem = Problem(op, "cpu", torch.float32, torch.float32, controller, sizes)
+        problem = Problem(op, torch.device("cpu"), torch.float32, torch.float32, controller, sizes)
         return backend.how(problem)
 
     step, paper = Sizes(1, 128, 20, 1, 1, 3), Sizes(1, 128, 20, 1, 1, 3, 40, 100, 6)
@@ -159,12 +161,35 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
         assert b"shared memory" in plan.why_not
         assert b"a block has 1000" in plan.why_not
     sizes = Sizes(1, 2**30, 1, 2, 1, 3)
-    assert "weightings" in get(NAME)._why_unplanned("step", torch.float32, "", sizes)
-    assert "beyond" in get(NAME)._why_unplanned("step", torch.float32, "", Sizes(2**31, 1, 1, 1))
+    assert "weightings" in get(NAME)._why_unplanned("step", torch.float32, "", 0, sizes)
+    sizes = Sizes(2**31, 1, 1, 1)
+    assert "beyond" in get(NAME)._why_unplanned("step", torch.float32, "", 0, sizes)
     monkeypatch.setattr(get(NAME), "limit", 1_000)
     given = arguments(SEQUENCE, Dtypes.all(torch.float32))
-    with pytest.raises(RuntimeError, match="does not fit in shared memory"):
+    with pytest.raises(RuntimeError, match="do not fit in shared memory"):
         call(SEQUENCE, given, NAME)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("read", 1, 70, 5, 2),
+        Case("write", 1, 70, 5, 1),
+        SEQUENCE,
+        SEQUENCE.with_(controller="feedforward", words=70),
+        Case("step", 1, 500, 400, 1, 1),
+        Case("address", 1, 500, 9, 3),
+    ],
+    ids=str,
+)
+def test_the_bytes_that_a_refusal_names_are_enough(cramped, case, direction, dtype):
+    refused = cramped(1_000, case, direction, dtype)
+    what, needed = re.fullmatch(r"(.*): (\d+) bytes, a block has 1000", refused.refusal).groups()
+    assert cramped(int(needed), case, direction, dtype).refusal is None
+    refusal = cramped(int(needed) - 1, case, direction, dtype).refusal
+    assert refusal == f"{what}: {needed} bytes, a block has {int(needed) - 1}"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +205,7 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
 def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
     backend = get(NAME)
     monkeypatch.setattr(backend, "limit", 232_448)
-    why_not = backend._why_unplanned(op, torch.float64, "lstm" if sizes.time else "", sizes)
+    why_not = backend._why_unplanned(op, torch.float64, "lstm" if sizes.time else "", 0, sizes)
     assert why_not is not None
     assert "more than 2147483647 elements" in why_not or "is beyond" in why_not
 

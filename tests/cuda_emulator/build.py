@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.cuda_emulator.translate import translate_tree
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 COMMON = [
     *("-std=c++20", "-g", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
     *("-Wno-unused-function", "-fno-math-errno", "-ffp-contract=off"),
@@ -106,6 +107,12 @@ def build(variant: str, sources: Path, library: Path, defines: tuple[str, ...] =
     with library.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test processes ask for the same library
         return _build(variant, sources, library, defines)
+
+
+def kernels(variant: str) -> Path:
+    """The library of the project's kernels, as if they had been compiled for every card."""
+    library = ROOT / f"build/cuda_emulator/kernels_{variant}.so"
+    return build(variant, ROOT / "csrc/cuda", library, ('NTM_CUDA_ARCHITECTURES="7.5+PTX"',))
 
 
 def _build(variant: str, sources: Path, library: Path, defines: tuple[str, ...]) -> Path:

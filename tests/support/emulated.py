@@ -12,7 +12,6 @@ from ntm_kernels.backend.cuda import CudaBackend
 from tests.cuda_emulator import build as emulator
 
 NAME = "cuda_emulated"
-SOURCES = Path(__file__).parents[2] / "csrc/cuda"
 VARIANT = os.environ.get("NTM_KERNELS_EMULATOR", "plain")
 
 
@@ -40,8 +39,7 @@ class EmulatedBackend(CudaBackend):
 
 def library():
     """The path of the kernels' library, compiled where sources have changed."""
-    path = SOURCES.parents[1] / f"build/cuda_emulator/kernels_{VARIANT}.so"
-    return emulator.build(VARIANT, SOURCES, path)
+    return emulator.kernels(VARIANT)
 
 
 def register_backend():

@@ -1,161 +1,26 @@
-"""The backend ``cuda``: compiled CUDA kernels, one launch per op and direction.
-
-``csrc/cuda`` has the stages under the names of ``ntm_kernels.backend.reference``. The library
-knows nothing of torch: it takes structs of pointers and sizes (``csrc/cuda/params.h``) through
-ctypes, so one build serves every torch, and the same sources compiled for an emulator serve tests
-on a CPU.
-"""
+"""The ``Backend`` interface over the library: allocate, plan, launch."""
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import nullcontext
-from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_void_p
-from functools import lru_cache
 from operator import index
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ntm_kernels.backend.base import (
-    OPS,
     Backend,
     Problem,
     SequenceArguments,
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary, Plan
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import arithmetic_dtype
 
-LIBRARY = Path(__file__).parents[1] / "_cuda.so"
-
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _INT32_MAX = 2**31 - 1
-_MOST_WORKSPACE = 16 * _INT32_MAX  # its pieces are found by offsets in units of 16 bytes
-
-
-class _Array(ctypes.Structure):
-    _fields_ = [("data", c_void_p), ("dtype", c_int64)]
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = [
-        (name, c_int32)
-        for name in (
-            *("batch", "memory_size", "word_size", "read_heads", "write_heads", "taps"),
-            *("time", "hidden", "checkpoint_every", "is_lstm"),
-        )
-    ]
-
-
-class _Plan(ctypes.Structure):
-    _fields_ = [
-        ("tiled", c_int32),
-        ("tile_rows", c_int32),
-        ("threads", c_int32),
-        ("weightings_away", c_int32),
-        ("weights_held", c_int32),
-        ("near_units", c_int32),
-        ("near_interface_units", c_int32),
-        ("memories", c_int32),
-        ("weight_bytes", c_int64 * 3),
-        ("shared_bytes", c_int64),
-        ("workspace_bytes", c_int64),
-        ("offsets", c_int32 * 40),
-        ("why_not", c_char * 160),
-    ]
-
-
-def _params(name: str, arrays: str, pointers: str) -> type[ctypes.Structure]:
-    """A parameter struct of ``params.h``: sizes, arrays, then bare pointers, in that order."""
-    fields: list[tuple[str, Any]] = [("sizes", _Sizes)]
-    fields += [(field, _Array) for field in arrays.split()]
-    fields += [(field, c_void_p) for field in pointers.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
-_PARAMS = {
-    "address": _params(
-        "AddressParams",
-        "memory key strength gate shift sharpening previous_weights weights d_weights d_memory "
-        "d_key d_strength d_gate d_shift d_sharpening d_previous",
-        "saved_weights workspace",
-    ),
-    "read": _params(
-        "ReadParams",
-        "memory weights read_vectors d_read_vectors d_memory d_weights",
-        "workspace",
-    ),
-    "write": _params(
-        "WriteParams",
-        "memory weights erase add written d_written d_memory d_weights d_erase d_add",
-        "workspace",
-    ),
-    "step": _params(
-        "StepParams",
-        "memory interface previous_weights read_vectors written weights d_read_vectors d_written "
-        "d_weights d_memory d_interface d_previous",
-        "saved_weights workspace",
-    ),
-    "sequence": _params(
-        "SequenceParams",
-        "projected_input initial_memory initial_weights initial_reads initial_hidden initial_cell "
-        "hidden read_vectors memory weights final_reads final_hidden final_cell trace_weights "
-        "d_hidden d_read_vectors d_memory d_weights d_final_reads d_final_hidden d_final_cell "
-        "d_projected d_initial_memory d_initial_weights d_initial_reads d_initial_hidden "
-        "d_initial_cell",
-        "lengths recurrent_weight interface_weight interface_bias trace_interface checkpoints "
-        "all_weights interfaces gates cells d_interfaces workspace",
-    ),
-}
-
-
-class CudaLibrary:
-    """The launchers of a compiled library, with their types."""
-
-    def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
-        self.shared_limit = self._function("shared_limit", c_int)
-        self.error = self._function("error", c_char_p, c_int)
-        self._plan = self._function(
-            "plan", None, c_int, c_int, c_int, ctypes.POINTER(_Sizes), c_int, ctypes.POINTER(_Plan)
-        )
-        struct_bytes = self._function("struct_bytes", c_int64, c_int)
-        self._launchers = {}
-        for number, op in enumerate(OPS):
-            params = _PARAMS[op]
-            if struct_bytes(number) != ctypes.sizeof(params):
-                raise OSError(f"{path.name} was built from other sources than this package")
-            for direction in ("forward", "backward"):
-                types = ctypes.POINTER(params), ctypes.POINTER(_Plan), c_void_p
-                launcher = self._function(f"{op}_{direction}", c_int, *types)
-                self._launchers[op, direction] = launcher
-
-    def _function(self, name: str, result: Any, *arguments: Any) -> Any:
-        function = getattr(self._library, f"ntm_cuda_{name}")
-        function.restype, function.argtypes = result, arguments
-        return function
-
-    @lru_cache(maxsize=1024)  # noqa: B019 (a library lives as long as the process)
-    def plan(
-        self, op: str, direction: str, is_double: bool, sizes: tuple[int, ...], shared_limit: int
-    ) -> _Plan:
-        """How the call would run on a device with that much shared memory in a block."""
-        plan = _Plan()
-        backward = direction == "backward"
-        self._plan(OPS.index(op), backward, is_double, _Sizes(*sizes), shared_limit, plan)
-        return plan
-
-    def launch(
-        self, op: str, direction: str, params: ctypes.Structure, plan: _Plan, stream: int
-    ) -> None:
-        """Queue the kernels on the current device."""
-        code = self._launchers[op, direction](params, plan, stream)
-        if code != 0:
-            raise RuntimeError(f"CUDA error in {op} {direction}: {self.error(code).decode()}")
 
 
 class CudaBackend(Backend):
@@ -175,34 +40,65 @@ class CudaBackend(Backend):
         if self._device_type == "cuda" and not torch.cuda.is_available():
             return "there is no CUDA device"
         if self._library is None and self._why_not is None:
-            if not self._path.exists():
-                self._why_not = (
-                    "the CUDA kernels are not built; `python setup.py build_ext --inplace` builds "
-                    "them where there is nvcc"
-                )
-            else:
-                try:
-                    self._library = CudaLibrary(self._path)
-                except (OSError, AttributeError) as error:
-                    self._why_not = f"{self._path.name} does not load: {error}"
+            self._why_not = self._load()
         return self._why_not
 
+    def _load(self) -> str | None:
+        """Open the library; or why not, or why it runs on no device of this machine."""
+        if not self._path.exists():
+            return (
+                "the CUDA kernels are not built; `python setup.py build_ext --inplace` builds "
+                "them where there is nvcc"
+            )
+        try:
+            library = CudaLibrary(self._path)
+        except (OSError, AttributeError) as error:
+            return f"{self._path.name} does not load: {error}"
+        refusals = [library.unserved(device) for device in self._devices()]
+        if None not in refusals:
+            return "; ".join(dict.fromkeys(map(str, refusals)))
+        self._library = library
+        return None
+
+    def _devices(self) -> range:
+        return range(torch.cuda.device_count() if self._device_type == "cuda" else 1)
+
     def describe(self) -> str:
-        return f"CUDA kernels, {self._shared_limit()} bytes of shared memory in a block"
+        assert self._library is not None
+        states = [
+            self._library.unserved(device)
+            or f"{self._shared_limit(device)} bytes of shared memory in a block"
+            for device in self._devices()
+        ]
+        if len(set(states)) > 1:
+            states = [f"device {device}: {state}" for device, state in enumerate(states)]
+        return f"CUDA kernels, {'; '.join(dict.fromkeys(states))}"
 
     def unsupported(self, problem: Problem) -> str | None:
-        if problem.device != self._device_type:
+        if problem.device.type != self._device_type:
             return f"it runs on {self._device_type}, the arguments are on {problem.device}"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1)
         return _unplanned(
-            self, problem.op, problem.memory_dtype, problem.controller, *map(index, sizes)
+            self,
+            problem.op,
+            problem.memory_dtype,
+            problem.controller,
+            _number(problem.device),
+            *map(index, sizes),
         )
 
     def how(self, problem: Problem) -> str:
         sizes = problem.sizes
         forward, backward = (
-            self._plan(problem.op, problem.memory_dtype, problem.controller, sizes, direction)
+            self._plan(
+                problem.op,
+                problem.memory_dtype,
+                problem.controller,
+                _number(problem.device),
+                sizes,
+                direction,
+            )
             for direction in ("forward", "backward")
         )
         if forward.tiled:
@@ -554,14 +450,16 @@ class CudaBackend(Backend):
             for shape in self.saved_shapes(op, sizes, controller)
         ]
 
-    def _shared_limit(self) -> int:
+    def _shared_limit(self, device: int) -> int:
         assert self._library is not None
-        return int(self._library.shared_limit())
+        return self._library.device(device).shared_limit
 
     def _why_unplanned(
-        self, op: str, dtype: torch.dtype, controller: str, sizes: Sizes
+        self, op: str, dtype: torch.dtype, controller: str, device: int, sizes: Sizes
     ) -> str | None:
         assert self._library is not None
+        if why_not := self._library.unserved(device):
+            return why_not
         if max(sizes) > _INT32_MAX:
             return f"a size is beyond {_INT32_MAX}"
         rows = {
@@ -573,18 +471,23 @@ class CudaBackend(Backend):
             if elements > _INT32_MAX:
                 return f"the {what} of a sequence have more than {_INT32_MAX} elements"
         for direction in ("forward", "backward"):
-            why_not = _why_not(self._plan(op, dtype, controller, sizes, direction))
-            if why_not is not None:
+            if why_not := self._plan(op, dtype, controller, device, sizes, direction).refusal:
                 return f"{direction}: {why_not}"
         return None
 
     def _plan(
-        self, op: str, dtype: torch.dtype, controller: str, sizes: Sizes, direction: str
-    ) -> _Plan:
+        self,
+        op: str,
+        dtype: torch.dtype,
+        controller: str,
+        device: int,
+        sizes: Sizes,
+        direction: str,
+    ) -> Plan:
         assert self._library is not None
         numbers = _numbers(sizes, controller == "lstm")
         is_double = dtype == torch.float64
-        return self._library.plan(op, direction, is_double, numbers, self._shared_limit())
+        return self._library.plan(op, direction, is_double, numbers, self._shared_limit(device))
 
     def _run(
         self,
@@ -605,45 +508,31 @@ class CudaBackend(Backend):
         numbers = _numbers(sizes, is_lstm)
         if max(numbers) > _INT32_MAX:
             raise RuntimeError(f"{op} {direction}: a size is beyond {_INT32_MAX}: {sizes}")
+        limit = self._shared_limit(_number(device))
+        plan = self._library.plan(op, direction, is_double, numbers, limit)
+        if why_not := plan.refusal:
+            raise RuntimeError(f"{op} {direction}: {why_not}")
         guard = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with guard:
-            plan = self._library.plan(op, direction, is_double, numbers, self._shared_limit())
-            why_not = _why_not(plan)
-            if why_not is not None:
-                raise RuntimeError(f"{op} {direction}: {why_not}")
             if plan.workspace_bytes:
                 present["workspace"] = torch.empty(
                     plan.workspace_bytes, dtype=torch.uint8, device=device
                 )
-            params = _PARAMS[op](_Sizes(*numbers))
-            for field, kind, *_ in params._fields_[1:]:
-                if field not in present:
-                    continue
-                tensor = present[field]
-                if kind is _Array:
-                    value: Any = _Array(tensor.data_ptr(), _DTYPES[tensor.dtype])
-                else:
-                    value = tensor.data_ptr()
-                setattr(params, field, value)
             stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
-            self._library.launch(op, direction, params, plan, stream)
+            self._library.launch(op, direction, numbers, present, plan, stream)
 
 
 # A constant to torch.compile, which cannot trace a call into the library.
 @torch.compiler.assume_constant_result
 def _unplanned(
-    backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, *sizes: int
+    backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, device: int, *sizes: int
 ) -> str | None:
-    return backend._why_unplanned(op, dtype, controller, Sizes(*sizes))
+    return backend._why_unplanned(op, dtype, controller, device, Sizes(*sizes))
 
 
-def _why_not(plan: _Plan) -> str | None:
-    """Why a call cannot run as planned; ``None`` if it can."""
-    if plan.why_not:
-        return str(plan.why_not.decode())
-    if plan.workspace_bytes > _MOST_WORKSPACE:
-        return f"a workspace of {plan.workspace_bytes} bytes is beyond {_MOST_WORKSPACE}"
-    return None
+def _number(device: torch.device) -> int:
+    """Among the devices of its type."""
+    return device.index or 0
 
 
 def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: int = 0) -> Sizes:
