@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ntm_kernels.backend import Problem, SequenceArguments, Sizes
 from ntm_kernels.backend.cuda import CudaBackend
+from ntm_kernels.backend.cuda.library import Plan
 from ntm_kernels.interface import InterfaceLayout
 
 
@@ -20,6 +21,7 @@ class Counts(NamedTuple):
     """Of one call; ``per_step`` counts are of one time step in the middle of a sequence."""
 
     kernel: str
+    blocks: int
     threads: int
     shared_bytes: int
     launches: int
@@ -73,6 +75,7 @@ class Emulated:
         longest = max(launches, key=lambda launch: launch["barriers"])
         return Counts(
             kernel=longest["kernel"],
+            blocks=longest["grid"][0],
             threads=longest["block"][0],
             shared_bytes=longest["shared_bytes"],
             launches=len(launches),
@@ -92,12 +95,14 @@ class Emulated:
             Problem(op, torch.device("cpu"), dtype, dtype, controller, sizes)
         )
 
-    def plan(self, sizes: Sizes, controller: str, direction: str, shared_bytes: int) -> Any:
-        """How a sequence would run where a block has so much shared memory."""
+    def plan(
+        self, op: str, sizes: Sizes, controller: str, direction: str, shared_bytes: int
+    ) -> Plan:
+        """How a call would run where a block has so much shared memory."""
         numbers = (*sizes, int(controller == "lstm"))
         library = self.backend._library
         assert library is not None
-        return library.plan("sequence", direction, False, numbers, shared_bytes)
+        return library.plan(op, direction, False, numbers, shared_bytes)
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""

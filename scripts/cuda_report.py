@@ -223,7 +223,7 @@ def plans() -> str:
             continue
         for shared, architectures in sorted(by_shared.items()):
             for direction in ("forward", "backward"):
-                plan = emulated().plan(case.sizes, case.controller, direction, shared)
+                plan = emulated().plan(*case[:3], direction, shared)
                 resident = plan.tile_rows == case.sizes.memory_size
                 memories = str(plan.memories) if direction == "backward" else ""
                 rows.append(
@@ -237,6 +237,23 @@ def plans() -> str:
                 )
     header = ["sequence", "on", "memory", "memories kept", "registers", "shared", "L2 at each step"]
     return table(header, rows)
+
+
+def tiles(counted: dict[str, Counts]) -> str:
+    """How much of a memory in tiles the blocks hold from the first phase to the last."""
+    rows = []
+    for name, case in CASES.items():
+        processor = PROCESSORS[case.architecture]
+        shared = processor.shared_bytes - processor.reserved_bytes
+        for direction in ("forward", "backward"):
+            counts = counted.get(f"{name}, {direction}")
+            if counts is None or "tiled" not in counts.kernel:
+                continue
+            tile_rows = emulated().plan(*case[:3], direction, shared).tile_rows
+            kept = counts.blocks * tile_rows / (case.sizes.batch * case.sizes.memory_size)
+            share = f"{min(kept, 1):.0%}"
+            rows.append([f"{name}, {direction}", str(tile_rows), str(counts.blocks), share])
+    return table(["call", "rows of a tile", "blocks", "of the memory kept"], rows)
 
 
 def render(
@@ -321,6 +338,12 @@ the bytes of the controller's weights in registers, in shared memory, and loaded
 step.
 
 {plans()}
+
+## Tiles
+
+Where a memory is cut into tiles, each block keeps its last one on the chip from phase to phase.
+
+{tiles(counted)}
 
 ## Counts
 

@@ -30,7 +30,10 @@ def cuda_project(project):  # noqa: F811
         "  return cudaGetLastError();\n"
         "}\n"
     )
-    (project / "csrc/cuda/answer.cu").write_text('extern "C" int answer() { return 42; }\n')
+    (project / "csrc/cuda/answer.cu").write_text(
+        'extern "C" int answer() { return 42; }\n'
+        'extern "C" const char* architectures() { return NTM_CUDA_ARCHITECTURES; }\n'
+    )
     return project
 
 
@@ -57,7 +60,11 @@ def test_builds_whatever_torch_and_loads_without_a_driver(cuda_project):
     needed = [line.split()[1] for line in headers.splitlines() if "NEEDED" in line]
     assert not [name for name in needed if name.startswith(("libcuda", "libtorch", "libc10"))]
     exported = subprocess.check_output(["nm", "-D", "--defined-only", str(path)], text=True)
-    assert {line.split()[-1] for line in exported.splitlines()} == {"answer", "run_scale"}
+    assert {line.split()[-1] for line in exported.splitlines()} == {
+        "answer",
+        "architectures",
+        "run_scale",
+    }
 
 
 def test_rebuilds_only_what_changed(cuda_project):
@@ -75,6 +82,9 @@ def test_rebuilds_only_what_changed(cuda_project):
     [log] = cuda_project.glob("build/**/scale.log")
     assert "sm_80" in log.read_text()
     assert "sm_90" in log.read_text()
+    library = ctypes.CDLL(str(cuda_project / LIBRARY))
+    library.architectures.restype = ctypes.c_char_p
+    assert library.architectures() == b"8.0 9.0+PTX"
 
 
 @pytest.mark.parametrize("obstacle", ["no compiler", "architecture", "bad source"])

@@ -58,7 +58,7 @@ def test_occupancy(architecture, registers, threads, shared, blocks):
     assert resident_blocks(architecture, registers, threads, shared)[0] == blocks
 
 
-COUNTS = Counts("ntm::step<float>", 512, 1000, 1, 5, 100, 100, 1.0, 50, 1.0, 1.0)
+COUNTS = Counts("ntm::step<float>", 1, 512, 1000, 1, 5, 100, 100, 1.0, 50, 1.0, 1.0)
 
 
 def test_budget(resources, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """How many kernels a call launches, and which sizes go which way."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.triton.interpreted import TILED, InterpretedBackend, needs_interprete
 
 pytest.importorskip("triton")
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs/triton.md"
 CUDA = torch.device("cuda", 0)
 PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
 LARGE = PAPER.with_(locations=1024, words=64)
@@ -121,6 +123,19 @@ def test_sequence_in_a_loop(case, per_step):
     assert repeated == case.time - sizes_of(case).num_checkpoints
     assert beside[0] <= 18 * case.time
     assert beside[1] <= 18 * case.time
+
+
+def test_launches_in_the_documentation():
+    rows = {"`step`": [], "`step`, backward": [], "`sequence`": [], "`sequence`, backward": []}
+    for case in (PAPER, MANY_HEADS, LARGE):
+        for name, kernels in zip(("`step`", "`step`, backward"), step(case), strict=True):
+            rows[name].append(f"{len(kernels)}")
+        forward, backward, beside = sequence(case)
+        rows["`sequence`"].append(f"{forward.total()} ({beside[0]})")
+        rows["`sequence`, backward"].append(f"{backward.total()} ({beside[1]})")
+    documented = DOCUMENTATION.read_text(encoding="utf-8")
+    for name, cells in rows.items():
+        assert f"\n| {name} | {' | '.join(cells)} | 1 |\n" in documented
 
 
 @pytest.mark.parametrize(
