@@ -131,6 +131,8 @@ SMALL = [
     Case("sequence"),
     Case("sequence", controller="feedforward", read_heads=2, write_heads=2, inputs=3),
 ]
+# Memories in tiles, worked on by blocks that wait for one another.
+TILED = [Case("address", 2, 20_000, 64, 2), Case("step", 1, 20_000, 64, 1, 1)]
 each_small = pytest.mark.parametrize("case", SMALL, ids=str)
 
 

@@ -1,6 +1,7 @@
 """How many kernels a call launches, and which sizes go which way."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from tests.triton.interpreted import TILED, InterpretedBackend, needs_interprete
 
 pytest.importorskip("triton")
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs/triton.md"
+CUDA = "cuda"
 PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
 LARGE = PAPER.with_(locations=1024, words=64)
 TALL = PAPER.with_(locations=256, words=16)
@@ -122,6 +125,19 @@ def test_sequence_in_a_loop(case, per_step):
     assert beside[1] <= 18 * case.time
 
 
+def test_launches_in_the_documentation():
+    rows = {"`step`": [], "`step`, backward": [], "`sequence`": [], "`sequence`, backward": []}
+    for case in (PAPER, MANY_HEADS, LARGE):
+        for name, kernels in zip(("`step`", "`step`, backward"), step(case), strict=True):
+            rows[name].append(f"{len(kernels)}")
+        forward, backward, beside = sequence(case)
+        rows["`sequence`"].append(f"{forward.total()} ({beside[0]})")
+        rows["`sequence`, backward"].append(f"{backward.total()} ({beside[1]})")
+    documented = DOCUMENTATION.read_text(encoding="utf-8")
+    for name, cells in rows.items():
+        assert f"\n| {name} | {' | '.join(cells)} | 1 |\n" in documented
+
+
 @pytest.mark.parametrize(
     ("case", "how"),
     [
@@ -138,9 +154,7 @@ def test_sequence_in_a_loop(case, per_step):
     ids=str,
 )
 def test_path_is_told(case, how):
-    problem = Problem(
-        case.op, "cuda", torch.float32, torch.float32, case.controller, sizes_of(case)
-    )
+    problem = Problem(case.op, CUDA, torch.float32, torch.float32, case.controller, sizes_of(case))
     assert TritonBackend().how(problem) == how
     assert TABLE.too_large(problem) is None
 
@@ -173,7 +187,7 @@ def test_bound_of_registers():
 def test_largest_sizes():
     def problem(locations, words, heads=1, taps=3):
         sizes = Sizes(1, locations, words, heads, heads, taps=taps)
-        return Problem("step", "cuda", torch.float32, torch.float32, "", sizes)
+        return Problem("step", CUDA, torch.float32, torch.float32, "", sizes)
 
     assert TABLE.too_large(problem(2**20, 1024)) is None
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))
