@@ -14,7 +14,6 @@ from torch import Tensor
 from ntm_kernels.backend import Problem, SequenceArguments, Sizes
 from ntm_kernels.backend.cuda import CudaBackend
 from ntm_kernels.backend.cuda.library import Plan
-from ntm_kernels.interface import InterfaceLayout
 
 
 class Counts(NamedTuple):
@@ -109,7 +108,7 @@ class Emulated:
         generator = torch.Generator().manual_seed(0)
         batch, rows, heads = sizes.batch, sizes.memory_size, sizes.num_heads
         memory = torch.randn(batch, rows, sizes.word_size, generator=generator)
-        interface = torch.randn(batch, _layout(sizes).size, generator=generator)
+        interface = torch.randn(batch, sizes.layout.size, generator=generator)
         previous = torch.randn(batch, heads, rows, generator=generator).softmax(-1)
         launches, result = self.measure(
             lambda: self.backend.step(memory, interface, previous, sizes, True)
@@ -134,7 +133,7 @@ class Emulated:
         steps = sizes.time - half.time
         hidden, reads = sizes.hidden_size, sizes.num_read_heads * sizes.word_size
         gates, inputs = (4 * hidden, hidden + reads) if controller == "lstm" else (hidden, reads)
-        products = gates * inputs + _layout(sizes).size * hidden
+        products = gates * inputs + sizes.layout.size * hidden
         forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
         return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
@@ -148,7 +147,7 @@ class Emulated:
         batch, hidden, is_lstm = sizes.batch, sizes.hidden_size, controller == "lstm"
         gates = 4 * hidden if is_lstm else hidden
         reads = sizes.num_read_heads * sizes.word_size
-        layout = _layout(sizes)
+        layout = sizes.layout
         arguments = SequenceArguments(
             input=random(sizes.time, batch, gates),
             recurrent_weight=random(gates, reads + (hidden if is_lstm else 0)),
@@ -177,12 +176,6 @@ class Emulated:
         d_memory = grads[2]
         assert d_memory is not None
         return forward, self.summarise(launches, [d_memory, result[4]], batch)
-
-
-def _layout(sizes: Sizes) -> InterfaceLayout:
-    return InterfaceLayout(
-        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
-    )
 
 
 def _per_step(whole: Counts, part: Counts, steps: int) -> Counts:

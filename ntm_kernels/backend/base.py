@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ntm_kernels.interface import InterfaceLayout
+
 OPS = ("address", "read", "write", "step", "sequence")
 
 
@@ -37,6 +39,12 @@ class Sizes(NamedTuple):
     @property
     def shift_range(self) -> int:
         return self.taps // 2
+
+    @property
+    def layout(self) -> InterfaceLayout:
+        return InterfaceLayout(
+            self.word_size, self.num_read_heads, self.num_write_heads, self.shift_range
+        )
 
     @property
     def segment(self) -> int:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ntm_kernels.backend.base import Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.interface import InterfaceLayout
 
 LIBRARY = Path(__file__).parents[1] / "_native.so"
 
@@ -58,15 +57,12 @@ class NativeBackend(Backend):
         if op != "sequence":
             return []
         steps = (sizes.time, sizes.batch)
-        layout = InterfaceLayout(
-            sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
-        )
         cells = sizes.hidden_size if controller == "lstm" else 0
         stride = (sizes.memory_size + 15) // 16 // 2 * 32 + 16
         return [
             (sizes.num_checkpoints, sizes.batch, sizes.word_size, stride),
             (*steps, sizes.num_heads, sizes.memory_size),
-            (*steps, layout.size),
+            (*steps, sizes.layout.size),
             (*steps, 4 * cells),
             (*steps, cells),
         ]

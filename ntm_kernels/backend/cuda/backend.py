@@ -17,7 +17,6 @@ from ntm_kernels.backend.base import (
     Sizes,
 )
 from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary, Plan
-from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import arithmetic_dtype
 
 _INT32_MAX = 2**31 - 1
@@ -124,7 +123,7 @@ class CudaBackend(Backend):
         return [
             (sizes.num_checkpoints, sizes.batch, sizes.word_size, sizes.memory_size),
             (*steps, *weighting),
-            (*steps, _interface_size(sizes)),
+            (*steps, sizes.layout.size),
             (*steps, 4 * cells),
             (*steps, cells),
         ]
@@ -339,7 +338,7 @@ class CudaBackend(Backend):
                 (*trace_steps, *weights.shape[1:]) if return_trace else (0,)
             ),
             trace_interface=memory.new_empty(
-                (*trace_steps, _interface_size(sizes)) if return_trace else (0,), dtype=dtype
+                (*trace_steps, sizes.layout.size) if return_trace else (0,), dtype=dtype
             ),
         )
         saved = self._saved("sequence", memory, sizes, controller) if save_for_backward else []
@@ -464,7 +463,7 @@ class CudaBackend(Backend):
             return f"a size is beyond {_INT32_MAX}"
         rows = {
             "weightings": sizes.num_heads * sizes.memory_size,
-            "head parameters": _interface_size(sizes),
+            "head parameters": sizes.layout.size,
             "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + sizes.hidden_size),
         }
         for what, elements in rows.items():
@@ -543,12 +542,6 @@ def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: 
 def _numbers(sizes: Sizes, is_lstm: bool) -> tuple[int, ...]:
     """In the order of ``NtmSizes``."""
     return *sizes._replace(checkpoint_every=sizes.segment), int(is_lstm)
-
-
-def _interface_size(sizes: Sizes) -> int:
-    return InterfaceLayout(
-        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
-    ).size
 
 
 def _empty_like(tensor: Tensor) -> Tensor:

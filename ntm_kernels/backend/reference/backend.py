@@ -10,12 +10,7 @@ from ntm_kernels.backend.base import Backend, SequenceArguments, SequenceOutputs
 from ntm_kernels.backend.reference.addressing import address, address_backward
 from ntm_kernels.backend.reference.interface import activate, activate_backward, activation_slopes
 from ntm_kernels.backend.reference.memory import read, read_backward, write, write_backward
-from ntm_kernels.backend.reference.sequence import (
-    layout_of,
-    saved_shapes,
-    sequence,
-    sequence_backward,
-)
+from ntm_kernels.backend.reference.sequence import saved_shapes, sequence, sequence_backward
 from ntm_kernels.backend.reference.step import step, step_backward
 from ntm_kernels.reference import arithmetic_dtype
 
@@ -99,7 +94,7 @@ class ReferenceBackend(Backend):
         save_for_backward: bool,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         lifted_memory, raw, lifted_weights = _lift(memory, interface, previous_weights)
-        heads = activate(raw, layout_of(sizes))
+        heads = activate(raw, sizes.layout)
         results = step(lifted_memory, heads, lifted_weights, sizes.num_read_heads)
         read_vectors, written, weights = _lower(results, (memory, memory, previous_weights))
         return read_vectors, written, weights, []
@@ -118,7 +113,7 @@ class ReferenceBackend(Backend):
     ) -> tuple[Tensor, ...]:
         given = memory, interface, previous_weights
         lifted_memory, raw, lifted_weights = _lift(*given)
-        layout = layout_of(sizes)
+        layout = sizes.layout
         heads = activate(raw, layout)
         forward = address(lifted_memory, *heads[:5], lifted_weights)
 

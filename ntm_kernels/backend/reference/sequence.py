@@ -20,12 +20,6 @@ from ntm_kernels.backend.reference.step import step, step_backward
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 
 
-def layout_of(sizes: Sizes) -> InterfaceLayout:
-    return InterfaceLayout(
-        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
-    )
-
-
 def saved_shapes(sizes: Sizes, controller: str) -> list[tuple[int, ...]]:
     steps = (sizes.time, sizes.batch)
     gates = 4 if controller == "lstm" else 0
@@ -33,7 +27,7 @@ def saved_shapes(sizes: Sizes, controller: str) -> list[tuple[int, ...]]:
     return [
         (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
         (*steps, sizes.num_heads, sizes.memory_size),
-        (*steps, layout_of(sizes).size),
+        (*steps, sizes.layout.size),
         (*steps, gates * sizes.hidden_size),
         (*steps, cells * sizes.hidden_size),
     ]
@@ -82,7 +76,7 @@ def sequence(
     return_trace: bool,
 ) -> tuple[SequenceOutputs, list[Tensor]]:
     is_lstm = controller == "lstm"
-    layout = layout_of(sizes)
+    layout = sizes.layout
     recurrent_weight = arguments.recurrent_weight.mT
     interface_weight = arguments.interface_weight.mT
     projected_input = arguments.input
@@ -194,7 +188,7 @@ def sequence_backward(
     checkpoints, all_weights, interfaces, all_gates, cells = saved
     time, batch, num_reads = sizes.time, sizes.batch, sizes.num_read_heads * sizes.word_size
     is_lstm = controller == "lstm"
-    layout = layout_of(sizes)
+    layout = sizes.layout
 
     def given(grad: Tensor | None, *shape: int) -> Tensor:
         return checkpoints.new_zeros(shape) if grad is None else grad.reshape(shape)

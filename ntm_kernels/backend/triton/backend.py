@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cached_property
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -19,8 +19,9 @@ from ntm_kernels.backend.base import (
     SequenceOutputs,
     Sizes,
 )
-from ntm_kernels.backend.triton import steps
+from ntm_kernels.backend.triton import persistent, steps
 from ntm_kernels.backend.triton.launch import TABLE, OnChip, Table, most_registers, padded
+from ntm_kernels.backend.triton.tensors import contiguous, contiguous_if, new_like
 from ntm_kernels.backend.triton.tiling import Tiled, split
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.reference import activate, arithmetic_dtype
@@ -28,37 +29,6 @@ from ntm_kernels.reference import activate, arithmetic_dtype
 # One stage: a pipelined loop would load what the step before has yet to store. Fusing multiply and
 # add loses nothing, and the default for it differs between versions.
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
-
-
-@cache
-def kernels() -> ModuleType:
-    """All kernels; imported on the first call, since not every machine has Triton."""
-    from ntm_kernels.backend.triton import kernels as module
-
-    return module
-
-
-def layout_of(sizes: Sizes) -> InterfaceLayout:
-    return InterfaceLayout(
-        sizes.word_size, sizes.num_read_heads, sizes.num_write_heads, sizes.shift_range
-    )
-
-
-def _contiguous(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.contiguous() for tensor in tensors]
-
-
-def _contiguous_if(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """New contiguous tensors."""
-    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
-
-
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone(memory_format=torch.contiguous_format)
 
 
 class TritonBackend(Backend):
@@ -73,6 +43,13 @@ class TritonBackend(Backend):
         self.name = name
         self.device_type = device_type
         self.table = table
+
+    @cached_property
+    def kernels(self) -> ModuleType:
+        """All kernels; imported on the first call, since not every machine has Triton."""
+        from ntm_kernels.backend.triton import kernels
+
+        return kernels
 
     def unavailable(self) -> str | None:
         if find_spec("triton") is None:
@@ -103,7 +80,7 @@ class TritonBackend(Backend):
         return [
             (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
             (*steps, sizes.num_heads, sizes.memory_size),
-            (*steps, layout_of(sizes).size),
+            (*steps, sizes.layout.size),
             (*steps, 4 * hidden_size),
             (*steps, hidden_size),
         ]
@@ -154,14 +131,14 @@ class TritonBackend(Backend):
             "BH": padded(heads),
             "BN": padded(locations),
             "BM": padded(words),
-            "ACC": kernels().ACC[arithmetic_dtype(memory.dtype)],
+            "ACC": self.kernels.ACC[arithmetic_dtype(memory.dtype)],
             "warps": row.warps,
             "registers": most_registers(row.warps),
             **sizes,
         }
 
     def tiled(self, memory: Tensor, **sizes: Any) -> Tiled:
-        return Tiled(self.run, kernels(), self.table, memory.contiguous(), **sizes)
+        return Tiled(self.run, self.kernels, self.table, memory.contiguous(), **sizes)
 
     def address(
         self,
@@ -174,13 +151,13 @@ class TritonBackend(Backend):
         previous_weights: Tensor,
         save_for_backward: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        arguments = _contiguous(memory, key, strength, gate, shift, sharpening, previous_weights)
-        (weights,) = _like(previous_weights)
+        arguments = contiguous(memory, key, strength, gate, shift, sharpening, previous_weights)
+        (weights,) = new_like(previous_weights)
         batch, heads, taps = shift.shape
         row = self.on_chip(memory, heads, taps)
         if row is not None:
             blocks = self.blocks(row, memory, heads, taps, H=heads)
-            self.run(kernels().address_kernel, (batch,), *arguments, weights, **blocks)
+            self.run(self.kernels.address_kernel, (batch,), *arguments, weights, **blocks)
             return weights, []
         tiled = self.tiled(memory, heads=heads, taps=taps)
         _, *parameters, previous = arguments
@@ -203,12 +180,12 @@ class TritonBackend(Backend):
         saved: list[Tensor],
     ) -> tuple[Tensor, ...]:
         given = memory, key, strength, gate, shift, sharpening, previous_weights
-        arguments, results = _contiguous(grad_weights, *given), _like(*given)
+        arguments, results = contiguous(grad_weights, *given), new_like(*given)
         batch, heads, taps = shift.shape
         row = self.on_chip(memory, heads, taps)
         if row is not None:
             blocks = self.blocks(row, memory, heads, taps, H=heads)
-            self.run(kernels().address_backward_kernel, (batch,), *arguments, *results, **blocks)
+            self.run(self.kernels.address_backward_kernel, (batch,), *arguments, *results, **blocks)
             return results
         tiled = self.tiled(memory, heads=heads, taps=taps)
         d_weights, _, *parameters, previous = arguments
@@ -241,12 +218,12 @@ class TritonBackend(Backend):
 
     def read(self, memory: Tensor, weights: Tensor) -> Tensor:
         batch, heads, _ = weights.shape
-        arguments = _contiguous(memory, weights)
+        arguments = contiguous(memory, weights)
         reads = memory.new_empty(batch, heads, memory.shape[2])
         row = self.on_chip(memory, heads)
         if row is not None:
             blocks = self.blocks(row, memory, heads, R=heads)
-            self.run(kernels().read_kernel, (batch,), *arguments, reads, **blocks)
+            self.run(self.kernels.read_kernel, (batch,), *arguments, reads, **blocks)
         else:
             tiled = self.tiled(memory, heads=heads, read_heads=heads)
             tiled.finish(arguments[1], reads=reads)
@@ -256,12 +233,12 @@ class TritonBackend(Backend):
         self, grad_read_vectors: Tensor, memory: Tensor, weights: Tensor
     ) -> tuple[Tensor, ...]:
         batch, heads, _ = weights.shape
-        arguments = _contiguous(grad_read_vectors, memory, weights)
-        results = _like(memory, weights)
+        arguments = contiguous(grad_read_vectors, memory, weights)
+        results = new_like(memory, weights)
         row = self.on_chip(memory, heads)
         if row is not None:
             blocks = self.blocks(row, memory, heads, R=heads)
-            self.run(kernels().read_backward_kernel, (batch,), *arguments, *results, **blocks)
+            self.run(self.kernels.read_backward_kernel, (batch,), *arguments, *results, **blocks)
         else:
             tiled = self.tiled(memory, heads=heads, read_heads=heads)
             d_reads, _, weights = arguments
@@ -270,12 +247,12 @@ class TritonBackend(Backend):
 
     def write(self, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
         batch, heads, _ = weights.shape
-        arguments = _contiguous(memory, weights, erase, add)
-        (written,) = _like(memory)
+        arguments = contiguous(memory, weights, erase, add)
+        (written,) = new_like(memory)
         row = self.on_chip(memory, heads)
         if row is not None:
             blocks = self.blocks(row, memory, heads, W=heads)
-            self.run(kernels().write_kernel, (batch,), *arguments, written, **blocks)
+            self.run(self.kernels.write_kernel, (batch,), *arguments, written, **blocks)
         else:
             tiled = self.tiled(memory, heads=heads, write_heads=heads)
             _, weights, erase, add = arguments
@@ -286,12 +263,12 @@ class TritonBackend(Backend):
         self, grad_memory: Tensor, memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor
     ) -> tuple[Tensor, ...]:
         batch, heads, _ = weights.shape
-        arguments = _contiguous(grad_memory, memory, weights, erase, add)
-        results = _like(memory, weights, erase, add)
+        arguments = contiguous(grad_memory, memory, weights, erase, add)
+        results = new_like(memory, weights, erase, add)
         row = self.on_chip(memory, heads)
         if row is not None:
             blocks = self.blocks(row, memory, heads, W=heads)
-            self.run(kernels().write_backward_kernel, (batch,), *arguments, *results, **blocks)
+            self.run(self.kernels.write_backward_kernel, (batch,), *arguments, *results, **blocks)
             return results
         tiled = self.tiled(memory, heads=heads, write_heads=heads)
         d_written, _, *others = arguments
@@ -317,18 +294,18 @@ class TritonBackend(Backend):
         sizes: Sizes,
         save_for_backward: bool,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        arguments = _contiguous(memory, interface, previous_weights)
+        arguments = contiguous(memory, interface, previous_weights)
         reads = memory.new_empty(sizes.batch, sizes.num_read_heads, sizes.word_size)
-        written, weights = _like(memory, previous_weights)
+        written, weights = new_like(memory, previous_weights)
         results = reads, written, weights
         row = self.on_chip(memory, sizes.num_heads, sizes.taps)
         if row is not None:
             blocks = self.step_blocks(row, memory, sizes)
-            self.run(kernels().step_kernel, (sizes.batch,), *arguments, *results, **blocks)
+            self.run(self.kernels.step_kernel, (sizes.batch,), *arguments, *results, **blocks)
             return *results, []
         tiled = self.tiled_step(memory, sizes)
         _, raw, previous = arguments
-        heads = split(raw, layout_of(sizes).widths)
+        heads = split(raw, sizes.layout.widths)
         chain = tiled.address(heads, previous)
         tiled.finish(weights, chain, heads, heads.erase, heads.add, reads, written)
         return *results, []
@@ -346,18 +323,18 @@ class TritonBackend(Backend):
         sizes: Sizes,
     ) -> tuple[Tensor, ...]:
         given = memory, interface, previous_weights
-        grads = _contiguous_if(grad_read_vectors, grad_memory, grad_weights)
-        arguments, results = _contiguous(*given, weights), _like(*given)
+        grads = contiguous_if(grad_read_vectors, grad_memory, grad_weights)
+        arguments, results = contiguous(*given, weights), new_like(*given)
         row = self.on_chip(memory, sizes.num_heads, sizes.taps)
         if row is not None:
             blocks = self.step_blocks(row, memory, sizes)
-            kernel = kernels().step_backward_kernel
+            kernel = self.kernels.step_backward_kernel
             self.run(kernel, (sizes.batch,), *grads, *arguments, *results, **blocks)
             return results
         tiled = self.tiled_step(memory, sizes)
         _, raw, previous, _ = arguments
         d_memory, d_interface, d_previous = results
-        layout = layout_of(sizes)
+        layout = sizes.layout
         heads = split(raw, layout.widths)
         chain = tiled.address(heads, previous)
         parts = tiled.gradient_parts(layout.size)
@@ -387,7 +364,7 @@ class TritonBackend(Backend):
             taps=sizes.taps,
             read_heads=sizes.num_read_heads,
             write_heads=sizes.num_write_heads,
-            stride=layout_of(sizes).size,
+            stride=sizes.layout.size,
         )
 
     def step_blocks(self, row: OnChip, memory: Tensor, sizes: Sizes) -> dict[str, Any]:
@@ -398,21 +375,8 @@ class TritonBackend(Backend):
             sizes.taps,
             R=sizes.num_read_heads,
             W=sizes.num_write_heads,
-            P=layout_of(sizes).size,
+            P=sizes.layout.size,
         )
-
-    def sequence_blocks(
-        self, row: OnChip, memory: Tensor, sizes: Sizes, controller: str
-    ) -> dict[str, Any]:
-        return {
-            **self.step_blocks(row, memory, sizes),
-            "LSTM": controller == "lstm",
-            "C": sizes.hidden_size,
-            "BC": self.table.controller_rows,
-            "BK": self.table.controller_columns,
-            "warps": row.sequence_warps,
-            "registers": most_registers(row.sequence_warps),
-        }
 
     def sequence(
         self,
@@ -427,80 +391,16 @@ class TritonBackend(Backend):
         if row is None:
             outputs, saved = steps.sequence(self, arguments, sizes, save_for_backward, keep)
         else:
-            outputs, saved = self.persistent(
-                row, arguments, sizes, controller, save_for_backward, keep
+            outputs, saved = persistent.sequence(
+                self, row, arguments, sizes, save_for_backward, keep
             )
         if return_trace:
             outputs = outputs._replace(
                 # A copy if the backward is to read the original: the trace is the caller's.
                 trace_weights=saved[1].to(arguments.weights.dtype, copy=save_for_backward),
-                trace_interface=_activated(saved[2], layout_of(sizes)),
+                trace_interface=_activated(saved[2], sizes.layout),
             )
         return outputs, saved if save_for_backward else []
-
-    def persistent(
-        self,
-        row: OnChip,
-        arguments: SequenceArguments,
-        sizes: Sizes,
-        controller: str,
-        save: bool,
-        keep: bool,
-    ) -> tuple[SequenceOutputs, list[Tensor]]:
-        """The whole sequence in one launch, as ``steps.sequence`` does it in many."""
-        memory, weights = arguments.memory, arguments.weights
-        is_lstm = controller == "lstm"
-        reads, hidden, cell = map(_copy, arguments[6:9])
-        assert reads is not None
-        shape = (sizes.time, sizes.batch, sizes.hidden_size)
-        all_hidden = (memory if hidden is None else hidden).new_empty(shape)
-        all_reads = reads.new_empty(sizes.time, *reads.shape)
-        final_memory, final_weights = _like(memory, weights)
-
-        shapes = self.saved_shapes("sequence", sizes, controller)
-        if not keep:
-            shapes[2] = (sizes.batch, layout_of(sizes).size)
-        wanted = save, keep, True, save, save
-        saved = [
-            memory.new_empty(shape if here else 0, dtype=arithmetic_dtype(memory.dtype))
-            for shape, here in zip(shapes, wanted, strict=True)
-        ]
-        checkpoints, all_weights, interface, gates, cells = saved
-        self.run(
-            kernels().sequence_kernel,
-            (sizes.batch,),
-            *_contiguous_if(*arguments[:4], arguments.lengths, memory, weights),
-            reads,
-            hidden,
-            cell,
-            all_hidden,
-            all_reads,
-            final_memory,
-            final_weights,
-            checkpoints if save else None,
-            all_weights if keep else None,
-            interface,
-            gates if save and is_lstm else None,
-            cells if save and is_lstm else None,
-            sizes.time,
-            sizes.batch,
-            sizes.segment,
-            KEEP=keep,
-            BP=4 * self.table.controller_rows,
-            **self.sequence_blocks(row, memory, sizes, controller),
-        )
-        outputs = SequenceOutputs(
-            hidden=all_hidden,
-            read_vectors=all_reads,
-            memory=final_memory,
-            weights=final_weights,
-            final_read_vectors=reads,
-            final_hidden=memory.new_empty(0) if hidden is None else hidden,
-            final_cell=memory.new_empty(0) if cell is None else cell,
-            trace_weights=memory.new_empty(0),
-            trace_interface=memory.new_empty(0),
-        )
-        return outputs, saved
 
     def sequence_backward(
         self,
@@ -515,11 +415,11 @@ class TritonBackend(Backend):
         row = self.on_chip(arguments.memory, sizes.num_heads, sizes.taps, sequence=True)
         if row is None:
             d_gates, d_interface, d_state = steps.sequence_backward(
-                self, grads, arguments, hidden, saved, sizes, layout_of(sizes)
+                self, grads, arguments, hidden, saved, sizes
             )
         else:
-            d_gates, d_interface, d_state = self.persistent_backward(
-                row, grads, arguments, hidden, saved, sizes, controller
+            d_gates, d_interface, d_state = persistent.sequence_backward(
+                self, row, grads, arguments, hidden, saved, sizes
             )
         none = saved[0].new_empty(0)
         d_controller = d_state[3:] if controller == "lstm" else (none, none.clone())
@@ -529,59 +429,6 @@ class TritonBackend(Backend):
             *d_state[:3],
             *d_controller,
         )
-
-    def persistent_backward(
-        self,
-        row: OnChip,
-        grads: list[Tensor | None],
-        arguments: SequenceArguments,
-        hidden: Tensor,
-        saved: list[Tensor],
-        sizes: Sizes,
-        controller: str,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """One launch, as ``steps.sequence_backward`` does it in many."""
-        checkpoints, all_weights, interface, gates, cells = saved
-        is_lstm = controller == "lstm"
-        # What the kernel carries from step to step begins as the gradient of the final state.
-        carried = [
-            None if like is None else like.new_zeros(like.shape) if grad is None else _copy(grad)
-            for grad, like in zip(grads[4:7], arguments[6:9], strict=True)
-        ]
-        d_memory, d_weights = _like(arguments.memory, arguments.weights)
-        d_gates = checkpoints.new_empty(arguments.input.shape)
-        (d_interface,) = _like(interface)
-        segment = checkpoints.new_empty(sizes.segment, *checkpoints.shape[1:])
-        self.run(
-            kernels().sequence_backward_kernel,
-            (sizes.batch,),
-            *_contiguous_if(
-                *grads[:4],
-                arguments.recurrent_weight,
-                arguments.interface_weight,
-                arguments.lengths,
-                arguments.weights,
-                arguments.cell,
-                hidden,
-            ),
-            checkpoints,
-            all_weights,
-            interface,
-            gates if is_lstm else None,
-            cells if is_lstm else None,
-            segment,
-            d_memory,
-            d_weights,
-            *carried,
-            d_gates,
-            d_interface,
-            sizes.time,
-            sizes.batch,
-            sizes.segment,
-            **self.sequence_blocks(row, arguments.memory, sizes, controller),
-        )
-        d_state = (d_memory, d_weights, *(part for part in carried if part is not None))
-        return d_gates, d_interface, d_state
 
 
 def _addressing(

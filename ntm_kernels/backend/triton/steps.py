@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ntm_kernels.backend.base import Backend, SequenceArguments, SequenceOutputs, Sizes
 from ntm_kernels.backend.reference.sequence import active_steps, lstm, lstm_slopes
-from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import arithmetic_dtype
 
 State = tuple[Tensor, ...]  # memory, weights, read vectors; hidden and cell of an LSTM
@@ -110,7 +109,6 @@ def sequence_backward(
     hidden: Tensor,
     saved: list[Tensor],
     sizes: Sizes,
-    layout: InterfaceLayout,
 ) -> tuple[Tensor, Tensor, State]:
     """Gradients of the gates and interface vectors of all steps, and of the initial state."""
     checkpoints, all_weights, interfaces, all_gates, cells = saved
@@ -123,8 +121,8 @@ def sequence_backward(
         for part, grad in zip(initial, grads[2:], strict=False)
     )
     previous_weights = before(arguments.weights, all_weights)
-    erase = torch.sigmoid(layout.split(interfaces).erase)
-    add = layout.split(interfaces).add
+    erase = torch.sigmoid(sizes.layout.split(interfaces).erase)
+    add = sizes.layout.split(interfaces).add
     if arguments.cell is not None:
         slopes, cell_slopes = lstm_slopes(all_gates, cells, before(arguments.cell, cells))
         forget_gates = all_gates.chunk(4, -1)[1]
