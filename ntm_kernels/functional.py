@@ -546,7 +546,9 @@ def _layout(
 def _problem(
     op: str, memory: Tensor, parameter: Tensor, sizes: Sizes, controller: str = ""
 ) -> Problem:
-    return Problem(op, memory.device, memory.dtype, parameter.dtype, controller, sizes)
+    device = memory.device
+    dtypes = memory.dtype, parameter.dtype
+    return Problem(op, device.type, *dtypes, controller, sizes, device.index or 0)
 
 
 def _choose(problem: Problem, backend: str | _Question | None) -> str:

@@ -90,9 +90,7 @@ class Emulated:
     def why_not(self, op: str, sizes: Sizes, controller: str = "") -> str | None:
         """Why no kernel serves a call; None if one does."""
         dtype = torch.float32
-        return self.backend.unsupported(
-            Problem(op, torch.device("cpu"), dtype, dtype, controller, sizes)
-        )
+        return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
 
     def plan(
         self, op: str, sizes: Sizes, controller: str, direction: str, shared_bytes: int

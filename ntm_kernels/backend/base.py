@@ -58,18 +58,20 @@ class Sizes(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a backend is asked to serve, on the ``device`` of its tensors.
+    """What a backend is asked to serve.
 
+    ``device`` is the type of the tensors' device, ``device_index`` which one of that type.
     ``memory_dtype`` is that of the memory, ``parameter_dtype`` that of the head parameters,
     interface or controller weights (for ``read``, of the weightings).
     """
 
     op: str
-    device: torch.device
+    device: str
     memory_dtype: torch.dtype
     parameter_dtype: torch.dtype
     controller: str
     sizes: Sizes
+    device_index: int = 0
 
 
 class SequenceArguments(NamedTuple):

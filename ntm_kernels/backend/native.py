@@ -46,7 +46,7 @@ class NativeBackend(Backend):
         return self._why_not
 
     def unsupported(self, problem: Problem) -> str | None:
-        if problem.device.type != "cpu":
+        if problem.device != "cpu":
             return f"it runs on the cpu, the arguments are on {problem.device}"
         return None
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 def test_is_the_automatic_choice():
     memory = torch.eye(3, device="cuda")[None]
     problem = seam.Problem(
-        "read", memory.device, torch.float32, torch.float32, "", seam.Sizes.of(memory, 1)
+        "read", "cuda", torch.float32, torch.float32, "", seam.Sizes.of(memory, 1)
     )
     assert seam.choose(problem).backend == "cuda"
 

@@ -141,7 +141,7 @@ def test_says_how(cramped, monkeypatch):
 
     def how(limit, op, sizes, controller=""):
         monkeypatch.setattr(backend, "limit", limit)
-        problem = Problem(op, torch.device("cpu"), torch.float32, torch.float32, controller, sizes)
+        problem = Problem(op, "cpu", torch.float32, torch.float32, controller, sizes)
         return backend.how(problem)
 
     step, paper = Sizes(1, 128, 20, 1, 1, 3), Sizes(1, 128, 20, 1, 1, 3, 40, 100, 6)

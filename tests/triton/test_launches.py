@@ -17,7 +17,6 @@ from tests.triton.interpreted import TILED, InterpretedBackend, needs_interprete
 pytest.importorskip("triton")
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/triton.md"
-CUDA = torch.device("cuda", 0)
 PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
 LARGE = PAPER.with_(locations=1024, words=64)
 TALL = PAPER.with_(locations=256, words=16)
@@ -154,7 +153,9 @@ def test_launches_in_the_documentation():
     ids=str,
 )
 def test_path_is_told(case, how):
-    problem = Problem(case.op, CUDA, torch.float32, torch.float32, case.controller, sizes_of(case))
+    problem = Problem(
+        case.op, "cuda", torch.float32, torch.float32, case.controller, sizes_of(case)
+    )
     assert TritonBackend().how(problem) == how
     assert TABLE.too_large(problem) is None
 
@@ -187,7 +188,7 @@ def test_bound_of_registers():
 def test_largest_sizes():
     def problem(locations, words, heads=1, taps=3):
         sizes = Sizes(1, locations, words, heads, heads, taps=taps)
-        return Problem("step", CUDA, torch.float32, torch.float32, "", sizes)
+        return Problem("step", "cuda", torch.float32, torch.float32, "", sizes)
 
     assert TABLE.too_large(problem(2**20, 1024)) is None
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))

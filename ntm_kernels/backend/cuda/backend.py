@@ -74,7 +74,7 @@ class CudaBackend(Backend):
         return f"CUDA kernels, {'; '.join(dict.fromkeys(states))}"
 
     def unsupported(self, problem: Problem) -> str | None:
-        if problem.device.type != self._device_type:
+        if problem.device != self._device_type:
             return f"it runs on {self._device_type}, the arguments are on {problem.device}"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1)
@@ -83,7 +83,7 @@ class CudaBackend(Backend):
             problem.op,
             problem.memory_dtype,
             problem.controller,
-            _number(problem.device),
+            problem.device_index,
             *map(index, sizes),
         )
 
@@ -94,7 +94,7 @@ class CudaBackend(Backend):
                 problem.op,
                 problem.memory_dtype,
                 problem.controller,
-                _number(problem.device),
+                problem.device_index,
                 sizes,
                 direction,
             )
@@ -507,7 +507,7 @@ class CudaBackend(Backend):
         numbers = _numbers(sizes, is_lstm)
         if max(numbers) > _INT32_MAX:
             raise RuntimeError(f"{op} {direction}: a size is beyond {_INT32_MAX}: {sizes}")
-        limit = self._shared_limit(_number(device))
+        limit = self._shared_limit(device.index or 0)
         plan = self._library.plan(op, direction, is_double, numbers, limit)
         if why_not := plan.refusal:
             raise RuntimeError(f"{op} {direction}: {why_not}")
@@ -527,11 +527,6 @@ def _unplanned(
     backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, device: int, *sizes: int
 ) -> str | None:
     return backend._why_unplanned(op, dtype, controller, device, Sizes(*sizes))
-
-
-def _number(device: torch.device) -> int:
-    """Among the devices of its type."""
-    return device.index or 0
 
 
 def _sizes(memory: Tensor, num_read_heads: int, num_write_heads: int = 0, taps: int = 0) -> Sizes:

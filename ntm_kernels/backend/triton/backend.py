@@ -59,7 +59,7 @@ class TritonBackend(Backend):
         return None
 
     def unsupported(self, problem: Problem) -> str | None:
-        if problem.device.type != self.device_type:
+        if problem.device != self.device_type:
             return f"runs on {self.device_type} devices, the tensors are on {problem.device}"
         return self.table.too_large(problem)
 
