@@ -37,9 +37,9 @@ KERNEL_FLAGS = {
 }
 RUNTIME_FLAGS = {"plain": ["-O2"], "address": ["-O1", *SANITIZE], "instrumented": ["-O2"]}
 RUNTIME = {
-    "plain": ["emulator.cpp"],
-    "address": ["emulator.cpp"],
-    "instrumented": ["emulator.cpp", "instrument.cpp"],
+    "plain": ["emulator.cpp", "runtime.cpp"],
+    "address": ["emulator.cpp", "runtime.cpp"],
+    "instrumented": ["emulator.cpp", "runtime.cpp", "instrument.cpp"],
 }
 
 

@@ -1,7 +1,8 @@
-// What the runtime and the instrumentation know about a running launch.
+// What the emulator's files know of one another: the device, and a running launch.
 #pragma once
 #include <cuda_runtime.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,14 @@ namespace cuda_emulator {
 
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kStaticLimit = 48 << 10;  // bytes of shared memory that a kernel need not ask for
+
+/// The device that is emulated: an H100, or what CUDA_EMULATOR_ARCHITECTURE names.
+struct Device {
+  int major, minor, processors, threads_per_processor;
+  size_t shared_per_block, shared_per_processor;
+};
+const Device& device();
 
 enum class State { ready, at_barrier, at_grid_barrier, in_warp_operation, done };
 
@@ -89,6 +98,9 @@ extern Observer* observer;
 /// The running CUDA thread; null outside kernels.
 extern Fiber* current;
 
+/// Runs a launch to its end, and returns what went wrong in the kernel; empty if nothing.
+std::string execute(const char* kernel, const void* function, const Configuration&,
+                    const std::function<void()>& thread);
 /// Ends the launch with a message. Does not return when called from a CUDA thread.
 void fail(const std::string& message);
 std::string describe(const Site&);
