@@ -91,8 +91,8 @@ def similarity(memory: Tensor, key: Tensor) -> Tensor:
     """
     dots = torch.einsum("bhm,bnm->bhn", key, memory)
     norms = key.norm(dim=-1)[:, :, None] * memory.norm(dim=-1)[:, None, :]
-    alike = norms >= COSINE_EPS
-    return torch.where(alike, dots / torch.where(alike, norms, 1), 0)
+    cut = norms < COSINE_EPS
+    return torch.where(cut, 0, dots / torch.where(cut, 1, norms))
 
 
 def content(memory: Tensor, key: Tensor, strength: Tensor) -> Tensor:

@@ -315,11 +315,17 @@ inline void shift_backward(int64_t locations, const T* d_shifted, const T* gated
   }
 }
 
+// The largest w̃, NaN where there is one and no other reaches ε: no comparison sees it.
 template <typename T>
 inline T highest(int64_t n, const T* x) {
   Vec<T> top{};
   each<T>(n, [&](int64_t i, auto lanes) { top = maximum(load(x + i, lanes), top); });
-  return peak<T>(top);
+  const T result = peak<T>(top);
+  if (result >= T(kFocusEps)) return result;
+  Vec<T> total{};
+  each<T>(n, [&](int64_t i, auto lanes) { total += load(x + i, lanes); });
+  const T all = sum<T>(total);
+  return all == all ? result : all;
 }
 
 // w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where no w̃_i reaches ε.
@@ -333,10 +339,10 @@ inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weight
   Vec<T> total{};
   each<T>(locations, [&](int64_t i, auto n) {
     const Vec<T> ratio = load(shifted + i, n) / top;
-    const Vec<T> power = exp2<T>(log2<T>(ratio) * sharpening);
-    const Vec<T> present = keep<T>(ratio == T(0) ? Vec<T>{} : power, n);
-    total += present;
-    store(weights + i, present, n);
+    const Vec<T> any = exp2<T>(log2<T>(ratio) * sharpening);
+    const Vec<T> power = keep<T>(ratio > T(0) ? any : ratio, n);  // 0 and NaN stay
+    total += power;
+    store(weights + i, power, n);
   });
   const T scale = 1 / sum<T>(total);
   each<T>(locations,
@@ -358,10 +364,10 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   Vec<T> total{}, weighted{}, logarithms{};
   each<T>(locations, [&](int64_t i, auto n) {
     const Vec<T> ratio = load(shifted + i, n) / top;
-    const auto nothing = ratio == T(0);
+    const auto present = ratio > T(0);
     const Vec<T> any = log<T>(ratio), power = exp2<T>(any * to_base_two);
-    const Vec<T> logs = nothing ? Vec<T>{} : any;
-    const Vec<T> lesser = nothing ? broadcast(T(exponent == 0)) : power;  // (w̃ / max w̃)^{γ−1}
+    const Vec<T> logs = present ? any : ratio;                            // 0 and NaN stay
+    const Vec<T> lesser = present ? power : broadcast(T(exponent == 0));  // (w̃ / max w̃)^{γ−1}
     const Vec<T> whole = lesser * ratio;
     total += whole;
     weighted += whole * load(d_weights + i, n);

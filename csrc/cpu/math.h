@@ -89,7 +89,9 @@ NTM_INLINE Vec<T> scaled(Vec<T> x, Vec<T> n, Mask vanishes) {
     x = (Vec<T>)_mm512_maskz_scalef_pd(kAll<T>, (__m512d)x, (__m512d)n);
   }
 #else
-  x = (Vec<T>)(bits<T>(x) + (bits<T>(n + Real<T>::round) << Real<T>::mantissa_bits));
+  const auto shifted =
+      (Vec<T>)(bits<T>(x) + (bits<T>(n + Real<T>::round) << Real<T>::mantissa_bits));
+  x = n == n ? shifted : n;  // as a number, NaN may end up as any
 #endif
   return vanishes ? Vec<T>{} : x;
 }

@@ -194,13 +194,19 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     A sum = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
-      const A power = peak > 0 ? power_of_ratio(value / peak, focus.sharpening) : A(0);
+      const A power = peak > 0 ? power_of_ratio(value / peak, focus.sharpening) : A(0) * value;
       if constexpr (!C::kKeeps) value = power;
       sum += power;
     });
     sum = warp_sum(sum);
     if (block.lane == 0) chain.powers.own(head, slot) = {peak, sum};
   });
+}
+
+// Whether some w̃ reaches ε, or is NaN: not to be hidden behind a uniform weighting.
+template <typename A>
+__device__ bool focused(const Pair<A>& powers) {
+  return powers.peak >= Constants<A>::focus_eps || powers.sum != powers.sum;
 }
 
 // w = w̃^γ / Σ w̃^γ from what `shift` left; f(head, row, w). Uniform where no w̃ reaches ε.
@@ -213,7 +219,7 @@ __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& he
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, all, head, sharpening);
     const A peak = own.own(head, slot).peak;
-    const bool any = total.peak >= Constants<A>::focus_eps;
+    const bool any = focused(total);
     const A scale = any ? power_of_ratio(peak / total.peak, sharpening) / total.sum : A(0);
     rows.each(block, slot, [&](int row) {
       const A power = shifted[static_cast<int64_t>(head) * sizes.N + row];
@@ -246,7 +252,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
     const A dot = fold_sum(block, chain.weight_dots, head);
-    const bool any = total.peak >= Constants<A>::focus_eps;
+    const bool any = focused(total);
     const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
     A d_sharpening = 0;
     rows.each(block, slot, [&](int row) {
@@ -258,7 +264,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
       }
       const A ratio = chain.shifted[at] / total.peak;
       chain.d[at] = slope * power_of_ratio(ratio, sharpening - 1) * centred;
-      if (ratio > 0) d_sharpening += centred * chain.weights[at] * log_of(ratio);
+      if (ratio != 0) d_sharpening += centred * chain.weights[at] * log_of(ratio);
     });
     d_sharpening = warp_sum(d_sharpening);
     if (block.lane == 0) chain.d_sharpening.own(head, slot) = d_sharpening;

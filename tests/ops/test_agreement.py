@@ -106,6 +106,23 @@ def test_traps(entry, trap, dtype):
     assert_agrees(case, entry, tensors)
 
 
+@each_small
+@each_backend
+def test_nan_is_neither_lost_nor_invented(entry, case):
+    """NaN in an argument is NaN in the results where it is in the specification's."""
+    fitting(entry, case, Dtypes.all(torch.float32))
+    given = arguments(case, Dtypes.all(torch.float32), entry.device)
+    for name, tensor in given.items():
+        spoilt = tensor.clone()
+        spoilt.view(-1)[tensor.numel() // 3] = torch.nan
+        tensors = given | {name: spoilt}
+        wanted = run(case, {part: value.cpu() for part, value in tensors.items()})
+        assert any(part.isnan().any() for part in wanted[0].values()), name
+        for found, expected in zip(run(case, tensors, entry.backend), wanted, strict=True):
+            for part, value in expected.items():
+                assert torch.equal(found[part].isnan().cpu(), value.isnan()), (name, part)
+
+
 @each_backend
 def test_float16_gradient_of_a_tiny_row_overflows_to_infinity(entry):
     """A gradient of about 1/‖M_i‖ that float16 cannot hold is inf, not some number."""

@@ -225,8 +225,8 @@ def similarity(memory, p_key, H: tl.constexpr, M: tl.constexpr, BH: tl.constexpr
         key_square = tl.where(tl.arange(0, BH) == h, tl.sum(key * key, 0), key_square)
     memory_square = tl.sum(memory * memory, 1)
     norms = tl.sqrt(key_square)[:, None] * tl.sqrt(memory_square)[None, :]
-    alike = norms >= COSINE_EPS
-    inverse_norms = tl.where(alike, 1.0 / tl.where(alike, norms, 1.0), 0.0)
+    cut = norms < COSINE_EPS
+    inverse_norms = tl.where(cut, 0.0, 1.0 / tl.where(cut, 1.0, norms))
     return dots * inverse_norms, inverse_norms, key_square, memory_square
 
 
@@ -331,9 +331,15 @@ def shift_backward(d_shifted, gated, taps, N: tl.constexpr, S: tl.constexpr):
 
 
 @triton.jit
+def unfocused(peak, total):
+    """Where no ``w̃`` reaches ε; NaN, which a maximum may not see, is in the sum."""
+    return (peak < FOCUS_EPS) & (total == total)
+
+
+@triton.jit
 def sharpen(shifted, peak, total, sharpening, inside, N: tl.constexpr):
     """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
-    empty = peak < FOCUS_EPS
+    empty = unfocused(peak, total)
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
     weights = power(ratio, sharpening[:, None]) / tl.where(empty, 1.0, total)[:, None]
     weights = tl.where(empty[:, None], 1.0 / N, weights)
@@ -352,7 +358,7 @@ def powers_of(shifted, sharpening):
 def sharpen_backward(d_weights, weights, shifted, peak, total, sharpening, mean, inside):
     """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
     ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``; ``mean`` is ``Σ_i dw_i w_i``."""
-    empty = peak < FOCUS_EPS
+    empty = unfocused(peak, total)
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
     slope = sharpening / tl.where(empty, 1.0, total * peak)
     centred = d_weights - mean[:, None]
