@@ -243,7 +243,9 @@ _BETTER: dict[str, dict[str, Any]] = {
         "num_layers": 1,
         "initial_memory": "learned",
         "initial_weights": "learned",
-        "total_sequences": 240_000,
+        "total_sequences": 1_600_000,
+        "validate_every": 8_000,
+        "checkpoint_every": 16_000,
     },
 }
 
