@@ -227,7 +227,7 @@ class BuildKernels(build_ext):
             *compiler,
             *COMPILE_FLAGS,
             *sanitize,
-            f'-DNTM_TORCH_VERSION="{torch_version}"',
+            f'-DNTM_TORCH_VERSION="{torch_version}"',  # compiles anew for another torch
             "-Icsrc",
             *(f"-isystem{path}" for path in include_paths("cpu")),
         ]

@@ -1,9 +1,9 @@
 // torch.ops.ntm_native: tensors to pointers, the batch to threads. Arguments are checked in Python.
 #include "ops.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <c10/util/accumulate.h>
 #include <torch/library.h>
 
@@ -39,6 +39,22 @@ class Lifted {
   Tensor tensor_;
 };
 
+// Storage in leased blocks, resizable like any other.
+class Leased final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    auto lease = std::make_unique<Lease>(bytes);
+    void* const data = lease->data();
+    return {data, lease.release(), end, at::kCPU};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+
+ private:
+  static void end(void* lease) { delete static_cast<Lease*>(lease); }
+};
+
 // From this size on malloc gives memory back to the system and has it mapped and cleared again at
 // the next call, for a tenth of the time of a training iteration: such tensors live in leased
 // blocks.
@@ -50,15 +66,12 @@ struct New {
   explicit New(std::initializer_list<int64_t> shape)
       : New(at::IntArrayRef(shape.begin(), shape.size())) {}
   explicit New(at::IntArrayRef shape) {
+    static Leased leased;
     constexpr at::ScalarType type = sizeof(T) == sizeof(double) ? at::kDouble : at::kFloat;
-    const at::TensorOptions options = at::TensorOptions().dtype(type);
-    const size_t bytes = c10::multiply_integers(shape) * sizeof(T);
-    if (bytes < kLeased) {
-      tensor = at::empty(shape, options);
-      return;
-    }
-    const auto lease = std::make_shared<Lease>(bytes);
-    tensor = at::from_blob(lease->data(), shape, [lease](void*) {}, options);
+    const bool large = c10::multiply_integers(shape) * sizeof(T) >= kLeased;
+    const c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
+    tensor = large ? at::detail::empty_generic(shape, &leased, cpu, type, std::nullopt)
+                   : at::empty(shape, at::TensorOptions().dtype(type));
   }
   operator T*() const { return tensor.mutable_data_ptr<T>(); }
   Tensor as(const Tensor& like) const { return as(like.scalar_type()); }
@@ -457,6 +470,10 @@ void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tenso
            data(grad_avgs, i), data(deltas, i)});
     }
   });
+  // So that autograd sees the change.
+  for (const Tensors& changed : {parameters, square_avgs, grad_avgs, deltas}) {
+    for (const Tensor& tensor : changed) tensor.unsafeGetTensorImpl()->bump_version();
+  }
 }
 
 std::string isa_name() {

@@ -349,12 +349,12 @@ def sequence(
     sizes = plan.problem.sizes
     if lengths is not None:
         checks.lengths_within("sequence", lengths, sizes.time)
-        if input_weight is not None:
-            # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
-            projected_input = projected_input.masked_fill(
-                beyond(lengths, sizes.time, projected_input.dim()), 0
-            )
     chosen = _choose(plan.problem, backend)
+    if lengths is not None and input_weight is not None:
+        # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
+        projected_input = projected_input.masked_fill(
+            beyond(lengths, sizes.time, projected_input.dim()), 0
+        )
     save_for_backward = checks.needs_grad(
         "sequence", {"projected_input": projected_input, **arguments._asdict()}
     )

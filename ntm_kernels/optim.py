@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -80,11 +80,6 @@ class GravesRMSprop(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("fused", None)  # states of before it was there
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters after checking its options; see :class:`GravesRMSprop`."""
         options = {**self.defaults, **param_group}
@@ -135,15 +130,16 @@ class GravesRMSprop(Optimizer):
         return loss
 
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Its averages; zeros for those that an option asks for from now on."""
         state = self.state[parameter]
-        if not state:
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                raise TypeError("GravesRMSprop does not support sparse gradients")
+        if not state and parameter.grad is not None and parameter.grad.is_sparse:
+            raise TypeError("GravesRMSprop does not support sparse gradients")
+        if "square_avg" not in state:
             state["square_avg"] = torch.zeros_like(parameter)
-            if group["centered"]:
-                state["grad_avg"] = torch.zeros_like(parameter)
-            if group["momentum"]:
-                state["delta"] = torch.zeros_like(parameter)
+        if group["centered"] and "grad_avg" not in state:
+            state["grad_avg"] = torch.zeros_like(parameter)
+        if group["momentum"] and "delta" not in state:
+            state["delta"] = torch.zeros_like(parameter)
         return state
 
     def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
@@ -151,7 +147,7 @@ class GravesRMSprop(Optimizer):
         left: list[Tensor] = []
         alike: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
-            why_not = _not_fused(parameter)
+            why_not = _not_fused(parameter, self.state[parameter])
             if why_not is None:
                 alike.setdefault(parameter.dtype, []).append(parameter)
             elif group["fused"]:
@@ -213,16 +209,21 @@ class GravesRMSprop(Optimizer):
             parameter.addcdiv_(grad, scale, value=-group["lr"])
 
 
-def _not_fused(parameter: Tensor) -> str | None:
+def _not_fused(parameter: Tensor, state: dict[str, Tensor]) -> str | None:
     """Why the native kernel does not update this parameter; ``None`` if it does."""
     grad = parameter.grad
     assert grad is not None
+    if type(parameter) not in (Tensor, nn.Parameter) or type(grad) is not Tensor:
+        return f"a parameter is a {type(parameter).__name__}, its gradient a {type(grad).__name__}"
     if not parameter.device.type == grad.device.type == "cpu":
         return f"a parameter is on {parameter.device}"
     if grad.dtype != parameter.dtype:
         return f"a gradient is {grad.dtype}, its parameter {parameter.dtype}"
-    if grad.layout is not torch.strided or not (parameter.is_contiguous() and grad.is_contiguous()):
-        return "a parameter or its gradient is not contiguous"
+    if grad.layout is not torch.strided:
+        return f"a gradient is {grad.layout}"
+    for part in (parameter, grad, *state.values()):
+        if not part.is_contiguous():
+            return "a parameter, its gradient or an average of it is not contiguous"
     return get("native").unavailable()
 
 

@@ -302,7 +302,14 @@ def sequence(
     feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
+
+    Raises:
+        ValueError: one of ``hidden`` and ``cell``, or of ``input_weight`` and ``input_bias``.
     """
+    if (hidden is None) != (cell is None):
+        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
+    if (input_weight is None) != (input_bias is None):
+        raise ValueError("sequence: give both input_weight and input_bias or none")
     state = SequenceState(
         _lift(memory)[0],
         _lift(weights)[0],

@@ -74,8 +74,7 @@ void address(const Sizes& s, const Address<T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.locations, HN = s.heads() * N;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.memory, b, to.memory);
-    copy(HN, io.previous + b * HN, to.weights);
-    address(s, to.memory, heads_of<T>(s, io.heads, b), to.weights, io.weights + b * HN, N,
+    address(s, to.memory, heads_of<T>(s, io.heads, b), io.previous + b * HN, io.weights + b * HN, N,
             to.addressing);
   });
 }

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntm_kernels import functional
-from tests.support.cases import Case, Dtypes, arguments, assert_agrees, run
-from tests.support.table import each_backend
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call, run
+from tests.support.table import each_backend, fitting
 
 sizes = st.fixed_dictionaries(
     {
@@ -175,3 +175,17 @@ def test_sharpening_keeps_the_sum(entry, locations, gamma):
     tensors["sharpening"][:] = gamma
     tensors["previous_weights"][:] = 1 / locations
     assert_weightings(functional.address(*tensors.values(), backend=entry.backend))
+
+
+@pytest.mark.parametrize("locations", [7, 128])
+@each_backend
+def test_results_can_be_resized(entry, locations):
+    """Whoever the storage of a result comes from: FSDP frees and regrows it."""
+    case = Case("write", batch=9, locations=locations, words=32)
+    fitting(entry, case, Dtypes.all(torch.float32))
+    written = call(case, arguments(case, Dtypes.all(torch.float32), entry.device), entry.backend)
+    memory = written["memory"]
+    kept = memory.clone()
+    assert torch.equal(memory.resize_(9, locations, 64).flatten()[: kept.numel()], kept.flatten())
+    memory.untyped_storage().resize_(0)
+    assert memory.untyped_storage().nbytes() == 0

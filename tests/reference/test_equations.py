@@ -6,7 +6,7 @@ import torch
 
 from ntm_kernels import InterfaceLayout, reference
 from tests.support import equations
-from tests.support.cases import Case, arguments
+from tests.support.cases import Case, arguments, call
 
 SIZES = [
     {"batch": 2, "locations": 7, "words": 5, "read_heads": 2},
@@ -148,6 +148,13 @@ def test_sequence_of_no_steps_returns_its_state():
     assert result.read_vectors.shape == (0, case.batch, case.read_heads, case.words)
     for name, part in result.state._asdict().items():
         assert torch.equal(part, tensors[name])
+
+
+@pytest.mark.parametrize("missing", ["hidden", "cell", "input_weight", "input_bias"])
+def test_what_goes_together_is_given_together(missing):
+    case = Case("sequence", inputs=3)
+    with pytest.raises(ValueError, match="sequence: give both"):
+        call(case, arguments(case) | {missing: None})
 
 
 def test_step_by_step_is_the_sequence():

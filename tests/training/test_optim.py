@@ -126,12 +126,66 @@ def test_fused_where_it_can_be_and_only_there():
         optimiser.step()
 
 
-def test_a_state_of_before_fused_loads():
-    optimiser = GravesRMSprop([nn.Parameter(torch.ones(2))])
-    state = optimiser.state_dict()
-    del state["param_groups"][0]["fused"]
-    optimiser.load_state_dict(state)
-    assert optimiser.param_groups[0]["fused"] is None
+@each_way
+def test_a_step_is_seen_by_autograd(way):
+    """A backward through a graph that needs the weights of before the step raises."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimiser = GravesRMSprop([parameter], **way)
+    loss = (parameter * parameter).sum()
+    loss.backward(retain_graph=True)
+    optimiser.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_averages_in_another_order_of_strides():
+    """As they are after loading what a channels_last parameter left."""
+    random = np.random.default_rng(0)
+    theta, grad = (torch.tensor(part) for part in random.normal(size=(2, 2, 3, 4, 5)))
+    found = []
+    for fused in (False, None):
+        parameter = nn.Parameter(theta.clone())
+        optimiser = GravesRMSprop([parameter], lr=0.1, fused=fused)
+        for _ in range(3):
+            parameter.grad = grad.clone()
+            optimiser.step()
+            for name, average in optimiser.state[parameter].items():
+                strided = average.to(memory_format=torch.channels_last)
+                optimiser.state[parameter][name] = strided
+        found.append(parameter)
+    torch.testing.assert_close(*found)
+    optimiser.param_groups[0]["fused"] = True
+    with pytest.raises(RuntimeError, match=r"average of it is not contiguous|native kernels"):
+        optimiser.step()
+
+
+@each_way
+def test_options_turned_on_later(way):
+    """Their averages start at 0."""
+    parameter = nn.Parameter(torch.ones(2))
+    optimiser = GravesRMSprop([parameter], lr=0.1, momentum=0.0, centered=False, eps=1.0, **way)
+    for options in ({}, {"momentum": 0.5, "centered": True}):
+        optimiser.param_groups[0].update(options)
+        parameter.grad = torch.ones(2)
+        optimiser.step()
+    first = 0.1 / (0.05 + 1) ** 0.5
+    second = 0.1 / (0.0975 - 0.05**2 + 1) ** 0.5
+    torch.testing.assert_close(parameter, torch.full((2,), 1 - first - second))
+
+
+@pytest.mark.skipif(not NATIVE, reason="the native kernels are not there")
+def test_subclasses_of_tensors_are_not_fused():
+    class Special(torch.Tensor):
+        pass
+
+    parameter = nn.Parameter(torch.ones(2).as_subclass(Special))
+    parameter.grad = torch.ones(2).as_subclass(Special)
+    optimiser = GravesRMSprop([parameter], fused=True)
+    with pytest.raises(RuntimeError, match=r"a parameter is a .*Special"):
+        optimiser.step()
+    optimiser.param_groups[0]["fused"] = None
+    optimiser.step()
+    assert (parameter < 1).all()
 
 
 def test_mixed_dtypes_and_missing_gradients():
