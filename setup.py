@@ -6,7 +6,8 @@ installed. What cannot be built is left out of the package, and one line says wh
 
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
-    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out
+    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them for a
+                                  torch without CUDA too
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)
                                   and further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
@@ -110,6 +111,16 @@ def require_nvcc() -> str:
     raise Unavailable("no CUDA compiler (nvcc)")
 
 
+def require_cuda_in_torch() -> None:
+    """Raise if there is a torch and it can use no GPU of NVIDIA's."""
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.version.cuda is None:
+        raise Unavailable(f"torch {torch.__version__} is one without CUDA")
+
+
 def gencode(architectures: Iterable[str]) -> list[str]:
     """The options of nvcc for architectures written as in TORCH_CUDA_ARCH_LIST."""
     options = []
@@ -202,7 +213,15 @@ class BuildKernels(build_ext):
         """Build the library for GPUs and say in a few words what it was built for."""
         nvcc = require_nvcc()
         listed = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,"))
+        if listed == [""] and not os.environ.get("NTM_KERNELS_REQUIRE_CUDA"):
+            require_cuda_in_torch()
         architectures = listed if listed != [""] else CUDA_ARCHITECTURES
+        print(
+            f"ntm_kernels: compiling CUDA kernels for {', '.join(architectures)}, which takes "
+            "minutes the first time; TORCH_CUDA_ARCH_LIST names fewer",
+            file=sys.stderr,
+            flush=True,
+        )
         known = f'-DNTM_CUDA_ARCHITECTURES="{" ".join(architectures)}"'
         compiler = [nvcc, *NVCC_FLAGS, *gencode(architectures), known, "-Icsrc"]
         temp = Path(self.build_temp)

@@ -19,6 +19,7 @@ import torch
 from ntm_kernels.backend.base import (
     OPS,
     Backend,
+    BackendError,
     Problem,
     SequenceArguments,
     SequenceOutputs,
@@ -49,10 +50,6 @@ __all__ = [
 ]
 
 ENVIRONMENT_VARIABLE = "NTM_KERNELS_BACKEND"
-
-
-class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot serve the call."""
 
 
 class BackendStatus(NamedTuple):
@@ -182,6 +179,15 @@ def _unavailable(name: str) -> str | None:
     return get(name).unavailable()
 
 
+@torch.compiler.assume_constant_result
+def _missing(name: str, device: str) -> str | None:
+    """The same for the automatic choice, and the backend hears of it."""
+    why_not = _unavailable(name)
+    if why_not is not None:
+        get(name).missed(device, why_not)
+    return why_not
+
+
 def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     """The backend that serves ``problem``, with the reason."""
     explicit = requested(argument)
@@ -197,7 +203,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:
-        why_not = _unavailable(name) or _registry[name].unsupported(problem)
+        why_not = _missing(name, problem.device) or _registry[name].unsupported(problem)
         if why_not is None:
             return BackendChoice(name, "the first that serves the call", rejected)
         rejected[name] = why_not

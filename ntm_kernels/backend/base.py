@@ -57,6 +57,10 @@ class Sizes(NamedTuple):
         return (self.time + self.checkpoint_every - 1) // self.checkpoint_every
 
 
+class BackendError(RuntimeError):
+    """A backend was asked for by name and cannot serve the call."""
+
+
 class Problem(NamedTuple):
     """What a backend is asked to serve.
 
@@ -133,6 +137,10 @@ class Backend(ABC):
     def unavailable(self) -> str | None:
         """Why this backend cannot run on this machine at all; ``None`` if it can."""
         return None
+
+    def missed(self, device: str, why_not: str) -> None:  # noqa: B027 (most have nothing to say)
+        """The automatic choice for a call on ``device`` passed over this backend, since it is not
+        available: to warn, or to raise where it was asked for."""
 
     def unsupported(self, problem: Problem) -> str | None:
         """Why this backend does not serve ``problem``; ``None`` if it does."""

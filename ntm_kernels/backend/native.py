@@ -7,12 +7,21 @@ same bits for any number of them.
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ntm_kernels.backend.base import Backend, Problem, SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backend.base import (
+    Backend,
+    BackendError,
+    Problem,
+    SequenceArguments,
+    SequenceOutputs,
+    Sizes,
+)
 
 LIBRARY = Path(__file__).parents[1] / "_native.so"
 
@@ -41,9 +50,24 @@ class NativeBackend(Backend):
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)
+        self._warned = False
 
     def unavailable(self) -> str | None:
         return self._why_not
+
+    def missed(self, device: str, why_not: str) -> None:
+        """Warns once, on a CPU; raises ``BackendError`` where NTM_KERNELS_ISA is not served."""
+        if device != "cpu":
+            return
+        if os.environ.get("NTM_KERNELS_ISA"):
+            raise BackendError(why_not)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"ntm_kernels computes on the slower backend 'reference': {why_not}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != "cpu":

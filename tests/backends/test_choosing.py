@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
 from ntm_kernels.backend import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
+from ntm_kernels.backend.native import NativeBackend
 from ntm_kernels.backend.reference import ReferenceBackend
 from tests.support.cases import Case, arguments, call, run
 
@@ -142,6 +144,36 @@ def test_unavailable(registry):
         use_backend("absent").__enter__()
     status = ntm_kernels.backends()[0]
     assert status == ("absent", False, "its abacus has no beads")
+
+
+def test_broken_native_kernels_are_said_once(registry, tmp_path, monkeypatch):
+    """And are an error where an instruction set was asked for."""
+    monkeypatch.delenv("NTM_KERNELS_ISA", raising=False)
+    (tmp_path / "_native.so").write_text("no library")
+    register(NativeBackend(tmp_path / "_native.so"))
+    with pytest.warns(RuntimeWarning, match=r"'reference': _native.so does not load"):
+        functional.read(*READ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functional.read(*READ)
+    monkeypatch.setenv("NTM_KERNELS_ISA", "avx2")
+    with pytest.raises(BackendError, match=r"_native.so does not load"):
+        functional.read(*READ)
+
+
+def test_an_instruction_set_that_is_not_there(tmp_path):
+    code = "import torch; from ntm_kernels.functional import read; read(*[torch.ones(1, 1, 1)] * 2)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NTM_KERNELS_ISA": "abacus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "BackendError" in done.stderr
+    if get("native").unavailable() is None:
+        assert "NTM_KERNELS_ISA is abacus, this machine has" in done.stderr
 
 
 def test_unsupported(registry):

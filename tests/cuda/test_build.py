@@ -67,6 +67,20 @@ def test_builds_whatever_torch_and_loads_without_a_driver(cuda_project):
     }
 
 
+def test_is_left_out_for_a_torch_without_cuda_unless_asked_for(cuda_project):
+    (cuda_project / "fake").mkdir()
+    (cuda_project / "fake/torch.py").write_text(
+        "__version__ = '2.13.0+cpu'\nclass version:\n    cuda = None\n"
+    )
+    options = {"PYTHONPATH": str(cuda_project / "fake"), "TORCH_CUDA_ARCH_LIST": ""}
+    done = build_cuda(cuda_project, **options)
+    assert about_cuda(done.stdout) == (
+        "ntm_kernels: CUDA kernels left out: torch 2.13.0+cpu is one without CUDA"
+    )
+    done = build_cuda(cuda_project, **options, NTM_KERNELS_REQUIRE_CUDA="1")
+    assert about_cuda(done.stdout).startswith("ntm_kernels: CUDA kernels built: 7.5, ")
+
+
 def test_rebuilds_only_what_changed(cuda_project):
     def objects():
         return {path.name: path.stat().st_mtime_ns for path in cuda_project.glob("build/**/*.o")}
