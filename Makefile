@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test check-all sanitize sanitize-native other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas check-all sanitize sanitize-native other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,9 +49,15 @@ test: build ## run the tests (minutes)
 	$(ensure) --need $(testing) --want $(training)
 	@$(pytest) -m "not slow"
 
+# The kernels are compiled for three instruction sets; the other tests run on the best alone.
+test-isas: build ## run the ops on the native kernels of the lesser instruction sets
+	$(ensure) --need $(testing)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
+
 check-all: lint build ## run every check there is, the slow ones too
 	$(ensure) --need $(testing) --want $(training)
 	@$(pytest)
+	@$(MAKE) --no-print-directory test-isas
 	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical
 	@$(PYTHON) -m scripts.sanitize_native
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check

@@ -61,7 +61,7 @@ SEQUENCES = [
     {"time": 10, "batch": 2, "locations": 128, "words": 20, "hidden": 33},
     {"time": 6, "batch": 3, "words": 20, "read_heads": 2, "inputs": 5},
     {"time": 4, "batch": 1, "inputs": 1, "controller": "feedforward"},
-    {"time": 9, "batch": 33, "locations": 3, "words": 2, "hidden": 5, "inputs": 3},
+    {"time": 5, "batch": 13, "locations": 3, "words": 2, "hidden": 5, "inputs": 3},
     {"time": 2, "batch": 1, "locations": 37, "words": 3, "write_heads": 6, "shift_range": 17},
     {"time": 3, "batch": 1, "locations": 5, "words": 3, "write_heads": 8},
 ]
