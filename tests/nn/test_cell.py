@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from ntm_kernels import InitialState, NTMCell, NTMState, functional
 
@@ -119,12 +120,14 @@ def test_own_controllers(build):
     lengths = torch.tensor([6, 2, 0, 5])
     together = cell.unroll(inputs(), lengths=lengths)
     for index, length in enumerate(lengths.tolist()):
-        if length == 0:
-            continue
         alone = cell.unroll(inputs()[:length, index : index + 1])
         torch.testing.assert_close(together.hidden[:length, index], alone.hidden[:, 0])
-        torch.testing.assert_close(together.state.memory[index], alone.state.memory[0])
         assert not together.hidden[length:, index].any()
+        held = alone.state
+        if held.controller is None:
+            held = held._replace(controller={"total": torch.zeros(1, dtype=torch.float64)})
+        own = tree_map(lambda part, index=index: part[index : index + 1], together.state)
+        torch.testing.assert_close(own, held)
     together.read_vectors.square().sum().backward()
     assert all(parameter.grad is not None for parameter in cell.controller.parameters())
 
@@ -387,9 +390,12 @@ def test_meta_then_real():
     assert features.isfinite().all()
 
 
-def test_initial_values_of_the_weights():
+@pytest.mark.parametrize("reset", [False, True])
+def test_initial_values_of_the_weights(reset):
     torch.manual_seed(0)
     cell = NTMCell(9, 100)
+    if reset:
+        cell.reset_parameters()
     layer = cell.controller.layers[0]
     assert layer.input_weight.abs().max() <= 0.1
     assert layer.recurrent_weight.abs().max() > 0.09
@@ -399,6 +405,16 @@ def test_initial_values_of_the_weights():
     assert 0.95 * bound < cell.interface.weight.abs().max() <= bound
     assert 0.005 < cell.interface.bias.std() < 0.015
     assert 0.03 < cell.controller.start.value.std() < 0.07
+
+
+def test_initial_values_of_the_learned_start():
+    torch.manual_seed(0)
+    start = NTMCell(9, 100, initial_state=InitialState("learned", "learned")).start
+    bound = (128 + 20) ** -0.5
+    assert 0.95 * bound < start.memory.abs().max() <= bound
+    assert abs(start.memory.mean()) < 0.1 * bound
+    assert 0.8 < start.weight_logits.std() < 1.2
+    assert 0.005 < start.read_vectors.std() < 0.015
 
 
 def test_extra_repr_names_the_sizes():

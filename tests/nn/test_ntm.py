@@ -256,6 +256,32 @@ def test_empty_batch(num_layers, lengths):
     assert state.memory.shape == (0, 11, 5)
 
 
+@pytest.mark.parametrize(
+    "initial",
+    [
+        InitialState(),
+        InitialState(memory="learned", weights="learned"),
+        InitialState(memory=torch.ones(11, 5), read_vectors=0.0, controller=0.0),
+    ],
+)
+@pytest.mark.parametrize(
+    ("controller", "num_layers"),
+    [*CONTROLLERS, (nn.LSTMCell(13, 7), 1), (nn.GRUCell(13, 7), 1)],
+)
+def test_reset_draws_every_parameter_anew(controller, num_layers, initial):
+    """Those that start at 0 are 0 again; the rest are neither what they were nor what they are."""
+    model = make(controller=controller, num_layers=num_layers, initial_state=initial)
+    for module in (model, model.cell):
+        before = {name: part.detach().clone() for name, part in module.named_parameters()}
+        with torch.no_grad():
+            for part in module.parameters():
+                part.fill_(torch.nan)
+        module.reset_parameters()
+        for name, part in module.named_parameters():
+            assert part.isfinite().all(), name
+            assert torch.equal(part == before[name], before[name] == 0), name
+
+
 def test_learned_start_trains():
     model = make(initial_state=InitialState(memory="learned", weights="learned"))
     output, _ = model(inputs())

@@ -45,8 +45,10 @@ ONE_STEP = [
     {"batch": 2, "locations": 17, "words": 11, "read_heads": 5, "shift_range": 2},
     {"batch": 2, "locations": 33, "words": 19, "shift_range": 0},
     {"batch": 5, "locations": 128, "words": 20},
+    {"batch": 1, "locations": 37, "words": 3, "shift_range": 17},
+    {"batch": 1, "locations": 5, "words": 3, "read_heads": 8},
 ]
-WRITE_HEADS = (1, 1, 2, 1, 3, 4, 1, 1)
+WRITE_HEADS = (1, 1, 2, 1, 3, 4, 1, 1, 6, 8)
 STEPS = [size | {"write_heads": heads} for size, heads in zip(ONE_STEP, WRITE_HEADS, strict=True)]
 SEQUENCES = [
     {"time": 5},
@@ -59,6 +61,9 @@ SEQUENCES = [
     {"time": 10, "batch": 2, "locations": 128, "words": 20, "hidden": 33},
     {"time": 6, "batch": 3, "words": 20, "read_heads": 2, "inputs": 5},
     {"time": 4, "batch": 1, "inputs": 1, "controller": "feedforward"},
+    {"time": 9, "batch": 33, "locations": 3, "words": 2, "hidden": 5, "inputs": 3},
+    {"time": 2, "batch": 1, "locations": 37, "words": 3, "write_heads": 6, "shift_range": 17},
+    {"time": 3, "batch": 1, "locations": 5, "words": 3, "write_heads": 8},
 ]
 CASES = [
     Case(op, **size)

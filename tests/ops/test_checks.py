@@ -14,6 +14,8 @@ CASES = {
 }
 TENSORS = [(op, name) for op, case in CASES.items() for name in case.shapes]
 each_tensor = pytest.mark.parametrize(("op", "name"), TENSORS)
+# What changes no shape, and yet is refused.
+CONVERSIONS = [torch.Tensor.double, torch.Tensor.int, torch.Tensor.to_sparse]
 
 
 def call(op, **changes):
@@ -224,6 +226,56 @@ def test_two_16_bit_dtypes(op):
         changes["read_vectors"] = tensors["read_vectors"].to(torch.bfloat16)
     with refused(TypeError, f"{op}: cannot mix", "bfloat16", "float16"):
         call(op, **changes)
+
+
+def error(op, **changes):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call(op, **changes)
+    return caught.type, str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("op", "changes"),
+    [
+        *((op, {name: convert}) for op, name in TENSORS for convert in CONVERSIONS),
+        *(
+            (op, counts)
+            for op in ("step", "sequence")
+            for counts in (
+                {"num_read_heads": 1, "num_write_heads": 2},
+                {"shift_range": 2},
+                {"num_read_heads": True},
+            )
+        ),
+        ("sequence", {"checkpoint_every": 0}),
+        ("sequence", {"lengths": torch.ones(2, dtype=torch.int32)}),
+    ],
+)
+def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
+    """Calls like one that passed are not checked anew; these have its shapes only."""
+    tensors = arguments(CASES[op], Dtypes.all(torch.float32))
+    changes = {
+        name: change(tensors[name]) if callable(change) else change
+        for name, change in changes.items()
+    }
+    monkeypatch.setattr(functional, "_plans", {})
+    wanted = error(op, **changes)
+    call(op)
+    if "lengths" in changes:
+        call(op, lengths=changes["lengths"].long())
+    assert error(op, **changes) == wanted
+
+
+def test_plans_stay_few(monkeypatch):
+    plans = {}
+    monkeypatch.setattr(functional, "_plans", plans)
+    monkeypatch.setattr(functional, "MOST_PLANS", 3)
+    case = CASES["step"]
+    for batch in (1, 2, 3, 4, 5, 1, 2):
+        tensors = arguments(case.with_(batch=batch))
+        reads, _, _ = functional.step(*tensors.values(), **case.options)
+        assert reads.shape[0] == batch
+        assert 1 <= len(plans) <= 3
 
 
 @pytest.mark.parametrize("op", CASES)

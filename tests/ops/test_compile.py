@@ -72,6 +72,15 @@ def test_opcheck(entry, case, dtype):
         torch.library.opcheck(op, op_arguments(case, plain, entry.backend, True, lengths, True))
 
 
+@pytest.mark.parametrize("locations", [16, 17, 33])
+@each_backend
+def test_fake_results_at_any_size(entry, locations):
+    """What is saved may be padded; the fake kernel has to know by how much."""
+    case = SEQUENCE.with_(locations=locations)
+    given = op_arguments(case, problem(entry, case), entry.backend, True)
+    torch.library.opcheck(torch.ops.ntm.sequence.default, given, test_utils="test_faketensor")
+
+
 @each_small
 @each_backend
 def test_opcheck_of_the_backward(entry, case):

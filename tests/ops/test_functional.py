@@ -7,6 +7,7 @@ import torch
 
 from ntm_kernels import functional
 from tests.support.cases import (
+    SMALL,
     Case,
     Dtypes,
     arguments,
@@ -21,6 +22,8 @@ from tests.support.cases import (
 from tests.support.table import each_backend, fitting
 
 FLOAT32 = Dtypes.all(torch.float32)
+# Work enough for the native kernels to wake other threads.
+SHARED_OUT = Case("sequence", 9, 16, 20, time=4, hidden=110)
 
 
 def problem(entry, case, dtypes=FLOAT32):
@@ -138,11 +141,10 @@ def test_same_bits_in_many_threads(entry, case):
             assert_same_bits(job.result(), wanted)
 
 
-@each_small
+@pytest.mark.parametrize("case", [*(case.with_(batch=5) for case in SMALL), SHARED_OUT], ids=str)
 @each_backend
 def test_any_number_of_threads(entry, case):
     """Each number agrees with the reference, and gives the same bits twice."""
-    case = case.with_(batch=5)
     tensors, grads = problem(entry, case)
     before = torch.get_num_threads()
     single = None
@@ -295,6 +297,27 @@ def test_activation_checkpointing(entry, case):
         )
         torch.autograd.backward(results, [grads[name] for name in names])
         assert_same_bits([{name: tensor.grad for name, tensor in given.items()}], [wanted])
+
+
+@each_backend
+def test_about_the_root_of_the_time_is_stored(entry):
+    """At 30 steps as many memories as ``checkpoint_every=5`` asks for, and no other number."""
+    case = Case("sequence", batch=1, locations=3, words=2, time=30, hidden=2)
+    tensors, _ = problem(entry, case)
+
+    def stored(every):
+        shapes = []
+
+        def pack(tensor):
+            shapes.append(tensor.shape)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            call(case, leaves(tensors), entry.backend, checkpoint_every=every)
+        return shapes
+
+    assert stored(None) == stored(5)
+    assert all(stored(None) != stored(every) for every in (1, 4, 6, 30))
 
 
 @each_small

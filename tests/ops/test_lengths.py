@@ -113,6 +113,21 @@ def test_full_lengths_change_nothing(entry, controller):
 
 @each_controller
 @each_backend
+def test_lengths_in_any_layout(entry, controller):
+    """Every second element of a tensor gives what a tensor of those gives."""
+    case, tensors, lengths = problem(entry, controller)
+    sliced = torch.stack([lengths, case.time - lengths], 1)[:, 0]
+    assert not sliced.is_contiguous()
+    wanted = run(case, tensors, entry.backend, lengths=lengths)
+    for found, expected in zip(
+        run(case, tensors, entry.backend, lengths=sliced), wanted, strict=True
+    ):
+        for name, part in expected.items():
+            assert torch.equal(found[name], part), name
+
+
+@each_controller
+@each_backend
 def test_no_length_at_all(entry, controller):
     """Every sequence empty: the initial state, its gradient handed through."""
     case, tensors, lengths = problem(entry, controller)

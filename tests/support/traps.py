@@ -7,6 +7,8 @@ from tests.support.cases import Case, arguments
 ADDRESS = Case("address", 2, 6, 4, 2)
 ONE_HOT = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
 STAY = torch.tensor([0.0, 1.0, 0.0])
+ONE_WORD = torch.tensor([0.0, 1.0, 0.0, 0.0])
+NEAR = torch.tensor([0.99, 1.01, 3.96, 4.04, 0.5, 2.0])  # 1 and 4 lie between
 
 
 def _address(**changes):
@@ -75,6 +77,11 @@ TRAPS = {
     "zero row": lambda: _address(memory=_with_zero(1, 3)),
     "zero memory": lambda: _address(memory=0.0),
     "norms below epsilon": lambda: _address(memory=lambda memory: 1e-10 * memory),
+    "norms around epsilon": lambda: _address(
+        memory=1e-8 * NEAR[:, None] * ONE_WORD,
+        key=torch.tensor([[1.0], [0.25]]) * ONE_WORD,
+        strength=4.0,
+    ),
     "constant tiny memory": lambda: _address(memory=1e-6),
     "strength 0": lambda: _address(strength=0.0),
     "strength 1e4": lambda: _address(strength=1e4),
@@ -97,6 +104,11 @@ TRAPS = {
     "no weighting": lambda: _address(gate=0.0, previous_weights=0.0),
     "no weighting, sharpening 1": lambda: _address(gate=0.0, previous_weights=0.0, sharpening=1.0),
     "no weighting before": lambda: _address(previous_weights=0.0),
+    "weightings around epsilon": lambda: _address(
+        gate=0.0,
+        previous_weights=1e-20 * torch.tensor([[0.99], [1.01]]) * NEAR / NEAR.max(),
+        shift=STAY,
+    ),
     "nearly no weighting": lambda: _address(gate=1e-18, previous_weights=0.0),
     "no weighting but for rounding": lambda: _address(gate=1e-30, previous_weights=0.0),
     "write, one head": lambda: _write(1),

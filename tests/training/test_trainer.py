@@ -1,5 +1,7 @@
 import csv
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +58,20 @@ def test_resuming_changes_nothing(tmp_path, config):
         assert_same(
             everything_but_time(tmp_path / name), everything_but_time(tmp_path / "straight")
         )
+
+
+def test_seconds_go_on(tmp_path, monkeypatch):
+    """The clock of a resumed run starts where the checkpoint stopped it."""
+    ticks = itertools.count(1000)
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr(trainer_module, "time", clock)
+    part = make(tiny(), tmp_path)
+    part.run(stop_after(part, 30))
+    make(tiny(), tmp_path, resume=True).run()
+    seconds = [row["seconds"] for row in read_metrics(tmp_path / "metrics.csv")]
+    assert len(seconds) == 10
+    assert all(0 < before < after for before, after in itertools.pairwise(seconds))
+    assert seconds[-1] < 1000
 
 
 def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
