@@ -34,6 +34,14 @@ bool none_defined(const variable_list& grads) {
   return std::none_of(grads.begin(), grads.end(), [](const auto& grad) { return grad.defined(); });
 }
 
+void require_plain(const variable_list& grads) {
+  for (const Tensor& grad : grads) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!grad.defined() || grad.has_storage(),
+                                "batched gradients (is_grads_batched, vectorize) are not "
+                                "implemented; the functions of ntm_kernels.reference have them");
+  }
+}
+
 // The backward op of torch.ops.ntm: its own derivative, which `create_graph` asks for, raises.
 variable_list recorded(const char* backward, torch::jit::Stack stack) {
   c10::Dispatcher::singleton().findSchemaOrThrow(backward, "").callBoxed(stack);
@@ -57,6 +65,7 @@ struct Step : Function<Step> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     if (none_defined(grads)) return variable_list(6);
+    require_plain(grads);
     const variable_list kept = ctx->get_saved_variables();
     const auto numbers = ctx->saved_data["numbers"].toIntVector();
     variable_list results;
@@ -124,6 +133,7 @@ struct Sequence : Function<Sequence> {
     variable_list of_arguments(kArguments + 5);
     grads.resize(kDifferentiable);
     if (none_defined(grads)) return of_arguments;
+    require_plain(grads);
     const variable_list kept = ctx->get_saved_variables();
     const Tensors saved(kept.begin() + kArguments + 2, kept.end());
     const auto numbers = ctx->saved_data["numbers"].toIntVector();

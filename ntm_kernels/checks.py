@@ -106,17 +106,29 @@ class Arguments:
 
 
 def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
-    """Whether an op on these has to save for a backward; raises under forward-mode AD."""
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        for name, value in tensors.items():
-            if value is not None and forward_ad.unpack_dual(value).tangent is not None:
-                raise NotImplementedError(
-                    f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
-                    "ntm_kernels.reference has it"
-                )
+    """Whether an op on these has to save for a backward; raises under forward-mode AD and under
+    the transforms of ``torch.func``."""
+    if not torch.compiler.is_compiling():
+        if forward_ad._current_level >= 0:
+            for name, value in tensors.items():
+                if value is not None and forward_ad.unpack_dual(value).tangent is not None:
+                    raise NotImplementedError(
+                        f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
+                        "ntm_kernels.reference has it"
+                    )
+        transform = torch._C._functorch.peek_interpreter_stack()
+        if transform is not None and transform.key() in _TRANSFORMS:
+            raise NotImplementedError(
+                f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
+                "implemented; the functions of ntm_kernels.reference have it"
+            )
     if not torch.is_grad_enabled():
         return False
     return any(value is not None and value.requires_grad for value in tensors.values())
+
+
+_Transform = torch._C._functorch.TransformType
+_TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
 
 
 def lengths_within(op: str, lengths: Tensor, time: int) -> None:

@@ -16,8 +16,8 @@ the argument of its kind: memory and read vectors that of ``memory``, weights th
 its gradient grows as 1/‖M_i‖ and may overflow to inf where a row is tiny.
 
 All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device,
-``NotImplementedError`` under forward-mode AD, and ``ntm_kernels.BackendError`` where the backend
-asked for cannot serve the call. A second derivative raises ``RuntimeError``.
+``NotImplementedError`` under forward-mode AD and ``torch.func``, and ``ntm_kernels.BackendError``
+where the backend asked for cannot serve the call. A second derivative raises ``RuntimeError``.
 """
 
 from __future__ import annotations

@@ -424,6 +424,11 @@ def _with_batch(sizes: Any, batch: int) -> Any:
 
 def _select(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Per sequence ``new`` where it is active, else ``old``, in the dtype of ``old``."""
+    if new.dim() == 0 or len(new) != len(active):
+        raise ValueError(
+            f"NTMCell: with lengths, a controller's state must have the batch {len(active)} first, "
+            f"got {list(new.shape)}"
+        )
     return torch.where(active.view(-1, *[1] * (new.dim() - 1)), new.to(old.dtype), old)
 
 

@@ -73,6 +73,9 @@ class LearnedVectors(nn.Module):
         if self.value is not None:
             nn.init.normal_(self.value, std=0.05)
 
+    def extra_repr(self) -> str:
+        return f"{self.count}, {self.size}, initial={self.initial}"
+
     def forward(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """``count`` tensors ``[batch, size]`` in the arithmetic dtype of ``like``."""
         dtype = arithmetic_dtype(like.dtype)

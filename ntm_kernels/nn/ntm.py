@@ -35,9 +35,12 @@ class NTM(nn.Module):
 
     - x ``[T, B, input_size]``, ``[B, T, input_size]`` with ``batch_first``, unbatched
       ``[T, input_size]``, or a ``PackedSequence`` (the output is then one too).
-    - state: an ``NTMState`` to go on from; ``state.detach()`` cuts the graph between calls.
-    - lengths: steps of each sequence, ``[B]`` int64 or a list. Outputs beyond are 0, the final
-      state is the one at the length, and padding has no influence.
+    - state: an ``NTMState`` to go on from; ``state.detach()`` cuts the graph between calls. The
+      learned initial state then has no gradient: ``DistributedDataParallel`` needs
+      ``find_unused_parameters=True``.
+    - lengths: steps of each sequence, ``[B]`` int64 or a list (under ``torch.compile`` a tensor:
+      lists are compiled anew for their values). Outputs beyond are 0, the final state is the one at
+      the length, and padding has no influence.
     - output ``[T, B, output_size]``, linear, without activation.
     - trace: what the heads did, always time-major (``Trace``), not differentiable.
 

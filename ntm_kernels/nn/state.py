@@ -40,6 +40,10 @@ class NTMState(NamedTuple):
         return map_tensors(torch.Tensor.detach, self)
 
 
+# So that torch.load takes a saved state without being told to trust this file.
+torch.serialization.add_safe_globals([NTMState])
+
+
 def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
     """``function`` of every tensor of ``nest``, with those of the other nests in its place; what is
     no tensor stays."""
@@ -160,6 +164,15 @@ class StartingPoint(nn.Module):
             nn.init.normal_(self.weight_logits)
         if self.read_vectors is not None:
             nn.init.normal_(self.read_vectors, std=0.01)
+
+    def extra_repr(self) -> str:
+        memory = "given" if self.given_memory is not None else self.constant_memory
+        parts = {
+            "memory": "learned" if self.memory is not None else memory,
+            "weights": self.kind_of_weights,
+            "read_vectors": "learned" if self.read_vectors is not None else self.constant_reads,
+        }
+        return ", ".join(f"{name}={value}" for name, value in parts.items())
 
     def forward(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Memory, weights and read vectors of ``batch`` sequences, on the device of ``like``."""

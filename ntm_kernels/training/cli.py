@@ -201,7 +201,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         run = one.add_argument_group("run")
         run.add_argument(
-            "--run-dir", type=Path, help="folder of the run (default runs/TASK-MODEL-seedSEED)"
+            "--run-dir",
+            type=_folder,
+            metavar="FOLDER",
+            help="folder of the run (default runs/TASK-MODEL-seedSEED)",
         )
         run.add_argument(
             "--resume", action="store_true", default=False, help="go on with the run in --run-dir"
@@ -253,6 +256,12 @@ def _add_options(
             options["type"] = members[0] if members else kind
             options["metavar"] = options["type"].__name__.upper()
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must name a folder, got ''")
+    return Path(text)
 
 
 def _initial_value(text: str) -> float | str:

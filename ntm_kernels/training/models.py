@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import NTM, InitialState, backends
+from ntm_kernels.backend import requested
 from ntm_kernels.training.config import TrainConfig
 
 __all__ = ["LSTMBaseline", "answer", "build_model", "check_device", "compute_dtype"]
@@ -87,10 +88,14 @@ def build_model(config: TrainConfig) -> nn.Module:
 
 def _check_backend(name: str | None) -> None:
     """Raises ValueError when a backend is unknown or cannot run here, before anything is made."""
+    asked = requested(name)
+    if asked is None:
+        return
+    name, source = asked
     there = {status.name: status for status in backends()}
-    if name is not None and name not in there:
-        raise ValueError(f"backend must be one of {', '.join(there)}, got {name!r}")
-    if name is not None and not there[name].available:
+    if name not in there:
+        raise ValueError(f"backend must be one of {', '.join(there)}, got {name!r} by {source}")
+    if not there[name].available:
         raise ValueError(f"backend {name!r} cannot be used here: {there[name].reason}")
 
 

@@ -132,6 +132,38 @@ def test_own_controllers(build):
     assert all(parameter.grad is not None for parameter in cell.controller.parameters())
 
 
+class Layered(nn.Module):
+    """A controller with its layers before the batch, as nn.LSTM has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(13, 7, dtype=torch.float64)
+
+    def forward(self, input, state):
+        return torch.tanh(self.linear(input)), input.new_zeros(3, len(input), 7)
+
+
+def test_a_controller_state_without_the_batch_first_is_refused():
+    cell = make(Layered())
+    cell.unroll(inputs())
+    with pytest.raises(ValueError, match=r"must have the batch 4 first, got \[3, 4, 7\]"):
+        cell.unroll(inputs(), lengths=torch.tensor([6, 2, 0, 5]))
+
+
+def test_a_saved_state_loads_as_it_is(tmp_path):
+    state = make().initial_state(2).detach()
+    torch.save(state, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(loaded) is NTMState
+    assert torch.equal(loaded.memory, state.memory)
+
+
+def test_what_the_state_starts_from_is_shown():
+    shown = repr(make(initial_state=InitialState(memory=0.5, controller=0.25)))
+    assert "memory=0.5, weights=one_hot, read_vectors=learned" in shown
+    assert "initial=0.25" in shown
+
+
 def test_lstm_cell_and_lstm_controller_agree():
     initial = InitialState(controller=0.0)
     own = make(nn.LSTMCell(13, 7, dtype=torch.float64), initial_state=initial)

@@ -82,7 +82,7 @@ def test_stopping_by_signal(tmp_path, which):
     assert process.stdout.readline().startswith("training priority_sort"), "shown as it happens"
     wait_for(lambda: has_seen(tmp_path / "run", 250), process)
     process.send_signal(which)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Traceback" not in errors
     stopped = re.search(r"stopped at ([\d,]+) sequences, nothing is lost", output)
@@ -147,6 +147,19 @@ def test_resuming_a_finished_run_evaluates_it(finished, capsys):
     assert cli.main(["train", "priority_sort", "--run-dir", str(finished), "--resume"]) == 0
     assert "as trained" in capsys.readouterr().out
     assert_same(everything_but_time(finished), before)
+
+
+def test_a_run_needs_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "copy", "--run-dir", ""])
+    assert "--run-dir: must name a folder" in capsys.readouterr().err
+
+
+def test_a_backend_of_the_environment_is_looked_at_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NTM_KERNELS_BACKEND", "abacus")
+    assert cli.main(["train", "copy", "--run-dir", str(tmp_path / "run")]) == 1
+    assert "got 'abacus' by the environment variable NTM_KERNELS_BACKEND" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
@@ -263,7 +276,7 @@ def test_training_needs_torch_alone(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
         env={**environment(), "PYTHONPATH": os.getcwd()},
     )
     assert done.returncode == 0, done.stderr
