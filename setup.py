@@ -115,7 +115,7 @@ def require_cuda_in_torch() -> None:
     """Raise if there is a torch and it can use no GPU of NVIDIA's."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):
         return
     if torch.version.cuda is None:
         raise Unavailable(f"torch {torch.__version__} is one without CUDA")
@@ -212,10 +212,10 @@ class BuildKernels(build_ext):
     def build_cuda(self, library: Path) -> str:
         """Build the library for GPUs and say in a few words what it was built for."""
         nvcc = require_nvcc()
-        listed = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,"))
-        if listed == [""] and not os.environ.get("NTM_KERNELS_REQUIRE_CUDA"):
+        architectures = re.findall(r"[^;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+        if not architectures and not os.environ.get("NTM_KERNELS_REQUIRE_CUDA"):
             require_cuda_in_torch()
-        architectures = listed if listed != [""] else CUDA_ARCHITECTURES
+        architectures = architectures or CUDA_ARCHITECTURES
         print(
             f"ntm_kernels: compiling CUDA kernels for {', '.join(architectures)}, which takes "
             "minutes the first time; TORCH_CUDA_ARCH_LIST names fewer",

@@ -461,7 +461,9 @@ void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tenso
     using T = decltype(zero);
     const cpu::RMSpropRates<T> rates{T(lr), T(decay), T(momentum), T(eps)};
     const auto data = [](const Tensors& list, size_t i) -> T* {
-      return list.empty() ? nullptr : list[i].mutable_data_ptr<T>();
+      if (list.empty()) return nullptr;
+      list[i].unsafeGetTensorImpl()->bump_version();  // so that autograd sees the change
+      return list[i].mutable_data_ptr<T>();
     };
     for (size_t i = 0; i < parameters.size(); ++i) {
       cpu::isa().kernels<T>().graves_rmsprop(
@@ -470,10 +472,6 @@ void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tenso
            data(grad_avgs, i), data(deltas, i)});
     }
   });
-  // So that autograd sees the change.
-  for (const Tensors& changed : {parameters, square_avgs, grad_avgs, deltas}) {
-    for (const Tensor& tensor : changed) tensor.unsafeGetTensorImpl()->bump_version();
-  }
 }
 
 std::string isa_name() {
