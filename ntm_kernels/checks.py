@@ -106,22 +106,10 @@ class Arguments:
 
 
 def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
-    """Whether an op on these has to save for a backward; raises under forward-mode AD and under
-    the transforms of ``torch.func``."""
+    """Whether an op on these has to save for a backward; raises where its derivative is asked for
+    in another way than that."""
     if not torch.compiler.is_compiling():
-        if forward_ad._current_level >= 0:
-            for name, value in tensors.items():
-                if value is not None and forward_ad.unpack_dual(value).tangent is not None:
-                    raise NotImplementedError(
-                        f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
-                        "ntm_kernels.reference has it"
-                    )
-        transform = torch._C._functorch.peek_interpreter_stack()
-        if transform is not None and transform.key() in _TRANSFORMS:
-            raise NotImplementedError(
-                f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
-                "implemented; the functions of ntm_kernels.reference have it"
-            )
+        _refuse_transforms(op, tensors)
     if not torch.is_grad_enabled():
         return False
     return any(value is not None and value.requires_grad for value in tensors.values())
@@ -129,6 +117,36 @@ def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
 
 _Transform = torch._C._functorch.TransformType
 _TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
+
+
+def _refuse_transforms(op: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise under forward-mode AD and under the transforms of ``torch.func``."""
+    if forward_ad._current_level >= 0:
+        for name, value in tensors.items():
+            if value is not None and forward_ad.unpack_dual(value).tangent is not None:
+                raise NotImplementedError(
+                    f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
+                    "ntm_kernels.reference has it"
+                )
+    transform = torch._C._functorch.peek_interpreter_stack()
+    if transform is not None and transform.key() in _TRANSFORMS:
+        raise NotImplementedError(
+            f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
+            "implemented; the functions of ntm_kernels.reference have it"
+        )
+
+
+def sequence_pairs(
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    input_weight: Tensor | None,
+    input_bias: Tensor | None,
+) -> None:
+    """An LSTM has both states, a projection weight and bias."""
+    if (hidden is None) != (cell is None):
+        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
+    if (input_weight is None) != (input_bias is None):
+        raise ValueError("sequence: give both input_weight and input_bias or none")
 
 
 def lengths_within(op: str, lengths: Tensor, time: int) -> None:

@@ -429,11 +429,10 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     arguments = SequenceArguments(*given_arguments[:12])
     num_read_heads, num_write_heads, shift_range, checkpoint_every = given_arguments[12:]
     given = checks.Arguments("sequence")
+    checks.sequence_pairs(
+        arguments.hidden, arguments.cell, arguments.input_weight, arguments.input_bias
+    )
     is_lstm = arguments.hidden is not None
-    if is_lstm != (arguments.cell is not None):
-        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
-    if (arguments.input_weight is None) != (arguments.input_bias is None):
-        raise ValueError("sequence: give both input_weight and input_bias or none")
     layout = _layout(given, num_read_heads, num_write_heads, shift_range, arguments.memory)
     given.tensor("interface_weight", arguments.interface_weight, "P C")
     hidden_size = arguments.interface_weight.shape[1]

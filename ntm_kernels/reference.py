@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ntm_kernels.checks import sequence_pairs
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 
 COSINE_EPS = 1e-8
@@ -306,10 +307,7 @@ def sequence(
     Raises:
         ValueError: one of ``hidden`` and ``cell``, or of ``input_weight`` and ``input_bias``.
     """
-    if (hidden is None) != (cell is None):
-        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
-    if (input_weight is None) != (input_bias is None):
-        raise ValueError("sequence: give both input_weight and input_bias or none")
+    sequence_pairs(hidden, cell, input_weight, input_bias)
     state = SequenceState(
         _lift(memory)[0],
         _lift(weights)[0],
