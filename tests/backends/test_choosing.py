@@ -161,7 +161,7 @@ def test_broken_native_kernels_are_said_once(registry, tmp_path, monkeypatch):
         functional.read(*READ)
 
 
-def test_an_instruction_set_that_is_not_there(tmp_path):
+def test_an_instruction_set_that_is_not_there():
     code = "import torch; from ntm_kernels.functional import read; read(*[torch.ones(1, 1, 1)] * 2)"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -155,7 +155,7 @@ def test_averages_in_another_order_of_strides():
         found.append(parameter)
     torch.testing.assert_close(*found)
     optimiser.param_groups[0]["fused"] = True
-    with pytest.raises(RuntimeError, match=r"average of it is not contiguous|native kernels"):
+    with pytest.raises(RuntimeError, match="average of it is not contiguous"):
         optimiser.step()
 
 
