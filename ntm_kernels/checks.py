@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 from torch.nn import Parameter
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -110,6 +111,9 @@ def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
     in another way than that."""
     if not torch.compiler.is_compiling():
         _refuse_transforms(op, tensors)
+    if is_tracing():
+        # The graph keeps this answer, and may be run with gradients wherever it was traced.
+        return True
     if not torch.is_grad_enabled():
         return False
     return any(value is not None and value.requires_grad for value in tensors.values())

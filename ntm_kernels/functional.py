@@ -374,14 +374,13 @@ def sequence(
         input_bias,
     )
     controller = plan.problem.controller
-    how = (save_for_backward, return_trace)
     if plain and _straight("sequence", chosen):
+        # Such a backend sees for itself whether to save, also where a traced graph is run.
         own = SequenceArguments(*tensors)  # type: ignore[arg-type]
-        outputs, _ = get_backend(chosen).sequence(own, sizes, controller, *how)
+        outputs, _ = get_backend(chosen).sequence(own, sizes, controller, False, return_trace)
     else:
-        outputs = torch.ops.ntm.sequence(
-            *tensors, *numbers, controller, sizes.checkpoint_every, *how, chosen
-        )
+        how = (sizes.checkpoint_every, save_for_backward, return_trace)
+        outputs = torch.ops.ntm.sequence(*tensors, *numbers, controller, *how, chosen)
     final = (
         None if like is None else _as(part, like.dtype)
         for part, like in zip(outputs[2:7], start, strict=True)

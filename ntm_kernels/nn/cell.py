@@ -6,12 +6,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ntm_kernels import functional
 from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
+from ntm_kernels.nn.controllers import (
+    CellController,
+    FeedforwardController,
+    LSTMController,
+    RecurrentLayer,
+)
+from ntm_kernels.nn.parts import (
+    any_global_hook,
+    first_state,
+    is_wrapped,
+    kind_of,
+    transform_weights,
+    weights_suffice,
+)
 from ntm_kernels.nn.state import (
     InitialState,
     NTMState,
@@ -22,6 +36,8 @@ from ntm_kernels.nn.state import (
 )
 from ntm_kernels.reference import Trace, activate
 
+BUILT_IN = (LSTMController, FeedforwardController)
+
 
 class Unrolled(NamedTuple):
     """Controller outputs ``[T, B, C]``, read vectors ``[T, B, R, M]``, final state and trace."""
@@ -30,6 +46,16 @@ class Unrolled(NamedTuple):
     read_vectors: Tensor
     state: NTMState
     trace: Trace | None
+
+
+class FusedWeights(NamedTuple):
+    """The weights of a one-layer controller and of the interface, as the fused op takes them."""
+
+    input_weight: Tensor
+    input_bias: Tensor
+    recurrent_weight: Tensor
+    interface_weight: Tensor
+    interface_bias: Tensor
 
 
 class NTMCell(nn.Module):
@@ -83,6 +109,7 @@ class NTMCell(nn.Module):
         initial_state: InitialState | None = None,
         checkpoint_every: int | None = None,
         backend: str | None = None,
+        fused: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -115,12 +142,10 @@ class NTMCell(nn.Module):
         self.shift_range = shift_range
         self.checkpoint_every = checkpoint_every
         self.backend = backend
+        self.fused = fused
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         start = InitialState() if initial_state is None else initial_state
         self.controller = self._make_controller(controller, num_layers, start, factory)
-        self.fused = (
-            isinstance(self.controller, (LSTMController, FeedforwardController)) and num_layers == 1
-        )
         self.interface = nn.Linear(hidden_size, self.layout.size, **factory)
         self.start = StartingPoint(
             start, memory_size, word_size, num_read_heads, self.layout.num_heads, **factory
@@ -158,11 +183,29 @@ class NTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        memory, weights, reads = self.start(batch_size, self.interface.weight)
-        hook = getattr(self.controller, "initial_state", None)
-        return NTMState(memory, weights, reads, None if hook is None else hook(batch_size))
+        memory, weights, reads = self.start(batch_size, *self._kind())
+        return NTMState(memory, weights, reads, first_state(self.controller, batch_size))
 
-    def forward(self, x: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        """Dtype and device of the parameters."""
+        return kind_of(self.interface, self.controller, self.start)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: NTMState | None = None,
+        *,
+        sequence: bool = False,
+        lengths: Tensor | None = None,
+        return_trace: bool = False,
+    ) -> tuple[Tensor, NTMState] | Unrolled:
+        if sequence:
+            return self._unroll(x, state, lengths, return_trace)
+        if lengths is not None or return_trace:
+            raise ValueError(
+                "NTMCell: lengths and return_trace are for whole sequences; give sequence=True and "
+                f"x as [T, B, {self.input_size}]"
+            )
         if not isinstance(x, Tensor):
             raise TypeError(f"NTMCell: x must be a tensor, got {type(x).__name__}")
         if x.dim() not in (1, 2):
@@ -174,7 +217,7 @@ class NTMCell(nn.Module):
         if not batched:
             x = x.unsqueeze(0)
             state = None if state is None else batch_of_one("NTMCell", state)
-        hidden, reads, state, _ = self.unroll(x.unsqueeze(0), state)
+        hidden, reads, state, _ = self._unroll(x.unsqueeze(0), state)
         features = self.features(hidden, reads).squeeze(0)
         if batched:
             return features, state
@@ -182,7 +225,7 @@ class NTMCell(nn.Module):
 
     def features(self, hidden: Tensor, read_vectors: Tensor) -> Tensor:
         """``[h, r] [..., C + R·M]`` in the dtype of the parameters."""
-        dtype = self.interface.weight.dtype
+        dtype, _ = self._kind()
         return torch.cat((hidden.to(dtype), read_vectors.flatten(-2).to(dtype)), -1)
 
     def unroll(
@@ -192,35 +235,77 @@ class NTMCell(nn.Module):
         lengths: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        """All steps of x ``[T, B, input_size]``; ``lengths [B]`` int64 on the device of x."""
+        """All steps of x ``[T, B, input_size]``; ``lengths [B]`` int64 on the device of x.
+
+        The same as a call with ``sequence=True``.
+        """
+        return self(x, state, sequence=True, lengths=lengths, return_trace=return_trace)
+
+    def _unroll(
+        self,
+        x: Tensor,
+        state: NTMState | None = None,
+        lengths: Tensor | None = None,
+        return_trace: bool = False,
+    ) -> Unrolled:
         self._check_input(x)
         batch = x.shape[1]
-        state = self.initial_state(batch) if state is None else state
-        self._check_state(state, batch)
+        state = self.initial_state(batch) if state is None else self._checked_state(state, batch)
         if lengths is not None:
             given = Arguments(type(self).__name__)
             given.fix("B", batch, "x")
             given.lengths(lengths, x.device)
             lengths_within(type(self).__name__, lengths, x.shape[0])
-        if self.fused:
-            return self._unroll_fused(x, state, lengths, return_trace)
-        return self._unroll_steps(x, state, lengths, return_trace)
+        weights = self._fused_weights() if self.fused else None
+        if weights is None:
+            return self._unroll_steps(x, state, lengths, return_trace)
+        return self._unroll_fused(weights, x, state, lengths, return_trace)
+
+    def _fused_weights(self) -> FusedWeights | None:
+        """The weights for the fused op, or ``None`` where the parts have to be called instead."""
+        controller, interface = self.controller, self.interface
+        if not isinstance(controller, BUILT_IN) or len(controller.layers) != 1:
+            return None
+        (layer,) = controller.layers
+        if (
+            any_global_hook()
+            or not isinstance(layer, RecurrentLayer)
+            or not weights_suffice(controller, BUILT_IN)
+            or not weights_suffice(layer, (RecurrentLayer,))
+            or not weights_suffice(interface, (nn.Linear,))
+        ):
+            return None
+        transform_weights(layer)
+        transform_weights(interface)
+        weights = FusedWeights(
+            layer.input_weight,
+            layer.bias,
+            layer.recurrent_weight,
+            interface.weight,
+            interface.bias,
+        )
+        return None if any(map(is_wrapped, weights)) else weights
 
     def _unroll_fused(
-        self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
+        self,
+        weights: FusedWeights,
+        x: Tensor,
+        state: NTMState,
+        lengths: Tensor | None,
+        return_trace: bool,
     ) -> Unrolled:
-        (layer,) = self.controller.layers  # type: ignore[misc]
         hidden, cell = state.controller if state.controller else (None, None)
         projection: dict[str, Tensor] = {}
         if torch.is_autocast_enabled(x.device.type):
-            x = layer.project(_blank(x, lengths))
+            blank = _blank(x, lengths).to(weights.input_bias.dtype)
+            x = linear(blank, weights.input_weight, weights.input_bias)
         else:
-            projection = {"input_weight": layer.input_weight, "input_bias": layer.bias}
+            projection = {"input_weight": weights.input_weight, "input_bias": weights.input_bias}
         result = functional.sequence(
             x,
-            layer.recurrent_weight,
-            self.interface.weight,
-            self.interface.bias,
+            weights.recurrent_weight,
+            weights.interface_weight,
+            weights.interface_bias,
             state.memory,
             state.weights,
             state.read_vectors,
@@ -235,9 +320,9 @@ class NTMCell(nn.Module):
             return_trace=return_trace,
             backend=self.backend,
         )
-        memory, weights, reads, hidden, cell = result.state
+        memory, weightings, reads, hidden, cell = result.state
         controller = () if hidden is None else (hidden, cell)
-        final = NTMState(memory, weights, reads, controller)
+        final = NTMState(memory, weightings, reads, controller)
         return Unrolled(result.hidden, result.read_vectors, final, result.trace)
 
     def _unroll_steps(
@@ -280,7 +365,7 @@ class NTMCell(nn.Module):
                 f"NTMCell: the controller's output must be [B={x.shape[0]}, "
                 f"hidden_size={self.hidden_size}], got {list(hidden.shape)}"
             )
-        interface = self.interface(hidden.to(self.interface.weight.dtype))
+        interface = self.interface(hidden.to(kind_of(self.interface)[0]))
         read_vectors, memory, weights = functional.step(
             state.memory,
             interface,
@@ -315,7 +400,7 @@ class NTMCell(nn.Module):
                 f"{type(self).__name__}: x must be [T, B, input_size={self.input_size}], "
                 f"got {list(x.shape)}"
             )
-        dtype, device = self.interface.weight.dtype, self.interface.weight.device
+        dtype, device = self._kind()
         if x.dtype != dtype and not (
             x.dtype in FLOATS and torch.is_autocast_enabled(x.device.type)
         ):
@@ -328,8 +413,8 @@ class NTMCell(nn.Module):
                 f"{type(self).__name__}: x is on {x.device} and the parameters on {device}"
             )
 
-    def _check_state(self, state: NTMState, batch: int) -> None:
-        require_state(type(self).__name__, state)
+    def _checked_state(self, state: NTMState, batch: int) -> NTMState:
+        state = require_state(type(self).__name__, state)
         wanted = {
             "memory": (batch, self.memory_size, self.word_size),
             "weights": (batch, self.layout.num_heads, self.memory_size),
@@ -347,6 +432,7 @@ class NTMCell(nn.Module):
                 f"{type(self).__name__}: state.controller must be {_with_batch(sizes, batch)}, "
                 f"got {shapes_of(state.controller)}"
             )
+        return state
 
     def _make_controller(
         self,
@@ -390,7 +476,8 @@ class NTMCell(nn.Module):
             f"word_size={self.word_size}, num_read_heads={self.num_read_heads}, "
             f"num_write_heads={self.num_write_heads}, shift_range={self.shift_range}"
         )
-        return text + ("" if self.backend is None else f", backend={self.backend!r}")
+        text += "" if self.backend is None else f", backend={self.backend!r}"
+        return text if self.fused else text + ", fused=False"
 
 
 def _blank(x: Tensor, lengths: Tensor | None) -> Tensor:

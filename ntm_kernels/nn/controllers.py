@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ntm_kernels.nn.parts import kind_of
 from ntm_kernels.reference import arithmetic_dtype
 
 
@@ -46,12 +47,12 @@ class RecurrentLayer(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """``x̂`` of ``x [..., I]``."""
-        return linear(x.to(self.bias.dtype), self.input_weight, self.bias)
+        bias = self.bias
+        return linear(x.to(bias.dtype), self.input_weight, bias)
 
     def forward(self, x: Tensor, recurrent: Tensor) -> Tensor:
-        return self.project(x) + linear(
-            recurrent.to(self.recurrent_weight.dtype), self.recurrent_weight
-        )
+        weight = self.recurrent_weight
+        return self.project(x) + linear(recurrent.to(weight.dtype), weight)
 
     def extra_repr(self) -> str:
         rows, recurrent_size = self.recurrent_weight.shape
@@ -76,15 +77,14 @@ class LearnedVectors(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.count}, {self.size}, initial={self.initial}"
 
-    def forward(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
-        """``count`` tensors ``[batch, size]`` in the arithmetic dtype of ``like``."""
-        dtype = arithmetic_dtype(like.dtype)
-        if self.value is not None:
-            value = self.value.to(dtype)
-        else:
-            value = torch.full(
-                (self.count, self.size), float(self.initial), dtype=dtype, device=like.device
-            )
+    def forward(self, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+        """``count`` tensors ``[batch, size]`` in the arithmetic dtype of ``dtype``."""
+        dtype = arithmetic_dtype(dtype)
+        value: Tensor | None = self.value
+        if value is None:
+            size = (self.count, self.size)
+            value = torch.full(size, float(self.initial), dtype=dtype, device=device)
+        value = value.to(dtype)
         return tuple(row.expand(batch, self.size) for row in value.unbind(0))
 
 
@@ -121,7 +121,7 @@ class LSTMController(nn.Module):
         self.state_sizes = (pair,) * num_layers if num_layers > 1 else pair
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        parts = self.start(batch_size, self.layers[0].bias)
+        parts = self.start(batch_size, *kind_of(self.layers[0]))
         pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
         return pairs if len(pairs) > 1 else pairs[0]
 
@@ -206,12 +206,12 @@ class CellController(nn.Module):
         self.state_sizes = (cell.hidden_size,) * parts
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        return self.start(batch_size, self.cell.weight_hh)
+        return self.start(batch_size, *kind_of(self.cell))
 
     def forward(
         self, input: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dtype = self.cell.weight_hh.dtype
+        dtype, _ = kind_of(self.cell)
         before = tuple(part.to(dtype) for part in state)
         after = self.cell(input, before if len(before) == 2 else before[0])
         after = after if isinstance(after, tuple) else (after,)

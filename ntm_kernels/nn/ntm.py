@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ntm_kernels.checks import positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.parts import kind_of
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, map_tensors
 from ntm_kernels.reference import Trace
 
@@ -70,6 +71,7 @@ class NTM(nn.Module):
         batch_first: bool = False,
         checkpoint_every: int | None = None,
         backend: str | None = None,
+        fused: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class NTM(nn.Module):
             initial_state=initial_state,
             checkpoint_every=checkpoint_every,
             backend=backend,
+            fused=fused,
             device=device,
             dtype=dtype,
         )
@@ -105,6 +108,15 @@ class NTM(nn.Module):
             seen = self.cell.feature_size if output_from == "features" else self.cell.read_size
             self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
             self._reset_output()
+
+    @property
+    def fused(self) -> bool:
+        """Whether a sequence may run as one fused op; ``cell.fused``, which it sets too."""
+        return self.cell.fused
+
+    @fused.setter
+    def fused(self, fused: bool) -> None:
+        self.cell.fused = fused
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as at construction."""
@@ -150,13 +162,15 @@ class NTM(nn.Module):
         """Everything for x ``[T, B, I]``."""
         if lengths is not None:
             lengths = _as_tensor(lengths).to(x.device)
-        hidden, reads, state, trace = self.cell.unroll(x, state, lengths, return_trace)
+        hidden, reads, state, trace = self.cell(
+            x, state, sequence=True, lengths=lengths, return_trace=return_trace
+        )
         if self.output is None:
             return self.cell.features(hidden, reads), state, trace
         if self.output_from == "features":
             seen = self.cell.features(hidden, reads)
         else:
-            seen = reads.flatten(-2).to(self.output.weight.dtype)
+            seen = reads.flatten(-2).to(kind_of(self.output)[0])
         output = self.output(seen)
         if lengths is not None:
             output = output.masked_fill(beyond(lengths, x.shape[0], output.dim()), 0)

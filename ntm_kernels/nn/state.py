@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.utils._pytree import tree_map
 
 from ntm_kernels.reference import arithmetic_dtype
@@ -55,6 +56,9 @@ def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
 
 
 def require_state(owner: str, state: Any) -> NTMState:
+    if is_tracing() and type(state) is tuple and len(state) == len(NTMState._fields):
+        # torch.jit.trace hands named tuples over as plain ones.
+        return NTMState(*state)
     if not isinstance(state, NTMState):
         raise TypeError(f"{owner}: state must be an NTMState or None, got {type(state).__name__}")
     return state
@@ -174,9 +178,12 @@ class StartingPoint(nn.Module):
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items())
 
-    def forward(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory, weights and read vectors of ``batch`` sequences, on the device of ``like``."""
-        dtype, device = arithmetic_dtype(like.dtype), like.device
+    def forward(
+        self, batch: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory, weights and read vectors of ``batch`` sequences on ``device``, in the arithmetic
+        dtype of ``dtype``."""
+        dtype = arithmetic_dtype(dtype)
 
         def part(value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
             if isinstance(value, Tensor):
@@ -184,13 +191,11 @@ class StartingPoint(nn.Module):
             return torch.full((batch, *shape), value, dtype=dtype, device=device)
 
         memory = self.memory if self.given_memory is None else self.given_memory
+        reads = self.read_vectors
         return (
             part(self.constant_memory if memory is None else memory, self.memory_shape),
             self._weights(batch, dtype, device),
-            part(
-                self.constant_reads if self.read_vectors is None else self.read_vectors,
-                self.reads_shape,
-            ),
+            part(self.constant_reads if reads is None else reads, self.reads_shape),
         )
 
     def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:

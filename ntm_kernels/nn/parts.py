@@ -1,0 +1,91 @@
+"""What a cell has to know of its parts before it uses their parameters.
+
+The fused path never calls the controller, its layer and the interface: it hands their weights to
+one op. That is right as long as a call of these modules would do nothing else with them.
+``weights_suffice`` says so of one part. Where it denies, the cell steps through its parts and calls
+each of them as a module.
+
+A part may also have been replaced by another module: wrapped by an adapter, quantized, sharded.
+``kind_of`` and ``first_state`` ask a part only for what every module has.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+# Forward pre-hooks that set a weight of their module and look at nothing else.
+WEIGHT_TRANSFORMS = (BasePruningMethod, SpectralNorm, WeightNorm)
+
+
+def any_global_hook() -> bool:
+    """Whether torch has hooks that run on the call of every module."""
+    return _has_any_global_hook()
+
+
+def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether ``part`` is of one of the classes ``kinds``, of no subclass, and has no hooks but
+    weight transforms."""
+    if part._forward_hooks or part._backward_hooks or part._backward_pre_hooks:
+        return False
+    if "forward" in part.__dict__:
+        return False
+    kind = type(part)
+    if kind not in kinds and is_parametrized(part):
+        # A parametrized module has a class of its own, made from the one it had.
+        kind = kind.__bases__[0]
+    return kind in kinds and all(
+        isinstance(hook, WEIGHT_TRANSFORMS) for hook in part._forward_pre_hooks.values()
+    )
+
+
+def transform_weights(part: nn.Module) -> None:
+    """Run the weight transforms of a part that ``weights_suffice`` has accepted."""
+    for transform in part._forward_pre_hooks.values():
+        transform(part, ())
+
+
+def is_wrapped(weight: Tensor) -> bool:
+    """Whether ``weight`` is of a class that wraps other tensors, such as a quantized or distributed
+    one. Their own operators know it; a fused op does not."""
+    kind = type(weight)
+    return kind is not nn.Parameter and kind is not Tensor and is_traceable_wrapper_subclass(weight)
+
+
+def kind_of(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of the first floating-point tensor that one of ``modules`` has.
+
+    No parametrized weight is computed for it. Quantized modules have no such tensor; torch's take
+    float32 on a CPU, which is the answer where no module has one.
+    """
+    for module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype, parameter.device
+        # The replicas of nn.DataParallel keep their parameters as plain attributes.
+        for other in chain(vars(module).values(), module.parameters(), module.buffers()):
+            if isinstance(other, Tensor) and other.is_floating_point():
+                return other.dtype, other.device
+    return torch.float32, torch.device("cpu")
+
+
+def first_state(controller: nn.Module, batch: int) -> Any:
+    """``controller.initial_state(batch)``, or ``None`` where it has no such method."""
+    if not hasattr(controller, "initial_state"):
+        return None
+    sharded = any(base.__name__ == "FSDPModule" for base in type(controller).__mro__)
+    if sharded and "initial_state" not in vars(controller):
+        # FSDP2 gathers parameters for the forward alone, unless it is told of another method.
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(controller, "initial_state")
+    return controller.initial_state(batch)  # type: ignore[operator]
