@@ -346,6 +346,7 @@ class NTMCell(nn.Module):
         if not hiddens:
             hiddens = [x.new_zeros(batch, self.hidden_size)]
             reads = [torch.zeros_like(state.read_vectors)]
+            state = map_tensors(torch.clone, state)
         time = x.shape[0]
         trace = self._trace(traced, state, lengths) if return_trace else None
         return Unrolled(torch.stack(hiddens)[:time], torch.stack(reads)[:time], state, trace)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ntm_kernels.nn.parts import kind_of
+from ntm_kernels.nn.parts import kind_of, outlasting
 from ntm_kernels.reference import arithmetic_dtype
 
 
@@ -85,7 +85,7 @@ class LearnedVectors(nn.Module):
             size = (self.count, self.size)
             value = torch.full(size, float(self.initial), dtype=dtype, device=device)
         value = value.to(dtype)
-        return tuple(row.expand(batch, self.size) for row in value.unbind(0))
+        return outlasting(self, tuple(row.expand(batch, self.size) for row in value.unbind(0)))
 
 
 class LSTMController(nn.Module):

@@ -11,6 +11,7 @@ A part may also have been replaced by another module: wrapped by an adapter, qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_map
 
 # Forward pre-hooks that set a weight of their module and look at nothing else.
 WEIGHT_TRANSFORMS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -82,10 +84,35 @@ def first_state(controller: nn.Module, batch: int) -> Any:
     """``controller.initial_state(batch)``, or ``None`` where it has no such method."""
     if not hasattr(controller, "initial_state"):
         return None
-    sharded = any(base.__name__ == "FSDPModule" for base in type(controller).__mro__)
-    if sharded and "initial_state" not in vars(controller):
-        # FSDP2 gathers parameters for the forward alone, unless it is told of another method.
-        from torch.distributed.fsdp import register_fsdp_forward_method
-
-        register_fsdp_forward_method(controller, "initial_state")
+    if is_sharded(controller) and "initial_state" not in vars(controller):
+        _gather_for_initial_state(controller)
     return controller.initial_state(batch)  # type: ignore[operator]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether ``module`` is a unit of FSDP2, which gathers its parameters for each call."""
+    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+
+
+def outlasting(module: nn.Module, nest: Any) -> Any:
+    """Results of ``module`` that may be views of its parameters, as they can leave the module.
+
+    FSDP2 frees the gathered parameters when a call returns, under any view of them.
+    """
+    if not is_sharded(module):
+        return nest
+    return tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, nest)
+
+
+def _gather_for_initial_state(controller: nn.Module) -> None:
+    """Let FSDP2 gather the parameters for this method as for the forward, which it does not do for
+    a method that it has not been told of."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    method = controller.initial_state
+
+    def initial_state(batch: int) -> Any:
+        return outlasting(controller, method(batch))  # type: ignore[operator]
+
+    controller.initial_state = initial_state  # type: ignore[assignment]
+    register_fsdp_forward_method(controller, "initial_state")

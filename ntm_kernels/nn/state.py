@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 from torch.utils._pytree import tree_map
 
+from ntm_kernels.nn.parts import outlasting
 from ntm_kernels.reference import arithmetic_dtype
 
 
@@ -192,11 +193,12 @@ class StartingPoint(nn.Module):
 
         memory = self.memory if self.given_memory is None else self.given_memory
         reads = self.read_vectors
-        return (
+        start = (
             part(self.constant_memory if memory is None else memory, self.memory_shape),
             self._weights(batch, dtype, device),
             part(self.constant_reads if reads is None else reads, self.reads_shape),
         )
+        return outlasting(self, start)
 
     def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         kind = self.kind_of_weights
