@@ -76,15 +76,33 @@ class NTMCell(nn.Module):
             ``nn.RNNCell`` of input size ``input_size + R·M``, or any module
             ``controller(input [B, input_size + R·M], state) -> (output [B, C], state)``, with an
             optional method ``initial_state(batch_size)``.
-        num_layers: layers of a built-in controller. One layer runs as a single fused op per
-            sequence; several, or a controller of your own, as one fused op per step.
+        num_layers: layers of a built-in controller.
         initial_state: how each part of the state begins.
         checkpoint_every: steps between the memories stored for the backward; ``None``: about √T.
         backend: name of the backend, or ``None`` to choose by call.
+        fused: whether a sequence may run as one fused op (below). The attribute ``fused`` can be
+            set later too.
         device, dtype: of the parameters. The state is float32 at least, whatever the dtype.
 
     ``cell(x, state=None) -> (features, state)`` with x ``[B, input_size]`` or ``[input_size]``,
     features ``[h, r]`` ``[B, C + R·M]``, and an ``NTMState``; ``state=None`` starts anew.
+    ``cell(x, state=None, sequence=True, lengths=None, return_trace=False)`` takes a whole sequence
+    ``[T, B, input_size]`` and returns what ``unroll`` returns.
+
+    With a built-in controller of one layer a sequence is one fused op. It takes the weights of the
+    controller's layer and of ``interface`` without calling these modules. In every other case the
+    cell calls the controller and the interface once a step, with one fused op for the memory:
+
+    - with several layers, a controller of your own, or ``fused=False``;
+    - while the controller, its layer or the interface has a hook, or torch has a hook for all
+      modules. Forward and backward hooks then fire once a step;
+    - while one of them is another module than the cell made: a subclass, an adapter, a quantized
+      layer, a unit of FSDP2.
+
+    Weight transforms leave a sequence fused and are applied once per call: pruning, the
+    ``weight_norm`` and ``spectral_norm`` of ``torch.nn.utils``, and parametrizations. A cell that
+    calls its parts applies them once a step; under ``torch.nn.utils.parametrize.cached()``
+    parametrizations are computed once there too.
 
     >>> import torch
     >>> cell = NTMCell(input_size=8, hidden_size=32)
@@ -342,14 +360,12 @@ class NTMCell(nn.Module):
             reads.append(read_vectors)
             if return_trace:
                 traced.append((state.weights.detach(), interface.detach()))
-        batch = x.shape[1]
-        if not hiddens:
-            hiddens = [x.new_zeros(batch, self.hidden_size)]
-            reads = [torch.zeros_like(state.read_vectors)]
-            state = map_tensors(torch.clone, state)
-        time = x.shape[0]
         trace = self._trace(traced, state, lengths) if return_trace else None
-        return Unrolled(torch.stack(hiddens)[:time], torch.stack(reads)[:time], state, trace)
+        if hiddens:
+            return Unrolled(torch.stack(hiddens), torch.stack(reads), state, trace)
+        hidden = x.new_empty(0, x.shape[1], self.hidden_size)
+        read_vectors = state.read_vectors.new_empty(0, *state.read_vectors.shape)
+        return Unrolled(hidden, read_vectors, map_tensors(torch.clone, state), trace)
 
     def _step(self, x: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """Controller output, raw interface vector and state after one step."""

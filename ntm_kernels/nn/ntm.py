@@ -25,7 +25,8 @@ class NTM(nn.Module):
         input_size: size of the input at one step.
         output_size: size of the output at one step; ``None`` gives the features ``[h, r]``.
         hidden_size, memory_size, word_size, num_read_heads, num_write_heads, shift_range,
-        controller, num_layers, initial_state, checkpoint_every, backend: as in ``NTMCell``.
+        controller, num_layers, initial_state, checkpoint_every, backend, fused: as in ``NTMCell``,
+            which also says when hooks on its parts fire. Hooks on ``model.cell`` fire once per call.
         output_from: what the output layer sees, ``"features"`` ``[h, r]`` or ``"read_vectors"``
             alone. With the latter the answer has to go through the memory.
         batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.
@@ -44,6 +45,9 @@ class NTM(nn.Module):
       the length, and padding has no influence.
     - output ``[T, B, output_size]``, linear, without activation.
     - trace: what the heads did, always time-major (``Trace``), not differentiable.
+
+    ``torch.jit.trace`` gives a module for any batch and any time, for the traced time alone where
+    the cell calls its parts at every step (``NTMCell``).
 
     >>> import torch
     >>> model = NTM(input_size=8, output_size=8, hidden_size=32, batch_first=True)

@@ -11,7 +11,6 @@ A part may also have been replaced by another module: wrapped by an adapter, qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 

@@ -210,6 +210,44 @@ def test_compiles_to_one_graph(controller, num_layers):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("controller", "num_layers", "with_grad", "backend"),
+    [
+        ("lstm", 1, True, None),
+        ("feedforward", 1, False, "reference"),
+        ("lstm", 2, True, "reference"),
+        ("feedforward", 2, False, None),
+    ],
+)
+def test_traced_by_torch_jit(controller, num_layers, with_grad, backend):
+    """Traced and checked, it gives outputs and gradients for other values and another batch; where
+    it is fused, for another time too."""
+    model = make(controller=controller, num_layers=num_layers, backend=backend)
+    with torch.set_grad_enabled(with_grad):
+        traced = torch.jit.trace(model, inputs(time=2))
+    time = 3 if num_layers == 1 else 2
+    x = inputs(time=time, batch=3) + 1
+    torch.testing.assert_close(traced(x)[0], model(x)[0], rtol=0, atol=0)
+    found, expected = (gradients(one, one(x)[0].square().sum()) for one in (traced, model))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_traced_with_state_and_lengths(num_layers):
+    model = make(num_layers=num_layers)
+    x, lengths = inputs(time=3), torch.tensor([3, 0, 2, 1])
+    traced = torch.jit.trace(model, (x, model.initial_state(4).detach(), lengths))
+    state = model(x)[1].detach()
+    found, expected = (one(x, state, 3 - lengths) for one in (traced, model))
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1][:3], tuple(expected[1][:3]))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
