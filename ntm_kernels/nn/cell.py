@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from ntm_kernels import functional
 from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
@@ -17,12 +16,12 @@ from ntm_kernels.nn.controllers import (
     FeedforwardController,
     LSTMController,
     RecurrentLayer,
+    project,
 )
 from ntm_kernels.nn.parts import (
-    any_global_hook,
+    dtype_and_device,
     first_state,
-    is_wrapped,
-    kind_of,
+    is_plain,
     transform_weights,
     weights_suffice,
 )
@@ -201,12 +200,12 @@ class NTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        memory, weights, reads = self.start(batch_size, *self._kind())
+        memory, weights, reads = self.start(batch_size, *self._dtype_and_device())
         return NTMState(memory, weights, reads, first_state(self.controller, batch_size))
 
-    def _kind(self) -> tuple[torch.dtype, torch.device]:
+    def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the parameters."""
-        return kind_of(self.interface, self.controller, self.start)
+        return dtype_and_device(self.interface, self.controller, self.start)
 
     def forward(
         self,
@@ -243,7 +242,7 @@ class NTMCell(nn.Module):
 
     def features(self, hidden: Tensor, read_vectors: Tensor) -> Tensor:
         """``[h, r] [..., C + R·M]`` in the dtype of the parameters."""
-        dtype, _ = self._kind()
+        dtype, _ = self._dtype_and_device()
         return torch.cat((hidden.to(dtype), read_vectors.flatten(-2).to(dtype)), -1)
 
     def unroll(
@@ -286,15 +285,14 @@ class NTMCell(nn.Module):
             return None
         (layer,) = controller.layers
         if (
-            any_global_hook()
-            or not isinstance(layer, RecurrentLayer)
+            not isinstance(layer, RecurrentLayer)
             or not weights_suffice(controller, BUILT_IN)
             or not weights_suffice(layer, (RecurrentLayer,))
             or not weights_suffice(interface, (nn.Linear,))
         ):
             return None
-        transform_weights(layer)
-        transform_weights(interface)
+        for part in (controller, layer, interface):
+            transform_weights(part)
         weights = FusedWeights(
             layer.input_weight,
             layer.bias,
@@ -302,7 +300,7 @@ class NTMCell(nn.Module):
             interface.weight,
             interface.bias,
         )
-        return None if any(map(is_wrapped, weights)) else weights
+        return weights if all(map(is_plain, weights)) else None
 
     def _unroll_fused(
         self,
@@ -315,8 +313,7 @@ class NTMCell(nn.Module):
         hidden, cell = state.controller if state.controller else (None, None)
         projection: dict[str, Tensor] = {}
         if torch.is_autocast_enabled(x.device.type):
-            blank = _blank(x, lengths).to(weights.input_bias.dtype)
-            x = linear(blank, weights.input_weight, weights.input_bias)
+            x = project(_blank(x, lengths), weights.input_weight, weights.input_bias)
         else:
             projection = {"input_weight": weights.input_weight, "input_bias": weights.input_bias}
         result = functional.sequence(
@@ -382,7 +379,7 @@ class NTMCell(nn.Module):
                 f"NTMCell: the controller's output must be [B={x.shape[0]}, "
                 f"hidden_size={self.hidden_size}], got {list(hidden.shape)}"
             )
-        interface = self.interface(hidden.to(kind_of(self.interface)[0]))
+        interface = self.interface(hidden.to(dtype_and_device(self.interface)[0]))
         read_vectors, memory, weights = functional.step(
             state.memory,
             interface,
@@ -417,7 +414,7 @@ class NTMCell(nn.Module):
                 f"{type(self).__name__}: x must be [T, B, input_size={self.input_size}], "
                 f"got {list(x.shape)}"
             )
-        dtype, device = self._kind()
+        dtype, device = self._dtype_and_device()
         if x.dtype != dtype and not (
             x.dtype in FLOATS and torch.is_autocast_enabled(x.device.type)
         ):

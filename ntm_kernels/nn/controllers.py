@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ntm_kernels.nn.parts import kind_of, outlasting
+from ntm_kernels.nn.parts import dtype_and_device, outlasting
 from ntm_kernels.reference import arithmetic_dtype
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``weight @ x + bias`` in the dtype of the parameters, for x ``[..., I]``."""
+    return linear(x.to(bias.dtype), weight, bias)
 
 
 class RecurrentLayer(nn.Module):
@@ -47,8 +52,7 @@ class RecurrentLayer(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """``x̂`` of ``x [..., I]``."""
-        bias = self.bias
-        return linear(x.to(bias.dtype), self.input_weight, bias)
+        return project(x, self.input_weight, self.bias)
 
     def forward(self, x: Tensor, recurrent: Tensor) -> Tensor:
         weight = self.recurrent_weight
@@ -121,7 +125,7 @@ class LSTMController(nn.Module):
         self.state_sizes = (pair,) * num_layers if num_layers > 1 else pair
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        parts = self.start(batch_size, *kind_of(self.layers[0]))
+        parts = self.start(batch_size, *dtype_and_device(self.layers[0]))
         pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
         return pairs if len(pairs) > 1 else pairs[0]
 
@@ -206,12 +210,12 @@ class CellController(nn.Module):
         self.state_sizes = (cell.hidden_size,) * parts
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        return self.start(batch_size, *kind_of(self.cell))
+        return self.start(batch_size, *dtype_and_device(self.cell))
 
     def forward(
         self, input: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dtype, _ = kind_of(self.cell)
+        dtype, _ = dtype_and_device(self.cell)
         before = tuple(part.to(dtype) for part in state)
         after = self.cell(input, before if len(before) == 2 else before[0])
         after = after if isinstance(after, tuple) else (after,)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ntm_kernels.checks import positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
-from ntm_kernels.nn.parts import kind_of
+from ntm_kernels.nn.parts import dtype_and_device
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, map_tensors
 from ntm_kernels.reference import Trace
 
@@ -26,7 +26,8 @@ class NTM(nn.Module):
         output_size: size of the output at one step; ``None`` gives the features ``[h, r]``.
         hidden_size, memory_size, word_size, num_read_heads, num_write_heads, shift_range,
         controller, num_layers, initial_state, checkpoint_every, backend, fused: as in ``NTMCell``,
-            which also says when hooks on its parts fire. Hooks on ``model.cell`` fire once per call.
+            which also says when hooks on its parts fire; those on ``model.cell`` fire once per
+            call.
         output_from: what the output layer sees, ``"features"`` ``[h, r]`` or ``"read_vectors"``
             alone. With the latter the answer has to go through the memory.
         batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.
@@ -174,7 +175,7 @@ class NTM(nn.Module):
         if self.output_from == "features":
             seen = self.cell.features(hidden, reads)
         else:
-            seen = reads.flatten(-2).to(kind_of(self.output)[0])
+            seen = reads.flatten(-2).to(dtype_and_device(self.output)[0])
         output = self.output(seen)
         if lengths is not None:
             output = output.masked_fill(beyond(lengths, x.shape[0], output.dim()), 0)

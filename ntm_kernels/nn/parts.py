@@ -1,12 +1,12 @@
 """What a cell has to know of its parts before it uses their parameters.
 
 The fused path never calls the controller, its layer and the interface: it hands their weights to
-one op. That is right as long as a call of these modules would do nothing else with them.
-``weights_suffice`` says so of one part. Where it denies, the cell steps through its parts and calls
-each of them as a module.
+one op. That is right as long as a call of these modules would do no more than the op does.
+``weights_suffice`` tells whether that holds for one part. If it does not, the cell calls its parts
+as modules, once a step.
 
 A part may also have been replaced by another module: wrapped by an adapter, quantized, sharded.
-``kind_of`` and ``first_state`` ask a part only for what every module has.
+``dtype_and_device`` and ``first_state`` ask a part only for what every module has.
 """
 
 from __future__ import annotations
@@ -28,17 +28,12 @@ from torch.utils._pytree import tree_map
 WEIGHT_TRANSFORMS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
-def any_global_hook() -> bool:
-    """Whether torch has hooks that run on the call of every module."""
-    return _has_any_global_hook()
-
-
 def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether ``part`` is of one of the classes ``kinds``, of no subclass, and has no hooks but
     weight transforms."""
     if part._forward_hooks or part._backward_hooks or part._backward_pre_hooks:
         return False
-    if "forward" in part.__dict__:
+    if _has_any_global_hook() or "forward" in vars(part):
         return False
     kind = type(part)
     if kind not in kinds and is_parametrized(part):
@@ -55,14 +50,19 @@ def transform_weights(part: nn.Module) -> None:
         transform(part, ())
 
 
-def is_wrapped(weight: Tensor) -> bool:
-    """Whether ``weight`` is of a class that wraps other tensors, such as a quantized or distributed
-    one. Their own operators know it; a fused op does not."""
+def is_plain(weight: Tensor | None) -> bool:
+    """Whether ``weight`` is a tensor that a fused op can read.
+
+    Quantized and distributed weights may be of classes that wrap other tensors. Those are known to
+    the operators that a module calls, and unknown to a fused op.
+    """
     kind = type(weight)
-    return kind is not nn.Parameter and kind is not Tensor and is_traceable_wrapper_subclass(weight)
+    if kind is nn.Parameter or kind is Tensor:
+        return True
+    return weight is not None and not is_traceable_wrapper_subclass(weight)
 
 
-def kind_of(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
+def dtype_and_device(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Dtype and device of the first floating-point tensor that one of ``modules`` has.
 
     No parametrized weight is computed for it. Quantized modules have no such tensor; torch's take

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from torch.nn.utils.rnn import pack_sequence
 
 from ntm_kernels import NTM, functional
+from ntm_kernels.nn import LSTMController
 
 TIME = 3
 
@@ -291,6 +292,13 @@ def test_hooks_on_the_cell_fire_once_per_forward(call, sequences):
     assert len(sequences) == 1
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_controller_made_outside_is_fused_as_one_made_inside(num_layers, sequences):
+    controller = LSTMController(3, 5, 7, num_layers, dtype=torch.float64)
+    NTM(3, 2, 7, 11, 5, controller=controller, dtype=torch.float64)(inputs())
+    assert len(sequences) == (1 if num_layers == 1 else 0)
+
+
 def test_fused_can_be_switched(sequences):
     model = make()
     expected = model(inputs())[0]
@@ -375,7 +383,11 @@ def pack(cell):
     cell.interface.weight = nn.Parameter(Packed(cell.interface.weight.detach()), False)
 
 
-@pytest.mark.parametrize("replace", [adapt, double, double_instance, pack])
+def unbias(cell):
+    cell.interface = nn.Linear(7, cell.layout.size, bias=False, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("replace", [adapt, double, double_instance, pack, unbias])
 def test_a_replaced_part_is_called(replace, sequences):
     models = make(), make(fused=False)
     plain, _ = models[0](inputs())
