@@ -444,7 +444,12 @@ SHARDED = {
     "cell": lambda model: [model.cell],
     "interface": lambda model: [model.cell.interface],
     "controller": lambda model: [model.cell.controller],
-    "parts and root": lambda model: [model.cell.interface, model.cell.controller, model],
+    "parts, cell and root": lambda model: [
+        model.cell.interface,
+        model.cell.controller,
+        model.cell,
+        model,
+    ],
     "starts and root": lambda model: [
         model.cell.start,
         *(part for name, part in model.cell.controller.named_children() if name == "start"),
