@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ntm_kernels.nn.parts import (
     first_state,
     is_plain,
     transform_weights,
+    weight_of,
     weights_suffice,
 )
 from ntm_kernels.nn.state import (
@@ -205,7 +206,9 @@ class NTMCell(nn.Module):
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the parameters."""
-        return dtype_and_device(self.interface, self.controller, self.start)
+        # Past nn.Module.__getattr__, which would be most of the cost.
+        parts = cast(dict[str, nn.Module], self._modules)
+        return dtype_and_device(parts["interface"], parts["controller"], parts["start"])
 
     def forward(
         self,
@@ -294,11 +297,11 @@ class NTMCell(nn.Module):
         for part in (controller, layer, interface):
             transform_weights(part)
         weights = FusedWeights(
-            layer.input_weight,
-            layer.bias,
-            layer.recurrent_weight,
-            interface.weight,
-            interface.bias,
+            weight_of(layer, "input_weight"),
+            weight_of(layer, "bias"),
+            weight_of(layer, "recurrent_weight"),
+            weight_of(interface, "weight"),
+            weight_of(interface, "bias"),
         )
         return weights if all(map(is_plain, weights)) else None
 
@@ -379,7 +382,8 @@ class NTMCell(nn.Module):
                 f"NTMCell: the controller's output must be [B={x.shape[0]}, "
                 f"hidden_size={self.hidden_size}], got {list(hidden.shape)}"
             )
-        interface = self.interface(hidden.to(dtype_and_device(self.interface)[0]))
+        dtype, _ = dtype_and_device(self.interface)
+        interface = self.interface(hidden.to(dtype))
         read_vectors, memory, weights = functional.step(
             state.memory,
             interface,

@@ -39,15 +39,22 @@ def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool
     if kind not in kinds and is_parametrized(part):
         # A parametrized module has a class of its own, made from the one it had.
         kind = kind.__bases__[0]
-    return kind in kinds and all(
-        isinstance(hook, WEIGHT_TRANSFORMS) for hook in part._forward_pre_hooks.values()
-    )
+    if kind not in kinds:
+        return False
+    hooks = part._forward_pre_hooks
+    return not hooks or all(isinstance(hook, WEIGHT_TRANSFORMS) for hook in hooks.values())
 
 
 def transform_weights(part: nn.Module) -> None:
     """Run the weight transforms of a part that ``weights_suffice`` has accepted."""
     for transform in part._forward_pre_hooks.values():
         transform(part, ())
+
+
+def weight_of(part: nn.Module, name: str) -> Any:
+    """``getattr(part, name)``, without the cost of nn.Module.__getattr__ for a parameter."""
+    parameter = part._parameters.get(name)
+    return getattr(part, name) if parameter is None else parameter
 
 
 def is_plain(weight: Tensor | None) -> bool:
@@ -90,7 +97,7 @@ def first_state(controller: nn.Module, batch: int) -> Any:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``module`` is a unit of FSDP2, which gathers its parameters for each call."""
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+    return "FSDPModule" in [base.__name__ for base in type(module).__mro__]
 
 
 def outlasting(module: nn.Module, nest: Any) -> Any:

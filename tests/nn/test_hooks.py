@@ -247,6 +247,7 @@ def test_what_a_hook_returns_is_used(controller):
     torch.testing.assert_close(twin(inputs())[0], model(inputs())[0])
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @pytest.mark.parametrize(
     "register",
     [
@@ -280,6 +281,7 @@ CALLS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @pytest.mark.parametrize("call", CALLS)
 def test_hooks_on_the_cell_fire_once_per_forward(call, sequences):
     model = make()
@@ -406,6 +408,7 @@ def test_a_replaced_part_is_called(replace, sequences):
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.parametrize("controller", CONTROLLERS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "output_from"),
@@ -458,6 +461,7 @@ SHARDED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor:UserWarning")
 @pytest.mark.parametrize("controller", CONTROLLERS)
 @pytest.mark.parametrize("which", SHARDED)
 def test_fully_shard(which, controller, one_process):
