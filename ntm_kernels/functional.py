@@ -375,7 +375,8 @@ def sequence(
     )
     controller = plan.problem.controller
     if plain and _straight("sequence", chosen):
-        # Such a backend sees for itself whether to save, also where a traced graph is run.
+        # Such a backend saves for its own derivative whenever gradients are on. With the flag False
+        # a graph traced by torch.jit holds the same call, whether gradients were on or not.
         own = SequenceArguments(*tensors)  # type: ignore[arg-type]
         outputs, _ = get_backend(chosen).sequence(own, sizes, controller, False, return_trace)
     else:

@@ -11,6 +11,7 @@ A part may also have been replaced by another module: wrapped by an adapter, qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -88,11 +89,10 @@ def dtype_and_device(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
 
 def first_state(controller: nn.Module, batch: int) -> Any:
     """``controller.initial_state(batch)``, or ``None`` where it has no such method."""
-    if not hasattr(controller, "initial_state"):
-        return None
-    if is_sharded(controller) and "initial_state" not in vars(controller):
-        _gather_for_initial_state(controller)
-    return controller.initial_state(batch)  # type: ignore[operator]
+    method: Any = getattr(controller, "initial_state", None)
+    if method is not None and is_sharded(controller) and "initial_state" not in vars(controller):
+        method = _gathering(controller, method)
+    return None if method is None else method(batch)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -110,15 +110,13 @@ def outlasting(module: nn.Module, nest: Any) -> Any:
     return tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, nest)
 
 
-def _gather_for_initial_state(controller: nn.Module) -> None:
-    """Let FSDP2 gather the parameters for this method as for the forward, which it does not do for
-    a method that it has not been told of."""
+def _gathering(controller: nn.Module, method: Callable[[int], Any]) -> Any:
+    """The method ``initial_state`` of a sharded controller, with its parameters gathered.
+
+    FSDP2 gathers them for the forward alone, until it is told of another method.
+    """
     from torch.distributed.fsdp import register_fsdp_forward_method
 
-    method = controller.initial_state
-
-    def initial_state(batch: int) -> Any:
-        return outlasting(controller, method(batch))  # type: ignore[operator]
-
-    controller.initial_state = initial_state  # type: ignore[assignment]
+    vars(controller)["initial_state"] = lambda batch: outlasting(controller, method(batch))
     register_fsdp_forward_method(controller, "initial_state")
+    return controller.initial_state
