@@ -17,6 +17,7 @@ from ntm_kernels.backend.base import (
     Sizes,
 )
 from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary, Plan
+from ntm_kernels.compiling import assume_constant_result
 from ntm_kernels.reference import arithmetic_dtype
 
 _INT32_MAX = 2**31 - 1
@@ -522,7 +523,7 @@ class CudaBackend(Backend):
 
 
 # A constant to torch.compile, which cannot trace a call into the library.
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _unplanned(
     backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, device: int, *sizes: int
 ) -> str | None:
