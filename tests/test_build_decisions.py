@@ -22,7 +22,9 @@ while [ "$1" != -o ]; do shift; done
 echo "$2:" > "${2%.*}.d"
 """
 # Build isolation: setuptools is there, and what is installed is taken off the path.
-ISOLATION = "import site, sys; sys.path[:] = [p for p in sys.path if p not in site.getsitepackages()]"
+ISOLATION = (
+    "import site, sys; sys.path[:] = [p for p in sys.path if p not in site.getsitepackages()]"
+)
 
 NO_TORCH = "no torch to build against (No module named 'torch'); install torch first"
 NO_CUDA = (
