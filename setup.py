@@ -7,14 +7,15 @@ package, and one line says why.
 
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
-    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them without
-                                  torch, or for a torch without CUDA, too
+    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them
+                                  without torch, or for a torch without CUDA, too
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)
                                   and further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
-    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all);
-                                  naming them builds the CUDA kernels whatever torch is installed
+    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX"; those that are
+                                  named are built whatever torch is installed (default: all, for a
+                                  torch with CUDA)
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
@@ -132,8 +133,8 @@ def require_cuda_in_torch() -> None:
     torch = require_torch()
     if torch.version.cuda is None:
         raise Unavailable(
-            f"torch {torch.__version__} is one without CUDA; NTM_KERNELS_REQUIRE_CUDA=1 builds them "
-            "all the same"
+            f"torch {torch.__version__} is one without CUDA; NTM_KERNELS_REQUIRE_CUDA=1 builds "
+            "them all the same"
         )
 
 

@@ -22,9 +22,10 @@ while [ "$1" != -o ]; do shift; done
 echo "$2:" > "${2%.*}.d"
 """
 # Build isolation: setuptools is there, and what is installed is taken off the path.
-ISOLATION = (
-    "import site, sys; sys.path[:] = [p for p in sys.path if p not in site.getsitepackages()]"
-)
+ISOLATION = """
+import site, sys
+sys.path[:] = [path for path in sys.path if path not in site.getsitepackages()]
+"""
 
 NO_TORCH = "no torch to build against (No module named 'torch'); install torch first"
 NO_CUDA = (
@@ -134,6 +135,6 @@ def test_torch_is_found_where_the_environment_takes_packages_of_the_system(tmp_p
     place = Place(tmp_path, "c++")
     install_torch(tmp_path / "system", *TORCH["torch for CPUs"])
     with (place.isolated / "sitecustomize.py").open("a") as customize:
-        customize.write(f"\nsite.getsitepackages = lambda: [{str(tmp_path / 'system')!r}]\n")
+        customize.write(f"site.getsitepackages = lambda: [{str(tmp_path / 'system')!r}]\n")
     _, said, _ = place.build()
     assert said[0].startswith("native CPU kernels built: ")

@@ -17,7 +17,7 @@ sys.addaudithook(lambda event, args: event == "ctypes.dlopen" and opened.append(
 import ntm_kernels
 print(json.dumps([sorted(set(sys.modules) - before), opened]))
 """
-# Beside the package's own modules: the library for the CPU. Those for GPUs wait for their first use.
+# Libraries for GPUs wait until they are asked for.
 LIBRARIES = {"_native.so"}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 def how_to_build(library: Path, compiler: str) -> str:
     """The command that builds ``library``, and the compiler that it needs.
 
-    ``library`` lies in the package's folder. In a checkout ``setup.py`` stands beside that folder and
-    builds in place; an installed package can only be installed again.
+    ``library`` lies in the package's folder. In a checkout ``setup.py`` stands beside that folder
+    and builds in place; an installed package can only be installed again.
     """
     root = library.parents[1]
     if (root / "setup.py").exists():
@@ -19,6 +19,5 @@ def how_to_build(library: Path, compiler: str) -> str:
             "`pip install --verbose --force-reinstall --no-deps SOURCES`, with the folder of the "
             "package's sources for SOURCES,"
         )
-    return (
-        f"{command} builds {library.name} where there is {compiler}, and else says what is missing"
-    )
+    where = f"where there is {compiler}, and else says what is missing"
+    return f"{command} builds {library.name} {where}"
