@@ -13,9 +13,8 @@ Environment:
                                   and further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
-    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX"; those that are
-                                  named are built whatever torch is installed (default: all, for a
-                                  torch with CUDA)
+    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX", built for any
+                                  torch or none (default: all, for a torch with CUDA)
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 

@@ -97,7 +97,7 @@ class Place:
         (("torch for CPUs", "c++", "nvcc"), "built: ", f"left out: {NO_CUDA}"),
         (("torch for CUDA", "c++"), "built: ", "left out: no CUDA compiler"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+    ids=["no torch", "no C++ compiler", "torch for CPUs", "no nvcc"],
 )
 def test_what_cannot_be_used_is_not_built(tmp_path, contents, native, cuda):
     place = Place(tmp_path, *contents)
