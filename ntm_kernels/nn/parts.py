@@ -19,14 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map
-
-# Forward pre-hooks that set a weight of their module and look at nothing else.
-WEIGHT_TRANSFORMS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
@@ -43,7 +39,15 @@ def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool
     if kind not in kinds:
         return False
     hooks = part._forward_pre_hooks
-    return not hooks or all(isinstance(hook, WEIGHT_TRANSFORMS) for hook in hooks.values())
+    return not hooks or all(map(is_weight_transform, hooks.values()))
+
+
+def is_weight_transform(hook: object) -> bool:
+    """Whether a forward pre-hook sets a weight of its module and looks at nothing else."""
+    # Here, since torch does not load it by itself.
+    from torch.nn.utils.prune import BasePruningMethod
+
+    return isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm))
 
 
 def transform_weights(part: nn.Module) -> None:
