@@ -284,14 +284,13 @@ class NTMCell(nn.Module):
     def _fused_weights(self) -> FusedWeights | None:
         """The weights for the fused op, or ``None`` where the parts have to be called instead."""
         controller, interface = self.controller, self.interface
-        if not isinstance(controller, BUILT_IN) or len(controller.layers) != 1:
+        if not isinstance(controller, BUILT_IN):
             return None
-        (layer,) = controller.layers
-        if (
-            not isinstance(layer, RecurrentLayer)
-            or not weights_suffice(controller, BUILT_IN)
-            or not weights_suffice(layer, (RecurrentLayer,))
-            or not weights_suffice(interface, (nn.Linear,))
+        layer, *others = controller.layers
+        if others or not (
+            weights_suffice(controller, BUILT_IN)
+            and weights_suffice(layer, (RecurrentLayer,))
+            and weights_suffice(interface, (nn.Linear,))
         ):
             return None
         for part in (controller, layer, interface):

@@ -57,12 +57,12 @@ def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
 
 
 def require_state(owner: str, state: Any) -> NTMState:
+    if isinstance(state, NTMState):
+        return state
     if is_tracing() and type(state) is tuple and len(state) == len(NTMState._fields):
         # torch.jit.trace hands named tuples over as plain ones.
         return NTMState(*state)
-    if not isinstance(state, NTMState):
-        raise TypeError(f"{owner}: state must be an NTMState or None, got {type(state).__name__}")
-    return state
+    raise TypeError(f"{owner}: state must be an NTMState or None, got {type(state).__name__}")
 
 
 def batch_of_one(owner: str, state: Any) -> NTMState:
