@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 
-def explain(
-    error: Exception, owner: str, what: str, shape: Sequence[int], dtype: torch.dtype, mend: str
-) -> None:
-    """Where ``error`` says that a tensor does not fit, raise one that says which and why.
+def explain(error: Exception, owner: str, what: str, mend: str) -> None:
+    """Where ``error`` says that memory is short, raise one that says for what, and what to do.
 
     Errors of another kind are left to the caller, who raises them again. The type of a
     ``RuntimeError`` is kept and torch's own words are in the message, since programs that look for
@@ -25,29 +23,31 @@ def explain(
         words in text.lower() for words in ("allocate memory", "not enough memory", "overflow")
     ):
         return
-    size = math.prod(shape) * dtype.itemsize
     kind = type(error) if isinstance(error, RuntimeError) else RuntimeError
     raise kind(
-        f"{owner}: there is no room for {what} = {list(shape)}, {size:,} bytes in {dtype}; {mend} "
-        f"(torch: {text.splitlines()[0]})"
+        f"{owner}: there is no room for {what}; {mend} (torch: {text.splitlines()[0]})"
     ) from error
+
+
+def tensor(name: str, shape: Sequence[int], dtype: torch.dtype | None) -> str:
+    """A tensor's name, shape and bytes in words; ``None`` is the default dtype."""
+    dtype = dtype or torch.get_default_dtype()
+    return f"{name} = {list(shape)}, {math.prod(shape) * dtype.itemsize:,} bytes in {dtype}"
 
 
 @contextmanager
 def room_for(
     owner: str, what: str, shape: Sequence[int], dtype: torch.dtype | None, mend: str
 ) -> Iterator[None]:
-    """Explain an allocation that fails inside the ``with`` block; ``None`` is the default dtype."""
+    """Explain why a parameter ``what`` does not fit, where the ``with`` block finds that out."""
     try:
         yield
     except (RuntimeError, TypeError) as error:
-        explain(error, owner, what, shape, dtype or torch.get_default_dtype(), mend)
+        explain(error, owner, tensor(what, shape, dtype), mend)
         raise
 
 
-def parameter(
-    owner: str, what: str, shape: Sequence[int], mend: str, **factory: Any
-) -> nn.Parameter:
-    """An unset parameter; where it does not fit, the error says which and why."""
-    with room_for(owner, what, shape, factory.get("dtype"), mend):
+def parameter(what: str, shape: Sequence[int], mend: str, **factory: Any) -> nn.Parameter:
+    """An unset parameter of a cell; where it does not fit, the error says which and why."""
+    with room_for("NTMCell", what, shape, factory.get("dtype"), mend):
         return nn.Parameter(torch.empty(shape, **factory))

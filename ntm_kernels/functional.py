@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
-from ntm_kernels import checks
+from ntm_kernels import allocation, checks
 from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
 from ntm_kernels.backend import explain as explain_choice
 from ntm_kernels.backend import get as get_backend
@@ -96,17 +96,22 @@ def address(
     )
     sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
     chosen = _choose(_problem("address", memory, key, sizes), backend)
-    weights, _ = torch.ops.ntm.address(
-        memory,
-        key,
-        strength,
-        gate,
-        shift,
-        sharpening,
-        previous_weights,
-        given.needs_grad(),
-        chosen,
-    )
+    save_for_backward = given.needs_grad()
+    try:
+        weights, _ = torch.ops.ntm.address(
+            memory,
+            key,
+            strength,
+            gate,
+            shift,
+            sharpening,
+            previous_weights,
+            save_for_backward,
+            chosen,
+        )
+    except RuntimeError as error:
+        _explain_room(error, "address", sizes)
+        raise
     return weights
 
 
@@ -133,7 +138,11 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.needs_grad()
     sizes = Sizes.of(memory, weights.shape[1])
     chosen = _choose(_problem("read", memory, weights, sizes), backend)
-    return torch.ops.ntm.read(memory, weights, chosen)
+    try:
+        return torch.ops.ntm.read(memory, weights, chosen)
+    except RuntimeError as error:
+        _explain_room(error, "read", sizes)
+        raise
 
 
 def write(
@@ -168,7 +177,11 @@ def write(
     given.needs_grad()
     sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
     chosen = _choose(_problem("write", memory, erase, sizes), backend)
-    return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+    try:
+        return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+    except RuntimeError as error:
+        _explain_room(error, "write", sizes)
+        raise
 
 
 def step(
@@ -222,21 +235,25 @@ def step(
     chosen = _choose(plan.problem, backend)
     tensors = {"memory": memory, "interface": interface, "previous_weights": previous_weights}
     save_for_backward = checks.needs_grad("step", tensors)
-    if plain and _straight("step", chosen):
-        read_vectors, memory, weights, _ = get_backend(chosen).step(
-            memory, interface, previous_weights, plan.problem.sizes, save_for_backward
-        )
-    else:
-        read_vectors, memory, weights, _ = torch.ops.ntm.step(
-            memory,
-            interface,
-            previous_weights,
-            plan.layout.num_read_heads,
-            plan.layout.num_write_heads,
-            plan.layout.shift_range,
-            save_for_backward,
-            chosen,
-        )
+    try:
+        if plain and _straight("step", chosen):
+            read_vectors, memory, weights, _ = get_backend(chosen).step(
+                memory, interface, previous_weights, plan.problem.sizes, save_for_backward
+            )
+        else:
+            read_vectors, memory, weights, _ = torch.ops.ntm.step(
+                memory,
+                interface,
+                previous_weights,
+                plan.layout.num_read_heads,
+                plan.layout.num_write_heads,
+                plan.layout.shift_range,
+                save_for_backward,
+                chosen,
+            )
+    except RuntimeError as error:
+        _explain_room(error, "step", plan.problem.sizes)
+        raise
     return read_vectors, memory, weights
 
 
@@ -378,20 +395,24 @@ def sequence(
     )
     controller = plan.problem.controller
     how = (save_for_backward, return_trace)
-    if plain and _straight("sequence", chosen):
-        own = SequenceArguments(*tensors)  # type: ignore[arg-type]
-        outputs, _ = get_backend(chosen).sequence(own, sizes, controller, *how)
-    else:
-        outputs = torch.ops.ntm.sequence(
-            *tensors,
-            plan.layout.num_read_heads,
-            plan.layout.num_write_heads,
-            plan.layout.shift_range,
-            controller,
-            sizes.checkpoint_every,
-            *how,
-            chosen,
-        )
+    try:
+        if plain and _straight("sequence", chosen):
+            own = SequenceArguments(*tensors)  # type: ignore[arg-type]
+            outputs, _ = get_backend(chosen).sequence(own, sizes, controller, *how)
+        else:
+            outputs = torch.ops.ntm.sequence(
+                *tensors,
+                plan.layout.num_read_heads,
+                plan.layout.num_write_heads,
+                plan.layout.shift_range,
+                controller,
+                sizes.checkpoint_every,
+                *how,
+                chosen,
+            )
+    except RuntimeError as error:
+        _explain_room(error, "sequence", sizes)
+        raise
     final = (
         None if like is None else _as(part, like.dtype)
         for part, like in zip(outputs[2:7], start, strict=True)
@@ -568,6 +589,19 @@ def _choose(problem: Problem, backend: str | _Question | None) -> str:
 def _straight(op: str, backend: str) -> bool:
     """Whether to call the backend itself, past ``torch.ops.ntm``, whose cost small calls feel."""
     return op in get_backend(backend).differentiates and checks.eager_alone()
+
+
+def _explain_room(error: RuntimeError, op: str, sizes: Sizes) -> None:
+    """Where memory is short, say which sizes ask for it."""
+    asked = f"batch B={sizes.batch}, N={sizes.memory_size}, M={sizes.word_size}"
+    mend = "make the batch or the memory smaller"
+    if op == "sequence":
+        asked = f"T={sizes.time}, {asked}, C={sizes.hidden_size}"
+        mend = (
+            "make the sequence, the batch or the memory smaller, or compute under torch.no_grad() "
+            "where no gradient is needed"
+        )
+    allocation.explain(error, op, f"what it computes for {asked}", mend)
 
 
 def _empty_sequence(

@@ -52,9 +52,7 @@ def require_protocol(controller: nn.Module) -> None:
         ) from error
 
 
-def _parameter(what: str, shape: tuple[int, ...], factory: dict[str, Any]) -> nn.Parameter:
-    what, mend = f"the controller's {what}", "make hidden_size smaller"
-    return allocation.parameter("NTMCell", what, shape, mend, **factory)
+MEND = "make hidden_size, input_size, word_size or num_read_heads smaller"
 
 
 class RecurrentLayer(nn.Module):
@@ -72,15 +70,14 @@ class RecurrentLayer(nn.Module):
         rows = gates * hidden_size
         height = "4·hidden_size" if gates == 4 else "hidden_size"
 
-        def weights(what: str, *shape: int) -> nn.Parameter:
-            what = f"the controller's {what}"
-            return allocation.parameter(
-                "NTMCell", what, shape, "make hidden_size smaller", **factory
-            )
+        def parameter(name: str, *shape: int) -> nn.Parameter:
+            return allocation.parameter(f"the controller's {name}", shape, MEND, **factory)
 
-        self.input_weight = weights(f"weights [{height}, inputs]", rows, input_size)
-        self.recurrent_weight = weights(f"weights [{height}, states]", rows, recurrent_size)
-        self.bias = weights(f"bias [{height}]", rows)
+        self.input_weight = parameter(f"input_weight [{height}, input]", rows, input_size)
+        self.recurrent_weight = parameter(
+            f"recurrent_weight [{height}, read vectors and state]", rows, recurrent_size
+        )
+        self.bias = parameter(f"bias [{height}]", rows)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -113,7 +110,8 @@ class LearnedVectors(nn.Module):
         self.count, self.size, self.initial = count, size, initial
         self.register_parameter("value", None)
         if initial == "learned":
-            self.value = _parameter("initial state [parts, hidden_size]", (count, size), factory)
+            what = "the controller's learned state [parts, hidden_size]"
+            self.value = allocation.parameter(what, (count, size), MEND, **factory)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -230,8 +228,7 @@ class HiddenLayer(nn.Linear):
     def __init__(self, hidden_size: int, **factory: Any) -> None:
         shape = (hidden_size, hidden_size)
         what = "the controller's weights [hidden_size, hidden_size]"
-        mend = "make hidden_size smaller"
-        with allocation.room_for("NTMCell", what, shape, factory.get("dtype"), mend):
+        with allocation.room_for("NTMCell", what, shape, factory.get("dtype"), MEND):
             super().__init__(*shape, **factory)
 
     def reset_parameters(self) -> None:

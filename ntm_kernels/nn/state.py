@@ -207,8 +207,8 @@ class StartingPoint(nn.Module):
         self.reset_parameters()
 
     def _learned(self, what: str, shape: tuple[int, ...], factory: dict[str, Any]) -> nn.Parameter:
-        mend = "make the sizes smaller, or start from a constant"
-        return allocation.parameter("InitialState", f"the learned {what}", shape, mend, **factory)
+        mend = "make memory_size or word_size smaller, or start from a constant"
+        return allocation.parameter(f"the learned initial {what}", shape, mend, **factory)
 
     def reset_parameters(self) -> None:
         """Learned memory U(±1/√(N + M)), weighting logits N(0, 1), read vectors N(0, 0.01²); a
@@ -245,16 +245,21 @@ class StartingPoint(nn.Module):
         """Memory, weights and read vectors of ``batch`` sequences, on the device of ``like``."""
         dtype, device = arithmetic_dtype(like.dtype), like.device
 
-        def part(value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
+        def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
             if isinstance(value, Tensor):
                 return value.to(dtype).expand(batch, *shape)
-            return _full((batch, *shape), value, dtype, device)
+            return _full(name, (batch, *shape), value, dtype, device)
 
         memory = self.memory if self.given_memory is None else self.given_memory
         return (
-            part(self.constant_memory if memory is None else memory, self.memory_shape),
+            part(
+                "memory [B, N, M]",
+                self.constant_memory if memory is None else memory,
+                self.memory_shape,
+            ),
             self._weights(batch, dtype, device),
             part(
+                "read_vectors [B, R, M]",
                 self.constant_reads if self.read_vectors is None else self.read_vectors,
                 self.reads_shape,
             ),
@@ -266,23 +271,21 @@ class StartingPoint(nn.Module):
             weights = torch.softmax(self.weight_logits.to(dtype), -1)
             return weights.expand(batch, *self.weights_shape)
         value = 1 / self.weights_shape[1] if kind == "uniform" else 0.0
-        weights = _full((batch, *self.weights_shape), value, dtype, device)
+        shape = (batch, *self.weights_shape)
+        weights = _full("weights [B, H, N]", shape, value, dtype, device)
         if kind == "one_hot":
             weights[..., 0] = 1
         return weights
 
 
-def _full(shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _full(
+    name: str, shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """A constant part of the state of a batch."""
     try:
         return torch.full(shape, value, dtype=dtype, device=device)
     except (RuntimeError, TypeError) as error:
-        allocation.explain(
-            error,
-            "initial_state",
-            "a part of the state, [B, N, M], [B, H, N] or [B, R, M]",
-            shape,
-            dtype,
-            "make the batch B, memory_size N or word_size M smaller",
-        )
+        what = allocation.tensor(f"state.{name}", shape, dtype)
+        mend = "make the batch, memory_size, word_size or the number of heads smaller"
+        allocation.explain(error, "initial_state", what, mend)
         raise
