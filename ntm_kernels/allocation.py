@@ -10,6 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+# By these words, of allocators and of the arithmetic of sizes, an error of torch is recognised.
+_SIGNS = (
+    "allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+    "Overflow when unpacking",
+)
+
 
 def explain(error: Exception, owner: str, what: str, mend: str) -> None:
     """Where ``error`` says that memory is short, raise one that says for what, and what to do.
@@ -19,9 +28,7 @@ def explain(error: Exception, owner: str, what: str, mend: str) -> None:
     the largest batch that fits recognise the error by them.
     """
     text = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and not any(
-        words in text.lower() for words in ("allocate memory", "not enough memory", "overflow")
-    ):
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in text for words in _SIGNS):
         return
     kind = type(error) if isinstance(error, RuntimeError) else RuntimeError
     raise kind(
