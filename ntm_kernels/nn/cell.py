@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -151,16 +152,6 @@ class NTMCell(nn.Module):
         )
 
     @property
-    def state_sizes(self) -> StateSizes:
-        """Shapes of the parts of the state, without the batch."""
-        return StateSizes(
-            (self.memory_size, self.word_size),
-            (self.num_read_heads + self.num_write_heads, self.memory_size),
-            (self.num_read_heads, self.word_size),
-            getattr(self.controller, "state_sizes", None),
-        )
-
-    @property
     def read_size(self) -> int:
         """Elements of all read vectors together, R·M."""
         return self.num_read_heads * self.word_size
@@ -189,12 +180,12 @@ class NTMCell(nn.Module):
         return NTMState(memory, weights, reads, None if hook is None else hook(batch_size))
 
     def forward(self, x: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
-        check_input("NTMCell", "x", x, ("B", ""), self.input_size, self.interface.weight)
+        self.check_input("NTMCell", "x", x, ("B", ""))
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
             if state is not None:
-                check_state("NTMCell", state, self.state_sizes, None)
+                self.check_state("NTMCell", state, None)
                 state = batch_of_one("NTMCell", state)
         hidden, reads, state, _ = self.unroll(x.unsqueeze(0), state)
         features = self.features(hidden, reads).squeeze(0)
@@ -215,10 +206,12 @@ class NTMCell(nn.Module):
         return_trace: bool = False,
     ) -> Unrolled:
         """All steps of x ``[T, B, input_size]``; integers ``lengths [B]`` on the device of x."""
-        check_input("NTMCell", "x", x, ("TB",), self.input_size, self.interface.weight)
+        self.check_input("NTMCell", "x", x, ("TB",))
         time, batch, _ = x.shape
-        state = self.initial_state(batch) if state is None else state
-        check_state("NTMCell", state, self.state_sizes, batch)
+        if state is None:
+            state = self.initial_state(batch)
+        else:
+            self.check_state("NTMCell", state, batch)
         if lengths is not None:
             lengths = check_lengths("NTMCell", lengths, batch, time, x.device)
         if self.fused:
@@ -286,6 +279,22 @@ class NTMCell(nn.Module):
         time = x.shape[0]
         trace = self._trace(traced, state, lengths) if return_trace else None
         return Unrolled(torch.stack(hiddens)[:time], torch.stack(reads)[:time], state, trace)
+
+    def check_input(self, owner: str, name: str, x: Any, forms: Sequence[Sequence[str]]) -> None:
+        """``x`` must have one of the forms, and then ``input_size``; ``owner`` is the module that
+        was called with it."""
+        weight = self.interface.weight
+        check_input(owner, name, x, forms, self.input_size, weight.dtype, weight.device)
+
+    def check_state(self, owner: str, state: NTMState, batch: int | None) -> None:
+        """The parts of ``state`` must be of the cell's sizes, after the batch if there is one."""
+        sizes = StateSizes(
+            (self.memory_size, self.word_size),
+            (self.num_read_heads + self.num_write_heads, self.memory_size),
+            (self.num_read_heads, self.word_size),
+            getattr(self.controller, "state_sizes", None),
+        )
+        check_state(owner, state, sizes, batch)
 
     def _batch_comes_first(self, device: torch.device) -> bool:
         """``batch_comes_first`` of the controller, found out once."""

@@ -35,10 +35,16 @@ def check_dtype(owner: str, dtype: Any) -> None:
 
 
 def check_input(
-    owner: str, name: str, x: Any, forms: Sequence[Sequence[str]], input_size: int, like: Tensor
+    owner: str,
+    name: str,
+    x: Any,
+    forms: Sequence[Sequence[str]],
+    input_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     """``x`` must have the dimensions of one of the forms, such as ``("TB", "T")``, and then
-    ``input_size``, and the dtype and device of the parameter ``like``."""
+    ``input_size``, and the dtype and device of the parameters."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{owner}: {name} must be a tensor, got {type(x).__name__}")
     fitting = [form for form in forms if len(form) + 1 == x.dim()]
@@ -47,29 +53,32 @@ def check_input(
             f"[{', '.join([*form, f'input_size={input_size}'])}]" for form in fitting or forms
         )
         raise ValueError(f"{owner}: {name} must be {wanted}, got {list(x.shape)}")
-    if x.dtype != like.dtype and not (x.dtype in FLOATS and autocast_enabled(x.device.type)):
+    if x.dtype != dtype and not (x.dtype in FLOATS and autocast_enabled(x.device.type)):
         raise TypeError(
-            f"{owner}: {name} is {x.dtype} and the parameters are {like.dtype}; "
+            f"{owner}: {name} is {x.dtype} and the parameters are {dtype}; "
             "convert one, or use torch.autocast between floating-point dtypes"
         )
-    if x.device != like.device:
-        raise ValueError(f"{owner}: {name} is on {x.device} and the parameters on {like.device}")
+    if x.device != device:
+        raise ValueError(f"{owner}: {name} is on {x.device} and the parameters on {device}")
 
 
 def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) -> None:
     """Every part must be of its size, after the batch or, with ``None``, alone."""
     require_state(owner, state)
     lead = () if batch is None else (batch,)
-    for name, size, part in zip(sizes._fields[:3], sizes[:3], state[:3], strict=True):
-        if not isinstance(part, Tensor) or part.shape != (*lead, *size):
-            raise ValueError(
-                f"{owner}: state.{name} must be {[*lead, *size]}, got {shapes_of(part)}"
-            )
+    _check_part(owner, "memory", state.memory, (*lead, *sizes.memory))
+    _check_part(owner, "weights", state.weights, (*lead, *sizes.weights))
+    _check_part(owner, "read_vectors", state.read_vectors, (*lead, *sizes.read_vectors))
     if sizes.controller is not None and not _fits(state.controller, sizes.controller, lead):
         raise ValueError(
             f"{owner}: state.controller must be {_shown(sizes.controller, lead)}, "
             f"got {shapes_of(state.controller)}"
         )
+
+
+def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(part, Tensor) or part.shape != shape:
+        raise ValueError(f"{owner}: state.{name} must be {list(shape)}, got {shapes_of(part)}")
 
 
 def as_lengths(owner: str, lengths: Any, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
-from ntm_kernels.nn.checks import as_lengths, check_dtype, check_input, check_lengths, check_state
+from ntm_kernels.nn.checks import as_lengths, check_dtype, check_lengths
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
 from ntm_kernels.reference import Trace
 
@@ -136,17 +136,13 @@ class NTM(nn.Module):
             return self._forward_packed(x, state, lengths, return_trace)
         if not isinstance(x, Tensor):
             raise TypeError(f"NTM: x must be a tensor or PackedSequence, got {type(x).__name__}")
-        self._check_input("x", x, ("BT" if self.batch_first else "TB", "T"))
+        self.cell.check_input("NTM", "x", x, ("BT" if self.batch_first else "TB", "T"))
         if x.dim() == 2:
             return self._forward_unbatched(x, state, lengths, return_trace)
         time_major = x.transpose(0, 1) if self.batch_first else x
         output, state, trace = self._run(time_major, state, lengths, return_trace)
         output = output.transpose(0, 1) if self.batch_first else output
         return (output, state) if trace is None else (output, state, trace)
-
-    def _check_input(self, name: str, x: Tensor, forms: Sequence[Sequence[str]]) -> None:
-        cell = self.cell
-        check_input("NTM", name, x, forms, cell.input_size, cell.interface.weight)
 
     def _run(
         self,
@@ -158,7 +154,7 @@ class NTM(nn.Module):
         """Everything for x ``[T, B, I]``."""
         time, batch, _ = x.shape
         if state is not None:
-            check_state("NTM", state, self.cell.state_sizes, batch)
+            self.cell.check_state("NTM", state, batch)
         if lengths is not None:
             lengths = as_lengths("NTM", lengths, x.device)
             lengths = check_lengths("NTM", lengths, batch, time, x.device)
@@ -184,7 +180,7 @@ class NTM(nn.Module):
         if lengths is not None:
             raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
         if state is not None:
-            check_state("NTM", state, self.cell.state_sizes, None)
+            self.cell.check_state("NTM", state, None)
             state = batch_of_one("NTM", state)
         output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
         state = batch_removed("NTM", state)
@@ -201,7 +197,7 @@ class NTM(nn.Module):
     ) -> tuple[PackedSequence, NTMState] | tuple[PackedSequence, NTMState, Trace]:
         if lengths is not None:
             raise ValueError("NTM: a PackedSequence has its own lengths")
-        self._check_input("x.data", packed.data, (("steps of all sequences",),))
+        self.cell.check_input("NTM", "x.data", packed.data, (("steps of all sequences",),))
         x, own_lengths = pad_packed_sequence(packed)
         output, state, trace = self._run(x, state, own_lengths, return_trace)
         if packed.sorted_indices is not None:
