@@ -59,8 +59,8 @@ class NTMCell(nn.Module):
             ``nn.RNNCell`` of input size ``input_size + R·M``, or any module
             ``controller(input [B, input_size + R·M], state) -> (output [B, C], state)``, with an
             optional method ``initial_state(batch_size)``. With lengths, every tensor of its state
-            has the batch first; where it has neither ``initial_state`` nor ``state_sizes``, an
-            attribute ``state_batch_first = True`` says so.
+            must have the batch first; where ``initial_state`` does not show that, an attribute
+            ``state_batch_first = True`` says so.
         num_layers: layers of a built-in controller. One layer runs as a single fused op per
             sequence; several, or a controller of your own, as one fused op per step.
         initial_state: how each part of the state begins.

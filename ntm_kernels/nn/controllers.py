@@ -7,9 +7,10 @@ If it has an attribute ``state_sizes``, the same nest with the size of each part
 against it.
 
 With ``lengths`` the state of a sequence that is over is held, so every tensor in it must have the
-batch first. ``state_sizes`` and ``initial_state`` show that; a controller that has neither declares
-it by an attribute ``state_batch_first = True``. A count of steps is a tensor ``[B]`` then: a number
-or a tensor ``[]`` that all sequences share cannot be held for one of them, and is refused.
+batch first. ``initial_state`` shows that at two batch sizes; a controller without it says so by an
+attribute ``state_batch_first = True``, which it needs where another dimension is as long as the
+batch. A count of steps is a tensor ``[B]`` then: a number that changes, or a tensor ``[]``, is of
+all sequences and cannot be held for one of them; it is refused.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.checks import shapes_of
+from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
 from ntm_kernels.nn.state import NTMState, map_tensors
 
 OWNER = "NTMCell: with lengths"
@@ -30,10 +31,12 @@ def blank(x: Tensor, lengths: Tensor | None) -> Tensor:
 def batch_comes_first(controller: nn.Module, device: torch.device) -> bool:
     """Whether it is certain that every tensor of the controller's state has the batch first.
 
-    The controller says so by ``state_sizes`` or ``state_batch_first``; otherwise its
+    Those of this package have it so. Another says so by ``state_batch_first``; otherwise its
     ``initial_state`` is asked at two batch sizes. Raises ``ValueError`` where the batch is
     elsewhere. ``False``: nothing can be known before there is a state.
     """
+    if type(controller) in (LSTMController, FeedforwardController, CellController):
+        return True
     name = type(controller).__name__
     declared = getattr(controller, "state_batch_first", None)
     if declared is not None and not declared:
@@ -41,11 +44,9 @@ def batch_comes_first(controller: nn.Module, device: torch.device) -> bool:
             f"{OWNER}, the controller's state must have the batch first, and {name} says "
             "state_batch_first = False; give sequences of one length at a time, without lengths"
         )
-    if declared or getattr(controller, "state_sizes", None) is not None:
+    if declared:
         return True
-    if not hasattr(controller, "initial_state"):
-        return False
-    return _probe(controller, name, device)
+    return hasattr(controller, "initial_state") and _probe(controller, name, device)
 
 
 def _probe(controller: Any, name: str, device: torch.device) -> bool:
@@ -130,16 +131,21 @@ def hold(active: Tensor, new: NTMState, old: NTMState) -> NTMState:
 def _hold_nest(active: Tensor, new: Any, old: Any) -> Any:
     parts, tree = tree_flatten(new)
     before, tree_before = tree_flatten(old)
-    if tree != tree_before:
+    pairs = list(zip(parts, before, strict=False))
+    if tree != tree_before or any(_is_tensor(part) != _is_tensor(was) for part, was in pairs):
         raise ValueError(
             f"{OWNER}, a controller's state must keep its form, got {shapes_of(new)} after "
             f"{shapes_of(old)}"
         )
-    return tree.unflatten([_hold_part(active, *pair) for pair in zip(parts, before, strict=True)])
+    return tree.unflatten([_hold_part(active, *pair) for pair in pairs])
+
+
+def _is_tensor(part: Any) -> bool:
+    return isinstance(part, Tensor)
 
 
 def _hold_part(active: Tensor, new: Any, old: Any) -> Any:
-    if isinstance(new, Tensor) and isinstance(old, Tensor):
+    if _is_tensor(new):
         return select(active, new, old)
     if not _unchanged(new, old):
         raise ValueError(

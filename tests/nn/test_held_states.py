@@ -71,6 +71,8 @@ def test_as_many_layers_as_sequences_without_an_initial_state():
         "another dimension; set state_batch_first = True in Controller if it always"
     ):
         run(Controller(layered))
+    with refused("the controller's state must have the batch first, and in [4, 4, 5]"):
+        run(Controller(layered, state_sizes=5))
     with refused("a controller's state must have the batch 3 first, got [4, 3, 5]"):
         run(Controller(layered), 3, LENGTHS[:3])
 
@@ -168,6 +170,11 @@ def test_an_initial_state_that_fails_for_the_probe():
             "different steps; got 1 after 0",
         ),
         (
+            lambda batch: {"h": None},
+            lambda x, state: {"h": x},
+            "a controller's state must keep its form, got {'h': [4, 8]} after {'h': 'NoneType'}",
+        ),
+        (
             lambda batch: [torch.zeros(5) for _ in range(batch)],
             lambda x, state: state,
             "every tensor of the controller's state must have the batch first",
@@ -194,7 +201,7 @@ def test_an_initial_state_that_fails_for_the_probe():
             "different steps; got 2 after 1",
         ),
     ],
-    ids=["scalar", "number", "list", "form", "shape", "late scalar", "late number"],
+    ids=["scalar", "number", "none", "list", "form", "shape", "late scalar", "late number"],
 )
 def test_what_cannot_be_held_is_refused(start, form, message):
     with refused(message):
