@@ -35,7 +35,7 @@ def batch_comes_first(controller: nn.Module, device: torch.device) -> bool:
     ``initial_state`` is asked at two batch sizes. Raises ``ValueError`` where the batch is
     elsewhere. ``False``: nothing can be known before there is a state.
     """
-    if type(controller) in (LSTMController, FeedforwardController, CellController):
+    if isinstance(controller, (LSTMController, FeedforwardController, CellController)):
         return True
     name = type(controller).__name__
     declared = getattr(controller, "state_batch_first", None)
