@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
-from ntm_kernels import checks
+from ntm_kernels import allocation, checks
 from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
 from ntm_kernels.backend import explain as explain_choice
 from ntm_kernels.backend import get as get_backend
@@ -96,17 +96,22 @@ def address(
     )
     sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
     chosen = _choose(_problem("address", memory, key, sizes), backend)
-    weights, _ = torch.ops.ntm.address(
-        memory,
-        key,
-        strength,
-        gate,
-        shift,
-        sharpening,
-        previous_weights,
-        given.needs_grad(),
-        chosen,
-    )
+    save_for_backward = given.needs_grad()
+    try:
+        weights, _ = torch.ops.ntm.address(
+            memory,
+            key,
+            strength,
+            gate,
+            shift,
+            sharpening,
+            previous_weights,
+            save_for_backward,
+            chosen,
+        )
+    except RuntimeError as error:
+        _explain_room(error, "address", sizes)
+        raise
     return weights
 
 
@@ -133,7 +138,11 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     given.needs_grad()
     sizes = Sizes.of(memory, weights.shape[1])
     chosen = _choose(_problem("read", memory, weights, sizes), backend)
-    return torch.ops.ntm.read(memory, weights, chosen)
+    try:
+        return torch.ops.ntm.read(memory, weights, chosen)
+    except RuntimeError as error:
+        _explain_room(error, "read", sizes)
+        raise
 
 
 def write(
@@ -168,7 +177,11 @@ def write(
     given.needs_grad()
     sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
     chosen = _choose(_problem("write", memory, erase, sizes), backend)
-    return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+    try:
+        return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+    except RuntimeError as error:
+        _explain_room(error, "write", sizes)
+        raise
 
 
 def step(
@@ -222,21 +235,25 @@ def step(
     chosen = _choose(plan.problem, backend)
     tensors = {"memory": memory, "interface": interface, "previous_weights": previous_weights}
     save_for_backward = checks.needs_grad("step", tensors)
-    if plain and _straight("step", chosen):
-        read_vectors, memory, weights, _ = get_backend(chosen).step(
-            memory, interface, previous_weights, plan.problem.sizes, save_for_backward
-        )
-    else:
-        read_vectors, memory, weights, _ = torch.ops.ntm.step(
-            memory,
-            interface,
-            previous_weights,
-            num_read_heads,
-            num_write_heads,
-            shift_range,
-            save_for_backward,
-            chosen,
-        )
+    try:
+        if plain and _straight("step", chosen):
+            read_vectors, memory, weights, _ = get_backend(chosen).step(
+                memory, interface, previous_weights, plan.problem.sizes, save_for_backward
+            )
+        else:
+            read_vectors, memory, weights, _ = torch.ops.ntm.step(
+                memory,
+                interface,
+                previous_weights,
+                plan.layout.num_read_heads,
+                plan.layout.num_write_heads,
+                plan.layout.shift_range,
+                save_for_backward,
+                chosen,
+            )
+    except RuntimeError as error:
+        _explain_room(error, "step", plan.problem.sizes)
+        raise
     return read_vectors, memory, weights
 
 
@@ -254,7 +271,9 @@ def _step_plan(
     given.tensor("interface", interface, "B P")
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
+    sizes = Sizes.of(
+        memory, layout.num_read_heads, num_write_heads=layout.num_write_heads, taps=layout.taps
+    )
     return _Plan(layout, _problem("step", memory, interface, sizes))
 
 
@@ -303,9 +322,9 @@ def sequence(
         num_read_heads: R.
         num_write_heads: W.
         shift_range: largest shift, in rows.
-        lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
-            and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises on a
-            CPU; on a GPU and in compiled code the values are not looked at.
+        lengths: ``[B]`` integers, steps of each sequence; beyond them outputs are 0, the state
+            stays, and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises
+            on a CPU; on a GPU and in compiled code the values are not looked at.
         input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
         input_bias: b ``[G]``; give both or none.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
@@ -344,11 +363,12 @@ def sequence(
         input_weight,
         input_bias,
     )
-    numbers = (num_read_heads, num_write_heads, shift_range)
-    plan, plain = _planned(_sequence_plan, *arguments, *numbers, checkpoint_every)
+    plan, plain = _planned(
+        _sequence_plan, *arguments, num_read_heads, num_write_heads, shift_range, checkpoint_every
+    )
     sizes = plan.problem.sizes
     if lengths is not None:
-        checks.lengths_within("sequence", lengths, sizes.time)
+        lengths = checks.lengths_within("sequence", lengths, sizes.time)
     chosen = _choose(plan.problem, backend)
     if lengths is not None and input_weight is not None:
         # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
@@ -374,14 +394,27 @@ def sequence(
         input_bias,
     )
     controller = plan.problem.controller
-    if plain and _straight("sequence", chosen):
-        # Such a backend saves for its own derivative whenever gradients are on. With the flag False
-        # a graph traced by torch.jit holds the same call, whether gradients were on or not.
-        own = SequenceArguments(*tensors)  # type: ignore[arg-type]
-        outputs, _ = get_backend(chosen).sequence(own, sizes, controller, False, return_trace)
-    else:
-        how = (sizes.checkpoint_every, save_for_backward, return_trace)
-        outputs = torch.ops.ntm.sequence(*tensors, *numbers, controller, *how, chosen)
+    try:
+        if plain and _straight("sequence", chosen):
+            # Such a backend saves for its own derivative whenever gradients are on. With the flag
+            # False a graph traced by torch.jit holds the same call, gradients on or not.
+            own = SequenceArguments(*tensors)  # type: ignore[arg-type]
+            outputs, _ = get_backend(chosen).sequence(own, sizes, controller, False, return_trace)
+        else:
+            outputs = torch.ops.ntm.sequence(
+                *tensors,
+                plan.layout.num_read_heads,
+                plan.layout.num_write_heads,
+                plan.layout.shift_range,
+                controller,
+                sizes.checkpoint_every,
+                save_for_backward,
+                return_trace,
+                chosen,
+            )
+    except RuntimeError as error:
+        _explain_room(error, "sequence", sizes)
+        raise
     final = (
         None if like is None else _as(part, like.dtype)
         for part, like in zip(outputs[2:7], start, strict=True)
@@ -436,7 +469,7 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     layout = _layout(given, num_read_heads, num_write_heads, shift_range, arguments.memory)
     given.tensor("interface_weight", arguments.interface_weight, "P C")
     hidden_size = arguments.interface_weight.shape[1]
-    reads = num_read_heads * layout.word_size
+    reads = layout.num_read_heads * layout.word_size
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
     if arguments.input_weight is None:
@@ -465,15 +498,14 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     time = arguments.input.shape[0]
     if checkpoint_every is None:
         checkpoint_every = max(1, int(math.sqrt(time)))
-    checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
     sizes = Sizes.of(
         memory,
-        num_read_heads,
-        num_write_heads=num_write_heads,
+        layout.num_read_heads,
+        num_write_heads=layout.num_write_heads,
         taps=layout.taps,
         time=time,
         hidden_size=hidden_size,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checks.positive_int("sequence", "checkpoint_every", checkpoint_every),
     )
     controller = "lstm" if is_lstm else "feedforward"
     return _Plan(
@@ -531,12 +563,12 @@ def _layout(
     memory: Tensor,
 ) -> InterfaceLayout:
     """Check the head counts and the memory, and fix the dimensions that follow from them."""
-    checks.positive_int(given.op, "num_read_heads", num_read_heads)
-    checks.positive_int(given.op, "num_write_heads", num_write_heads)
-    checks.positive_int(given.op, "shift_range", shift_range, minimum=0)
+    reads = checks.positive_int(given.op, "num_read_heads", num_read_heads)
+    writes = checks.positive_int(given.op, "num_write_heads", num_write_heads)
+    largest = checks.positive_int(given.op, "shift_range", shift_range, minimum=0)
     given.tensor("memory", memory, "B N M")
-    layout = InterfaceLayout(memory.shape[2], num_read_heads, num_write_heads, shift_range)
-    given.fix("R", num_read_heads, "num_read_heads")
+    layout = InterfaceLayout(memory.shape[2], reads, writes, largest)
+    given.fix("R", reads, "num_read_heads")
     given.fix("H", layout.num_heads, "num_read_heads + num_write_heads")
     given.fix("P", layout.size, "the interface layout")
     return layout
@@ -559,6 +591,19 @@ def _choose(problem: Problem, backend: str | _Question | None) -> str:
 def _straight(op: str, backend: str) -> bool:
     """Whether to call the backend itself, past ``torch.ops.ntm``, whose cost small calls feel."""
     return op in get_backend(backend).differentiates and checks.eager_alone()
+
+
+def _explain_room(error: RuntimeError, op: str, sizes: Sizes) -> None:
+    """Where memory is short, say which sizes ask for it."""
+    asked = f"batch B={sizes.batch}, N={sizes.memory_size}, M={sizes.word_size}"
+    mend = "make the batch or the memory smaller"
+    if op == "sequence":
+        asked = f"T={sizes.time}, {asked}, C={sizes.hidden_size}"
+        mend = (
+            "make the sequence, the batch or the memory smaller, or compute under torch.no_grad() "
+            "where no gradient is needed"
+        )
+    allocation.explain(error, op, f"what it computes for {asked}", mend)
 
 
 def _empty_sequence(

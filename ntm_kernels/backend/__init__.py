@@ -103,6 +103,15 @@ def get(name: str) -> Backend:
     return _registry[name]
 
 
+def require_registered(owner: str, name: object) -> None:
+    """``name`` must be that of a registered backend, available or not."""
+    _require_name(f"{owner}: backend must be the name of a backend or None", name)
+    if name not in _registry:
+        raise BackendError(
+            f"{owner}: {_unknown(str(name))}; register one of your own before it is named"
+        )
+
+
 def _unknown(name: str) -> str:
     return f"there is no backend named {name!r}; there are: {', '.join(sorted(_registry))}"
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels import functional
-from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
+from ntm_kernels import allocation, functional
+from ntm_kernels.backend import require_registered
+from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
+from ntm_kernels.nn.checks import StateSizes, check_dtype, check_input, check_lengths, check_state
 from ntm_kernels.nn.controllers import (
+    PROTOCOL,
     CellController,
     FeedforwardController,
     LSTMController,
     RecurrentLayer,
     project,
+    require_protocol,
 )
+from ntm_kernels.nn.lengths import batch_comes_first, blank, hold, require_unambiguous, select
 from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
@@ -31,8 +37,8 @@ from ntm_kernels.nn.state import (
     NTMState,
     StartingPoint,
     batch_of_one,
+    batch_removed,
     map_tensors,
-    require_state,
 )
 from ntm_kernels.reference import Trace, activate
 
@@ -75,11 +81,14 @@ class NTMCell(nn.Module):
         controller: ``"lstm"``, ``"feedforward"``, an ``nn.LSTMCell``, ``nn.GRUCell`` or
             ``nn.RNNCell`` of input size ``input_size + R·M``, or any module
             ``controller(input [B, input_size + R·M], state) -> (output [B, C], state)``, with an
-            optional method ``initial_state(batch_size)``.
+            optional method ``initial_state(batch_size)``. With lengths, every tensor of its state
+            must have the batch first; where ``initial_state`` does not show that, an attribute
+            ``state_batch_first = True`` says so.
         num_layers: layers of a built-in controller.
         initial_state: how each part of the state begins.
         checkpoint_every: steps between the memories stored for the backward; ``None``: about √T.
-        backend: name of the backend, or ``None`` to choose by call.
+        backend: name of the backend, or ``None`` to choose by call. It must be registered when the
+            cell is made, and available only when it is called: a model may be made elsewhere.
         fused: whether a sequence may run as one fused op (below). The attribute ``fused`` can be
             set later too.
         device, dtype: of the parameters. The state is float32 at least, whatever the dtype.
@@ -132,41 +141,46 @@ class NTMCell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "memory_size": memory_size,
-            "word_size": word_size,
-            "num_read_heads": num_read_heads,
-            "num_write_heads": num_write_heads,
-            "num_layers": num_layers,
-        }
-        for name, value in sizes.items():
-            positive_int("NTMCell", name, value)
-        positive_int("NTMCell", "shift_range", shift_range, minimum=0)
+        self.input_size = positive_int("NTMCell", "input_size", input_size)
+        self.hidden_size = positive_int("NTMCell", "hidden_size", hidden_size)
+        self.memory_size = positive_int("NTMCell", "memory_size", memory_size)
+        self.word_size = positive_int("NTMCell", "word_size", word_size)
+        self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
+        self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
+        self.shift_range = positive_int("NTMCell", "shift_range", shift_range, minimum=0)
+        num_layers = positive_int("NTMCell", "num_layers", num_layers)
+        self.checkpoint_every = checkpoint_every
         if checkpoint_every is not None:
-            positive_int("NTMCell", "checkpoint_every", checkpoint_every)
+            self.checkpoint_every = positive_int("NTMCell", "checkpoint_every", checkpoint_every)
+        if backend is not None:
+            require_registered("NTMCell", backend)
+        self.backend = backend
+        check_dtype("NTMCell", dtype)
         if initial_state is not None and not isinstance(initial_state, InitialState):
             raise TypeError(
                 "NTMCell: initial_state must be an InitialState or None, "
                 f"got {type(initial_state).__name__}"
             )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.memory_size = memory_size
-        self.word_size = word_size
-        self.num_read_heads = num_read_heads
-        self.num_write_heads = num_write_heads
-        self.shift_range = shift_range
-        self.checkpoint_every = checkpoint_every
-        self.backend = backend
         self.fused = fused
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         start = InitialState() if initial_state is None else initial_state
         self.controller = self._make_controller(controller, num_layers, start, factory)
-        self.interface = nn.Linear(hidden_size, self.layout.size, **factory)
+        self._batch_first: tuple[nn.Module | None, bool] = (None, False)
+        with allocation.room_for(
+            "NTMCell",
+            "the interface's weights [P, hidden_size]",
+            (self.layout.size, self.hidden_size),
+            dtype,
+            "make hidden_size, word_size, shift_range or the number of heads smaller",
+        ):
+            self.interface = nn.Linear(self.hidden_size, self.layout.size, **factory)
         self.start = StartingPoint(
-            start, memory_size, word_size, num_read_heads, self.layout.num_heads, **factory
+            start,
+            self.memory_size,
+            self.word_size,
+            self.num_read_heads,
+            self.layout.num_heads,
+            **factory,
         )
         self._reset_interface()
 
@@ -226,22 +240,17 @@ class NTMCell(nn.Module):
                 "NTMCell: lengths and return_trace are for whole sequences; give sequence=True and "
                 f"x as [T, B, {self.input_size}]"
             )
-        if not isinstance(x, Tensor):
-            raise TypeError(f"NTMCell: x must be a tensor, got {type(x).__name__}")
-        if x.dim() not in (1, 2):
-            raise ValueError(
-                f"NTMCell: x must be [B, {self.input_size}] or [{self.input_size}], "
-                f"got {list(x.shape)}"
-            )
+        self.check_input("NTMCell", "x", x, ("B", ""))
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
-            state = None if state is None else batch_of_one("NTMCell", state)
+            if state is not None:
+                state = batch_of_one("NTMCell", self.check_state("NTMCell", state, None))
         hidden, reads, state, _ = self._unroll(x.unsqueeze(0), state)
         features = self.features(hidden, reads).squeeze(0)
         if batched:
             return features, state
-        return features.squeeze(0), map_tensors(lambda part: part.squeeze(0), state)
+        return features.squeeze(0), batch_removed("NTMCell", state)
 
     def features(self, hidden: Tensor, read_vectors: Tensor) -> Tensor:
         """``[h, r] [..., C + R·M]`` in the dtype of the parameters."""
@@ -255,7 +264,7 @@ class NTMCell(nn.Module):
         lengths: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        """All steps of x ``[T, B, input_size]``; ``lengths [B]`` int64 on the device of x.
+        """All steps of x ``[T, B, input_size]``; integers ``lengths [B]`` on the device of x.
 
         The same as a call with ``sequence=True``.
         """
@@ -268,14 +277,14 @@ class NTMCell(nn.Module):
         lengths: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        self._check_input(x)
-        batch = x.shape[1]
-        state = self.initial_state(batch) if state is None else self._checked_state(state, batch)
+        self.check_input("NTMCell", "x", x, ("TB",))
+        time, batch, _ = x.shape
+        if state is None:
+            state = self.initial_state(batch)
+        else:
+            state = self.check_state("NTMCell", state, batch)
         if lengths is not None:
-            given = Arguments(type(self).__name__)
-            given.fix("B", batch, "x")
-            given.lengths(lengths, x.device)
-            lengths_within(type(self).__name__, lengths, x.shape[0])
+            lengths = check_lengths("NTMCell", lengths, batch, time, x.device)
         weights = self._fused_weights() if self.fused else None
         if weights is None:
             return self._unroll_steps(x, state, lengths, return_trace)
@@ -314,8 +323,8 @@ class NTMCell(nn.Module):
     ) -> Unrolled:
         hidden, cell = state.controller if state.controller else (None, None)
         projection: dict[str, Tensor] = {}
-        if torch.is_autocast_enabled(x.device.type):
-            x = project(_blank(x, lengths), weights.input_weight, weights.input_bias)
+        if autocast_enabled(x.device.type):
+            x = project(blank(x, lengths), weights.input_weight, weights.input_bias)
         else:
             projection = {"input_weight": weights.input_weight, "input_bias": weights.input_bias}
         result = functional.sequence(
@@ -346,14 +355,17 @@ class NTMCell(nn.Module):
         self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
     ) -> Unrolled:
         hiddens, reads, traced = [], [], []
-        for time, now in enumerate(_blank(x, lengths).unbind(0)):
+        certain = lengths is None or self._batch_comes_first(x.device)
+        for time, now in enumerate(blank(x, lengths).unbind(0)):
             active = None if lengths is None else lengths > time
             hidden, interface, new = self._step(now, state)
             read_vectors = new.read_vectors
             if active is not None:
-                hidden = _select(active, hidden, torch.zeros_like(hidden))
-                read_vectors = _select(active, read_vectors, torch.zeros_like(read_vectors))
-                new = _hold(active, new, state)
+                if not certain:
+                    require_unambiguous(self.controller, new.controller, x.shape[1])
+                hidden = select(active, hidden, torch.zeros_like(hidden))
+                read_vectors = select(active, read_vectors, torch.zeros_like(read_vectors))
+                new = hold(active, new, state)
             state = new
             hiddens.append(hidden)
             reads.append(read_vectors)
@@ -366,14 +378,38 @@ class NTMCell(nn.Module):
         read_vectors = state.read_vectors.new_empty(0, *state.read_vectors.shape)
         return Unrolled(hidden, read_vectors, map_tensors(torch.clone, state), trace)
 
+    def check_input(self, owner: str, name: str, x: Any, forms: Sequence[Sequence[str]]) -> None:
+        """``x`` must have one of the forms, and then ``input_size``; ``owner`` is the module that
+        was called with it."""
+        check_input(owner, name, x, forms, self.input_size, *self._dtype_and_device())
+
+    def check_state(self, owner: str, state: NTMState, batch: int | None) -> NTMState:
+        """The state, whose parts must be of the cell's sizes, after the batch if there is one."""
+        sizes = StateSizes(
+            (self.memory_size, self.word_size),
+            (self.num_read_heads + self.num_write_heads, self.memory_size),
+            (self.num_read_heads, self.word_size),
+            getattr(self.controller, "state_sizes", None),
+        )
+        return check_state(owner, state, sizes, batch)
+
+    def _batch_comes_first(self, device: torch.device) -> bool:
+        """``batch_comes_first`` of the controller, found out once."""
+        known, certain = self._batch_first
+        if known is not self.controller:
+            certain = batch_comes_first(self.controller, device)
+            if not torch.compiler.is_compiling():  # A change would compile the next call anew.
+                self._batch_first = (self.controller, certain)
+        return certain
+
     def _step(self, x: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """Controller output, raw interface vector and state after one step."""
         reads = state.read_vectors.flatten(1).to(x.dtype)
         result = self.controller(torch.cat((x, reads), -1), state.controller)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
             raise TypeError(
-                "NTMCell: the controller must return (output, state), the output a tensor, "
-                f"got {type(result).__name__}"
+                f"NTMCell: a controller is called as {PROTOCOL}; {type(self.controller).__name__} "
+                f"must return (output, state), the output a tensor, got {type(result).__name__}"
             )
         hidden, controller_state = result
         if hidden.shape != (x.shape[0], self.hidden_size):
@@ -409,48 +445,6 @@ class NTMCell(nn.Module):
             *(part.masked_fill(beyond(lengths, len(traced), part.dim()), 0) for part in trace)
         )
 
-    def _check_input(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{type(self).__name__}: x must be a tensor, got {type(x).__name__}")
-        if x.dim() != 3 or x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{type(self).__name__}: x must be [T, B, input_size={self.input_size}], "
-                f"got {list(x.shape)}"
-            )
-        dtype, device = self._dtype_and_device()
-        if x.dtype != dtype and not (
-            x.dtype in FLOATS and torch.is_autocast_enabled(x.device.type)
-        ):
-            raise TypeError(
-                f"{type(self).__name__}: x is {x.dtype} and the parameters are {dtype}; "
-                "convert one, or use torch.autocast between floating-point dtypes"
-            )
-        if x.device != device:
-            raise ValueError(
-                f"{type(self).__name__}: x is on {x.device} and the parameters on {device}"
-            )
-
-    def _checked_state(self, state: NTMState, batch: int) -> NTMState:
-        state = require_state(type(self).__name__, state)
-        wanted = {
-            "memory": (batch, self.memory_size, self.word_size),
-            "weights": (batch, self.layout.num_heads, self.memory_size),
-            "read_vectors": (batch, self.num_read_heads, self.word_size),
-        }
-        for name, part in zip(wanted, state[:3], strict=True):
-            if not isinstance(part, Tensor) or part.shape != wanted[name]:
-                raise ValueError(
-                    f"{type(self).__name__}: state.{name} must be {list(wanted[name])}, "
-                    f"got {shapes_of(part)}"
-                )
-        sizes = getattr(self.controller, "state_sizes", None)
-        if sizes is not None and not _fits(state.controller, sizes, batch):
-            raise ValueError(
-                f"{type(self).__name__}: state.controller must be {_with_batch(sizes, batch)}, "
-                f"got {shapes_of(state.controller)}"
-            )
-        return state
-
     def _make_controller(
         self,
         controller: str | nn.Module,
@@ -477,6 +471,7 @@ class NTMCell(nn.Module):
                 f"give an nn.{name}Cell"
             )
         if not isinstance(controller, nn.RNNCellBase):
+            require_protocol(controller)
             return controller
         wanted = (self.input_size + self.read_size, self.hidden_size)
         if (controller.input_size, controller.hidden_size) != wanted:
@@ -495,51 +490,3 @@ class NTMCell(nn.Module):
         )
         text += "" if self.backend is None else f", backend={self.backend!r}"
         return text if self.fused else text + ", fused=False"
-
-
-def _blank(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Zeros in the padding of x: 0 · NaN in a weight gradient would be NaN."""
-    return x if lengths is None else x.masked_fill(beyond(lengths, x.shape[0], x.dim()), 0)
-
-
-def shapes_of(nest: Any) -> Any:
-    """The nest with the shapes of its tensors, and of what is no tensor the type."""
-    if isinstance(nest, (tuple, list)):
-        return tuple(shapes_of(part) for part in nest)
-    return list(nest.shape) if isinstance(nest, Tensor) else type(nest).__name__
-
-
-def _fits(nest: Any, sizes: Any, batch: int) -> bool:
-    """Whether the nest has a tensor ``[batch, size]`` for every one of ``sizes``."""
-    if isinstance(sizes, int):
-        return isinstance(nest, Tensor) and nest.shape == (batch, sizes)
-    return (
-        isinstance(nest, (tuple, list))
-        and len(nest) == len(sizes)
-        and all(_fits(part, size, batch) for part, size in zip(nest, sizes, strict=True))
-    )
-
-
-def _with_batch(sizes: Any, batch: int) -> Any:
-    if isinstance(sizes, int):
-        return [batch, sizes]
-    return tuple(_with_batch(size, batch) for size in sizes)
-
-
-def _select(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Per sequence ``new`` where it is active, else ``old``, in the dtype of ``old``."""
-    if new.dim() == 0 or len(new) != len(active):
-        raise ValueError(
-            f"NTMCell: with lengths, a controller's state must have the batch {len(active)} first, "
-            f"got {list(new.shape)}"
-        )
-    return torch.where(active.view(-1, *[1] * (new.dim() - 1)), new.to(old.dtype), old)
-
-
-def _hold(active: Tensor, new: NTMState, old: NTMState) -> NTMState:
-    """The new state, with the old one kept for the sequences that are over."""
-    if old.controller is None:
-        # The first step of a controller without initial_state: nothing to hold but zeros.
-        zeros = map_tensors(torch.zeros_like, new.controller)
-        old = old._replace(controller=zeros)
-    return map_tensors(lambda after, before: _select(active, after, before), new, old)

@@ -5,18 +5,56 @@ the input is ``[x_t, r_{t−1}]`` and the state any nest of tensors with the bat
 method ``initial_state(batch_size)``, that gives the first state; otherwise the first is ``None``.
 If it has an attribute ``state_sizes``, the same nest with the size of each part, states are checked
 against it.
+
+With ``lengths`` the state of a sequence that is over is held, so every tensor in it must have the
+batch first. ``initial_state`` shows that at two batch sizes; a controller without it says so by an
+attribute ``state_batch_first = True``, which it needs where another dimension is as long as the
+batch. A count of steps is a tensor ``[B]`` then: a number that changes, or a tensor ``[]``, is of
+all sequences and cannot be held for one of them; it is refused.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ntm_kernels import allocation
 from ntm_kernels.nn.parts import dtype_and_device, outlasting
 from ntm_kernels.reference import arithmetic_dtype
+
+PROTOCOL = (
+    "controller(input [B, input_size + R·M], state) -> (output [B, hidden_size], state), "
+    "state=None at first unless it has a method initial_state(batch_size)"
+)
+
+
+def require_protocol(controller: nn.Module) -> None:
+    """Raise ``TypeError`` where the controller cannot be called with an input and a state.
+
+    Hooks may change what ``forward`` gets, and not every callable tells its signature: those are
+    left to the first call.
+    """
+    if controller._forward_pre_hooks:
+        return
+    plain = type(controller).__call__ is nn.Module.__call__
+    try:
+        signature = inspect.signature(controller.forward if plain else controller)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind("input", "state")
+    except TypeError as error:
+        raise TypeError(
+            f"NTMCell: a controller is called as {PROTOCOL}; {type(controller).__name__} takes "
+            f"{signature}: {error}. Wrap it in a module that takes and returns a state"
+        ) from error
+
+
+MEND = "make hidden_size, input_size, word_size or num_read_heads smaller"
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -37,9 +75,16 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = gates * hidden_size
-        self.input_weight = nn.Parameter(torch.empty(rows, input_size, **factory))
-        self.recurrent_weight = nn.Parameter(torch.empty(rows, recurrent_size, **factory))
-        self.bias = nn.Parameter(torch.empty(rows, **factory))
+        height = "4·hidden_size" if gates == 4 else "hidden_size"
+
+        def parameter(name: str, *shape: int) -> nn.Parameter:
+            return allocation.parameter(f"the controller's {name}", shape, MEND, **factory)
+
+        self.input_weight = parameter(f"input_weight [{height}, input]", rows, input_size)
+        self.recurrent_weight = parameter(
+            f"recurrent_weight [{height}, read vectors and state]", rows, recurrent_size
+        )
+        self.bias = parameter(f"bias [{height}]", rows)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,7 +116,8 @@ class LearnedVectors(nn.Module):
         self.count, self.size, self.initial = count, size, initial
         self.register_parameter("value", None)
         if initial == "learned":
-            self.value = nn.Parameter(torch.empty(count, size, **factory))
+            what = "the controller's learned state [parts, hidden_size]"
+            self.value = allocation.parameter(what, (count, size), MEND, **factory)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -185,7 +231,10 @@ class HiddenLayer(nn.Linear):
     """A further feed-forward layer, U(−1/√C, 1/√C)."""
 
     def __init__(self, hidden_size: int, **factory: Any) -> None:
-        super().__init__(hidden_size, hidden_size, **factory)
+        shape = (hidden_size, hidden_size)
+        what = "the controller's weights [hidden_size, hidden_size]"
+        with allocation.room_for("NTMCell", what, shape, factory.get("dtype"), MEND):
+            super().__init__(*shape, **factory)
 
     def reset_parameters(self) -> None:
         bound = self.in_features**-0.5

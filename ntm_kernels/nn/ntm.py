@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.checks import as_lengths, check_dtype, check_lengths
 from ntm_kernels.nn.parts import dtype_and_device
-from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, map_tensors
+from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
 from ntm_kernels.reference import Trace
 
 
@@ -41,9 +42,9 @@ class NTM(nn.Module):
     - state: an ``NTMState`` to go on from; ``state.detach()`` cuts the graph between calls. The
       learned initial state then has no gradient: ``DistributedDataParallel`` needs
       ``find_unused_parameters=True``.
-    - lengths: steps of each sequence, ``[B]`` int64 or a list (under ``torch.compile`` a tensor:
-      lists are compiled anew for their values). Outputs beyond are 0, the final state is the one at
-      the length, and padding has no influence.
+    - lengths: steps of each sequence, ``[B]`` integers, a tensor, an array or a list (under
+      ``torch.compile`` a tensor: lists are compiled anew for their values). Outputs beyond are 0,
+      the final state is the one at the length, and padding has no influence.
     - output ``[T, B, output_size]``, linear, without activation.
     - trace: what the heads did, always time-major (``Trace``), not differentiable.
 
@@ -86,7 +87,8 @@ class NTM(nn.Module):
                 f"NTM: output_from must be 'features' or 'read_vectors', got {output_from!r}"
             )
         if output_size is not None:
-            positive_int("NTM", "output_size", output_size)
+            output_size = positive_int("NTM", "output_size", output_size)
+        check_dtype("NTM", dtype)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
         self.batch_first = batch_first
@@ -111,7 +113,10 @@ class NTM(nn.Module):
         self.output: nn.Linear | None = None
         if output_size is not None:
             seen = self.cell.feature_size if output_from == "features" else self.cell.read_size
-            self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
+            shape = (output_size, seen)
+            what = f"the output layer's weights [output_size, {output_from}]"
+            with allocation.room_for("NTM", what, shape, dtype, "make output_size smaller"):
+                self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
             self._reset_output()
 
     @property
@@ -148,10 +153,9 @@ class NTM(nn.Module):
             return self._forward_packed(x, state, lengths, return_trace)
         if not isinstance(x, Tensor):
             raise TypeError(f"NTM: x must be a tensor or PackedSequence, got {type(x).__name__}")
+        self.cell.check_input("NTM", "x", x, ("BT" if self.batch_first else "TB", "T"))
         if x.dim() == 2:
             return self._forward_unbatched(x, state, lengths, return_trace)
-        if x.dim() != 3:
-            raise ValueError(f"NTM: x must have 2 or 3 dimensions, got {list(x.shape)}")
         time_major = x.transpose(0, 1) if self.batch_first else x
         output, state, trace = self._run(time_major, state, lengths, return_trace)
         output = output.transpose(0, 1) if self.batch_first else output
@@ -165,8 +169,12 @@ class NTM(nn.Module):
         return_trace: bool,
     ) -> tuple[Tensor, NTMState, Trace | None]:
         """Everything for x ``[T, B, I]``."""
+        time, batch, _ = x.shape
+        if state is not None:
+            state = self.cell.check_state("NTM", state, batch)
         if lengths is not None:
-            lengths = _as_tensor(lengths).to(x.device)
+            lengths = as_lengths("NTM", lengths, x.device)
+            lengths = check_lengths("NTM", lengths, batch, time, x.device)
         hidden, reads, state, trace = self.cell(
             x, state, sequence=True, lengths=lengths, return_trace=return_trace
         )
@@ -191,9 +199,10 @@ class NTM(nn.Module):
         if lengths is not None:
             raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
         if state is not None:
+            self.cell.check_state("NTM", state, None)
             state = batch_of_one("NTM", state)
         output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
-        state = map_tensors(lambda part: part.squeeze(0), state)
+        state = batch_removed("NTM", state)
         if trace is None:
             return output.squeeze(1), state
         return output.squeeze(1), state, Trace(*(part.squeeze(1) for part in trace))
@@ -207,6 +216,7 @@ class NTM(nn.Module):
     ) -> tuple[PackedSequence, NTMState] | tuple[PackedSequence, NTMState, Trace]:
         if lengths is not None:
             raise ValueError("NTM: a PackedSequence has its own lengths")
+        self.cell.check_input("NTM", "x.data", packed.data, (("steps of all sequences",),))
         x, own_lengths = pad_packed_sequence(packed)
         output, state, trace = self._run(x, state, own_lengths, return_trace)
         if packed.sorted_indices is not None:
@@ -220,15 +230,3 @@ class NTM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"output_from={self.output_from!r}, batch_first={self.batch_first}"
-
-
-def _as_tensor(lengths: Tensor | Sequence[int]) -> Tensor:
-    if isinstance(lengths, Tensor):
-        return lengths
-    try:
-        numbers = [operator.index(length) for length in lengths]
-        return torch.tensor(numbers, dtype=torch.int64)
-    except TypeError as error:
-        raise TypeError(
-            f"NTM: lengths must be an int64 tensor or a list of ints, got {lengths!r}"
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 from torch.utils._pytree import tree_map
 
+from ntm_kernels import allocation
 from ntm_kernels.nn.parts import outlasting
 from ntm_kernels.reference import arithmetic_dtype
 
@@ -70,7 +71,21 @@ def batch_of_one(owner: str, state: Any) -> NTMState:
     return map_tensors(lambda part: part.unsqueeze(0), require_state(owner, state))
 
 
-@dataclass(frozen=True)
+def batch_removed(owner: str, state: NTMState) -> NTMState:
+    """A state with ``B = 1`` unbatched."""
+
+    def first(part: Tensor) -> Tensor:
+        if part.dim() > 0 and part.shape[0] != 1:
+            raise ValueError(
+                f"{owner}: with an unbatched x, the controller's state must have the batch 1 "
+                f"first, got {list(part.shape)}; put the batch first, or give x a batch"
+            )
+        return part.squeeze(0)
+
+    return map_tensors(first, state)
+
+
+@dataclass(frozen=True, eq=False)
 class InitialState:
     """How each part of the state begins.
 
@@ -84,6 +99,8 @@ class InitialState:
 
     Constant memory with uniform or zero weights is refused: such an NTM never tells two rows
     apart, since every row then sees the same reads and writes for ever.
+
+    Two are equal where their parts are; tensors by dtype, shape and values, wherever they are.
 
     >>> InitialState(memory="learned", weights="uniform").memory
     'learned'
@@ -107,9 +124,11 @@ class InitialState:
                 and not isinstance(value, bool)
                 and math.isfinite(value)
             )
-            tensor = name == "memory" and isinstance(value, Tensor)
+            tensor = name == "memory" and isinstance(value, Tensor) and not value.dtype.is_complex
             if not (number or tensor or (isinstance(value, str) and value == "learned")):
-                allowed = "a finite number, a tensor" if name == "memory" else "a finite number"
+                allowed = (
+                    "a finite number, a real tensor" if name == "memory" else "a finite number"
+                )
                 raise ValueError(
                     f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
                 )
@@ -118,6 +137,34 @@ class InitialState:
                 f"InitialState: constant memory with {self.weights} weights never tells two "
                 "rows apart; use weights='one_hot' or 'learned', or another memory"
             )
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(
+            _same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
+
+    def __hash__(self) -> int:
+        values = (getattr(self, field.name) for field in fields(self))
+        return hash(
+            tuple(
+                (value.dtype, value.shape) if isinstance(value, Tensor) else value
+                for value in values
+            )
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two parts of an ``InitialState`` are equal."""
+    if one is other:
+        return True
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        # A tensor equals no number: == would compare it by element.
+        return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
+    if one.dtype != other.dtype or one.shape != other.shape or one.is_meta or other.is_meta:
+        return False
+    return torch.equal(one.cpu(), other.cpu())
 
 
 class StartingPoint(nn.Module):
@@ -141,6 +188,8 @@ class StartingPoint(nn.Module):
         self.memory_shape = (memory_size, word_size)
         self.weights_shape = (num_heads, memory_size)
         self.reads_shape = (num_read_heads, word_size)
+        # A buffer goes where the module goes and loses its values on the device meta.
+        self.memory_at_construction: Tensor | None = None
         self.register_parameter("memory", None)
         self.register_buffer("given_memory", None)
         self.register_parameter("weight_logits", None)
@@ -151,17 +200,26 @@ class StartingPoint(nn.Module):
                     f"InitialState: memory must be [N, M] = {list(self.memory_shape)}, "
                     f"got {list(initial.memory.shape)}"
                 )
-            self.given_memory = initial.memory.detach().clone().to(**factory)
+            kept = initial.memory.detach().clone()
+            self.memory_at_construction = kept if kept.is_meta else kept.cpu()
+            self.given_memory = torch.empty(self.memory_shape, **factory)
         elif initial.memory == "learned":
-            self.memory = nn.Parameter(torch.empty(self.memory_shape, **factory))
+            self.memory = self._learned("memory [N, M]", self.memory_shape, factory)
         if initial.weights == "learned":
-            self.weight_logits = nn.Parameter(torch.empty(self.weights_shape, **factory))
+            self.weight_logits = self._learned("weights [H, N]", self.weights_shape, factory)
         if initial.read_vectors == "learned":
-            self.read_vectors = nn.Parameter(torch.empty(self.reads_shape, **factory))
+            self.read_vectors = self._learned("read vectors [R, M]", self.reads_shape, factory)
         self.reset_parameters()
 
+    def _learned(self, what: str, shape: tuple[int, ...], factory: dict[str, Any]) -> nn.Parameter:
+        mend = "make memory_size or word_size smaller, or start from a constant"
+        return allocation.parameter(f"the learned initial {what}", shape, mend, **factory)
+
     def reset_parameters(self) -> None:
-        """Learned memory U(±1/√(N + M)), weighting logits N(0, 1), read vectors N(0, 0.01²)."""
+        """Learned memory U(±1/√(N + M)), weighting logits N(0, 1), read vectors N(0, 0.01²); a
+        given memory is what it was at construction."""
+        if self.given_memory is not None and not self.given_memory.is_meta:
+            self._restore_memory(self.given_memory)
         if self.memory is not None:
             bound = sum(self.memory_shape) ** -0.5
             nn.init.uniform_(self.memory, -bound, bound)
@@ -169,6 +227,15 @@ class StartingPoint(nn.Module):
             nn.init.normal_(self.weight_logits)
         if self.read_vectors is not None:
             nn.init.normal_(self.read_vectors, std=0.01)
+
+    def _restore_memory(self, memory: Tensor) -> None:
+        kept = self.memory_at_construction
+        if kept is None or kept.is_meta:
+            raise RuntimeError(
+                "InitialState: memory was given as a tensor on the device meta, which has no "
+                "values to start from; give one on a real device, or load a state_dict"
+            )
+        memory.copy_(kept)
 
     def extra_repr(self) -> str:
         memory = "given" if self.given_memory is not None else self.constant_memory
@@ -186,17 +253,25 @@ class StartingPoint(nn.Module):
         dtype of ``dtype``."""
         dtype = arithmetic_dtype(dtype)
 
-        def part(value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
+        def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
             if isinstance(value, Tensor):
                 return value.to(dtype).expand(batch, *shape)
-            return torch.full((batch, *shape), value, dtype=dtype, device=device)
+            return _full(name, (batch, *shape), value, dtype, device)
 
         memory = self.memory if self.given_memory is None else self.given_memory
         reads = self.read_vectors
         start = (
-            part(self.constant_memory if memory is None else memory, self.memory_shape),
+            part(
+                "memory [B, N, M]",
+                self.constant_memory if memory is None else memory,
+                self.memory_shape,
+            ),
             self._weights(batch, dtype, device),
-            part(self.constant_reads if reads is None else reads, self.reads_shape),
+            part(
+                "read_vectors [B, R, M]",
+                self.constant_reads if reads is None else reads,
+                self.reads_shape,
+            ),
         )
         return outlasting(self, start)
 
@@ -206,7 +281,21 @@ class StartingPoint(nn.Module):
             weights = torch.softmax(self.weight_logits.to(dtype), -1)
             return weights.expand(batch, *self.weights_shape)
         value = 1 / self.weights_shape[1] if kind == "uniform" else 0.0
-        weights = torch.full((batch, *self.weights_shape), value, dtype=dtype, device=device)
+        shape = (batch, *self.weights_shape)
+        weights = _full("weights [B, H, N]", shape, value, dtype, device)
         if kind == "one_hot":
             weights[..., 0] = 1
         return weights
+
+
+def _full(
+    name: str, shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """A constant part of the state of a batch."""
+    try:
+        return torch.full(shape, value, dtype=dtype, device=device)
+    except (RuntimeError, TypeError) as error:
+        what = allocation.tensor(f"state.{name}", shape, dtype)
+        mend = "make the batch, memory_size, word_size or the number of heads smaller"
+        allocation.explain(error, "initial_state", what, mend)
+        raise

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from ntm_kernels import InitialState, NTMCell, NTMState, functional
+from ntm_kernels import BackendError, InitialState, NTMCell, NTMState, functional
 
 SIZES = {"memory_size": 11, "word_size": 5, "num_read_heads": 2, "num_write_heads": 3}
 
@@ -132,24 +132,6 @@ def test_own_controllers(build):
     assert all(parameter.grad is not None for parameter in cell.controller.parameters())
 
 
-class Layered(nn.Module):
-    """A controller with its layers before the batch, as nn.LSTM has them."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(13, 7, dtype=torch.float64)
-
-    def forward(self, input, state):
-        return torch.tanh(self.linear(input)), input.new_zeros(3, len(input), 7)
-
-
-def test_a_controller_state_without_the_batch_first_is_refused():
-    cell = make(Layered())
-    cell.unroll(inputs())
-    with pytest.raises(ValueError, match=r"must have the batch 4 first, got \[3, 4, 7\]"):
-        cell.unroll(inputs(), lengths=torch.tensor([6, 2, 0, 5]))
-
-
 def test_a_saved_state_loads_as_it_is(tmp_path):
     state = make().initial_state(2).detach()
     torch.save(state, tmp_path / "state.pt")
@@ -253,6 +235,15 @@ def test_initial_state_is_checked(field, value):
         ),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         (
+            {"dtype": torch.complex64},
+            TypeError,
+            "NTMCell: dtype must be torch.float32, .*complex64",
+        ),
+        ({"dtype": torch.int64}, TypeError, "NTMCell: dtype must be torch.float32, .*int64"),
+        ({"dtype": "float32"}, TypeError, "NTMCell: dtype must be torch.float32, .*'float32'"),
+        ({"backend": "foo"}, BackendError, "NTMCell: there is no backend named 'foo'; .*reference"),
+        ({"backend": 3}, TypeError, "NTMCell: backend must be the name of a backend or None"),
+        (
             {"initial_state": InitialState(memory=torch.zeros(2, 2))},
             ValueError,
             r"memory must be \[N, M\]",
@@ -264,13 +255,23 @@ def test_construction_is_checked(kwargs, error, match):
         NTMCell(3, 7, **{**SIZES, **kwargs})
 
 
+def refused(error, message):
+    return pytest.raises(error, match=re.escape(message))
+
+
 def test_calls_are_checked():
     cell = make()
     x = inputs()
-    with pytest.raises(ValueError, match="x must be"):
+    with refused(ValueError, "NTMCell: x must be [B, input_size=3] or [input_size=3], got [1, 6, "):
         cell(x[None])
-    with pytest.raises(ValueError, match="input_size=3"):
+    with refused(ValueError, "NTMCell: x must be [B, input_size=3], got [4, 2]"):
         cell(x[0, :, :2])
+    with refused(ValueError, "NTMCell: x must be [input_size=3], got [2]"):
+        cell(x[0, 0, :2])
+    with refused(ValueError, "NTMCell: x must be [T, B, input_size=3], got [6, 4, 2]"):
+        cell.unroll(x[..., :2])
+    with refused(ValueError, "NTMCell: state.memory must be [11, 5], got [4, 11, 5]"):
+        cell(x[0, 0], cell.initial_state(4))
     with pytest.raises(TypeError, match=r"x is torch.float32 and the parameters are torch.float64"):
         cell(x[0].float())
     with pytest.raises(TypeError, match="x must be a tensor"):
@@ -423,11 +424,16 @@ def test_extra_repr_names_the_sizes():
         assert piece in text
 
 
-def test_backend_argument_reaches_the_ops():
-    from ntm_kernels import BackendError
-
-    with pytest.raises(BackendError, match="there is no backend named 'nowhere'"):
-        NTMCell(3, 7, **SIZES, backend="nowhere")(torch.randn(2, 3))
+def test_backend_argument_reaches_the_ops(monkeypatch):
+    chosen = []
+    original = functional.sequence
+    monkeypatch.setattr(
+        functional,
+        "sequence",
+        lambda *args, **kwargs: (chosen.append(kwargs["backend"]), original(*args, **kwargs))[1],
+    )
+    NTMCell(3, 7, **SIZES, backend="reference")(torch.randn(2, 3))
+    assert chosen == ["reference"]
 
 
 def test_state_survives_detach():

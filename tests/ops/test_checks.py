@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ntm_kernels import BackendError, InterfaceLayout, functional
+from ntm_kernels.checks import INTEGERS
 from tests.support.cases import Case, Dtypes, arguments
 
 CASES = {
@@ -154,6 +155,45 @@ def test_counts(op, name):
             call(op, **{name: value})
 
 
+class Whole:
+    """An integer of another library's."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("op", ["step", "sequence"])
+def test_any_integer_is_a_count(op):
+    counts = ["num_read_heads", "num_write_heads", "shift_range"]
+    changes = {name: Whole(CASES[op].options[name]) for name in counts}
+    if op == "sequence":
+        changes["checkpoint_every"] = Whole(2)
+    expected = call(op, **({"checkpoint_every": 2} if op == "sequence" else {}))
+    torch.testing.assert_close(call(op, **changes), expected)
+    with refused(ValueError, op, "num_read_heads must be at least 1, got 0"):
+        call(op, num_read_heads=Whole(0))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_lengths_of_any_integer_dtype(dtype):
+    expected = call("sequence", lengths=torch.tensor([1, 3]))
+    result = call("sequence", lengths=torch.tensor([1, 3], dtype=dtype))
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_memory_that_is_short(op):
+    """One sequence, expanded to a batch whose results no machine holds."""
+    many = CASES[op].with_(batch=10**13)
+    tensors = arguments(CASES[op].with_(batch=1), Dtypes.all(torch.float32))
+    expanded = {name: tensor.expand(many.shapes[name][0]) for name, tensor in tensors.items()}
+    with refused(RuntimeError, f"{op}: there is no room for", f"B={10**13}", "make the", "torch: "):
+        call(op, **expanded)
+
+
 def test_checkpoint_every():
     for value in (0, -1):
         with refused(ValueError, "checkpoint_every must be at least 1", f"got {value}"):
@@ -173,8 +213,9 @@ def test_half_an_lstm(missing):
     ("lengths", "error", "words"),
     [
         ([1, 2], TypeError, ("must be a tensor", "list")),
-        (torch.tensor([1.0, 2.0]), TypeError, ("int64", "float32")),
-        (torch.tensor([1, 2], dtype=torch.int32), TypeError, ("int64", "int32")),
+        (torch.tensor([1.0, 2.0]), TypeError, ("integer dtype", "int64", "float32")),
+        (torch.tensor([True, False]), TypeError, ("integer dtype", "int64", "bool")),
+        (torch.tensor([1, 5], dtype=torch.uint8), ValueError, ("must lie in 0 … 4", "got 5")),
         (torch.tensor([1, 2, 3]), ValueError, ("must be [B=2]", "got [3]")),
         (torch.tensor(2), ValueError, ("must be [B]", "got []")),
         (torch.tensor([[1, 2]]), ValueError, ("must be [B]", "got [1, 2]")),
@@ -248,7 +289,8 @@ def error(op, **changes):
             )
         ),
         ("sequence", {"checkpoint_every": 0}),
-        ("sequence", {"lengths": torch.ones(2, dtype=torch.int32)}),
+        ("sequence", {"lengths": torch.ones(2, dtype=torch.bool)}),
+        ("sequence", {"lengths": torch.full((2,), 5, dtype=torch.int32)}),
     ],
 )
 def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
@@ -262,7 +304,7 @@ def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
     wanted = error(op, **changes)
     call(op)
     if "lengths" in changes:
-        call(op, lengths=changes["lengths"].long())
+        call(op, lengths=changes["lengths"].clamp(max=1).int())
     assert error(op, **changes) == wanted
 
 
@@ -293,3 +335,20 @@ def test_layout_splits_what_it_sizes():
     assert parts.shift.shape == (7, 5, 5)
     assert parts.erase.shape == parts.add.shape == (7, 3, 5)
     assert parts.strength.shape == parts.gate.shape == parts.sharpening.shape == (7, 5)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_shapes_on_meta(op):
+    """No values, but shapes, dtypes and gradients."""
+    case = CASES[op]
+    tensors = arguments(case, Dtypes.all(torch.float32))
+    expected = getattr(functional, op)(*tensors.values(), **case.options)
+    moved = [tensor.to("meta").requires_grad_() for tensor in tensors.values()]
+    result = getattr(functional, op)(*moved, **case.options)
+    leaves, wanted = map(torch.utils._pytree.tree_leaves, (result, expected))
+    assert all(part is None or part.is_meta for part in leaves)
+    assert [getattr(part, "shape", None) for part in leaves] == [
+        getattr(part, "shape", None) for part in wanted
+    ]
+    sum(part.sum() for part in leaves if part is not None).backward()
+    assert all(part.grad.is_meta and part.grad.shape == part.shape for part in moved)

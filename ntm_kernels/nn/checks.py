@@ -1,0 +1,134 @@
+"""Checks of what modules are called with; messages name the module and show what it was given."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within
+from ntm_kernels.nn.state import NTMState, require_state
+
+
+class StateSizes(NamedTuple):
+    """Shapes of the parts of an ``NTMState`` without the batch.
+
+    ``controller`` is a nest of sizes, ``None`` where any state will do.
+    """
+
+    memory: tuple[int, int]
+    weights: tuple[int, int]
+    read_vectors: tuple[int, int]
+    controller: Any
+
+
+def check_dtype(owner: str, dtype: Any) -> None:
+    """``dtype`` must be one that an NTM computes in, or ``None``."""
+    if dtype is not None and dtype not in FLOATS:
+        raise TypeError(
+            f"{owner}: dtype must be torch.float32, torch.float64, torch.bfloat16, torch.float16 "
+            f"or None, got {dtype!r}"
+        )
+
+
+def check_input(
+    owner: str,
+    name: str,
+    x: Any,
+    forms: Sequence[Sequence[str]],
+    input_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """``x`` must have the dimensions of one of the forms, such as ``("TB", "T")``, and then
+    ``input_size``, and the dtype and device of the parameters."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{owner}: {name} must be a tensor, got {type(x).__name__}")
+    fitting = [form for form in forms if len(form) + 1 == x.dim()]
+    if not fitting or x.shape[-1] != input_size:
+        wanted = " or ".join(
+            f"[{', '.join([*form, f'input_size={input_size}'])}]" for form in fitting or forms
+        )
+        raise ValueError(f"{owner}: {name} must be {wanted}, got {list(x.shape)}")
+    if x.dtype != dtype and not (x.dtype in FLOATS and autocast_enabled(x.device.type)):
+        raise TypeError(
+            f"{owner}: {name} is {x.dtype} and the parameters are {dtype}; "
+            "convert one, or use torch.autocast between floating-point dtypes"
+        )
+    if x.device != device:
+        raise ValueError(f"{owner}: {name} is on {x.device} and the parameters on {device}")
+
+
+def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) -> NTMState:
+    """The state; every part must be of its size, after the batch or, with ``None``, alone."""
+    state = require_state(owner, state)
+    lead = () if batch is None else (batch,)
+    _check_part(owner, "memory", state.memory, (*lead, *sizes.memory))
+    _check_part(owner, "weights", state.weights, (*lead, *sizes.weights))
+    _check_part(owner, "read_vectors", state.read_vectors, (*lead, *sizes.read_vectors))
+    if sizes.controller is not None and not _fits(state.controller, sizes.controller, lead):
+        raise ValueError(
+            f"{owner}: state.controller must be {_shown(sizes.controller, lead)}, "
+            f"got {shapes_of(state.controller)}"
+        )
+    return state
+
+
+def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(part, Tensor) or part.shape != shape:
+        raise ValueError(f"{owner}: state.{name} must be {list(shape)}, got {shapes_of(part)}")
+
+
+def as_lengths(owner: str, lengths: Any, device: torch.device) -> Tensor:
+    """Lengths that come as a tensor, an array or a list of integers, on ``device``."""
+    if isinstance(lengths, Tensor):
+        return lengths.to(device)
+    try:
+        return torch.tensor([_as_length(one) for one in lengths], dtype=torch.int64, device=device)
+    except TypeError as error:
+        raise TypeError(
+            f"{owner}: lengths must be a tensor or a list of integers, got {lengths!r}"
+        ) from error
+
+
+def _as_length(length: Any) -> int:
+    if isinstance(length, bool):
+        raise TypeError("a boolean is no length")
+    return operator.index(length)
+
+
+def check_lengths(owner: str, lengths: Any, batch: int, time: int, device: torch.device) -> Tensor:
+    """``lengths`` in int64; they must be integers ``[B]`` on ``device``, at most ``time``."""
+    given = Arguments(owner)
+    given.fix("B", batch, "x")
+    given.lengths(lengths, device)
+    return lengths_within(owner, lengths, time)
+
+
+def shapes_of(nest: Any) -> Any:
+    """The nest with the shapes of its tensors, and of what is no tensor the type."""
+    if isinstance(nest, (tuple, list)):
+        return tuple(shapes_of(part) for part in nest)
+    if isinstance(nest, dict):
+        return {key: shapes_of(part) for key, part in nest.items()}
+    return list(nest.shape) if isinstance(nest, Tensor) else type(nest).__name__
+
+
+def _fits(nest: Any, sizes: Any, lead: tuple[int, ...]) -> bool:
+    """Whether the nest has a tensor ``[*lead, size]`` for every one of ``sizes``."""
+    if not isinstance(sizes, (tuple, list)):
+        return isinstance(nest, Tensor) and nest.shape == (*lead, sizes)
+    return (
+        isinstance(nest, (tuple, list))
+        and len(nest) == len(sizes)
+        and all(_fits(part, size, lead) for part, size in zip(nest, sizes, strict=True))
+    )
+
+
+def _shown(sizes: Any, lead: tuple[int, ...]) -> Any:
+    if not isinstance(sizes, (tuple, list)):
+        return [*lead, sizes]
+    return tuple(_shown(size, lead) for size in sizes)

@@ -1,0 +1,55 @@
+"""InitialState: equality and hash."""
+
+import pytest
+import torch
+
+from ntm_kernels import InitialState
+
+MEMORY = torch.arange(6.0).view(2, 3)
+ALIKE = [
+    InitialState(),
+    InitialState(memory=1.0),
+    InitialState(weights="learned"),
+    InitialState(memory="learned", weights="zero"),
+    InitialState(read_vectors=0.5),
+    InitialState(controller=0.5),
+    InitialState(memory=MEMORY),
+    InitialState(memory=MEMORY + 1),
+    InitialState(memory=MEMORY.double()),
+    InitialState(memory=MEMORY.view(3, 2)),
+    InitialState(memory=MEMORY[:1, :1]),
+]
+
+
+def twin(initial):
+    memory = initial.memory.clone() if isinstance(initial.memory, torch.Tensor) else initial.memory
+    return InitialState(memory, initial.weights, initial.read_vectors, initial.controller)
+
+
+@pytest.mark.parametrize("index", range(len(ALIKE)))
+def test_equal_where_its_parts_are(index):
+    own = twin(ALIKE[index])
+    assert [own == other for other in ALIKE] == [other == index for other in range(len(ALIKE))]
+    assert [own != other for other in ALIKE] == [other != index for other in range(len(ALIKE))]
+    assert hash(own) == hash(ALIKE[index])
+    assert {own, *ALIKE} == set(ALIKE)
+
+
+def test_equal_to_nothing_else():
+    initial = InitialState(memory=MEMORY)
+    for other in (MEMORY, "learned", 1e-6, None, (MEMORY, "one_hot", "learned", "learned")):
+        assert (initial == other) is False
+    numbers = InitialState(memory=torch.tensor(1.0)), InitialState(memory=1.0)
+    assert numbers[0] != numbers[1]
+
+
+def test_memory_without_values_equals_itself_alone():
+    memory = MEMORY.to("meta")
+    assert InitialState(memory=memory) == InitialState(memory=memory)
+    assert InitialState(memory=memory) != InitialState(memory=MEMORY)
+    assert InitialState(memory=memory) != InitialState(memory=memory.clone())
+
+
+def test_a_memory_of_complex_numbers_is_refused():
+    with pytest.raises(ValueError, match="memory must be a finite number, a real tensor or 'lear"):
+        InitialState(memory=MEMORY.to(torch.complex64))
