@@ -435,7 +435,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
     const auto shaped = [&](const New<T>& flat, const MaybeTensor& like) {
       return s.lstm ? flat.as(*like).view({B, C}) : flat.tensor;
     };
-    return {d_projected.as(input),
+    // Of an input that is projected here only the product with its weight is rounded.
+    return {I ? d_projected.tensor : d_projected.as(input),
             d_recurrent_weight.as(recurrent_weight),
             d_interface_weight.as(interface_weight),
             d_bias.as(interface_bias),

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
 from ntm_kernels.backend import get as get_backend
+from ntm_kernels.checks import autocast_enabled
 from ntm_kernels.reference import arithmetic_dtype
 
 _library = torch.library.Library("ntm", "DEF")
@@ -37,7 +38,7 @@ def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not autocast_enabled(device):
             return kernel(*args)
         with torch.autocast(device, enabled=False):
             return kernel(*args)

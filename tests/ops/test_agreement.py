@@ -16,9 +16,10 @@ from tests.support.cases import (
     each_small,
     leaves,
     run,
+    to_dtype,
 )
 from tests.support.table import each_backend, fitting
-from tests.support.traps import TRAPS
+from tests.support.traps import OUTSIDE, TRAPS
 
 SINGLE = [Dtypes.all(torch.float64), Dtypes.all(torch.float32)]
 HALF = [
@@ -109,6 +110,31 @@ def test_traps(entry, trap, dtype):
         for name, value in group.items():
             assert value.isfinite().all(), name
     assert_agrees(case, entry, tensors)
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+@each_backend
+def test_outside_the_domains(entry, outside):
+    """NaN and infinities where the equations have them, and the right numbers everywhere else.
+
+    Of gradients, whether an element is finite: of infinite slopes one order of summing makes an
+    infinity, and another NaN.
+    """
+    case, tensors = OUTSIDE[outside]()
+    fitting(entry, case, Dtypes.all(torch.float32))
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    truth = run(case, to_dtype(tensors, torch.float64))
+    moved = {name: tensor.to(entry.device) for name, tensor in tensors.items()}
+    actual = run(case, moved, entry.backend)
+    for kind, what in enumerate(("", "gradient of ")):
+        for name, wanted in truth[kind].items():
+            found, finite = actual[kind][name].cpu(), wanted.isfinite()
+            assert torch.equal(found.isfinite(), finite), f"{what}{name}: {found}, not {wanted}"
+            if kind == 0:
+                assert torch.equal(found.isnan(), wanted.isnan()), f"{name}: {found}, not {wanted}"
+                infinite = wanted.isinf()
+                assert torch.equal(found[infinite].double(), wanted[infinite]), name
+    assert_results(case, actual, tensors, only_finite=True)
 
 
 @each_small
