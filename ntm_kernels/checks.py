@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,17 +11,6 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-INTEGERS = (
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint8,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-)
-LARGEST_SIZE = 2**63 - 1
 
 
 class Arguments:
@@ -63,13 +50,10 @@ class Arguments:
         self.tensors[name] = value
 
     def lengths(self, value: Any, device: torch.device) -> None:
-        """``value`` must be ``[B]``, of any integer dtype, on ``device``."""
+        """``value`` must be int64 ``[B]`` on ``device``."""
         _require_tensor(self.op, "lengths", value)
-        if value.dtype not in INTEGERS:
-            raise TypeError(
-                f"{self.op}: lengths must be of an integer dtype, such as torch.int64, "
-                f"got {value.dtype}"
-            )
+        if value.dtype != torch.int64:
+            raise TypeError(f"{self.op}: lengths must be int64, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
         self._shape("lengths", value, "B")
@@ -152,6 +136,20 @@ def _refuse_transforms(op: str, tensors: Mapping[str, Tensor | None]) -> None:
         )
 
 
+def refuse_batched(op: str, grads: Iterable[Any]) -> None:
+    """Raise where one of the gradients of an op's outputs stands for a whole batch of them."""
+    functorch = torch._C._functorch
+    for grad in grads:
+        if isinstance(grad, Tensor) and (
+            functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+        ):
+            raise NotImplementedError(
+                f"{op}: batched gradients (is_grads_batched, vectorize, torch.func.vmap of a "
+                "gradient) are not implemented; the functions of ntm_kernels.reference have them, "
+                "or ask for the gradients one by one"
+            )
+
+
 def sequence_pairs(
     hidden: Tensor | None,
     cell: Tensor | None,
@@ -165,19 +163,15 @@ def sequence_pairs(
         raise ValueError("sequence: give both input_weight and input_bias or none")
 
 
-def lengths_within(op: str, lengths: Tensor, time: int) -> Tensor:
-    """``lengths`` in int64. The values must lie in ``0 … time``; they are looked at on a CPU alone,
-    where reading them costs nothing."""
-    if lengths.dtype != torch.int64:
-        lengths = lengths.to(torch.int64)
+def lengths_within(op: str, lengths: Tensor, time: int) -> None:
+    """The values must lie in ``0 … time``; on a CPU alone, where reading them costs nothing."""
     if lengths.device.type != "cpu" or torch.compiler.is_compiling() or lengths.numel() == 0:
-        return lengths
+        return
     if type(lengths) is not Tensor:  # A fake tensor has no values.
-        return lengths
-    low, high = map(int, lengths.aminmax())
+        return
+    low, high = int(lengths.min()), int(lengths.max())
     if low < 0 or high > time:
         raise ValueError(f"{op}: lengths must lie in 0 … {time}, got {low if low < 0 else high}")
-    return lengths
 
 
 def signature(*arguments: Any) -> Any:
@@ -209,50 +203,12 @@ def eager_alone() -> bool:
     )
 
 
-def positive_int(op: str, name: str, value: Any, minimum: int = 1) -> int:
-    """``value`` as an ``int``; it must be an integer, of whatever type, of at least ``minimum``."""
-    number = value if type(value) is int or isinstance(value, torch.SymInt) else _index(value)
-    if number is None:
+def positive_int(op: str, name: str, value: Any, minimum: int = 1) -> None:
+    """``value`` must be an integer of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    if number < minimum:
-        raise ValueError(f"{op}: {name} must be at least {minimum}, got {number}")
-    if number > LARGEST_SIZE:
-        raise ValueError(f"{op}: {name} must be less than 2**63, got {number}")
-    return number
-
-
-def _index(value: Any) -> int | None:
-    """The integer that ``value`` stands for; ``None`` for what is none. A boolean is none, and
-    neither is a tensor, which a GPU would have to be synchronised for."""
-    if isinstance(value, (bool, Tensor)):
-        return None
-    try:
-        return int(operator.index(value))
-    except TypeError:
-        return None
-
-
-def autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for a type of device; torch itself raises for a type, such as
-    ``"meta"``, that has no autocast."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def explain_allocation(
-    error: RuntimeError, owner: str, what: str, shape: Sequence[int], dtype: torch.dtype, mend: str
-) -> None:
-    """Where ``error`` says that there is no memory for ``what``, raise one of its type that names
-    the sizes, the bytes and what to do; other errors are left to the caller."""
-    text = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and not any(
-        words in text for words in ("allocate memory", "not enough memory", "overflow")
-    ):
-        return
-    size = math.prod(shape) * dtype.itemsize
-    raise type(error)(
-        f"{owner}: there is no memory for {what} {list(shape)}, {size:,} bytes of {dtype}; {mend}. "
-        f"torch says: {text.splitlines()[0]}"
-    ) from error
+    if value < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value}")
 
 
 def odd_taps(op: str, shift: Tensor) -> None:

@@ -231,9 +231,9 @@ def step(
             memory,
             interface,
             previous_weights,
-            plan.layout.num_read_heads,
-            plan.layout.num_write_heads,
-            plan.layout.shift_range,
+            num_read_heads,
+            num_write_heads,
+            shift_range,
             save_for_backward,
             chosen,
         )
@@ -254,9 +254,7 @@ def _step_plan(
     given.tensor("interface", interface, "B P")
     given.tensor("previous_weights", previous_weights, "B H N")
     given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes.of(
-        memory, layout.num_read_heads, num_write_heads=layout.num_write_heads, taps=layout.taps
-    )
+    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
     return _Plan(layout, _problem("step", memory, interface, sizes))
 
 
@@ -305,8 +303,8 @@ def sequence(
         num_read_heads: R.
         num_write_heads: W.
         shift_range: largest shift, in rows.
-        lengths: ``[B]`` integers, steps of each sequence; beyond them outputs are 0, the state
-            stays, and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises on a
+        lengths: ``[B]`` int64, steps of each sequence; beyond them outputs are 0, the state stays,
+            and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises on a
             CPU; on a GPU and in compiled code the values are not looked at.
         input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
         input_bias: b ``[G]``; give both or none.
@@ -346,12 +344,11 @@ def sequence(
         input_weight,
         input_bias,
     )
-    plan, plain = _planned(
-        _sequence_plan, *arguments, num_read_heads, num_write_heads, shift_range, checkpoint_every
-    )
+    numbers = (num_read_heads, num_write_heads, shift_range)
+    plan, plain = _planned(_sequence_plan, *arguments, *numbers, checkpoint_every)
     sizes = plan.problem.sizes
     if lengths is not None:
-        lengths = checks.lengths_within("sequence", lengths, sizes.time)
+        checks.lengths_within("sequence", lengths, sizes.time)
     chosen = _choose(plan.problem, backend)
     if lengths is not None and input_weight is not None:
         # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
@@ -383,14 +380,7 @@ def sequence(
         outputs, _ = get_backend(chosen).sequence(own, sizes, controller, *how)
     else:
         outputs = torch.ops.ntm.sequence(
-            *tensors,
-            plan.layout.num_read_heads,
-            plan.layout.num_write_heads,
-            plan.layout.shift_range,
-            controller,
-            sizes.checkpoint_every,
-            *how,
-            chosen,
+            *tensors, *numbers, controller, sizes.checkpoint_every, *how, chosen
         )
     final = (
         None if like is None else _as(part, like.dtype)
@@ -446,7 +436,7 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     layout = _layout(given, num_read_heads, num_write_heads, shift_range, arguments.memory)
     given.tensor("interface_weight", arguments.interface_weight, "P C")
     hidden_size = arguments.interface_weight.shape[1]
-    reads = layout.num_read_heads * layout.word_size
+    reads = num_read_heads * layout.word_size
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
     if arguments.input_weight is None:
@@ -475,14 +465,15 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     time = arguments.input.shape[0]
     if checkpoint_every is None:
         checkpoint_every = max(1, int(math.sqrt(time)))
+    checks.positive_int("sequence", "checkpoint_every", checkpoint_every)
     sizes = Sizes.of(
         memory,
-        layout.num_read_heads,
-        num_write_heads=layout.num_write_heads,
+        num_read_heads,
+        num_write_heads=num_write_heads,
         taps=layout.taps,
         time=time,
         hidden_size=hidden_size,
-        checkpoint_every=checks.positive_int("sequence", "checkpoint_every", checkpoint_every),
+        checkpoint_every=checkpoint_every,
     )
     controller = "lstm" if is_lstm else "feedforward"
     return _Plan(
@@ -540,12 +531,12 @@ def _layout(
     memory: Tensor,
 ) -> InterfaceLayout:
     """Check the head counts and the memory, and fix the dimensions that follow from them."""
-    reads = checks.positive_int(given.op, "num_read_heads", num_read_heads)
-    writes = checks.positive_int(given.op, "num_write_heads", num_write_heads)
-    largest = checks.positive_int(given.op, "shift_range", shift_range, minimum=0)
+    checks.positive_int(given.op, "num_read_heads", num_read_heads)
+    checks.positive_int(given.op, "num_write_heads", num_write_heads)
+    checks.positive_int(given.op, "shift_range", shift_range, minimum=0)
     given.tensor("memory", memory, "B N M")
-    layout = InterfaceLayout(memory.shape[2], reads, writes, largest)
-    given.fix("R", reads, "num_read_heads")
+    layout = InterfaceLayout(memory.shape[2], num_read_heads, num_write_heads, shift_range)
+    given.fix("R", num_read_heads, "num_read_heads")
     given.fix("H", layout.num_heads, "num_read_heads + num_write_heads")
     given.fix("P", layout.size, "the interface layout")
     return layout

@@ -125,8 +125,8 @@ TRAPS = {
 }
 
 
-# Arguments outside of their domains, where the specification gives NaN, infinities, or plain numbers
-# that no weighting would have.
+# Arguments outside of their domains, where the specification gives NaN, infinities, or numbers that
+# no weighting would have.
 
 WIDE = Case("address", 1, 37, 4, 2)  # more than a vector, and than a warp, of locations
 NEXT_TO_NOTHING = torch.tensor([0.0, 0.0, -1e-25, 0.0, 0.0, 0.0])
