@@ -479,8 +479,13 @@ std::string isa_name() {
   return cpu::isa().name;
 }
 
+int64_t released_bytes() {
+  return static_cast<int64_t>(release_workspaces());
+}
+
 TORCH_LIBRARY(ntm_native, m) {
   m.def("isa() -> str", isa_name);
+  m.def("release_workspaces() -> int", released_bytes);
   m.def(
       "graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
       "Tensor(c!)[] grad_avgs, Tensor(d!)[] deltas, float lr, float decay, float momentum, "
