@@ -128,14 +128,15 @@ def test_batched_gradients_are_refused(entry, case, way):
     outputs = list(call(case, tensors, entry.backend).values())
     grads = [part.detach().expand(3, *part.shape) for part in outputs]
 
-    def gradient(*some):
-        return torch.autograd.grad(outputs, values, some)
-
+    of = function(case, tensors, entry.backend)
+    derivative = {
+        "is_grads_batched": lambda: torch.autograd.grad(
+            outputs, values, grads, is_grads_batched=True
+        ),
+        "vectorize": lambda: torch.autograd.functional.jacobian(of, values, vectorize=True),
+        "vmap of a gradient": lambda: torch.func.vmap(
+            lambda *some: torch.autograd.grad(outputs, values, some)
+        )(*grads),
+    }[way]
     with pytest.raises(NotImplementedError, match=f"^{case.op}: batched gradients.*one by one"):
-        if way == "is_grads_batched":
-            torch.autograd.grad(outputs, values, grads, is_grads_batched=True)
-        elif way == "vectorize":
-            of = function(case, tensors, entry.backend)
-            torch.autograd.functional.jacobian(of, values, vectorize=True)
-        else:
-            torch.func.vmap(gradient)(*grads)
+        derivative()
