@@ -127,9 +127,17 @@ def _offsets(locations: int, taps: int, sign: int, device: torch.device) -> Tens
 
 def sharpen(shifted: Tensor, sharpening: Tensor) -> Tensor:
     """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
-    ratio, _, empty, sharpening = _ratio(shifted, sharpening)
-    # For γ ≤ 0 too, where 0^γ is 1 or infinite.
-    powers = ratio.pow(sharpening).masked_fill_(ratio == 0, 0)
+    sharpening = sharpening.unsqueeze(-1)
+    lowest, peak = shifted.aminmax(dim=-1, keepdim=True)
+    # NaN where a w̃ is negative or γ is not finite, since a power alone may be a number there. A root
+    # times 0 is NaN just then.
+    root = lowest.sqrt_()
+    peak = torch.addcmul(peak, root, sharpening, value=0)
+    sharpening = torch.addcmul(sharpening, root, sharpening, value=0)
+    ratio, empty = _ratio(shifted, peak)
+    zero = ratio == 0
+    # 0 for γ ≤ 0 too, where 0^γ is 1 or infinite.
+    powers = ratio.pow_(sharpening).masked_fill_(zero, 0)
     weights = powers.div_(powers.sum(-1, keepdim=True))
     return weights.masked_fill_(empty, 1 / shifted.shape[-1])
 
@@ -139,29 +147,26 @@ def sharpen_backward(
 ) -> tuple[Tensor, Tensor]:
     """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
     ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``."""
-    ratio, peak, empty, sharpening = _ratio(shifted, sharpening)
-    zero = ratio == 0
-    powers = ratio.pow(sharpening - 1).masked_fill_(zero & (sharpening <= 0), 0)
-    total = (powers * ratio).masked_fill_(zero, 0).sum(-1, keepdim=True)
-    slope = sharpening / total.mul_(peak)
+    sharpening = sharpening.unsqueeze(-1)
+    peak, highest = shifted.max(-1, keepdim=True)
+    weight_of_peak = weights.gather(-1, highest)  # 1 / Σ u^γ
+    # Where the weights are NaN, all gradients are.
+    peak = torch.addcmul(peak, weight_of_peak, weight_of_peak, value=0)
+    ratio, empty = _ratio(shifted, peak)
+    jumps = (ratio == 0).logical_and_(sharpening <= 0)
+    powers = ratio.pow(sharpening - 1).masked_fill_(jumps, 0)
+    slope = (sharpening * weight_of_peak).div_(peak)
     centred = d_weights - (d_weights * weights).sum(-1, keepdim=True)
     d_shifted = powers.mul_(slope).mul_(centred).masked_fill_(empty, 0)
     d_sharpening = torch.xlogy(centred.mul_(weights), ratio.masked_fill_(empty, 1)).sum(-1)
     return d_shifted, d_sharpening
 
 
-def _ratio(shifted: Tensor, sharpening: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``w̃ / max w̃``, the maximum (1 if it is below ε), where it is below, and ``γ [B, H, 1]``.
-
-    All NaN where a w̃ is negative or γ is not finite: a power alone may be a number there.
-    """
-    sharpening = sharpening.unsqueeze(-1)
-    # 0 where the powers are defined: no root is negative, and no finite number times 0 is NaN.
-    undefined = shifted.amin(-1, keepdim=True).sqrt_().mul_(sharpening).mul_(0)
-    peak = shifted.amax(-1, keepdim=True).add_(undefined)
+def _ratio(shifted: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """``w̃ / peak``, and where the peak is below ε; there it becomes 1."""
     empty = peak < FOCUS_EPS
     peak.masked_fill_(empty, 1)
-    return shifted / peak, peak, empty, sharpening + undefined
+    return shifted / peak, empty
 
 
 def address(

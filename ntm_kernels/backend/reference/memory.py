@@ -18,7 +18,7 @@ def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor
     if weights.shape[1] == 1:
         # Erased before added to: where w e = 1 nothing of the old word may be left. M − M w e would
         # make NaN of an infinite one.
-        kept = torch.bmm(weights.mT, erase).neg_().add_(1)
+        kept = 1 - torch.bmm(weights.mT, erase)
         return torch.baddbmm(kept.mul_(memory), weights.mT, add)
     retained = retention(weights, erase).prod(1)
     return torch.baddbmm(memory * retained, weights.mT, add)
