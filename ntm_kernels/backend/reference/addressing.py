@@ -129,8 +129,8 @@ def sharpen(shifted: Tensor, sharpening: Tensor) -> Tensor:
     """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
     sharpening = sharpening.unsqueeze(-1)
     lowest, peak = shifted.aminmax(dim=-1, keepdim=True)
-    # NaN where a w̃ is negative or γ is not finite, since a power alone may be a number there. A root
-    # times 0 is NaN just then.
+    # NaN where a w̃ is negative or γ is not finite, since a power alone may be a number there. A
+    # root times 0 is NaN just then.
     root = lowest.sqrt_()
     peak = torch.addcmul(peak, root, sharpening, value=0)
     sharpening = torch.addcmul(sharpening, root, sharpening, value=0)
