@@ -34,11 +34,14 @@ bool none_defined(const variable_list& grads) {
   return std::none_of(grads.begin(), grads.end(), [](const auto& grad) { return grad.defined(); });
 }
 
-void require_plain(const variable_list& grads) {
+// As `refuse_batched` in ntm_kernels/checks.py.
+void require_plain(const char* op, const variable_list& grads) {
   for (const Tensor& grad : grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!grad.defined() || grad.has_storage(),
-                                "batched gradients (is_grads_batched, vectorize) are not "
-                                "implemented; the functions of ntm_kernels.reference have them");
+    TORCH_CHECK_NOT_IMPLEMENTED(!grad.defined() || grad.has_storage(), op,
+                                ": batched gradients (is_grads_batched, vectorize, "
+                                "torch.func.vmap of a gradient) are not implemented; the functions "
+                                "of ntm_kernels.reference have them, or ask for the gradients one "
+                                "by one");
   }
 }
 
@@ -65,7 +68,7 @@ struct Step : Function<Step> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     if (none_defined(grads)) return variable_list(6);
-    require_plain(grads);
+    require_plain("step", grads);
     const variable_list kept = ctx->get_saved_variables();
     const auto numbers = ctx->saved_data["numbers"].toIntVector();
     variable_list results;
@@ -133,7 +136,7 @@ struct Sequence : Function<Sequence> {
     variable_list of_arguments(kArguments + 5);
     grads.resize(kDifferentiable);
     if (none_defined(grads)) return of_arguments;
-    require_plain(grads);
+    require_plain("sequence", grads);
     const variable_list kept = ctx->get_saved_variables();
     const Tensors saved(kept.begin() + kArguments + 2, kept.end());
     const auto numbers = ctx->saved_data["numbers"].toIntVector();

@@ -435,7 +435,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
     const auto shaped = [&](const New<T>& flat, const MaybeTensor& like) {
       return s.lstm ? flat.as(*like).view({B, C}) : flat.tensor;
     };
-    return {d_projected.as(input),
+    // Of an input that is projected here only the product with its weight is rounded.
+    return {I ? d_projected.tensor : d_projected.as(input),
             d_recurrent_weight.as(recurrent_weight),
             d_interface_weight.as(interface_weight),
             d_bias.as(interface_bias),
@@ -478,8 +479,13 @@ std::string isa_name() {
   return cpu::isa().name;
 }
 
+int64_t released_bytes() {
+  return static_cast<int64_t>(release_workspaces());
+}
+
 TORCH_LIBRARY(ntm_native, m) {
   m.def("isa() -> str", isa_name);
+  m.def("release_workspaces() -> int", released_bytes);
   m.def(
       "graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
       "Tensor(c!)[] grad_avgs, Tensor(d!)[] deltas, float lr, float decay, float momentum, "

@@ -3,6 +3,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include <deque>
 #include <mutex>
@@ -71,6 +74,18 @@ class Pool {
     }
   }
 
+  size_t clear() {
+    std::deque<Block> found;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      found.swap(blocks_);
+      bytes_ = 0;
+    }
+    size_t bytes = 0;
+    for (const Block& block : found) bytes += block.bytes, release(block);
+    return bytes;
+  }
+
  private:
   std::mutex mutex_;
   std::deque<Block> blocks_;
@@ -92,6 +107,14 @@ Lease::Lease(size_t bytes) {
 
 Lease::~Lease() {
   pool().give_back({data_, bytes_});
+}
+
+size_t release_workspaces() {
+  const size_t bytes = pool().clear();
+#if defined(__GLIBC__)
+  malloc_trim(0);  // malloc keeps what it has handed out before
+#endif
+  return bytes;
 }
 
 }  // namespace ntm

@@ -20,4 +20,7 @@ class Lease {
   size_t bytes_;
 };
 
+// Give the blocks that nobody has back to the system; returns their bytes. Safe from any thread.
+size_t release_workspaces();
+
 }  // namespace ntm

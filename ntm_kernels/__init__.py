@@ -8,7 +8,14 @@ torch.Size([20, 4, 8])
 """
 
 from ntm_kernels import functional, reference
-from ntm_kernels.backend import BackendChoice, BackendError, BackendStatus, backends, use_backend
+from ntm_kernels.backend import (
+    BackendChoice,
+    BackendError,
+    BackendStatus,
+    backends,
+    release_workspaces,
+    use_backend,
+)
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace
@@ -31,5 +38,6 @@ __all__ = [
     "backends",
     "functional",
     "reference",
+    "release_workspaces",
     "use_backend",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -152,6 +152,20 @@ def _refuse_transforms(op: str, tensors: Mapping[str, Tensor | None]) -> None:
             f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
             "implemented; the functions of ntm_kernels.reference have it"
         )
+
+
+def refuse_batched(op: str, grads: Iterable[Any]) -> None:
+    """Raise where one of the gradients of an op's outputs stands for a whole batch of them."""
+    functorch = torch._C._functorch
+    for grad in grads:
+        if isinstance(grad, Tensor) and (
+            functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
+        ):
+            raise NotImplementedError(
+                f"{op}: batched gradients (is_grads_batched, vectorize, torch.func.vmap of a "
+                "gradient) are not implemented; the functions of ntm_kernels.reference have them, "
+                "or ask for the gradients one by one"
+            )
 
 
 def sequence_pairs(

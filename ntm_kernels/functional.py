@@ -12,12 +12,15 @@ Dtypes: tensors of one kind share a dtype. All are float64, or they are float32 
 bfloat16 and float16. Arithmetic is in float32 (float64 for float64), and a result has the dtype of
 the argument of its kind: memory and read vectors that of ``memory``, weights that of
 ``previous_weights``. Values are not checked (a GPU would have to be synchronised): strength ≥ 0,
-0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weights distributions. With float16 memory
-its gradient grows as 1/‖M_i‖ and may overflow to inf where a row is tiny.
+0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weights distributions. Others give what the
+equations give, on every backend: a negative ``w̃_i`` has no logarithm, and makes NaN of its head's
+weights. With float16 memory its gradient grows as 1/‖M_i‖ and may overflow to inf where a row is
+tiny.
 
 All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device,
-``NotImplementedError`` under forward-mode AD and ``torch.func``, and ``ntm_kernels.BackendError``
-where the backend asked for cannot serve the call. A second derivative raises ``RuntimeError``.
+``NotImplementedError`` under forward-mode AD and ``torch.func`` and for batched gradients, and
+``ntm_kernels.BackendError`` where the backend asked for cannot serve the call. A second derivative
+raises ``RuntimeError``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
 from ntm_kernels.backend import get as get_backend
-from ntm_kernels.checks import autocast_enabled
+from ntm_kernels.checks import autocast_enabled, refuse_batched
 from ntm_kernels.reference import arithmetic_dtype
 
 _library = torch.library.Library("ntm", "DEF")
@@ -47,7 +47,11 @@ def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _autograd(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    _differentiable(name, setup, backward)
+    def one_by_one(ctx: Any, *grads: Any) -> Any:
+        refuse_batched(name, grads)
+        return backward(ctx, *grads)
+
+    _differentiable(name, setup, one_by_one)
 
     def refuse(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(

@@ -145,14 +145,25 @@ def sharpen(weights: Tensor, sharpening: Tensor) -> Tensor:
     the sum is at least one however large γ is, and autograd is right at ``w̃_i = 0``, where the
     slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all
     ``w̃_i < 1e-20``.
+
+    Outside the domains: a negative ``w̃_i`` has no logarithm, so it makes the whole weighting NaN,
+    and so does a γ that is not finite. ``w̃_i = 0`` gives 0 for every γ; its slope is infinite for
+    0 < γ < 1, and 0 for γ ≤ 0.
     weights ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
 
     >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
     tensor([[[0.7830, 0.1960, 0.0220]]])
     """
-    peak = weights.detach().amax(-1, keepdim=True)
-    empty = peak < FOCUS_EPS
-    powers = (weights / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
+    exponent, seen = sharpening[:, :, None], weights.detach()
+    defined = (seen >= 0).all(-1, keepdim=True) & exponent.isfinite()
+    peak = seen.amax(-1, keepdim=True)
+    empty = defined & (peak < FOCUS_EPS)
+    # Both factors of a power become NaN, since NaN^0 and 1^NaN are 1.
+    exponent = exponent * torch.where(defined, 1, torch.nan)
+    ratio = weights / torch.where(empty, 1, torch.where(defined, peak, torch.nan))
+    # 0^γ is 0 for γ ≤ 0 too. Neither branch that is not taken may have an infinite slope.
+    jumps = (seen == 0) & (exponent <= 0)
+    powers = torch.where(jumps, 0, torch.where(empty | jumps, 1, ratio) ** exponent)
     total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
     return torch.where(empty, 1 / weights.shape[-1], powers / total)
 

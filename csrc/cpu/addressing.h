@@ -22,7 +22,7 @@ struct Addressing {
   T* matches;      // [1 + H][N] ‖M_i‖² and k·M_i
   T* memory_norm;  // [N] ‖M_i‖
   T* key_norm;     // [H] ‖k‖
-  T* norms;        // [H][N] ‖k‖ ‖M_i‖, infinite where the similarity is cut off
+  T* norms;        // [H][N] ‖k‖ ‖M_i‖, −∞ where the similarity is cut off
   T* similarity;   // [H][N]
   T* content;      // [H][N]
   T* gated;        // [H][N] circular
@@ -122,7 +122,7 @@ inline void write_match(const Sizes& s, const T* memory, const T* weights, int64
       for (int k = 0; k < count.value; ++k) {
         const int64_t at = m * stride + i + k * L;
         const Vec<T> old = load(memory + at, n);
-        const Vec<T> x = old - old * (w[k] * erased) + w[k] * added;
+        const Vec<T> x = old * (T(1) - w[k] * erased) + w[k] * added;
         store(written + at, x, n);
         square[k] += x * x;
         first[k] += x * one;
@@ -153,7 +153,7 @@ inline void similarity(const Sizes& s, const T* matches, const T* key, Addressin
     T* similarity = a.similarity + h * a.row;
     each<T>(s.locations, [&](int64_t i, auto n) {
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
-      const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
+      const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(-__builtin_inf())) : product;
       store(a.norms + h * a.row + i, norms, n);
       store(similarity + i, load(matches + (1 + h) * a.row + i, n) / norms, n);
     });
@@ -211,10 +211,13 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
     Vec<T> total{};
     each<T>(s.locations, [&](int64_t i, auto n) {
       const int64_t at = h * a.row + i;
-      const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
+      const Vec<T> norms = load(a.norms + at, n);
+      // Not by the similarity of 0 alone, with which a NaN would stay.
+      const Vec<T> d = norms < T(0) ? Vec<T>{} : load(a.d_dots + at, n);
+      const Vec<T> pull = d * load(a.similarity + at, n);
       total += pull;
       store(a.pull + i, h ? load(a.pull + i, n) + pull : pull, n);
-      store(a.d_dots + at, d / load(a.norms + at, n), n);
+      store(a.d_dots + at, d / norms, n);
     });
     const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
     each<T>(s.word, [&](int64_t m, auto n) {
@@ -315,24 +318,35 @@ inline void shift_backward(int64_t locations, const T* d_shifted, const T* gated
   }
 }
 
-// The largest w̃, NaN where there is one and no other reaches ε: no comparison sees it.
+// The largest w̃; NaN where one is negative or infinite, and where one is NaN and no other reaches
+// ε, since no comparison sees it.
 template <typename T>
 inline T highest(int64_t n, const T* x) {
-  Vec<T> top{};
-  each<T>(n, [&](int64_t i, auto lanes) { top = maximum(load(x + i, lanes), top); });
-  const T result = peak<T>(top);
-  if (result >= T(kFocusEps)) return result;
+  constexpr T infinity = __builtin_inf(), nan = __builtin_nan("");
+  Vec<T> top{}, lowest{};
+  each<T>(n, [&](int64_t i, auto lanes) {
+    const Vec<T> w = load(x + i, lanes);
+    top = maximum(w, top), lowest = minimum(w, lowest);
+  });
+  const T result = peak<T>(lowest < T(0) ? broadcast(infinity) : top);
+  if (result >= T(kFocusEps)) return result < infinity ? result : nan;
   Vec<T> total{};
   each<T>(n, [&](int64_t i, auto lanes) { total += load(x + i, lanes); });
   const T all = sum<T>(total);
   return all == all ? result : all;
 }
 
+// Whether no w̃ reaches ε. A γ that is not finite makes NaN of these too.
+template <typename T>
+inline bool unfocused(T top, T sharpening) {
+  return top < T(kFocusEps) && sharpening - sharpening == 0;
+}
+
 // w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where no w̃_i reaches ε.
 template <typename T>
 inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weights) {
   const T top = highest(locations, shifted);
-  if (top < T(kFocusEps)) {
+  if (unfocused(top, sharpening)) {
     for (int64_t i = 0; i < locations; ++i) weights[i] = T(1) / locations;
     return;
   }
@@ -356,7 +370,7 @@ template <typename T>
 inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifted, T sharpening,
                           T* logarithm, T* d_shifted) {
   const T top = highest(locations, shifted);
-  if (top < T(kFocusEps)) {
+  if (unfocused(top, sharpening)) {
     for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
     return 0;
   }
@@ -385,6 +399,11 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     d_sharpening += centred * weight * (load(logarithm + i, n) - mean_logarithm);
     store(d_shifted + i, lesser * centred * slope, n);
   });
+  if (sharpening > 0 && sharpening < 1) {  // w̃^γ is infinitely steep at 0
+    for (int64_t i = 0; i < locations; ++i) {
+      if (shifted[i] == 0) d_shifted[i] = (d_weights[i] - mean) * slope * T(__builtin_inf());
+    }
+  }
   return sum<T>(d_sharpening);
 }
 

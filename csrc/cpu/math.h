@@ -21,6 +21,7 @@ struct Real<float> {
   static constexpr float log2_e = 1.44269504f;
   static constexpr float exp_is_zero_below = -87.0f;
   static constexpr float exp2_is_zero_below = -126.0f;
+  static constexpr float exp2_is_infinite_from = 128.0f;
   // (e^r − 1 − r) / r² for |r| ≤ ln(2)/2, interpolated at Chebyshev points.
   static constexpr float exp_terms[] = {0.5f, 1.6666576846e-1f, 4.1666554438e-2f, 8.3632029716e-3f,
                                         1.3926213467e-3f};
@@ -39,6 +40,7 @@ struct Real<double> {
   static constexpr double log2_e = 1.4426950408889634;
   static constexpr double exp_is_zero_below = -708.0;
   static constexpr double exp2_is_zero_below = -1022.0;
+  static constexpr double exp2_is_infinite_from = 1024.0;
   // The Taylor series.
   static constexpr double exp_terms[] = {
       1.0 / 2,         1.0 / 6,          1.0 / 24,          1.0 / 120,
@@ -126,10 +128,13 @@ NTM_INLINE Vec<T> exp(Vec<T> x) {
   return scaled<T>(exp_less_one<T>(reduced.r) + T(1), reduced.n, x < Real<T>::exp_is_zero_below);
 }
 
-// 2^x, likewise.
+// 2^x, likewise, and infinite where it is too large.
 template <typename T>
 NTM_INLINE Vec<T> exp2(Vec<T> x) {
   using C = Real<T>;
+#if !defined(__AVX512F__)
+  x = minimum(broadcast(C::exp2_is_infinite_from), x);  // NaN stays
+#endif
   const Vec<T> n = (x + C::round) - C::round;
   return scaled<T>(exp_less_one<T>((x - n) * C::ln2) + T(1), n, x < C::exp2_is_zero_below);
 }

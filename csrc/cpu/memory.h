@@ -26,7 +26,8 @@ inline void read_backward(const Sizes& s, const T* memory, int64_t heads, const 
 }
 
 // M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h of the write heads: memory -> written, which may be
-// the same. weights [W][N], erase and add [W, M].
+// the same. Not M − M w e, which makes NaN of an infinite element. weights [W][N], erase and add
+// [W, M].
 template <typename T>
 inline void write(const Sizes& s, const T* memory, const T* weights, int64_t row, const T* erase,
                   const T* add, T* written) {
@@ -35,7 +36,7 @@ inline void write(const Sizes& s, const T* memory, const T* weights, int64_t row
     for (int64_t m = 0; m < s.word; ++m) {
       each<T>(s.locations, [&](int64_t i, auto n) {
         const Vec<T> x = load(memory + m * stride + i, n), w = load(weights + i, n);
-        store(written + m * stride + i, x - x * (w * erase[m]) + w * add[m], n);
+        store(written + m * stride + i, x * (T(1) - w * erase[m]) + w * add[m], n);
       });
     }
     return;
@@ -45,7 +46,7 @@ inline void write(const Sizes& s, const T* memory, const T* weights, int64_t row
       Vec<T> kept = load(memory + m * stride + i, n), added{};
       for (int64_t h = 0; h < s.write_heads; ++h) {
         const Vec<T> w = load(weights + h * row + i, n);
-        kept -= kept * (w * erase[h * s.word + m]);
+        kept *= T(1) - w * erase[h * s.word + m];
         added += w * add[h * s.word + m];
       }
       store(written + m * stride + i, kept + added, n);
@@ -88,7 +89,7 @@ inline void erase_backward(const Sizes& s, const T* memory, const T* weights, in
         } else {
           store(products.before + h * L, kept);
         }
-        kept -= kept * (load(weights + h * row + i, n) * erase[h * word + m]);
+        kept *= T(1) - load(weights + h * row + i, n) * erase[h * word + m];
       }
       Vec<T> pull = d_written * load(memory + m * stride + i, n);
 #pragma GCC unroll 5
@@ -104,7 +105,7 @@ inline void erase_backward(const Sizes& s, const T* memory, const T* weights, in
         }
         T* const d_w = d_weights + h * d_row + i;
         store(d_w, load(d_w, n) - d_kept * erase[h * word + m], n);
-        if (h) pull -= pull * (w * erase[h * word + m]);
+        if (h) pull *= T(1) - w * erase[h * word + m];
       }
       store(d, d_written * kept, n);
     });
@@ -163,7 +164,7 @@ inline void read_write(const Sizes& s, T* memory, const T* weights, int64_t row,
         T* const at = memory + (m + k) * stride + i;
         const Vec<T> x = load(at, n);
         sums[k] += r * x;
-        store(at, x - x * (w * erase[m + k]) + w * add[m + k], n);
+        store(at, x * (T(1) - w * erase[m + k]) + w * add[m + k], n);
       }
     });
     store(read_vector + m, sum_rows<T>(sums), rows.value);

@@ -172,6 +172,10 @@ template <typename V>
 NTM_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
+template <typename V>
+NTM_INLINE V minimum(V a, V b) {
+  return a < b ? a : b;
+}
 
 // Lanes by their numbers in `a` and, from kLanes on, in `b`.
 template <typename T, int... Lane>

@@ -194,7 +194,8 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     A sum = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
-      const A power = peak > 0 ? power_of_ratio(value / peak, focus.sharpening) : A(0) * value;
+      // Of 0 the root is 0, and of what is negative it is NaN, as its logarithm.
+      const A power = peak > 0 ? power_of_ratio(value / peak, focus.sharpening) : sqrt_of(value);
       if constexpr (!C::kKeeps) value = power;
       sum += power;
     });
@@ -203,7 +204,7 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
   });
 }
 
-// Whether some w̃ reaches ε, or is NaN: not to be hidden behind a uniform weighting.
+// Whether some w̃ reaches ε, or is NaN or negative: not to be hidden behind a uniform weighting.
 template <typename A>
 __device__ bool focused(const Pair<A>& powers) {
   return powers.peak >= Constants<A>::focus_eps || powers.sum != powers.sum;
@@ -254,6 +255,10 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A dot = fold_sum(block, chain.weight_dots, head);
     const bool any = focused(total);
     const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
+    // w̃^{γ−1} at 0; for γ ≤ 0, where w̃^γ jumps, no slope at all.
+    const A at_zero = sharpening == 1                    ? A(1)
+                      : sharpening > 0 && sharpening < 1 ? Constants<A>::infinity
+                                                         : A(0);
     A d_sharpening = 0;
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
@@ -263,7 +268,8 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
         return;
       }
       const A ratio = chain.shifted[at] / total.peak;
-      chain.d[at] = slope * power_of_ratio(ratio, sharpening - 1) * centred;
+      const A power = ratio == 0 ? at_zero : power_of_ratio(ratio, sharpening - 1);
+      chain.d[at] = slope * power * centred;
       if (ratio != 0) d_sharpening += centred * chain.weights[at] * log_of(ratio);
     });
     d_sharpening = warp_sum(d_sharpening);

@@ -80,10 +80,11 @@ __device__ A softplus(A x) {
   return larger(x, A(0)) + log1p_of(exp_of(x > 0 ? -x : x));
 }
 
-// u^x for 0 <= u <= 1 and x >= 0, with 0^0 = 1. Its error is an ulp of 1, not of the result.
+// u^x, and 0 for u = 0 whatever x is; NaN for a negative u. For 0 <= u <= 1 and x >= 0 its error is
+// an ulp of 1, not of the result.
 template <typename A>
 __device__ A power_of_ratio(A u, A x) {
-  return x == 0 ? A(1) : exp2_of(x * log2_of(u));
+  return u == 0 ? A(0) : exp2_of(x * log2_of(u));
 }
 
 __device__ inline float lift(float x) {

@@ -128,7 +128,7 @@ __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& par
 }
 
 // The maximum of x and the sum of (x / maximum)^power, of all the warps' pairs; {0, 0} if all are
-// 0. NaN, which no maximum sees, is in the sum.
+// 0. NaN, which no maximum sees, is in the sum, also where the power is not finite.
 template <typename A>
 __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& partials, int head,
                                A power) {
@@ -136,7 +136,7 @@ __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& part
   A peak = 0;
   for (int i = block.lane; i < partials.count; i += kWarp) peak = larger(peak, pairs[i].peak);
   peak = warp_max(peak);
-  A sum = 0;
+  A sum = A(0) * power;
   for (int i = block.lane; i < partials.count; i += kWarp)
     sum += pairs[i].sum * (peak > 0 ? power_of_ratio(pairs[i].peak / peak, power) : A(0));
   return {peak, warp_sum(sum)};

@@ -45,6 +45,7 @@ __all__ = [
     "explain",
     "get",
     "register",
+    "release_workspaces",
     "use_backend",
 ]
 
@@ -130,6 +131,23 @@ def backends() -> list[BackendStatus]:
         reason = why_not or _registry[name].describe()
         statuses.append(BackendStatus(name, why_not is None, reason))
     return statuses
+
+
+def release_workspaces() -> int:
+    """Give the memory that backends keep between calls back to the system, and return its bytes.
+
+    The backend ``native`` keeps the blocks of memory that a call no longer needs for the next one,
+    up to 256 MiB in a process. A call to this function makes the next calls slower, nothing else:
+    it may be made at any time and from any thread, and leaves alone what is in use. Memory on a
+    GPU belongs to torch's own allocator, ``torch.cuda.empty_cache()``.
+
+    >>> import ntm_kernels
+    >>> freed = ntm_kernels.release_workspaces()
+    >>> ntm_kernels.release_workspaces()
+    0
+    """
+    present = (backend for backend in _registry.values() if backend.unavailable() is None)
+    return sum(backend.release_workspaces() for backend in present)
 
 
 @contextmanager

@@ -154,6 +154,10 @@ class Backend(ABC):
         """Which of its ways it serves ``problem``, where it has several."""
         return ""
 
+    def release_workspaces(self) -> int:
+        """Give the memory that is kept between calls back to the system; its bytes."""
+        return 0
+
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         """Shapes of the saved tensors of ``op``."""
         return []

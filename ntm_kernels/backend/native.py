@@ -78,6 +78,9 @@ class NativeBackend(Backend):
     def describe(self) -> str:
         return f"C++ on the CPU, {torch.ops.ntm_native.isa()}"
 
+    def release_workspaces(self) -> int:
+        return int(torch.ops.ntm_native.release_workspaces())
+
     def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
         if op != "sequence":
             return []

@@ -38,7 +38,7 @@ def test_threads_share_nothing(tmp_path):
 def test_a_race_is_seen(tmp_path):
     """The same program over a pool without its lock."""
     source = (ROOT / "csrc/workspace.cpp").read_text()
-    assert source.count("const std::lock_guard<std::mutex> lock") == 2
+    assert source.count("const std::lock_guard<std::mutex> lock") == 3
     unlocked = tmp_path / "workspace.cpp"
     unlocked.write_text(source.replace("const std::lock_guard<std::mutex> lock", "(void)"))
     done = build(tmp_path, (SOURCES[0], unlocked, SOURCES[2]))

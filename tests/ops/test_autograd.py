@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from ntm_kernels.backend import get
 from tests.support.cases import Case, Dtypes, arguments, call, each_small, leaves
 from tests.support.table import F64, each_backend, fitting
 
@@ -120,13 +119,24 @@ def test_transforms_are_refused(entry, case, transform):
         getattr(torch.func, transform)(total)(tensors)
 
 
-@pytest.mark.parametrize("case", [TINY[3], TINY[4]], ids=str)
+@pytest.mark.parametrize("way", ["is_grads_batched", "vectorize", "vmap of a gradient"])
+@each_tiny
 @each_backend
-def test_batched_gradients_are_refused(entry, case):
+def test_batched_gradients_are_refused(entry, case, way):
     tensors = leaves(problem(entry, case))
+    values = tuple(tensors.values())
     outputs = list(call(case, tensors, entry.backend).values())
     grads = [part.detach().expand(3, *part.shape) for part in outputs]
-    own = case.op in get(entry.backend).differentiates
-    message = "batched gradients" if own else f"rule not implemented for ntm::{case.op}_backward"
-    with pytest.raises(RuntimeError, match=message):
-        torch.autograd.grad(outputs, list(tensors.values()), grads, is_grads_batched=True)
+
+    of = function(case, tensors, entry.backend)
+    derivative = {
+        "is_grads_batched": lambda: torch.autograd.grad(
+            outputs, values, grads, is_grads_batched=True
+        ),
+        "vectorize": lambda: torch.autograd.functional.jacobian(of, values, vectorize=True),
+        "vmap of a gradient": lambda: torch.func.vmap(
+            lambda *some: torch.autograd.grad(outputs, values, some)
+        )(*grads),
+    }[way]
+    with pytest.raises(NotImplementedError, match=f"^{case.op}: batched gradients.*one by one"):
+        derivative()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ntm_kernels import InterfaceLayout, reference
+from tests.support import equations
 from tests.support.cases import call, cotangents, run
 from tests.support.traps import TRAPS
 
@@ -95,6 +96,24 @@ def test_sharpen_of_nothing_is_uniform_without_gradient(gamma, highest):
     weights.backward(torch.rand_like(weights))
     assert not shifted.grad.any()
     assert not gamma.grad.any()
+
+
+@pytest.mark.parametrize("gamma", [-1.5, 0.0, 0.5, 1.0, 2.0, torch.inf, torch.nan])
+@pytest.mark.parametrize(
+    "shifted",
+    [(0.5, -0.25, 1.0), (-0.5, -0.5, -0.5), (0.0, -1e-30, 0.0), (0.0, 3.0, 1.0), (2.0, 3.0, 4.0)],
+)
+def test_sharpen_outside_the_domains(shifted, gamma):
+    """What the equations say, also of an integer power of a negative number."""
+    inputs = torch.tensor([[shifted]]).double().requires_grad_(), torch.tensor([[gamma]]).double()
+    weights = reference.sharpen(*inputs)
+    wanted = torch.from_numpy(equations.sharpen(inputs[0][0, 0].detach().numpy(), gamma))
+    torch.testing.assert_close(weights[0, 0].detach(), wanted, equal_nan=True)
+    weights.backward(torch.tensor([[[1.0, -2.0, 3.0]]]).double())
+    slopes, at_zero = inputs[0].grad, inputs[0] == 0
+    assert torch.equal(slopes.isnan().any(), wanted.isnan().any())
+    if not wanted.isnan().any() and at_zero.any():
+        assert slopes[at_zero].isinf().all() if 0 < gamma < 1 else slopes[at_zero].isfinite().all()
 
 
 def test_epsilon_bounds_the_highest_weight():

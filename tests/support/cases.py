@@ -266,8 +266,9 @@ def assert_agrees(case, entry, tensors, grads=None, **extra):
     assert_results(case, actual, tensors, grads, **extra)
 
 
-def assert_results(case, actual, tensors, grads=None, **extra):
-    """``actual``, as ``run`` returns it, is as accurate as the policy demands.
+def assert_results(case, actual, tensors, grads=None, *, only_finite=False, **extra):
+    """``actual``, as ``run`` returns it, is as accurate as the policy demands; with ``only_finite``
+    where the truth is a number.
 
     Rounding errors at one point are a matter of luck; before failing, those of plain autograd are
     measured at a few neighbouring points too.
@@ -280,7 +281,7 @@ def assert_results(case, actual, tensors, grads=None, **extra):
     truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64), **extra)
     is_float64 = any(tensor.dtype == F64 for tensor in tensors.values())
     step, factor = (FLOAT64_STEP, 3) if is_float64 else (1, 2)
-    plain_errors = _plain_errors(case, tensors, grads, is_float64, extra)
+    plain_errors = _plain_errors(case, tensors, grads, is_float64, only_finite, extra)
     for neighbour in range(NEIGHBOURS + 1):
         try:
             for kind, what in enumerate(("", "gradient of ")):
@@ -288,6 +289,8 @@ def assert_results(case, actual, tensors, grads=None, **extra):
                 for name, wanted in truth[kind].items():
                     found, title = actual[kind][name], f"{case}: {what}{name}"
                     assert found.dtype == like[kind][name].dtype, f"{title} is {found.dtype}"
+                    if only_finite:
+                        found, wanted = found[wanted.isfinite()], wanted[wanted.isfinite()]
                     assert_accurate(
                         title,
                         found,
@@ -301,23 +304,31 @@ def assert_results(case, actual, tensors, grads=None, **extra):
             if neighbour == NEIGHBOURS:
                 raise
         near = {name: _neighbour(tensor, neighbour) for name, tensor in tensors.items()}
-        more = _plain_errors(case, near, grads, is_float64, extra)
+        more = _plain_errors(case, near, grads, is_float64, only_finite, extra)
         plain_errors = [
             {name: max(error, other[name]) for name, error in errors.items()}
             for errors, other in zip(plain_errors, more, strict=True)
         ]
 
 
-def _plain_errors(case, tensors, grads, is_float64, extra):
+def _plain_errors(case, tensors, grads, is_float64, only_finite, extra):
     """Largest errors of plain autograd in the dtypes of ``tensors``, for float64 in float32."""
     if is_float64:
         tensors, grads = to_dtype(tensors, F32), to_dtype(grads, F32)
     plain = run(case, tensors, None, grads, **extra)
     truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64), **extra)
+    kept = torch.isfinite if only_finite else _everywhere
     return [
-        {name: largest_error(found[name], wanted[name]) for name in wanted}
+        {
+            name: largest_error(found[name][kept(part)], part[kept(part)])
+            for name, part in wanted.items()
+        }
         for found, wanted in zip(plain, truth, strict=True)
     ]
+
+
+def _everywhere(tensor):
+    return torch.ones_like(tensor, dtype=torch.bool)
 
 
 def _neighbour(tensor, seed):

@@ -49,6 +49,8 @@ def shift(weighting, taps):
 
 
 def sharpen(shifted, sharpening):
+    if np.any(shifted < 0) or not np.isfinite(sharpening):  # log of a negative, or γ log w̃
+        return np.full(len(shifted), np.nan)
     if np.all(shifted < 1e-20):
         return np.full(len(shifted), 1 / len(shifted))
     positive = shifted > 0

@@ -123,3 +123,148 @@ TRAPS = {
     "sequence saturated": lambda: _sequence("lstm", 1e4),
     "feed-forward sequence saturated": lambda: _sequence("feedforward", 1e4),
 }
+
+
+# Arguments outside of their domains, where the specification gives NaN, infinities, or numbers that
+# no weighting would have.
+
+WIDE = Case("address", 1, 37, 4, 2)  # more than a vector, and than a warp, of locations
+NEXT_TO_NOTHING = torch.tensor([0.0, 0.0, -1e-25, 0.0, 0.0, 0.0])
+
+
+def _set(case, **values):
+    """Random arguments, with ``(index, value)`` pairs by the argument's name put into them."""
+    tensors = arguments(case)
+    for name, (index, value) in values.items():
+        tensors[name][index] = torch.as_tensor(value, dtype=torch.float64)
+    return case, tensors
+
+
+def _raw(values):
+    """A step with a value in the first element of each of these groups of its raw interface."""
+    case, tensors = _set(Case("step", 2, 6, 4, 2, 2))
+    raw = case.layout.split(tensors["interface"])
+    for group, value in values.items():
+        getattr(raw, group)[1].view(-1)[0] = value
+    return case, tensors
+
+
+def _sequence_with(name, value, controller="lstm", **sizes):
+    case, tensors = _set(Case("sequence", 2, 6, 4, time=3, controller=controller, **sizes))
+    tensors[name].view(-1)[-1] = value
+    return case, tensors
+
+
+inf, nan = torch.inf, torch.nan
+OUTSIDE = {
+    "negative weight": lambda: _set(WIDE, previous_weights=((0, 1, 20), -3.0)),
+    "negative weight, sharpening 2": lambda: _set(
+        WIDE, previous_weights=((0, 1, 36), -3.0), sharpening=((0, 1), 2.0)
+    ),
+    "negative weight, sharpening 0": lambda: _set(
+        WIDE, previous_weights=((0, 1, 33), -3.0), sharpening=((0, 1), 0.0)
+    ),
+    "negative weight, sharpening 1": lambda: _set(
+        WIDE, previous_weights=((0, 0, 0), -3.0), sharpening=((0, 0), 1.0)
+    ),
+    "weights all negative": lambda: _address(gate=0.0, previous_weights=lambda w: -w),
+    "a negative weight and nothing else": lambda: _address(
+        gate=0.0, previous_weights=NEXT_TO_NOTHING
+    ),
+    "negative weight beside a zero row": lambda: _address(
+        memory=_with_zero(0, 3), previous_weights=lambda w: w - 2 * ONE_HOT
+    ),
+    "weights above 1": lambda: _set(WIDE, previous_weights=((0, 0), 3.0)),
+    "infinite weight": lambda: _set(WIDE, previous_weights=((0, 1, 20), inf)),
+    "NaN weight, sharpening 0": lambda: _set(
+        WIDE, previous_weights=((0, 1, 20), nan), sharpening=((0, 1), 0.0)
+    ),
+    "gate 1.5": lambda: _address(gate=1.5),
+    "gate 1.5, nothing negative": lambda: _address(gate=1.5, previous_weights=0.0),
+    "gate -0.5": lambda: _address(gate=-0.5),
+    "gate infinite": lambda: _set(ADDRESS, gate=((0, 1), inf)),
+    "negative tap": lambda: _address(shift=torch.tensor([0.5, -0.25, 0.75])),
+    "taps of 4 in all": lambda: _address(shift=torch.tensor([2.0, 1.5, 0.5])),
+    "tap infinite": lambda: _set(ADDRESS, shift=((0, 1, 2), inf)),
+    "sharpening 0.5": lambda: _address(sharpening=0.5),
+    "sharpening 0.5 of zeros": lambda: _address(
+        gate=0.0,
+        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        sharpening=0.5,
+    ),
+    "sharpening 0": lambda: _address(sharpening=0.0),
+    "sharpening 0 of zeros": lambda: _address(
+        gate=0.0,
+        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        sharpening=0.0,
+    ),
+    "sharpening -1.5": lambda: _address(sharpening=-1.5),
+    "sharpening -1.5 of zeros": lambda: _address(
+        gate=0.0,
+        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        sharpening=-1.5,
+    ),
+    "sharpening infinite": lambda: _set(WIDE, sharpening=((0, 1), inf)),
+    "sharpening infinite of nothing": lambda: _address(
+        gate=0.0, previous_weights=0.0, sharpening=inf
+    ),
+    "sharpening infinite of one location": lambda: _set(
+        Case("address", 1, 1, 4), sharpening=((0, 0), inf)
+    ),
+    "sharpening NaN of nothing": lambda: _address(gate=0.0, previous_weights=0.0, sharpening=nan),
+    "strength -3": lambda: _address(strength=-3.0),
+    "strength infinite": lambda: _set(ADDRESS, strength=((0, 1), inf)),
+    "strength minus infinite": lambda: _set(ADDRESS, strength=((0, 1), -inf)),
+    "memory infinite": lambda: _set(ADDRESS, memory=((0, 2, 1), inf)),
+    "key infinite": lambda: _set(ADDRESS, key=((0, 1, 1), -inf)),
+    "read, weights of any size": lambda: _set(
+        Case("read", 2, 6, 4, 2), weights=((0,), [-1.0, 2, 0, 5, -3, 0.5])
+    ),
+    "read, weight infinite": lambda: _set(Case("read", 2, 6, 4, 2), weights=((0, 1, 2), inf)),
+    "read, memory infinite": lambda: _set(Case("read", 2, 6, 4, 2), memory=((0, 1, 2), inf)),
+}
+OUTSIDE |= {
+    f"write, {heads} heads, any size": lambda heads=heads: _set(
+        Case("write", 2, 6, 4, heads),
+        weights=((0, 0), [-1.0, 2, 0, 5, -3, 0.5]),
+        erase=((0, heads - 1), [-0.5, 1.5, 3, 1]),
+    )
+    for heads in (1, 2, 6)
+}
+OUTSIDE |= {
+    f"write, {heads} heads, {name} infinite": lambda heads=heads, name=name: _set(
+        Case("write", 2, 20, 4, heads), **{name: ((0, heads - 1, 2), inf)}
+    )
+    for heads, names in (
+        (1, ("weights", "erase", "add", "memory")),
+        (2, ("weights", "erase", "memory")),
+        (6, ("memory",)),
+    )
+    for name in names
+}
+OUTSIDE |= {
+    f"step, raw {group} infinite": lambda group=group: _raw({group: inf})
+    for group in ("key", "strength", "gate", "shift", "sharpening", "erase", "add")
+}
+OUTSIDE |= {
+    "step, raw parameters minus infinite": lambda: _raw(
+        dict.fromkeys(("strength", "gate", "shift", "sharpening", "erase"), -inf)
+    ),
+    "step, negative weight": lambda: _set(
+        Case("step", 2, 20, 4), previous_weights=((0, 1, 18), -3.0)
+    ),
+    "step, negative weight of several": lambda: _set(
+        Case("step", 2, 20, 4, 2, 2), previous_weights=((0, 1, 18), -3.0)
+    ),
+    "step, memory infinite": lambda: _set(Case("step", 2, 20, 4), memory=((0, 1, 2), inf)),
+    "sequence, negative weight": lambda: _sequence_with("weights", -3.0),
+    "sequence, negative weights of several": lambda: _sequence_with(
+        "weights", -3.0, "feedforward", read_heads=2, write_heads=2
+    ),
+    "sequence, memory infinite": lambda: _sequence_with("memory", inf),
+    "sequence, cell infinite": lambda: _sequence_with("cell", inf),
+    "sequence, hidden infinite": lambda: _sequence_with("hidden", inf),
+    "sequence, read vector infinite": lambda: _sequence_with(
+        "read_vectors", inf, controller="feedforward"
+    ),
+}

@@ -20,6 +20,7 @@ class Similarity(NamedTuple):
 
     value: Tensor  # [B, H, N]
     inverse_norms: Tensor  # [B, H, N], 1 / (‖k‖ ‖M_i‖), 0 where the similarity is cut off
+    cut: Tensor  # [B, H, N], where it is cut off
     key_norm: Tensor  # [B, H, 1]
     memory_norm: Tensor  # [B, N, 1]
 
@@ -38,15 +39,18 @@ def similarity(memory: Tensor, key: Tensor) -> Similarity:
     key_norm = torch.linalg.vector_norm(key, dim=-1, keepdim=True)
     memory_norm = torch.linalg.vector_norm(memory, dim=-1, keepdim=True)
     norms = torch.bmm(key_norm, memory_norm.mT)
-    inverse_norms = norms.reciprocal().masked_fill_(norms < COSINE_EPS, 0)
+    cut = norms < COSINE_EPS
+    inverse_norms = norms.reciprocal().masked_fill_(cut, 0)
     value = torch.bmm(key, memory.mT).mul_(inverse_norms)
-    return Similarity(value, inverse_norms, key_norm, memory_norm)
+    return Similarity(value, inverse_norms, cut, key_norm, memory_norm)
 
 
 def similarity_backward(
     d_similarity: Tensor, similarity: Similarity, memory: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²``, and the same with k and M_i exchanged."""
+    # Not by the factors alone, which are 0 there: a NaN would stay.
+    d_similarity = d_similarity.masked_fill(similarity.cut, 0)
     d_dots = d_similarity * similarity.inverse_norms
     pull = d_similarity * similarity.value
     key_pull = pull.sum(-1, keepdim=True) / _square_or_one(similarity.key_norm)
@@ -123,8 +127,17 @@ def _offsets(locations: int, taps: int, sign: int, device: torch.device) -> Tens
 
 def sharpen(shifted: Tensor, sharpening: Tensor) -> Tensor:
     """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
-    ratio, _, empty = _ratio(shifted)
-    powers = ratio.pow_(sharpening.unsqueeze(-1))
+    sharpening = sharpening.unsqueeze(-1)
+    lowest, peak = shifted.aminmax(dim=-1, keepdim=True)
+    # NaN where a w̃ is negative or γ is not finite, since a power alone may be a number there. A
+    # root times 0 is NaN just then.
+    root = lowest.sqrt_()
+    peak = torch.addcmul(peak, root, sharpening, value=0)
+    sharpening = torch.addcmul(sharpening, root, sharpening, value=0)
+    ratio, empty = _ratio(shifted, peak)
+    zero = ratio == 0
+    # 0 for γ ≤ 0 too, where 0^γ is 1 or infinite.
+    powers = ratio.pow_(sharpening).masked_fill_(zero, 0)
     weights = powers.div_(powers.sum(-1, keepdim=True))
     return weights.masked_fill_(empty, 1 / shifted.shape[-1])
 
@@ -135,21 +148,25 @@ def sharpen_backward(
     """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
     ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``."""
     sharpening = sharpening.unsqueeze(-1)
-    ratio, peak, empty = _ratio(shifted)
-    powers = ratio.pow(sharpening - 1)
-    slope = sharpening / (powers * ratio).sum(-1, keepdim=True).mul_(peak)
+    peak, highest = shifted.max(-1, keepdim=True)
+    weight_of_peak = weights.gather(-1, highest)  # 1 / Σ u^γ
+    # Where the weights are NaN, all gradients are.
+    peak = torch.addcmul(peak, weight_of_peak, weight_of_peak, value=0)
+    ratio, empty = _ratio(shifted, peak)
+    jumps = (ratio == 0).logical_and_(sharpening <= 0)
+    powers = ratio.pow(sharpening - 1).masked_fill_(jumps, 0)
+    slope = (sharpening * weight_of_peak).div_(peak)
     centred = d_weights - (d_weights * weights).sum(-1, keepdim=True)
     d_shifted = powers.mul_(slope).mul_(centred).masked_fill_(empty, 0)
     d_sharpening = torch.xlogy(centred.mul_(weights), ratio.masked_fill_(empty, 1)).sum(-1)
     return d_shifted, d_sharpening
 
 
-def _ratio(shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``w̃ / max w̃``, the maximum (1 if it is below ε), and where it is below."""
-    peak = shifted.amax(-1, keepdim=True)
+def _ratio(shifted: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """``w̃ / peak``, and where the peak is below ε; there it becomes 1."""
     empty = peak < FOCUS_EPS
     peak.masked_fill_(empty, 1)
-    return shifted / peak, peak, empty
+    return shifted / peak, empty
 
 
 def address(

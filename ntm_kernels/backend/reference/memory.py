@@ -16,10 +16,10 @@ def read_backward(d_read: Tensor, memory: Tensor, weights: Tensor) -> tuple[Tens
 
 def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
     if weights.shape[1] == 1:
-        erased = torch.bmm(weights.mT, erase)
-        # Erased before added to: where w e = 1 nothing of the old word may be left.
-        erased_memory = torch.addcmul(memory, memory, erased, value=-1)
-        return torch.baddbmm(erased_memory, weights.mT, add)
+        # Erased before added to: where w e = 1 nothing of the old word may be left. M − M w e would
+        # make NaN of an infinite one.
+        kept = 1 - torch.bmm(weights.mT, erase)
+        return torch.baddbmm(kept.mul_(memory), weights.mT, add)
     retained = retention(weights, erase).prod(1)
     return torch.baddbmm(memory * retained, weights.mT, add)
 

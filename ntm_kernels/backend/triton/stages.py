@@ -58,11 +58,11 @@ def tanh(x):
 
 
 @triton.jit
-def power(x, exponent):
-    """``x^exponent`` for x ≥ 0, with ``0^0 = 1``."""
+def power(x, exponent, at_zero):
+    """``x^exponent`` for x > 0, NaN for a negative x."""
     zero = x == 0
     found = tl.exp(exponent * tl.log(tl.where(zero, 1.0, x)))
-    return tl.where(zero, tl.where(exponent == 0, 1.0, 0.0), found)
+    return tl.where(zero, at_zero, found)
 
 
 # Access.
@@ -250,6 +250,8 @@ def similarity_backward(
     Adds to the gradient of the memory, and stores that of the keys.
     """
     i_h, i_m = tl.arange(0, d_similarity.shape[0]), tl.arange(0, memory.shape[1])
+    # Not by the factors alone, which are 0 there: a NaN would stay.
+    d_similarity = tl.where((inverse_norms == 0) & (alike == 0), 0.0, d_similarity)
     d_dots = d_similarity * inverse_norms
     pull = d_similarity * alike
     # Where a square is 0 the similarity is cut off, and there is no pull.
@@ -332,7 +334,8 @@ def shift_backward(d_shifted, gated, taps, N: tl.constexpr, S: tl.constexpr):
 
 @triton.jit
 def unfocused(peak, total):
-    """Where no ``w̃`` reaches ε; NaN, which a maximum may not see, is in the sum."""
+    """Where no ``w̃`` reaches ε; NaN, which a maximum may not see, is in the sum, and so is what a
+    negative ``w̃`` makes."""
     return (peak < FOCUS_EPS) & (total == total)
 
 
@@ -341,17 +344,18 @@ def sharpen(shifted, peak, total, sharpening, inside, N: tl.constexpr):
     """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
     empty = unfocused(peak, total)
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
-    weights = power(ratio, sharpening[:, None]) / tl.where(empty, 1.0, total)[:, None]
+    weights = power(ratio, sharpening[:, None], 0.0) / tl.where(empty, 1.0, total)[:, None]
     weights = tl.where(empty[:, None], 1.0 / N, weights)
     return tl.where(inside[None, :], weights, 0.0)
 
 
 @triton.jit
 def powers_of(shifted, sharpening):
-    """The largest ``w̃`` of a block, and ``Σ u^γ`` relative to it."""
+    """The largest ``w̃`` of a block, and ``Σ u^γ`` relative to it: NaN where a ``w̃`` is negative or
+    γ is not finite."""
     peak = tl.max(shifted, 1)
-    ratio = shifted / tl.where(peak == 0, 1.0, peak)[:, None]
-    return peak, tl.sum(power(ratio, sharpening[:, None]), 1)
+    ratio = shifted / tl.where(peak > 0, peak, 1.0)[:, None]
+    return peak, tl.sum(power(ratio, sharpening[:, None], 0.0), 1) + 0.0 * sharpening
 
 
 @triton.jit
@@ -362,7 +366,11 @@ def sharpen_backward(d_weights, weights, shifted, peak, total, sharpening, mean,
     ratio = shifted / tl.where(empty, 1.0, peak)[:, None]
     slope = sharpening / tl.where(empty, 1.0, total * peak)
     centred = d_weights - mean[:, None]
-    d_shifted = power(ratio, sharpening[:, None] - 1.0) * slope[:, None] * centred
+    # For γ ≤ 0, where w̃^γ jumps, no slope at all.
+    infinite = (sharpening > 0) & (sharpening < 1)
+    at_zero = tl.where(infinite, float("inf"), tl.where(sharpening == 1, 1.0, 0.0))
+    powers = power(ratio, sharpening[:, None] - 1.0, at_zero[:, None])
+    d_shifted = powers * slope[:, None] * centred
     d_shifted = tl.where(empty[:, None] | (inside == 0)[None, :], 0.0, d_shifted)
     logarithm = tl.log(tl.where((ratio == 0) | empty[:, None], 1.0, ratio))
     return d_shifted, tl.sum(centred * weights * logarithm, 1)

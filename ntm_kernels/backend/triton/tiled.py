@@ -53,7 +53,7 @@ def power_total(
     powers = stages.load_rows(p_powers, i_h, i_g, H, G, sharpening.dtype)
     peak = tl.max(peaks, 1)
     ratio = peaks / tl.where(peak == 0, 1.0, peak)[:, None]
-    return peak, tl.sum(powers * stages.power(ratio, sharpening[:, None]), 1)
+    return peak, tl.sum(powers * stages.power(ratio, sharpening[:, None], 0.0), 1)
 
 
 @triton.jit
@@ -198,8 +198,8 @@ def shift_kernel(
         tile_peak, tile_powers = stages.powers_of(shifted, sharpening)
         higher = tl.maximum(peak, tile_peak)
         scale = tl.where(higher == 0, 1.0, higher)
-        powers *= stages.power(peak / scale, sharpening)
-        powers += tile_powers * stages.power(tile_peak / scale, sharpening)
+        powers *= stages.power(peak / scale, sharpening, 0.0)
+        powers += tile_powers * stages.power(tile_peak / scale, sharpening, 0.0)
         peak = higher
     store_part(p_peaks + i_b * H * G, peak, i_g, G, H)
     store_part(p_powers + i_b * H * G, powers, i_g, G, H)
