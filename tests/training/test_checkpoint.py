@@ -7,8 +7,8 @@ from ntm_kernels.training.checkpoint import (
     CheckpointError,
     CheckpointStore,
     load,
-    write_atomically,
 )
+from ntm_kernels.training.files import write_atomically
 from ntm_kernels.training.trainer import load_run
 from tests.training.runs import assert_same
 
