@@ -142,7 +142,9 @@ def make(name: str, **parameters: Any) -> Task:
     Raises:
         ValueError: an unknown task or parameter, or a parameter outside its range.
     """
-    return from_dict({**parameters, "name": name})
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    return from_mapping(TASKS[name], parameters)
 
 
 def from_dict(values: Mapping[str, Any], own: type[Task] | None = None) -> Task:
@@ -160,13 +162,14 @@ def from_dict(values: Mapping[str, Any], own: type[Task] | None = None) -> Task:
         raise ValueError(f"task must be a mapping with its name and parameters, got {values!r}")
     parameters = dict(values)
     name = parameters.pop("name", None)
+    # A class of a script is in __main__ where the script ran, and elsewhere in its module.
     if own is not None and name in (own.name, f"__main__:{own.__qualname__}"):
         return from_mapping(own, parameters)
-    if name in list(TASKS):
-        return from_mapping(TASKS[name], parameters)
-    given = "" if own is None else f", nor {own.name}, which was given"
-    raise ValueError(
-        f"task must be one of {', '.join(TASKS)}{given}, got {name!r}; the class of another task "
-        "is never looked for: name it with --task PACKAGE.MODULE:CLASS, or, in Python, register "
-        "it with ntm_kernels.tasks.register"
-    )
+    if name not in list(TASKS):
+        given = "" if own is None else f" and not {own.name}, which was given"
+        raise ValueError(
+            f"the task is {name!r}, which is none of {', '.join(TASKS)}{given}; no class is "
+            "imported because a file names it: name it yourself with --task PACKAGE.MODULE:CLASS "
+            "(in Python, register it with ntm_kernels.tasks.register)"
+        )
+    return from_mapping(TASKS[name], parameters)

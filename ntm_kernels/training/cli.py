@@ -142,9 +142,10 @@ def _train(options: dict[str, Any]) -> int:
 
     for line in missing_extras():
         print(f"note: {line}", file=sys.stderr)
-    trainer = Trainer(config, run_dir, resume=resume, checkpoint=checkpoint)
-    with trainer.lock:
-        return _train_and_test(trainer)
+    with RunLock(run_dir) as lock:
+        return _train_and_test(
+            Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
+        )
 
 
 def _train_and_test(trainer: Trainer) -> int:

@@ -79,7 +79,9 @@ def make_folder(folder: Path) -> None:
     for one in (folder, *folder.parents):
         if one.exists():
             if not one.is_dir():
-                raise NotADirectoryError(f"{folder} cannot be a folder, since {one} is a file")
+                raise NotADirectoryError(
+                    f"{folder} cannot be a folder, since {one} is a file: give another folder"
+                )
             break
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,7 +34,7 @@ class RunLock:
     """The right to write in a run's folder, for as long as it is entered.
 
     The lock is advisory (``flock``) and on the file ``.lock`` of the folder, which says who holds
-    it and is removed at the end. The kernel releases it when the process dies. It can be entered
+    it and is removed at the end, with the folder if that was made for it and is empty. The kernel releases it when the process dies. It can be entered
     again by whoever holds this object. Where :func:`is_writer` is False it does nothing.
 
     Args:
@@ -59,11 +60,11 @@ class RunLock:
         self._report = report
         self._warned = False
         self._depth = 0
+        self._made = False
         self._file: int | None = None
 
     def __enter__(self) -> RunLock:
         if self._depth == 0 and is_writer():
-            make_folder(self.folder)
             self._acquire()
         self._depth += 1
         return self
@@ -78,13 +79,21 @@ class RunLock:
         if self._depth == 0 and self._file is not None:
             # Removed while the lock is held: after that, the file may be another process's.
             self._path.unlink(missing_ok=True)
+            if self._made:
+                with suppress(OSError):  # something was written in it
+                    self.folder.rmdir()
             os.close(self._file)
             self._file = None
 
     def _acquire(self) -> None:
+        self._made = not self.folder.exists()
         while self._file is None:
+            make_folder(self.folder)
             with writing(self._path):
-                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                except FileNotFoundError:
+                    continue  # whoever made the folder has just removed it
             try:
                 self._file = file if self._take(file) else None
             finally:

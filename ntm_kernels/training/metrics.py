@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class MetricsLog:
 
             with writing(self._folder):
                 self._events = SummaryWriter(str(self._folder), purge_step=sequences + 1)
+            self._excepthook = threading.excepthook
+            threading.excepthook = self._in_thread
 
     def write(self, row: dict[str, float | int | None]) -> None:
         """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
@@ -108,5 +111,12 @@ class MetricsLog:
                 self._file.close()
         finally:
             if self._events is not None:
+                threading.excepthook = self._excepthook
                 with writing(self._folder):
                     self._events.close()
+
+    def _in_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """Prints what a thread raised, but nothing that the writer of events raises again here."""
+        ours = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (ours and isinstance(failed.exc_value, OSError)):
+            self._excepthook(failed)

@@ -42,7 +42,7 @@ class _Outlasting:
     def _give_up(self, error: OSError) -> None:
         gone = isinstance(error, (BrokenPipeError, ConnectionResetError))
         if not gone and not (self._terminal and error.errno == errno.EIO):
-            raise error
+            raise OSError(error.errno, error.strerror, self._stream.name) from error
         # What is still buffered, and what the interpreter flushes at its end, goes there too.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())

@@ -133,8 +133,9 @@ class Trainer:
 
     Only one process at a time can use a run's folder. It is locked while the trainer is made and
     while it runs, not between and not after, so that a trainer that is kept for its model (in a
-    notebook, say) keeps no folder. Enter :attr:`lock` to keep the folder for longer. Of the
-    processes that torchrun starts, the first writes the run; the others train and write nothing.
+    notebook, say) keeps no folder. To keep the folder for longer, enter a lock of it and pass that.
+    Of the processes that torchrun starts, the first writes the run; the others train and write
+    nothing.
 
     Args:
         config: what to train and how. Its task may be of any class.
@@ -143,11 +144,11 @@ class Trainer:
             none yet; without it the folder must not hold a run.
         checkpoint: goes on from this checkpoint instead; later ones are removed.
         report: takes the lines that tell a person what happens.
+        lock: a lock of ``run_dir`` to use instead of one of the trainer's own.
 
     Attributes:
         model: what is trained.
         counters: how far it has come.
-        lock: the lock of the folder, a context manager.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not set.
@@ -164,6 +165,7 @@ class Trainer:
         resume: bool = False,
         checkpoint: Path | None = None,
         report: Callable[[str], None] = print,
+        lock: RunLock | None = None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -184,8 +186,8 @@ class Trainer:
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
-        self.lock = RunLock(run_dir, report)
-        with self.lock:
+        self._lock = RunLock(run_dir, report) if lock is None else lock
+        with self._lock:
             self._newest = self._store.newest()
             #: The checkpoint that the run goes on from; later ones are removed when it does.
             self._origin = checkpoint or self._store.latest()
@@ -219,7 +221,7 @@ class Trainer:
                 than there is, or the folder was changed since the trainer read it.
             WriteError: a file cannot be written; the checkpoints before are whole.
         """
-        with self.lock, naming_sizes(self.config):
+        with self._lock, naming_sizes(self.config):
             self._begin()
             return self.done or self._train(should_stop)
 
