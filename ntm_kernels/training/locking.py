@@ -34,8 +34,9 @@ class RunLock:
     """The right to write in a run's folder, for as long as it is entered.
 
     The lock is advisory (``flock``) and on the file ``.lock`` of the folder, which says who holds
-    it and is removed at the end, with the folder if that was made for it and is empty. The kernel releases it when the process dies. It can be entered
-    again by whoever holds this object. Where :func:`is_writer` is False it does nothing.
+    it. It is removed at the end, and so is the folder if it was made for the lock and is empty. The
+    kernel releases the lock when the process dies. It can be entered again by whoever holds this
+    object. Where :func:`is_writer` is False it does nothing.
 
     Args:
         folder: the folder; made if needed.

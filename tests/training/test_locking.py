@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from ntm_kernels.training import cli, runs
 from ntm_kernels.training import trainer as trainer_module
@@ -159,8 +158,8 @@ def test_only_the_first_process_of_torchrun_writes(tmp_path, monkeypatch, elsewh
     assert train(tmp_path / "run") == 0
     assert cli.main(["eval", str(tmp_path / "run")]) == 0
     assert contents(tmp_path) == before
+    monkeypatch.setenv(variable, "0")
     with pytest.raises(RunInUseError):
-        monkeypatch.setenv(variable, "0")
         Trainer(tiny(), tmp_path / "run", resume=True, report=quiet)
 
 
