@@ -38,14 +38,16 @@ def load(path: Path) -> dict[str, Any]:
     try:
         # torch.load reads storages without comparing their checksums; zipfile compares them.
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged, names = archive.testzip(), archive.namelist()
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise zipfile.BadZipFile("it is a program in TorchScript")
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError,
             zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
         # torch's own message advises to load the file all the same, and so to execute its code.
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        if isinstance(error, pickle.UnpicklingError):
             foreign = _FOREIGN.search(str(error))
             named = f" ({foreign[1]})" if foreign else ""
             raise CheckpointError(

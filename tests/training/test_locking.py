@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from ntm_kernels.training import cli, runs
+from ntm_kernels.training import cli, locking, runs
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointStore, load
 from ntm_kernels.training.locking import RunInUseError, RunLock
@@ -119,6 +119,26 @@ def test_a_trainer_keeps_its_folder_only_while_it_runs(tmp_path):
         with pytest.raises(RunInUseError):
             RunLock(run_dir).__enter__()
     assert not (run_dir / ".lock").exists()
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile(tmp_path, monkeypatch):
+    """Locked, it would keep nobody out: another one is made, and the folder too if need be."""
+    lock = locking._lock
+    folder, opened = tmp_path / "run", []
+
+    def meanwhile(file):
+        opened.append(file)
+        if len(opened) == 1:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        return lock(file)
+
+    monkeypatch.setattr(locking, "_lock", meanwhile)
+    with RunLock(folder):
+        assert (folder / ".lock").exists()
+        with pytest.raises(RunInUseError):
+            RunLock(folder).__enter__()
+    assert len(opened) == 3
 
 
 @pytest.mark.parametrize("missing", ["locks", "fcntl"])
