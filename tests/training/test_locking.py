@@ -18,7 +18,8 @@ from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.trainer import Trainer, TrainingError
 from tests.training.runs import TINY, as_options, assert_same, command, environment, tiny
 
-OPTIONS = [*as_options(TINY), "--threads", "1"]
+SHORT = {"total_sequences": 20, "validate_every": 20}
+OPTIONS = as_options({**TINY, **SHORT})
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +97,13 @@ def test_eval_of_a_run_in_use_writes_elsewhere(tmp_path, elsewhere, capsys):
 
 def test_a_trainer_keeps_its_folder_only_while_it_runs(tmp_path):
     run_dir = tmp_path / "run"
-    idle = Trainer(tiny(), run_dir, report=quiet)
+    idle = Trainer(tiny(**SHORT), run_dir, report=quiet)
     assert not run_dir.exists(), "nothing is written or locked before it runs"
-    other = Trainer(tiny(seed=1), run_dir, report=quiet)
+    other = Trainer(tiny(**SHORT, seed=1), run_dir, report=quiet)
 
     def meanwhile():
         with pytest.raises(RunInUseError, match=f"in use by process {os.getpid()} "):
-            Trainer(tiny(), run_dir, resume=True, report=quiet)
+            Trainer(tiny(**SHORT), run_dir, resume=True, report=quiet)
         return True
 
     other.run(meanwhile)
@@ -115,7 +116,7 @@ def test_a_trainer_keeps_its_folder_only_while_it_runs(tmp_path):
         other.run(lambda: 1 // 0)
     assert other.run(), "an exception releases the lock"
     with RunLock(run_dir) as lock:
-        assert Trainer(tiny(seed=1), run_dir, resume=True, report=quiet, lock=lock).run()
+        assert Trainer(tiny(**SHORT, seed=1), run_dir, resume=True, report=quiet, lock=lock).run()
         with pytest.raises(RunInUseError):
             RunLock(run_dir).__enter__()
     assert not (run_dir / ".lock").exists()
@@ -159,28 +160,27 @@ def test_without_locks_there_is_one_warning(tmp_path, monkeypatch, missing):
     assert reason in warnings[0]
 
 
-@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
-def test_only_the_first_process_of_torchrun_writes(tmp_path, monkeypatch, elsewhere, variable):
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setenv(variable, "0")
-    first = Trainer(tiny(), tmp_path / "run", report=quiet)
+def test_only_the_first_process_of_torchrun_writes(tmp_path, monkeypatch, elsewhere):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of a second machine, say
+    first = Trainer(tiny(**SHORT), tmp_path / "run", report=quiet)
     assert first.run()
     assert train(tmp_path / "again") == 0
 
     elsewhere(tmp_path / "run")
-    monkeypatch.setenv(variable, "1")
+    monkeypatch.delenv("RANK")
     before = contents(tmp_path)
     lines = []
-    second = Trainer(tiny(), tmp_path / "other", report=lines.append)
+    second = Trainer(tiny(**SHORT), tmp_path / "other", report=lines.append)
     assert second.run()
     assert "this one writes nothing" in lines[0]
     assert_same(second.model.state_dict(), first.model.state_dict())
     assert train(tmp_path / "run") == 0
     assert cli.main(["eval", str(tmp_path / "run")]) == 0
     assert contents(tmp_path) == before
-    monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(RunInUseError):
-        Trainer(tiny(), tmp_path / "run", resume=True, report=quiet)
+        Trainer(tiny(**SHORT), tmp_path / "run", resume=True, report=quiet)
 
 
 # Forks processes that start training in the same folder at the same moment, again and again.
