@@ -163,10 +163,15 @@ def test_metrics_that_do_not_fit(tmp_path):
     assert read_metrics(tmp_path / "metrics.csv") == [row], "what fitted is there"
 
 
-def test_events_that_do_not_fit(tmp_path, capsys):
+def test_events_that_do_not_fit(tmp_path, monkeypatch):
     """The thread that writes them fails: it is said here, and not by the thread."""
     pytest.importorskip("tensorboard")
-    hook = threading.excepthook
+    said = []
+
+    def hook(failed):
+        said.append(failed.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
     log = MetricsLog(tmp_path, 0, tensorboard=True)
     log._events.flush()
     with no_file_larger_than(100):
@@ -174,10 +179,13 @@ def test_events_that_do_not_fit(tmp_path, capsys):
         for _ in range(2):
             with pytest.raises(WriteError, match=f"cannot write {tmp_path}/tensorboard: "):
                 log.sync()
+        another = threading.Thread(target=open, args=(tmp_path / "nothing",))
+        another.start()
+        another.join()
         with suppress(WriteError):
             log.close()
+    assert [type(error) for error in said] == [FileNotFoundError], "other threads are heard"
     assert threading.excepthook is hook
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["text", "zip", "tensor", "code", "dictionary", "folder", "none"])

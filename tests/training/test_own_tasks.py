@@ -172,9 +172,9 @@ def test_a_registered_task_is_as_the_papers(tmp_path, monkeypatch, capsys):
     config = TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
     assert config.task == Plain(2, "odd", 1.5, "y", True, [])
     capsys.readouterr()
-    assert cli.main(["train", "plain", *run[:1], str(tmp_path / "other")]) == 1
+    assert cli.main(["train", "plain", *run[:1], str(tmp_path / "other"), *OPTIONS]) == 1
     assert "plain has no default for size: give a value" in capsys.readouterr().err
-    assert cli.main(["train", "plain", "--size", "2", "--preset", "paper"]) == 1
+    assert cli.main(["train", "plain", "--size", "2", "--preset", "paper", *OPTIONS]) == 1
     assert "the preset paper has no settings for plain" in capsys.readouterr().err
 
 
