@@ -54,10 +54,10 @@ class Field:
 
     def accepts(self, value: object) -> bool:
         """Whether the field takes this value. A whole number is a number; True is none."""
-        if value is None:
-            return self.optional
         if any(type(value) is type(word) and value == word for word in self.words):
             return True
+        if value is None:
+            return self.optional
         if isinstance(value, bool):
             return bool in self.types
         kinds = (*self.types, int) if float in self.types else self.types
@@ -83,8 +83,15 @@ class Field:
 
 @cache
 def describe(cls: type) -> Mapping[str, Field]:
-    """The fields of a dataclass by name, those left out whose values are not numbers or text."""
-    hints = get_type_hints(cls, include_extras=True)
+    """The fields of a dataclass by name, those left out whose values are not numbers or text.
+
+    None is described where an annotation cannot be evaluated.
+    """
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError:
+        # An annotation of a name that type checkers alone import says nothing here.
+        hints = {field.name: field.type for field in fields(cls)}
     described = {}
     for field in fields(cls):
         hint, text = hints[field.name], ""

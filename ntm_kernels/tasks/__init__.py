@@ -147,26 +147,26 @@ def make(name: str, **parameters: Any) -> Task:
     return from_mapping(TASKS[name], parameters)
 
 
-def from_dict(values: Mapping[str, Any], own: type[Task] | None = None) -> Task:
+def from_dict(values: Mapping[str, Any], task_class: type[Task] | None = None) -> Task:
     """The task that :meth:`Task.to_dict` described. Nothing is imported for it.
 
     Args:
         values: name and parameters.
-        own: the class of the task, if it is not registered.
+        task_class: the class of the task, if it is not registered.
 
     Raises:
-        ValueError: the name is neither that of ``own`` nor registered, or a parameter is unknown
-            or outside its range.
+        ValueError: the name is neither that of ``task_class`` nor registered, or a parameter is
+            unknown or outside its range.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"task must be a mapping with its name and parameters, got {values!r}")
     parameters = dict(values)
     name = parameters.pop("name", None)
     # A class of a script is in __main__ where the script ran, and elsewhere in its module.
-    if own is not None and name in (own.name, f"__main__:{own.__qualname__}"):
-        return from_mapping(own, parameters)
+    if task_class and name in (task_class.name, f"__main__:{task_class.__qualname__}"):
+        return from_mapping(task_class, parameters)
     if name not in list(TASKS):
-        given = "" if own is None else f" and not {own.name}, which was given"
+        given = "" if task_class is None else f" and not {task_class.name}, which was given"
         raise ValueError(
             f"the task is {name!r}, which is none of {', '.join(TASKS)}{given}; no class is "
             "imported because a file names it: name it yourself with --task PACKAGE.MODULE:CLASS "

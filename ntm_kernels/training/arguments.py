@@ -160,8 +160,8 @@ def _add_options(
         if field.types == (bool,):
             options["action"] = argparse.BooleanOptionalAction
         elif field.types:
-            kinds = [kind.__name__.upper() for kind in field.types]
-            options |= {"type": _value_of(field), "metavar": "|".join([*kinds, *field.words])}
+            values = [kind.__name__.upper() for kind in field.types] + [*map(str, field.words)]
+            options |= {"type": _value_of(field), "metavar": "|".join(values)}
         else:
             options |= {"type": _value_of(field), "choices": field.words}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)

@@ -141,8 +141,8 @@ def _train(options: dict[str, Any]) -> int:
         return _leave_to_rank_0()
 
     for line in missing_extras():
-        print(f"note: {line}", file=sys.stderr)
-    with RunLock(run_dir) as lock:
+        _warn(f"note: {line}")
+    with RunLock(run_dir, _warn) as lock:
         return _train_and_test(
             Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
         )
@@ -180,7 +180,7 @@ def _eval(options: dict[str, Any]) -> int:
     if not is_writer():
         return _leave_to_rank_0()
     try:
-        with RunLock(_written(run_dir, out), lambda line: print(line, file=sys.stderr)):
+        with RunLock(_written(run_dir, out), _warn):
             _test(config, run_dir, out, path, contents)
     except RunInUseError as error:
         raise RunInUseError(f"{error}: eval writes elsewhere with --out FOLDER") from error
@@ -207,12 +207,15 @@ def _test(
 
 
 def _leave_to_rank_0() -> int:
-    print(
+    _warn(
         "note: RANK in the environment is not 0, and only the process of rank 0 does something "
-        "here: this one ends. Unset RANK and LOCAL_RANK for a process of its own",
-        file=sys.stderr,
+        "here: this one ends. Unset RANK and LOCAL_RANK for a process of its own"
     )
     return 0
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _read_config(run_dir: Path, task: type[Task]) -> TrainConfig:

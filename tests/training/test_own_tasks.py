@@ -59,7 +59,8 @@ class Sizes(Task):
 @dataclass(frozen=True)
 class Plain(Sizes):
     size: int
-    kind: Literal["even", "odd"] = "even"
+    kind: Literal["even", "odd", None] = "even"
+    times: Literal[1, 2] | None = None
     scale: float | None = None
     label: str = "x"
     shown: Annotated[bool, "100% of it"] = False
@@ -145,8 +146,9 @@ def test_resuming_takes_the_configuration_in_hand(tmp_path):
     part.run(lambda: part.counters.sequences >= 20)
     assert Trainer(config, tmp_path / "run", resume=True, report=quiet).run()
     assert_same(everything_but_time(tmp_path / "run"), everything_but_time(tmp_path / "straight"))
-    # What a script saved under the name that its class has there, a module goes on with.
     values = config.to_dict()
+    assert TrainConfig.from_dict({**values, "task": {**values["task"], "kind": None}}, Plain)
+    # What a script saved under the name that its class has there, a module goes on with.
     values["task"]["name"] = "__main__:Plain"
     assert TrainConfig.from_dict(values, Plain) == config
 
@@ -166,11 +168,23 @@ def test_a_registered_task_is_as_the_papers(tmp_path, monkeypatch, capsys):
     assert "--extras" not in shown, "only numbers and text are options"
     assert "100% of it" in shown
     run = ["--run-dir", str(tmp_path / "run")]
-    given = ["--size", "2", "--kind", "odd", "--scale", "1.5", "--label", "y", "--shown"]
+    given = [
+        "--size",
+        "2",
+        "--kind",
+        "odd",
+        "--times",
+        "2",
+        "--scale",
+        "1.5",
+        "--label",
+        "y",
+        "--shown",
+    ]
     assert cli.main(["train", "plain", *run, *given, *OPTIONS]) == 0
     assert cli.main(["eval", run[1]]) == 0
     config = TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
-    assert config.task == Plain(2, "odd", 1.5, "y", True, [])
+    assert config.task == Plain(2, "odd", 2, 1.5, "y", True, [])
     capsys.readouterr()
     assert cli.main(["train", "plain", *run[:1], str(tmp_path / "other"), *OPTIONS]) == 1
     assert "plain has no default for size: give a value" in capsys.readouterr().err
@@ -231,6 +245,17 @@ class Confusing(Sizes):
 @dataclass(frozen=True)
 class Named(Sizes):
     name: str = "x"
+
+
+def test_annotations_for_type_checkers_alone():
+    """They cannot be evaluated: there are no options, and the task works all the same."""
+
+    @dataclass(frozen=True)
+    class Lazy(Sizes):
+        size: "Unknown" = 3  # noqa: F821
+
+    assert preset(Lazy, size=4).task == Lazy(4)
+    assert TrainConfig.from_dict(preset(Lazy).to_dict(), Lazy).task == Lazy(3)
 
 
 def test_names_that_are_taken(monkeypatch):
