@@ -24,7 +24,6 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from bench.results import FOLDER
-from ntm_kernels import tasks
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.trainer import Trainer
 
@@ -164,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--task", choices=tasks.TASKS, default="copy")
+    parser.add_argument("--task", choices=TASKS, default="copy")
     parser.add_argument("--dtype", nargs="+", choices=UPDATES, default=list(UPDATES))
     parser.add_argument("--updates", type=int, help="instead of a million and a hundred thousand")
     parser.add_argument("--folder", type=Path, default=FOLDER / "soak")

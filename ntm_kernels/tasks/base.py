@@ -5,12 +5,14 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ntm_kernels.fields import check_values
 
 __all__ = ["Batch", "Task", "bits", "loss", "wrong"]
 
@@ -61,16 +63,23 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(abc.ABC):
-    """A task of the paper: its sizes, and a source of fresh sequences.
+    """What a model is trained on: its sizes, and a source of fresh sequences.
 
-    Every task is a frozen dataclass of its parameters; two equal tasks make the same sequences from
-    the same generator state. The text in a parameter's annotation is the help of its command line
-    option.
+    Every task is a frozen dataclass of its parameters, which are numbers, text or None; two equal
+    tasks make the same sequences from the same generator state. The text in a parameter's
+    annotation is the help of its command line option. A subclass that sets no ``name`` is called
+    ``package.module:Class``.
     """
 
     name: ClassVar[str]
     #: What the input channels carry, in order.
     input_channels: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # The name of the class it is derived from would let a run be taken for one of that task.
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     @property
     @abc.abstractmethod
@@ -200,11 +209,26 @@ def wrong(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def from_mapping(cls: type[Task], values: Mapping[str, Any]) -> Task:
-    """A task of class ``cls`` from its parameters, refusing unknown names."""
+    """A task of class ``cls`` from its parameters.
+
+    Raises:
+        ValueError: an unknown or missing parameter, or a value of another type or outside its
+            range.
+    """
     known = [f.name for f in fields(cls)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(
-            f"{cls.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{cls.name} has no parameter {', '.join(unknown)}; {has}")
+    missing = [
+        f.name
+        for f in fields(cls)
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values
+    ]
+    if missing:
+        raise ValueError(f"{cls.name} has no default for {', '.join(missing)}: give a value")
+    try:
+        check_values(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{cls.name}: {error}") from error
     return cls(**values)

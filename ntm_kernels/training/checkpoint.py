@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["CheckpointError", "CheckpointStore", "load", "write_atomically"]
+from ntm_kernels.training.files import make_folder, write_atomically
+
+__all__ = ["CheckpointError", "CheckpointStore", "load"]
 
 #: Raised with the contents of a checkpoint; one of another version is refused.
 VERSION = 1
@@ -20,29 +23,12 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is damaged, is none, or belongs to another run."""
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Writes a file so that, whenever the machine stops, the old one or the new one is there.
-
-    Args:
-        path: the file; its folder must exist.
-        write: called with an open binary file of the same folder, which then takes the name.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    # The rename is on the disk only once the folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+#: How torch's refusal names what a checkpoint holds besides tensors, numbers and words.
+_FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint after checking every byte of it.
+    """Reads a checkpoint after checking every byte of it. No code of the file is executed.
 
     Raises:
         CheckpointError: it is missing, truncated, altered, or not a checkpoint of a training run.
@@ -52,12 +38,23 @@ def load(path: Path) -> dict[str, Any]:
     try:
         # torch.load reads storages without comparing their checksums; zipfile compares them.
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            damaged, names = archive.testzip(), archive.namelist()
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum in {damaged}")
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise zipfile.BadZipFile("it is a program in TorchScript")
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError,
             zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
+        # torch's own message advises to load the file all the same, and so to execute its code.
+        if isinstance(error, pickle.UnpicklingError):
+            foreign = _FOREIGN.search(str(error))
+            named = f" ({foreign[1]})" if foreign else ""
+            raise CheckpointError(
+                f"{path} is no checkpoint of a training run: it holds objects other than tensors, "
+                f"numbers and words{named}. It is not loaded, since that could execute code of "
+                "whoever made the file"
+            ) from error
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {error}") from error
     if not isinstance(contents, dict) or "version" not in contents or "config" not in contents:
         raise CheckpointError(
@@ -90,15 +87,28 @@ class CheckpointStore:
         """The newest checkpoint, damaged or not."""
         return next(reversed(self.all()), None)
 
+    def newest(self) -> tuple[str, int] | None:
+        """Name and time of the newest checkpoint, to see later whether another was written."""
+        path = self.latest()
+        return None if path is None else (path.name, path.stat().st_mtime_ns)
+
     def before(self, path: Path) -> Path | None:
         """The newest checkpoint older than ``path``."""
         return next((p for p in reversed(self.all()) if p.name < path.name), None)
 
     def save(self, sequences: int, contents: dict[str, Any]) -> Path:
-        """Adds a checkpoint, then removes those no longer kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Adds a checkpoint, then removes those no longer kept.
+
+        Raises:
+            WriteError: it cannot be written; those that there are remain.
+        """
+        make_folder(self.folder)
         path = self.folder / f"{sequences:012d}.pt"
-        write_atomically(path, lambda file: torch.save({"version": VERSION, **contents}, file))
+        # Where a file cannot be written further, torch.save hides the reason behind an error of
+        # its own; memory takes everything.
+        whole = io.BytesIO()
+        torch.save({"version": VERSION, **contents}, whole)
+        write_atomically(path, lambda file: file.write(whole.getbuffer()))
         for old in self.all()[: -self.keep]:
             old.unlink()
         return path

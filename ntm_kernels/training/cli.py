@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import platform
@@ -14,17 +13,21 @@ from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 
 import ntm_kernels
-from ntm_kernels import tasks
+from ntm_kernels.tasks import Task
+from ntm_kernels.training.arguments import parse, words_for
 from ntm_kernels.training.checkpoint import CheckpointError
-from ntm_kernels.training.config import PRESETS, RESUMABLE, InitialValue, TrainConfig, preset
+from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
 from ntm_kernels.training.models import build_model, check_device
 from ntm_kernels.training.runs import finish_run, missing_extras
-from ntm_kernels.training.trainer import Trainer, TrainingError, load_run
+from ntm_kernels.training.sizes import naming_sizes
+from ntm_kernels.training.streams import outlasting_readers
+from ntm_kernels.training.trainer import Trainer, TrainingError, load_run, saved_config
 
 __all__ = ["main"]
 
@@ -39,26 +42,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 after an error, 130 after an interruption.
+
+    Raises:
+        SystemExit: the words are wrong (code 2), or ask for help.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A run that writes to a file or a pipe is to be followed as it goes.
         sys.stdout.reconfigure(line_buffering=True)
-    options = vars(_parser().parse_args(arguments))
-    command: Callable[[dict[str, Any]], int] = options.pop("command")
-    try:
-        return command(options)
-    except (
-        ntm_kernels.BackendError,
-        CheckpointError,
-        OSError,
-        TrainingError,
-        ValueError,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    with outlasting_readers():
+        try:
+            options = parse(arguments)
+            return _COMMANDS[options.pop("command")](options)
+        except (
+            ntm_kernels.BackendError,
+            CheckpointError,
+            OSError,
+            RunInUseError,
+            TrainingError,
+            ValueError,
+        ) as error:
+            print(f"error: {_in_words(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message, without the number that comes first in the system's own."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return str(error)
 
 
 class StopSignals:
@@ -116,25 +131,35 @@ def _train(options: dict[str, Any]) -> int:
         if resume:
             raise ValueError("--resume needs the --run-dir that is to go on")
         config = preset(task, name or "default", **options)
-        run_dir = Path("runs") / f"{task}-{config.model}-seed{config.seed}"
+        title = task.name.replace(":", ".")
+        run_dir = Path("runs") / f"{title}-{config.model}-seed{config.seed}"
     elif resume and name is None and (run_dir / "config.json").exists():
-        config = _changed(_read_config(run_dir), task, options)
+        config = _changed(_read_config(run_dir, task), task, options)
     else:
         config = preset(task, name or "default", **options)
+    if not is_writer():
+        return _leave_to_rank_0()
 
     for line in missing_extras():
-        print(f"note: {line}", file=sys.stderr)
-    trainer = Trainer(config, run_dir, resume=resume, checkpoint=checkpoint)
+        _warn(f"note: {line}")
+    with RunLock(run_dir, _warn) as lock:
+        return _train_and_test(
+            Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
+        )
+
+
+def _train_and_test(trainer: Trainer) -> int:
+    config, run_dir = trainer.config, trainer.run_dir
     weights = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print(f"training {task} in {run_dir}: {weights:,} weights, seed {config.seed}")
+    print(f"training {config.task.name} in {run_dir}: {weights:,} weights, seed {config.seed}")
     with StopSignals() as signals:
         finished = trainer.run(lambda: signals.requested)
     counters = trainer.counters
     if not finished:
-        again = ["python", "-m", "ntm_kernels", "train", task, "--run-dir", str(run_dir)]
+        words = ["python", "-m", "ntm_kernels", "train", *words_for(type(config.task))]
         print(
             f"stopped at {counters.sequences:,} sequences, nothing is lost; go on with\n"
-            f"  {shlex.join([*again, '--resume'])}"
+            f"  {shlex.join([*words, '--run-dir', str(run_dir), '--resume'])}"
         )
         return INTERRUPTED
     learnt = (
@@ -149,34 +174,63 @@ def _train(options: dict[str, Any]) -> int:
 
 
 def _eval(options: dict[str, Any]) -> int:
-    run_dir = options.pop("run")
+    run_dir, task, out = options.pop("run"), options.pop("task"), options.pop("out", None)
     path, contents = load_run(run_dir, options.pop("checkpoint", None))
-    config = replace(TrainConfig.from_dict(contents["config"]), **options)
-    check_device(config.device)
-    torch.set_num_threads(config.threads)
-    model = build_model(config)
-    model.load_state_dict(contents["model"])
-    print(f"{config.task.name} after {contents['counters']['sequences']:,} sequences, {path}")
-    finish_run(model, config, run_dir, path, contents["counters"])
+    config = replace(saved_config(path, contents["config"], task), **options)
+    if not is_writer():
+        return _leave_to_rank_0()
+    try:
+        with RunLock(_written(run_dir, out), _warn):
+            _test(config, run_dir, out, path, contents)
+    except RunInUseError as error:
+        raise RunInUseError(f"{error}: eval writes elsewhere with --out FOLDER") from error
     return 0
 
 
-def _read_config(run_dir: Path) -> TrainConfig:
+def _written(run_dir: Path, out: Path | None) -> Path:
+    """The folder to lock for an evaluation: the run's if it writes anywhere in it."""
+    if out is None or out.resolve().is_relative_to(run_dir.resolve()):
+        return run_dir
+    return out
+
+
+def _test(
+    config: TrainConfig, run_dir: Path, out: Path | None, path: Path, contents: dict[str, Any]
+) -> None:
+    check_device(config.device)
+    torch.set_num_threads(config.threads)
+    with naming_sizes(config):
+        model = build_model(config)
+    model.load_state_dict(contents["model"])
+    print(f"{config.task.name} after {contents['counters']['sequences']:,} sequences, {path}")
+    finish_run(model, config, run_dir, path, contents["counters"], out=out)
+
+
+def _leave_to_rank_0() -> int:
+    _warn(
+        "note: RANK in the environment is not 0, and only the process of rank 0 does something "
+        "here: this one ends. Unset RANK and LOCAL_RANK for a process of its own"
+    )
+    return 0
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _read_config(run_dir: Path, task: type[Task]) -> TrainConfig:
     path = run_dir / "config.json"
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
-    try:
-        return TrainConfig.from_dict(values)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{path} has a value of the wrong type: {error}") from error
+    return saved_config(path, values, task)
 
 
-def _changed(config: TrainConfig, task: str, options: dict[str, Any]) -> TrainConfig:
+def _changed(config: TrainConfig, task: type[Task], options: dict[str, Any]) -> TrainConfig:
     """A saved configuration with the options given again; the trainer refuses real changes."""
-    if config.task.name != task:
-        raise ValueError(f"this run trains {config.task.name}, not {task}")
+    if type(config.task) is not task:
+        raise ValueError(f"this run trains {config.task.name}, not {task.name}")
     parameters = {f.name for f in fields(config.task)}
     changed = replace(config.task, **{k: v for k, v in options.items() if k in parameters})
     return replace(
@@ -184,85 +238,8 @@ def _changed(config: TrainConfig, task: str, options: dict[str, Any]) -> TrainCo
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ntm_kernels", description=ntm_kernels.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    info = commands.add_parser("info", help="versions, and which backends are there")
-    info.set_defaults(command=_info)
-
-    train = commands.add_parser("train", help="train a task of the paper")
-    by_task = train.add_subparsers(required=True, metavar="TASK", dest="task")
-    for name, task in tasks.TASKS.items():
-        one = by_task.add_parser(
-            name,
-            help=(task.__doc__ or "").splitlines()[0],
-            argument_default=argparse.SUPPRESS,
-        )
-        run = one.add_argument_group("run")
-        run.add_argument(
-            "--run-dir",
-            type=_folder,
-            metavar="FOLDER",
-            help="folder of the run (default runs/TASK-MODEL-seedSEED)",
-        )
-        run.add_argument(
-            "--resume", action="store_true", default=False, help="go on with the run in --run-dir"
-        )
-        run.add_argument(
-            "--checkpoint", type=Path, help="with --resume: from this one, not the newest"
-        )
-        run.add_argument("--preset", choices=PRESETS, help="settings to start from")
-        _add_options(one.add_argument_group("task"), preset(name).task)
-        _add_options(one.add_argument_group("model and training"), preset(name))
-        one.set_defaults(command=_train)
-
-    evaluate = commands.add_parser(
-        "eval",
-        help="repeat the tests and pictures of a run",
-        argument_default=argparse.SUPPRESS,
-    )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    evaluate.add_argument("--checkpoint", type=Path, help="instead of the newest one")
-    wanted = set(RESUMABLE) - {"stop_below"}
-    _add_options(evaluate, preset("copy"), wanted)
-    evaluate.set_defaults(command=_eval)
-    return parser
-
-
-def _add_options(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
-    defaults: Any,
-    wanted: set[str] | None = None,
-) -> None:
-    """An option for each annotated field of a dataclass, or for those wanted."""
-    hints = get_type_hints(type(defaults), include_extras=True)
-    for field in fields(defaults):
-        hint = hints[field.name]
-        if not hasattr(hint, "__metadata__") or (wanted and field.name not in wanted):
-            continue
-        default = getattr(defaults, field.name)
-        text = hint.__metadata__[0] + ("" if default is None else f" (default {default})")
-        kind = hint.__origin__
-        options: dict[str, Any] = {"help": text}
-        members = [member for member in get_args(kind) if member is not type(None)]
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif kind == InitialValue:
-            options |= {"type": _initial_value, "metavar": "VALUE|learned"}
-        elif members and all(isinstance(member, str) for member in members):
-            options["choices"] = members
-        else:
-            options["type"] = members[0] if members else kind
-            options["metavar"] = options["type"].__name__.upper()
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("must name a folder, got ''")
-    return Path(text)
-
-
-def _initial_value(text: str) -> float | str:
-    return text if text == "learned" else float(text)
+_COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "info": _info,
+    "train": _train,
+    "eval": _eval,
+}

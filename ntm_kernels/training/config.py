@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 from ntm_kernels import tasks
+from ntm_kernels.fields import check_values
 from ntm_kernels.tasks.base import Task
 
-__all__ = ["PRESETS", "RESUMABLE", "TrainConfig", "preset"]
+__all__ = ["PRESETS", "RESUMABLE", "TrainConfig", "preset", "preset_values"]
 
 Model = Literal["ntm", "lstm"]
 Controller = Literal["lstm", "feedforward"]
@@ -79,11 +80,16 @@ class TrainConfig:
     evaluation_size: Annotated[int, "sequences of every test at the end"] = 512
 
     def __post_init__(self) -> None:
-        for name, choices in _choices().items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
-                )
+        if not isinstance(self.task, Task):
+            raise ValueError(f"task must be a Task, got {self.task!r}; tasks.make makes one")
+        tasks.check_class(type(self.task))
+        shared = {f.name for f in fields(self.task)} & ({f.name for f in fields(self)} | _OPTIONS)
+        if shared:
+            raise ValueError(
+                f"the task {self.task.name} has parameters with the names of other options "
+                f"({', '.join(sorted(shared))}): rename them"
+            )
+        check_values(TrainConfig, {f.name: getattr(self, f.name) for f in fields(self)})
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -108,11 +114,19 @@ class TrainConfig:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+    def from_dict(
+        cls, values: Mapping[str, Any], task_class: type[Task] | None = None
+    ) -> TrainConfig:
         """The configuration that :meth:`to_dict` described.
 
+        Args:
+            values: the fields.
+            task_class: the class of its task, if that is not registered. A class that only
+                ``values`` name is not imported.
+
         Raises:
-            ValueError: unknown or missing fields, or values outside their range.
+            ValueError: unknown or missing fields, an unknown task, or values of another type or
+                outside their range.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a configuration must be a mapping, got {type(values).__name__}")
@@ -122,7 +136,7 @@ class TrainConfig:
                 "this configuration was written by another version of ntm_kernels: "
                 f"unknown fields {sorted(given - known)}, missing fields {sorted(known - given)}"
             )
-        return cls(**{**values, "task": tasks.from_dict(values["task"])})
+        return cls(**{**values, "task": tasks.from_dict(values["task"], task_class)})
 
     def differences(self, other: TrainConfig) -> list[str]:
         """One line for every field that differs."""
@@ -133,6 +147,9 @@ class TrainConfig:
             if ours[name] != theirs[name]
         ]
 
+
+# Options of the command line that are no fields.
+_OPTIONS = {"run_dir", "resume", "checkpoint", "preset", "command", "help"}
 
 # Asked for millions, torch hangs.
 _MOST_THREADS = 4096
@@ -150,14 +167,6 @@ _NTM_ONLY = (
     *("shift_range", "output_from", "backend", "initial_memory", "initial_weights"),
     *("initial_read_vectors", "initial_controller"),
 )
-
-
-def _choices() -> dict[str, tuple[str, ...]]:
-    """The fields that take one of a few words, with those words."""
-    words = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
-    return {
-        name: args for name, args in words.items() if args and all(type(a) is str for a in args)
-    }
 
 
 def _sizes(heads: int, hidden_size: int, lr: float, num_layers: int = 1) -> dict[str, Any]:
@@ -259,14 +268,15 @@ _POSED: dict[str, dict[str, Any]] = {
 PRESETS = ("default", "paper")
 
 
-def preset(task: str, name: str = "default", **overrides: Any) -> TrainConfig:
+def preset(task: str | type[Task], name: str = "default", **overrides: Any) -> TrainConfig:
     """The settings of a run, by task and preset.
 
     ``paper`` has the sizes and rates of the paper's tables; ``default`` has the same sizes with the
-    training known to work best.
+    training known to work best. A task that is not the paper's has one preset, ``default``: the
+    defaults of :class:`TrainConfig`.
 
     Args:
-        task: one of :data:`ntm_kernels.tasks.TASKS`.
+        task: the name of a registered task, or the class of any.
         name: one of :data:`PRESETS`.
         overrides: fields of the configuration or of the task that are to differ; ``model`` and
             ``controller`` among them choose the row of the table.
@@ -279,24 +289,44 @@ def preset(task: str, name: str = "default", **overrides: Any) -> TrainConfig:
     >>> preset("copy", "paper", max_length=10).task.max_length
     10
     """
+    if isinstance(task, str) and task not in tasks.TASKS:
+        raise ValueError(f"task must be one of {', '.join(tasks.TASKS)}, got {task!r}")
+    task_class = tasks.TASKS[task] if isinstance(task, str) else task
+    ours = {f.name for f in fields(TrainConfig)}
+    values = preset_values(task_class.name, name, overrides)
+    parameters = {key: value for key, value in values.items() if key not in ours}
+    made = tasks.from_dict({**parameters, "name": task_class.name}, task_class)
+    return TrainConfig(task=made, **{key: v for key, v in values.items() if key in ours})
+
+
+def preset_values(task: str, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset sets: fields of :class:`TrainConfig` and parameters of the task.
+
+    Args:
+        task: a task's name.
+        name: one of :data:`PRESETS`.
+        overrides: what is to differ from the preset.
+
+    Raises:
+        ValueError: an unknown preset, or one that the task does not have; an unknown controller; a
+            field that the model does not have.
+    """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    ours = {f.name for f in fields(TrainConfig)} - {"task"}
-    parameters = {key: value for key, value in overrides.items() if key not in ours}
-    chosen = {key: value for key, value in overrides.items() if key in ours}
-    posed = _POSED.get(task, {}) if name == "default" else {}
-    made = tasks.make(task, **{**posed, **parameters})
-
-    model = chosen.get("model", "ntm")
+    if name == "paper" and task not in _PAPER_SIZES:
+        raise ValueError(f"the preset paper has no settings for {task}: leave it out")
+    model = overrides.get("model", "ntm")
     better = _BETTER.get(task, {}) if name == "default" and model == "ntm" else {}
-    controller = chosen.get("controller", better.get("controller", "lstm"))
+    controller = overrides.get("controller", better.get("controller", "lstm"))
     if model == "lstm":
-        useless = sorted(set(chosen) & set(_NTM_ONLY))
+        useless = sorted(set(overrides) & set(_NTM_ONLY))
         if useless:
             raise ValueError(f"the LSTM baseline has no {', '.join(useless)}")
-    row = "baseline" if model == "lstm" else controller
-    if row not in _PAPER_SIZES[task]:
-        raise ValueError(f"controller must be lstm or feedforward, got {controller!r}")
-    settings = dict(_PAPER_SIZES[task][row])
-    settings |= _PAPER_TRAINING if name == "paper" else better
-    return TrainConfig(task=made, **{**settings, **chosen})
+    values = dict(_POSED.get(task, {})) if name == "default" else {}
+    if task in _PAPER_SIZES:
+        row = "baseline" if model == "lstm" else controller
+        if row not in _PAPER_SIZES[task]:
+            raise ValueError(f"controller must be lstm or feedforward, got {controller!r}")
+        values |= _PAPER_SIZES[task][row]
+    values |= _PAPER_TRAINING if name == "paper" else better
+    return {**values, **overrides}

@@ -31,13 +31,13 @@ _COPY = (
     Landmark("paper near zero after", 100, 200, "sequences"),
 )
 # Figures 3, 10, 13 and 18 of Graves et al. (2014, arXiv 1410.5401); the repository of pytorch-ntm.
-_PUBLISHED: dict[Task, tuple[Landmark, ...]] = {
-    Copy(): _COPY,
-    Copy(answer_channel=True): _COPY,
-    AssociativeRecall(): (Landmark("paper near zero after", 30, 30, "sequences"),),
-    NGrams(): (Landmark("paper", 133, 134), Landmark("paper, LSTM", 136, 136)),
-    PrioritySort(): (Landmark("paper", 10, 20), Landmark("paper, LSTM", 50, 58)),
-}
+_PUBLISHED: tuple[tuple[Task, tuple[Landmark, ...]], ...] = (
+    (Copy(), _COPY),
+    (Copy(answer_channel=True), _COPY),
+    (AssociativeRecall(), (Landmark("paper near zero after", 30, 30, "sequences"),)),
+    (NGrams(), (Landmark("paper", 133, 134), Landmark("paper, LSTM", 136, 136))),
+    (PrioritySort(), (Landmark("paper", 10, 20), Landmark("paper, LSTM", 50, 58))),
+)
 
 
 def landmarks(task: Task) -> tuple[Landmark, ...]:
@@ -49,4 +49,5 @@ def landmarks(task: Task) -> tuple[Landmark, ...]:
     >>> landmarks(tasks.make("priority_sort", num_items=3, num_answers=2))
     ()
     """
-    return _PUBLISHED.get(task, ())
+    # Compared, not looked up: a task of one's own may have parameters that cannot be hashed.
+    return next((marks for published, marks in _PUBLISHED if published == task), ())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
-from ntm_kernels.training.checkpoint import write_atomically
+from ntm_kernels.training.files import write_atomically, writing
 
 __all__ = ["COLUMNS", "MetricsLog", "read_metrics"]
 
@@ -58,41 +59,64 @@ class MetricsLog:
         run_dir: folder of the run.
         sequences: where the run goes on; 0 starts new files.
         tensorboard: whether events are written too; needs the package of that name.
+
+    Raises:
+        WriteError: by every method, where a file cannot be written.
     """
 
     def __init__(self, run_dir: Path, sequences: int, tensorboard: bool) -> None:
-        path = run_dir / "metrics.csv"
+        self._path = run_dir / "metrics.csv"
+        self._folder = run_dir / "tensorboard"
         kept = [",".join(COLUMNS)]
-        if sequences and path.exists():
-            lines = path.read_text(errors="replace").splitlines()[1:]
-            kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(path))]
+        if sequences and self._path.exists():
+            lines = self._path.read_text(errors="replace").splitlines()[1:]
+            kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(self._path))]
         text = "".join(f"{line}\n" for line in kept)
-        write_atomically(path, lambda file: file.write(text.encode()))
-        self._file = open(path, "a", newline="")  # noqa: SIM115 (closed by close)
+        write_atomically(self._path, lambda file: file.write(text.encode()))
+        with writing(self._path):
+            self._file = open(self._path, "a", newline="")  # noqa: SIM115 (closed by close)
         self._events: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=sequences + 1)
+            with writing(self._folder):
+                self._events = SummaryWriter(str(self._folder), purge_step=sequences + 1)
+            self._excepthook = threading.excepthook
+            threading.excepthook = self._in_thread
 
     def write(self, row: dict[str, float | int | None]) -> None:
         """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
         cells = ("" if row[name] is None else repr(row[name]) for name in COLUMNS)
-        self._file.write(",".join(cells) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(",".join(cells) + "\n")
+            self._file.flush()
         if self._events is not None:
-            for name, title in _SCALARS.items():
-                if row[name] is not None:
-                    self._events.add_scalar(title, row[name], row["sequences"])
+            with writing(self._folder):
+                for name, title in _SCALARS.items():
+                    if row[name] is not None:
+                        self._events.add_scalar(title, row[name], row["sequences"])
 
     def sync(self) -> None:
         """Puts everything written so far on the disk."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
         if self._events is not None:
-            self._events.flush()
+            with writing(self._folder):
+                self._events.flush()
 
     def close(self) -> None:
         """Finishes both files."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            with writing(self._path):
+                self._file.close()
+        finally:
+            if self._events is not None:
+                threading.excepthook = self._excepthook
+                with writing(self._folder):
+                    self._events.close()
+
+    def _in_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """Prints what a thread raised, but nothing that the writer of events raises again here."""
+        ours = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (ours and isinstance(failed.exc_value, OSError)):
+            self._excepthook(failed)

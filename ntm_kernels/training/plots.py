@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ntm_kernels.training.evaluation import (
     test_sets,
     validation_optimum,
 )
+from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import compute_dtype
@@ -66,8 +68,10 @@ class _Panel:
     numbers: NDArray[np.int64] | None = None
 
 
-def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]:
-    """Draws the pictures of a run into its folder ``pictures``; no display is needed.
+def draw_run(
+    model: nn.Module, config: TrainConfig, run_dir: Path, folder: Path | None = None
+) -> list[Path]:
+    """Draws the pictures of a run into a folder, by default its ``pictures``; no display is needed.
 
     ``answers.png`` shows targets and outputs for every test set; ``heads_….png``, for every test
     set of an NTM, the weightings over time beside what is written and read;
@@ -77,8 +81,8 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
     Returns:
         The files written.
     """
-    folder = run_dir / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_dir / "pictures" if folder is None else folder
+    make_folder(folder)
     figures, examples, heads = {}, [], []
     with matplotlib.rc_context(_STYLE):
         for title, task in test_sets(config).items():
@@ -86,7 +90,8 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
             examples.append(record_example(title, model, batch, config))
             if isinstance(model, NTM):
                 heads.append(record_heads(model, batch))
-                name = f"heads_{title}".replace(", ", "_").replace(" ", "_")
+                # A title of a task of one's own may hold what no file name can.
+                name = re.sub(r"[^\w.-]+", "_", f"heads_{title}")
                 figures[name] = draw_heads(examples[-1], heads[-1], config)
         figures["answers"] = draw_answers(examples)
         metrics = run_dir / "metrics.csv"
@@ -100,7 +105,8 @@ def draw_run(model: nn.Module, config: TrainConfig, run_dir: Path) -> list[Path]
         for name, figure in figures.items():
             drawn.append(folder / f"{name}.png")
             FigureCanvasAgg(figure)
-            figure.savefig(drawn[-1])
+            with writing(drawn[-1]):
+                figure.savefig(drawn[-1])
     return drawn
 
 

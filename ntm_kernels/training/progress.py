@@ -25,7 +25,7 @@ class Progress:
         self._seen = 0
         self._started = time.perf_counter()
         self._bar: Any = None
-        if sys.stderr.isatty() and find_spec("tqdm") is not None:
+        if sys.stderr is not None and sys.stderr.isatty() and find_spec("tqdm") is not None:
             from tqdm import tqdm
 
             self._bar = tqdm(initial=sequences, total=total, unit=" seq", dynamic_ncols=True)

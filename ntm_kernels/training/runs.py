@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ntm_kernels.training.checkpoint import write_atomically
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import evaluate
+from ntm_kernels.training.files import make_folder, write_atomically
+from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = ["INSTALL", "finish_run", "missing_extras"]
 
@@ -42,6 +43,7 @@ def finish_run(
     checkpoint: Path,
     counters: dict[str, Any],
     report: Callable[[str], None] = print,
+    out: Path | None = None,
 ) -> None:
     """Tests a model, writes ``evaluation.json`` and draws ``pictures/``.
 
@@ -52,8 +54,16 @@ def finish_run(
         checkpoint: where the model's weights are, for the record.
         counters: the trainer's counters at that checkpoint.
         report: takes the lines that tell a person what comes out.
+        out: folder for what is written, instead of the run's.
+
+    Raises:
+        TrainingError: there is not enough memory for the tests.
+        WriteError: a file cannot be written.
     """
-    scores = evaluate(model, config)
+    out = run_dir if out is None else out
+    make_folder(out)
+    with naming_sizes(config):
+        scores = evaluate(model, config)
     width = max(map(len, scores))
     for title, result in scores.items():
         optimum = f" (optimum {result.optimal_bits:.2f})" if result.optimal_bits else ""
@@ -70,12 +80,12 @@ def finish_run(
         "scores": {title: result._asdict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
-    write_atomically(run_dir / "evaluation.json", lambda file: file.write(text.encode()))
-    report(f"wrote {run_dir / 'evaluation.json'}")
+    write_atomically(out / "evaluation.json", lambda file: file.write(text.encode()))
+    report(f"wrote {out / 'evaluation.json'}")
     if find_spec("matplotlib") is None:
         report(f"no pictures: matplotlib is not installed ({INSTALL}, then eval {run_dir})")
         return
     from ntm_kernels.training.plots import draw_run
 
-    for picture in draw_run(model, config, run_dir):
+    for picture in draw_run(model, config, run_dir, out / "pictures"):
         report(f"drew {picture}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,18 +17,26 @@ from torch.optim import Optimizer
 
 from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
-from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load, write_atomically
+from ntm_kernels.tasks import Task
+from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import RESUMABLE, TrainConfig
+from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import Score, fixed_set, fresh_generator, score
+from ntm_kernels.training.files import write_atomically
+from ntm_kernels.training.locking import RunLock, is_writer
 from ntm_kernels.training.metrics import MetricsLog
 from ntm_kernels.training.models import answer, build_model, check_device, compute_dtype
 from ntm_kernels.training.progress import Progress
+from ntm_kernels.training.sizes import naming_sizes
 
-__all__ = ["Counters", "Trainer", "TrainingError", "build_optimiser", "load_run"]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on."""
+__all__ = [
+    "Counters",
+    "Trainer",
+    "TrainingError",
+    "build_optimiser",
+    "load_run",
+    "saved_config",
+]
 
 
 @dataclass
@@ -83,9 +91,31 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
     try:
         return path, load(path)
     except CheckpointError as error:
+        if checkpoint is None and not path.exists():
+            # A run that is going on has just removed it, and has a newer one.
+            return load_run(run_dir)
         older = store.before(path) if path.parent.resolve() == store.folder.resolve() else None
         hint = f"; use the one before it with --checkpoint {older}" if older else ""
         raise CheckpointError(f"{error}{hint}") from error
+
+
+def saved_config(
+    path: Path, values: Mapping[str, Any], task_class: type[Task] | None = None
+) -> TrainConfig:
+    """The configuration found in a file, with errors that name the file.
+
+    Args:
+        path: where it was found.
+        values: what :meth:`TrainConfig.from_dict` takes.
+        task_class: the class of its task, if that is not registered.
+
+    Raises:
+        ValueError: as :meth:`TrainConfig.from_dict`.
+    """
+    try:
+        return TrainConfig.from_dict(values, task_class)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _passed(every: int, before: int, now: int) -> bool:
@@ -101,17 +131,30 @@ class Trainer:
     random number and every row of metrics.csv (``seconds`` aside) is what it would have been had
     the run never stopped.
 
+    Only one process at a time can use a run's folder. It is locked while the trainer is made and
+    while it runs, not between and not after, so that a trainer that is kept for its model (in a
+    notebook, say) keeps no folder. To keep the folder for longer, enter a lock of it and pass that.
+    Of the processes that torchrun starts, the first writes the run; the others train and write
+    nothing.
+
     Args:
-        config: what to train and how.
-        run_dir: folder of the run; made if needed.
+        config: what to train and how. Its task may be of any class.
+        run_dir: folder of the run; made if needed. Nothing in it is changed before :meth:`run`.
         resume: goes on from the newest checkpoint of ``run_dir``, or from the start if there is
             none yet; without it the folder must not hold a run.
         checkpoint: goes on from this checkpoint instead; later ones are removed.
         report: takes the lines that tell a person what happens.
+        lock: a lock of ``run_dir`` to use instead of one of the trainer's own.
+
+    Attributes:
+        model: what is trained.
+        counters: how far it has come.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not set.
+        RunInUseError: another process uses the folder.
         CheckpointError: the checkpoint is damaged or was written with other settings.
+        TrainingError: the model needs more memory than there is.
     """
 
     def __init__(
@@ -122,6 +165,7 @@ class Trainer:
         resume: bool = False,
         checkpoint: Path | None = None,
         report: Callable[[str], None] = print,
+        lock: RunLock | None = None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -132,7 +176,7 @@ class Trainer:
 
         check_device(config.device)
         torch.set_num_threads(config.threads)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), naming_sizes(config):
             torch.manual_seed(config.seed)
             self.model = build_model(config)
         self._parameters = list(self.model.parameters())
@@ -142,18 +186,19 @@ class Trainer:
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
-        found = checkpoint or self._store.latest()
-        if found is not None and not resume:
-            raise FileExistsError(
-                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
-            )
-        if found is not None:
-            self._restore(found)
-        elif resume:
-            report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
-        run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
-        write_atomically(run_dir / "config.json", lambda file: file.write(text.encode()))
+        self._lock = RunLock(run_dir, report) if lock is None else lock
+        with self._lock:
+            self._newest = self._store.newest()
+            #: The checkpoint that the run goes on from; later ones are removed when it does.
+            self._origin = checkpoint or self._store.latest()
+            if self._origin is not None and not resume:
+                raise FileExistsError(
+                    f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
+                )
+            if self._origin is not None:
+                self._restore(self._origin)
+            elif resume:
+                report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
 
     @property
     def done(self) -> bool:
@@ -171,15 +216,42 @@ class Trainer:
             :attr:`done`.
 
         Raises:
-            TrainingError: the loss or a weight is no longer finite.
+            RunInUseError: another process uses the folder.
+            TrainingError: the loss or a weight is no longer finite, the training needs more memory
+                than there is, or the folder was changed since the trainer read it.
+            WriteError: a file cannot be written; the checkpoints before are whole.
         """
+        with self._lock, naming_sizes(self.config):
+            self._begin()
+            return self.done or self._train(should_stop)
+
+    def _begin(self) -> None:
+        """Makes the folder's contents those that the run goes on from."""
+        if not is_writer():
+            self._report(
+                "RANK in the environment is not 0: the process of rank 0 writes the run, this one "
+                "writes nothing. Without RANK and LOCAL_RANK it writes a run of its own"
+            )
+            return
+        if self._store.newest() != self._newest:
+            raise TrainingError(
+                f"{self.run_dir} was changed by another process since this trainer was made: make "
+                "a new one with resume"
+            )
+        if self._origin is not None:
+            self._store.forget_after(self._origin)
+            self._newest = self._store.newest()
+        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+        write_atomically(self.run_dir / "config.json", lambda file: file.write(text.encode()))
+
+    def _train(self, should_stop: Callable[[], bool]) -> bool:
         config, counters = self.config, self.counters
-        if self.done:
-            return True
         validation = fixed_set(config.task, config.validation_size, config, "validation")
-        metrics = MetricsLog(
-            self.run_dir, counters.sequences, tensorboard=find_spec("tensorboard") is not None
-        )
+        metrics = None
+        if is_writer():
+            metrics = MetricsLog(
+                self.run_dir, counters.sequences, tensorboard=find_spec("tensorboard") is not None
+            )
         progress = Progress(counters.sequences, config.total_sequences, self._report)
         started = time.perf_counter() - counters.seconds
         try:
@@ -202,7 +274,8 @@ class Trainer:
                     break
         finally:
             progress.close()
-            metrics.close()
+            if metrics is not None:
+                metrics.close()
         return self.done
 
     def _update(self, batch_size: int) -> None:
@@ -222,7 +295,9 @@ class Trainer:
         counters.updates += 1
         counters.since_row += batch_size
 
-    def _write_row(self, metrics: MetricsLog, progress: Progress, result: Score | None) -> None:
+    def _write_row(
+        self, metrics: MetricsLog | None, progress: Progress, result: Score | None
+    ) -> None:
         counters = self.counters
         self._check_finite()
         if result is not None:
@@ -240,7 +315,8 @@ class Trainer:
         }
         self._bits.zero_()
         counters.since_row = 0
-        metrics.write(row)
+        if metrics is not None:
+            metrics.write(row)
         progress.show(row)
 
     def _check_finite(self) -> None:
@@ -256,11 +332,13 @@ class Trainer:
                 f"{self.counters.sequences}; {kept}. Try a smaller lr or clip, or another seed"
             )
 
-    def _save(self, metrics: MetricsLog) -> None:
+    def _save(self, metrics: MetricsLog | None) -> None:
         self._check_finite()
         self.counters.bits = float(self._bits)
+        if metrics is None:
+            return
         metrics.sync()
-        self._store.save(
+        self._origin = self._store.save(
             self.counters.sequences,
             {
                 "config": self.config.to_dict(),
@@ -271,10 +349,11 @@ class Trainer:
                 "counters": asdict(self.counters),
             },
         )
+        self._newest = self._store.newest()
 
     def _restore(self, path: Path) -> None:
         path, contents = load_run(self.run_dir, path)
-        saved = TrainConfig.from_dict(contents["config"])
+        saved = saved_config(path, contents["config"], type(self.config.task))
         comparable = replace(saved, **{name: getattr(self.config, name) for name in RESUMABLE})
         differences = comparable.differences(self.config)
         if differences:
@@ -291,5 +370,4 @@ class Trainer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this version: {error}") from error
         self._bits.fill_(self.counters.bits)
-        self._store.forget_after(path)
         self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")

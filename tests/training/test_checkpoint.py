@@ -1,14 +1,21 @@
+import errno
+import os
+import resource
+import threading
 import zipfile
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
 
+from ntm_kernels.training import trainer
 from ntm_kernels.training.checkpoint import (
     CheckpointError,
     CheckpointStore,
     load,
-    write_atomically,
 )
+from ntm_kernels.training.files import WriteError, write_atomically
+from ntm_kernels.training.metrics import COLUMNS, MetricsLog, read_metrics
 from ntm_kernels.training.trainer import load_run
 from tests.training.runs import assert_same
 
@@ -93,6 +100,94 @@ def test_a_flip_inside_the_weights_is_noticed(store):
         load(path)
 
 
+class Code:
+    """What a pickle may hold: a call that is made when it is loaded."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_code_is_not_executed_and_the_refusal_gives_no_advice_to_do_so(tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "000000000001.pt"
+    torch.save({"version": 1, "config": Code(os.mkdir, str(marker))}, path)
+    with pytest.raises(CheckpointError, match=r"objects other than .* \(posix.mkdir\)") as e:
+        load(path)
+    assert "weights_only" not in str(e.value)
+    assert "\n" not in str(e.value)
+    assert not marker.exists()
+
+
+def test_a_program_is_no_checkpoint(store):
+    """torch would load a file like this as TorchScript."""
+    path = store.save(10, CONTENTS)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match="is no checkpoint: it is a program in TorchScript"):
+        load(path)
+
+
+@contextmanager
+def no_file_larger_than(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_checkpoint_that_does_not_fit(store):
+    """At every size the reason is the disk's, the file is named, and the one before is whole."""
+    before = store.save(10, CONTENTS)
+    whole = before.stat().st_size
+    for size in (*range(1, whole, whole // 8), whole - 1):
+        with no_file_larger_than(size), pytest.raises(WriteError) as e:
+            store.save(20, CONTENTS)
+        path = store.folder / "000000000020.pt"
+        assert str(e.value).startswith(f"cannot write {path}: {os.strerror(errno.EFBIG)}; make ro")
+    assert list(store.folder.iterdir()) == [before], "nothing is left of those that did not fit"
+    assert_same(load(before), {"version": 1, **CONTENTS})
+
+
+def test_metrics_that_do_not_fit(tmp_path):
+    log = MetricsLog(tmp_path, 0, tensorboard=False)
+    row = dict.fromkeys(COLUMNS, 1.0)
+    with no_file_larger_than(110):
+        log.write(row)
+        for call in (lambda: log.write(row), log.close):
+            with pytest.raises(WriteError, match=f"cannot write {tmp_path}/metrics.csv: .*; make"):
+                call()
+    assert read_metrics(tmp_path / "metrics.csv") == [row], "what fitted is there"
+
+
+def test_events_that_do_not_fit(tmp_path, monkeypatch):
+    """The thread that writes them fails: it is said here, and not by the thread."""
+    pytest.importorskip("tensorboard")
+    said = []
+
+    def hook(failed):
+        said.append(failed.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    log = MetricsLog(tmp_path, 0, tensorboard=True)
+    log._events.flush()
+    with no_file_larger_than(100):
+        log._events.add_scalar("bits/train", 1.0, 1)
+        for _ in range(2):
+            with pytest.raises(WriteError, match=f"cannot write {tmp_path}/tensorboard: "):
+                log.sync()
+        another = threading.Thread(target=open, args=(tmp_path / "nothing",))
+        another.start()
+        another.join()
+        with suppress(WriteError):
+            log.close()
+    assert [type(error) for error in said] == [FileNotFoundError], "other threads are heard"
+    assert threading.excepthook is hook
+
+
 @pytest.mark.parametrize("kind", ["text", "zip", "tensor", "code", "dictionary", "folder", "none"])
 def test_wrong_files(tmp_path, kind):
     path = tmp_path / "000000000001.pt"
@@ -127,6 +222,21 @@ def test_a_damaged_checkpoint_names_the_one_before(store):
     path, contents = load_run(store.folder.parent, before)
     assert path == before
     assert_same(contents, {"version": 1, **CONTENTS})
+
+
+def test_a_checkpoint_that_a_running_training_removes_meanwhile(store, monkeypatch):
+    """Then it has a newer one."""
+    older = store.save(10, CONTENTS)
+
+    def meanwhile(path):
+        if path == older:
+            older.unlink()
+            store.save(20, CONTENTS)
+        return load(path)
+
+    monkeypatch.setattr(trainer, "load", meanwhile)
+    path, _ = load_run(store.folder.parent)
+    assert path.name == "000000000020.pt"
 
 
 def test_no_checkpoint_at_all(tmp_path):

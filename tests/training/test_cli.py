@@ -1,15 +1,18 @@
 """The command line, in processes of its own where signals or missing packages are concerned."""
 
+import errno
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
 
 import pytest
+import torch
 
-from ntm_kernels.training import cli, runs
+from ntm_kernels.training import cli, runs, trainer
 from ntm_kernels.training.checkpoint import CheckpointStore
 from tests.training.runs import (
     SHORT,
@@ -179,8 +182,9 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
         f"train copy --run-dir {empty} --seed {10**30}": f"seed must fit 64 bits, got {10**30}",
         f"train copy --run-dir {empty} --threads 9999999": "threads must be at most",
         f"train copy --run-dir {empty} --lr nan": "lr must be greater than 0, got nan",
-        f"train copy --run-dir {run}/config.json": "File exists",
-        f"train copy --run-dir {run}/config.json/deeper": "Not a directory",
+        f"train copy --run-dir {run}/config.json": f"since {run}/config.json is a file: give an",
+        f"train copy --run-dir {run}/config.json/deeper": f"since {run}/config.json is a file: ",
+        f"eval {run} --out {run}/config.json": f"since {run}/config.json is a file: ",
         f"eval {empty}": "holds no checkpoint",
         f"eval {run} --checkpoint {run}/config.json": "config.json is damaged or is no checkpoint",
     }
@@ -189,6 +193,8 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
         captured = capsys.readouterr()
         assert captured.err.count("error:") == 1, words
         assert message in captured.err, words
+        assert "Errno" not in captured.err, words
+        assert captured.err.splitlines()[-1].startswith("error:"), words
 
 
 @pytest.mark.parametrize(
@@ -196,12 +202,18 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
     [
         ("{", "config.json is no JSON file"),
         (b"\xff\xfe", "config.json is no JSON file"),
-        ("[1]", "must be a mapping, got list"),
-        ("{}", "missing fields ['backend', 'batch_size'"),
-        ({"lr": "fast"}, "config.json has a value of the wrong type"),
-        ({"task": 3}, "config.json has a value of the wrong type"),
-        ({"task": {"name": "priority_sort", "width": "x"}}, "has a value of the wrong type"),
-        ({"model": "gru"}, "model must be one of"),
+        ("[]", "config.json: a configuration must be a mapping, got list"),
+        ("{}", "config.json: this configuration was written by another version"),
+        ({"lr": "fast"}, "config.json: lr must be a number, got 'fast'"),
+        ({"seed": True}, "config.json: seed must be a whole number, got True"),
+        ({"task": 3}, "config.json: task must be a mapping with its name and parameters, got 3"),
+        (
+            {"task": {"name": "priority_sort", "width": "x"}},
+            "config.json: priority_sort: width must be a whole number, got 'x'",
+        ),
+        ({"task": {"name": ["copy"]}}, "config.json: the task is ['copy'], which is none of"),
+        ({"model": "gru"}, "config.json: model must be one of ntm, lstm, got 'gru'"),
+        ({"initial_memory": "x"}, "initial_memory must be a number or 'learned', got 'x'"),
     ],
 )
 def test_a_damaged_configuration_is_one_line(finished, tmp_path, capsys, text, message):
@@ -223,14 +235,120 @@ def test_a_file_that_is_no_checkpoint_names_no_older_one(finished, capsys):
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["", "train", "train sorting", "train copy --lr fast", "train copy --width 2.5", "eval", "fly"],
+    ("words", "message", "where"),
+    [
+        ("", "arguments are required: COMMAND", ""),
+        ("fly", "invalid choice: 'fly'", ""),
+        ("eval", "arguments are required: RUN", " eval"),
+        ("train", "arguments are required: TASK", " train"),
+        ("train sorting", "invalid choice: 'sorting'", " train"),
+        ("train copy --lr fast", "--lr: must be a number, got 'fast'", " train copy"),
+        ("train copy --width 2.5", "--width: must be a whole number, got '2.5'", " train copy"),
+        ("train copy --model gru", "--model: must be one of ntm, lstm, got 'gru'", " train copy"),
+        ("train copy --depth 3", "unrecognized arguments: --depth 3", " train copy"),
+        (
+            "train copy --initial-memory abc",
+            "--initial-memory: must be a number or 'learned', got 'abc'",
+            " train copy",
+        ),
+    ],
 )
-def test_usage_errors(words, capsys):
+def test_wrong_words_are_one_line(words, message, where, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(words.split())
     assert stop.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.endswith(f"; see python -m ntm_kernels{where} --help\n")
+    assert error.count("\n") == 1
+
+
+TOO_LARGE = [
+    ("--memory-size", 10**12),
+    ("--memory-size", 10**19),
+    ("--word-size", 10**17),
+    ("--hidden-size", 10**12),
+    ("--num-read-heads", 10**12),
+    ("--max-length", 10**13),
+    ("--validation-size", 10**13),
+    ("--batch-size", 10**13),
+]
+
+
+@pytest.fixture
+def limited_memory():
+    """Some systems promise any amount of memory, and kill who uses it."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.usefixtures("limited_memory")
+@pytest.mark.parametrize(("option", "size"), TOO_LARGE)
+def test_sizes_beyond_the_memory_are_named(tmp_path, capsys, option, size):
+    """As they were made, and with the others at their own sizes."""
+    words = ["train", "copy", "--run-dir", str(tmp_path), "--total-sequences", str(10**14)]
+    assert cli.main([*words, option, str(size)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        "error: there is not enough memory on device 'cpu' for these sizes; make "
+        f"{option} {size} smaller"
+    )
+
+
+@pytest.mark.usefixtures("limited_memory")
+def test_sizes_beyond_the_memory_of_the_tests(finished, capsys):
+    assert cli.main(["eval", str(finished), "--evaluation-size", str(10**13)]) == 1
+    assert f"make --evaluation-size {10**13} smaller" in capsys.readouterr().err
+
+
+def test_default_sizes_may_be_too_large_too(tmp_path, monkeypatch, capsys):
+    def exhausted(config):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "build_model", exhausted)
+    assert cli.main(["train", "copy", "--run-dir", str(tmp_path)]) == 1
+    assert "make --batch-size 1 or --memory-size 128 smaller" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of a kernel"), TypeError("of a callback")])
+def test_other_errors_are_left_as_they_are(tmp_path, monkeypatch, error):
+    def broken(config):
+        raise error
+
+    monkeypatch.setattr(trainer, "build_model", broken)
+    with pytest.raises(type(error), match="of a "):
+        cli.main(["train", "copy", "--run-dir", str(tmp_path)])
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    """A checkpoint does not fit: the one before is whole, and from it the run goes on."""
+    for module in (runs, trainer):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)  # the slow parts
+    run_dir, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = CheckpointStore(run_dir / "checkpoints")
+    save = CheckpointStore.save
+
+    def saving_once(store, sequences, contents):
+        path = save(store, sequences, contents)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, limits[1]))
+        return path
+
+    words = ["train", "priority_sort", "--run-dir", str(run_dir), *as_options(TINY)]
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", saving_once)
+        try:
+            assert cli.main(words) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err.splitlines()[-1]
+    path = store.folder / "000000000020.pt"
+    assert error.startswith(f"error: cannot write {path}: {os.strerror(errno.EFBIG)}; make room")
+    assert [one.name for one in store.folder.iterdir()] == ["000000000010.pt"]
+    assert cli.main([*words, "--resume"]) == 0
+    assert everything_but_time(run_dir)["checkpoint"]["counters"]["sequences"] == 60
 
 
 def test_help_names_every_option(capsys):

@@ -133,6 +133,13 @@ def test_every_field_reaches_the_model():
         ({"depth": 3}, "copy has no parameter depth"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be greater than 0, got 0.0"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number, got 2.0"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"same_length": 1}, "same_length must be True or False, got 1"),
+        ({"initial_memory": "lernt"}, "initial_memory must be a number or 'learned', got 'lernt'"),
+        ({"backend": 3}, "backend must be text, got 3"),
+        ({"max_length": "9"}, "copy: max_length must be a whole number, got '9'"),
         ({"hold": 1.5}, r"hold must be in \[0, 1\], got 1.5"),
         ({"optimiser": "adam", "momentum": 0.5}, "decay and momentum belong to RMSProp"),
         ({"dtype": "float16"}, "dtype must be one of float32, float64, bfloat16, got 'float16'"),
@@ -141,6 +148,16 @@ def test_every_field_reaches_the_model():
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         preset("copy", **changes)
+
+
+def test_whole_numbers_are_numbers_and_none_is_unset():
+    config = preset("repeat_copy", optimiser="graves_rmsprop", lr=1, decay=None, momentum=0)
+    assert (config.lr, config.decay, config.momentum) == (1, None, 0)
+
+
+def test_a_task_is_a_task():
+    with pytest.raises(ValueError, match=r"task must be a Task, got 'copy'; tasks\.make makes one"):
+        TrainConfig(task="copy")
 
 
 def test_configuration_of_another_version_is_refused():

@@ -1,0 +1,87 @@
+"""Writing the files of a run: whole or not at all, and with errors that name the file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["WriteError", "make_folder", "write_atomically", "writing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class WriteError(OSError):
+    """A file that could not be written."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into a :class:`WriteError` that says which file and what to do.
+
+    >>> with writing(Path("runs/metrics.csv")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    ntm_kernels.training.files.WriteError: cannot write runs/metrics.csv: No space left on device;
+    make room there. Checkpoints written before are whole: a run goes on from the last with --resume
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        what = "make room there" if error.errno in _FULL else "see that it can be written"
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}; {what}. Checkpoints written before "
+            "are whole: a run goes on from the last with --resume"
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that, whenever the machine stops, the old one or the new one is there.
+
+    Args:
+        path: the file; its folder must exist.
+        write: called with an open binary file of the same folder, which then takes the name.
+
+    Raises:
+        WriteError: the disk is full, for example; the old file is there and no part of a new one.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        # The rename is on the disk only once the folder is.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder with those that it is in.
+
+    Raises:
+        NotADirectoryError: it, or one that it should be in, is a file.
+        WriteError: it cannot be made.
+    """
+    for one in (folder, *folder.parents):
+        if one.exists():
+            if not one.is_dir():
+                raise NotADirectoryError(
+                    f"{folder} cannot be a folder, since {one} is a file: give another folder"
+                )
+            break
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,278 @@
+"""Tasks that are not the package's: given as a class, registered, or named on the command line."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import torch
+
+from ntm_kernels import tasks
+from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.training import cli, runs
+from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.landmarks import landmarks
+from ntm_kernels.training.models import build_model
+from ntm_kernels.training.trainer import Trainer
+from tests.training.runs import TRAINING, as_options, assert_same, everything_but_time
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SETTINGS = {**TRAINING, "total_sequences": 30}
+OPTIONS = as_options(SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch):
+    """No events and pictures; what a test registers and imports is forgotten after it."""
+    for module in (trainer_module, runs):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    modules = set(sys.modules)
+    yield
+    for name in set(sys.modules) - modules:
+        if name in ("parity", "boobytrap"):
+            del sys.modules[name]
+
+
+class Sizes(Task):
+    """Methods of the tasks below."""
+
+    @property
+    def input_size(self):
+        return 3
+
+    @property
+    def output_size(self):
+        return 3
+
+    def _draw(self, batch_size, generator, same_length):
+        inputs = torch.randint(2, (4, batch_size, 3), generator=generator).float()
+        lengths = torch.full((batch_size,), 4)
+        return Batch(inputs, 1 - inputs, torch.ones(4, batch_size, dtype=torch.bool), lengths)
+
+
+@dataclass(frozen=True)
+class Plain(Sizes):
+    size: int
+    kind: Literal["even", "odd", None] = "even"
+    times: Literal[1, 2] | None = None
+    scale: float | None = None
+    label: str = "x"
+    shown: Annotated[bool, "100% of it"] = False
+    extras: list = field(default_factory=list)
+
+    def suite(self):
+        return {"size 1/2": replace(self, size=1)}
+
+
+NAME = f"{__name__}:Plain"
+
+
+def quiet(line):
+    """Takes the trainer's lines."""
+
+
+def module_of_the_page(folder):
+    """The page's first example as the module that the page tells to make of it."""
+    example = EXAMPLES.findall(PAGE.read_text())[0]
+    (folder / "parity.py").write_text(example)
+
+
+def test_the_page_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module_of_the_page(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    short = {"total_sequences": 40, "validate_every": 20, "validation_size": 4}
+    monkeypatch.setattr(
+        "ntm_kernels.training.config.preset",
+        lambda task, *words, **more: preset(task, *words, **{**more, **short}),
+    )
+    names = {}
+    for number, example in enumerate(EXAMPLES.findall(PAGE.read_text())[1:], start=2):
+        exec(compile(example, f"training.md, example {number}", "exec"), names)
+    assert names["trainer"].counters.sequences == 40
+
+
+def test_the_page_on_the_command_line(tmp_path, monkeypatch, capsys):
+    """Trained, resumed and evaluated; always and only by the class that the user names."""
+    module_of_the_page(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", ".")])
+    own = ["--task", "parity:Parity"]
+    assert cli.main(["train", *own, "--length", "3", "--run-dir", "run", *OPTIONS]) == 0
+    before = everything_but_time(Path("run"))
+    assert json.loads(Path("run/config.json").read_text())["task"]["length"] == 3
+    assert cli.main(["train", "--task=parity:Parity", "--run-dir", "run", "--resume"]) == 0
+    assert cli.main(["eval", "run", *own]) == 0
+    assert_same(everything_but_time(Path("run")), before)
+    capsys.readouterr()
+
+    for words in (["eval", "run"], ["train", "copy", "--run-dir", "run", "--resume"]):
+        assert cli.main(words) == 1
+        error = capsys.readouterr().err
+        assert "the task is 'parity:Parity', which is none of copy" in error
+        assert "name it yourself with --task PACKAGE.MODULE:CLASS" in error
+    assert cli.main(["train", *own, "--run-dir", "run", "--resume", "--length", "5"]) == 1
+    assert "task: {'name': 'parity:Parity', 'length': 3" in capsys.readouterr().err
+
+
+def test_nothing_is_imported_because_a_file_names_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "boobytrap.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = TrainConfig(task=Plain(size=3), **SETTINGS)
+    monkeypatch.setattr(Plain, "name", "boobytrap:Plain")
+    assert Trainer(config, tmp_path / "run", report=quiet).run()
+    run_dir = str(tmp_path / "run")
+    for words in (["eval", run_dir], ["train", "copy", "--resume", "--run-dir", run_dir]):
+        assert cli.main(words) == 1
+        assert "the task is 'boobytrap:Plain'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no class is imported because a file names it"):
+        TrainConfig.from_dict(config.to_dict())
+    with pytest.raises(ValueError, match="task must be one of copy"):
+        preset("boobytrap:Plain")
+    assert "boobytrap" not in sys.modules
+
+
+def test_resuming_takes_the_configuration_in_hand(tmp_path):
+    config = TrainConfig(task=Plain(size=3, extras=[1]), **SETTINGS)
+    straight = Trainer(config, tmp_path / "straight", report=quiet)
+    assert straight.run()
+    part = Trainer(config, tmp_path / "run", report=quiet)
+    part.run(lambda: part.counters.sequences >= 20)
+    assert Trainer(config, tmp_path / "run", resume=True, report=quiet).run()
+    assert_same(everything_but_time(tmp_path / "run"), everything_but_time(tmp_path / "straight"))
+    values = config.to_dict()
+    assert TrainConfig.from_dict({**values, "task": {**values["task"], "kind": None}}, Plain)
+    # What a script saved under the name that its class has there, a module goes on with.
+    values["task"]["name"] = "__main__:Plain"
+    assert TrainConfig.from_dict(values, Plain) == config
+
+
+def test_a_registered_task_is_as_the_papers(tmp_path, monkeypatch, capsys):
+    """Without a docstring, with a parameter that has no default, and options without help."""
+    monkeypatch.setattr(Plain, "name", "plain")
+    monkeypatch.setattr(Plain, "__doc__", None)
+    assert tasks.register(Plain) is Plain
+    assert tasks.register(Plain) is Plain, "again, as a cell of a notebook"
+    for words in (["train", "--help"], ["train", "plain", "--help"], ["train", "copy", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 0
+    assert cli.main(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert "--extras" not in shown, "only numbers and text are options"
+    assert "100% of it" in shown
+    run = ["--run-dir", str(tmp_path / "run")]
+    given = [
+        "--size",
+        "2",
+        "--kind",
+        "odd",
+        "--times",
+        "2",
+        "--scale",
+        "1.5",
+        "--label",
+        "y",
+        "--shown",
+    ]
+    assert cli.main(["train", "plain", *run, *given, *OPTIONS]) == 0
+    assert cli.main(["eval", run[1]]) == 0
+    config = TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    assert config.task == Plain(2, "odd", 2, 1.5, "y", True, [])
+    capsys.readouterr()
+    assert cli.main(["train", "plain", *run[:1], str(tmp_path / "other"), *OPTIONS]) == 1
+    assert "plain has no default for size: give a value" in capsys.readouterr().err
+    assert cli.main(["train", "plain", "--size", "2", "--preset", "paper", *OPTIONS]) == 1
+    assert "the preset paper has no settings for plain" in capsys.readouterr().err
+
+
+def test_pictures_of_a_task_of_ones_own(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from ntm_kernels.training import plots
+
+    for name in ("draw_answers", "draw_heads"):  # the slow part
+        monkeypatch.setattr(plots, name, lambda *what: plots.Figure())
+    config = TrainConfig(task=Plain(size=3), **SETTINGS)
+    assert landmarks(config.task) == ()
+    names = [path.name for path in plots.draw_run(build_model(config), config, tmp_path)]
+    assert names == ["heads_as_trained.png", "heads_size_1_2.png", "answers.png"]
+
+
+def test_the_command_to_go_on_names_the_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.Trainer, "run", lambda trainer, should_stop: False)
+    words = ["train", "--task", NAME, "--size", "2", "--run-dir", str(tmp_path), *OPTIONS]
+    assert cli.main(words) == cli.INTERRUPTED
+    assert f"train --task {NAME} --run-dir {tmp_path} --resume" in capsys.readouterr().out
+
+
+def test_a_default_folder_has_no_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--task", NAME, "--size", "2", *OPTIONS]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == [f"{__name__}.Plain-ntm-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.at.all:Task", "there is no module 'nowhere'; start from the folder"),
+        (f"{__name__}:Nobody", "has no subclass Nobody of Task"),
+        (f"{__name__}:quiet", "has no subclass quiet of Task"),
+        (f"{__name__}:Sizes", "must be decorated with @dataclass"),
+        ("ntm_kernels.tasks:Task", "must define _draw, input_size, output_size"),
+        ("parity", "must be one of copy, .*or PACKAGE.MODULE:CLASS, got 'parity'"),
+        ("", "or PACKAGE.MODULE:CLASS, got ''"),
+    ],
+)
+def test_what_is_no_task_is_refused_in_one_line(name, message, capsys):
+    assert cli.main(["train", "--task", name]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Confusing(Sizes):
+    lr: float = 1.0
+    run_dir: str = ""
+
+
+@dataclass(frozen=True)
+class Named(Sizes):
+    name: str = "x"
+
+
+def test_annotations_for_type_checkers_alone():
+    """They cannot be evaluated: there are no options, and the task works all the same."""
+
+    @dataclass(frozen=True)
+    class Lazy(Sizes):
+        size: "Unknown" = 3  # noqa: F821
+
+    assert preset(Lazy, size=4).task == Lazy(4)
+    assert TrainConfig.from_dict(preset(Lazy).to_dict(), Lazy).task == Lazy(3)
+
+
+def test_names_that_are_taken(monkeypatch):
+    with pytest.raises(ValueError, match=r"names of other options \(lr, run_dir\): rename them"):
+        TrainConfig(task=Confusing())
+    with pytest.raises(ValueError, match="has a parameter called name"):
+        tasks.register(Named)
+    monkeypatch.setattr(Plain, "name", "copy")
+    for use in (lambda: tasks.register(Plain), lambda: TrainConfig(task=Plain(3))):
+        with pytest.raises(ValueError, match="is called 'copy', which is the name of another"):
+            use()
+
+
+def test_a_subclass_does_not_pass_for_its_parent():
+    @dataclass(frozen=True)
+    class Longer(tasks.Copy):
+        extra: int = 1
+
+    assert Longer.name.endswith("Longer")
+    assert tasks.Copy.name == "copy"
