@@ -21,7 +21,14 @@ import torch
 import ntm_kernels
 from ntm_kernels import tasks
 from ntm_kernels.training.checkpoint import CheckpointError
-from ntm_kernels.training.config import PRESETS, RESUMABLE, InitialValue, TrainConfig, preset
+from ntm_kernels.training.config import (
+    PRESETS,
+    RESUMABLE,
+    ClipValue,
+    InitialValue,
+    TrainConfig,
+    preset,
+)
 from ntm_kernels.training.models import build_model, check_device
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.trainer import Trainer, TrainingError, load_run
@@ -207,7 +214,11 @@ def _parser() -> argparse.ArgumentParser:
             help="folder of the run (default runs/TASK-MODEL-seedSEED)",
         )
         run.add_argument(
-            "--resume", action="store_true", default=False, help="go on with the run in --run-dir"
+            "--resume",
+            action="store_true",
+            default=False,
+            help="go on with the run in --run-dir; a larger --total-sequences trains a finished "
+            "run longer, at the rate that its schedule ended with",
         )
         run.add_argument(
             "--checkpoint", type=Path, help="with --resume: from this one, not the newest"
@@ -250,6 +261,8 @@ def _add_options(
             options["action"] = argparse.BooleanOptionalAction
         elif kind == InitialValue:
             options |= {"type": _initial_value, "metavar": "VALUE|learned"}
+        elif kind == ClipValue:
+            options |= {"type": _clip_value, "metavar": "VALUE|off"}
         elif members and all(isinstance(member, str) for member in members):
             options["choices"] = members
         else:
@@ -266,3 +279,10 @@ def _folder(text: str) -> Path:
 
 def _initial_value(text: str) -> float | str:
     return text if text == "learned" else float(text)
+
+
+def _clip_value(text: str) -> float | str:
+    try:
+        return text if text == "off" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or off, got {text!r}") from None

@@ -88,6 +88,34 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
         raise CheckpointError(f"{error}{hint}") from error
 
 
+def _continued(asked: TrainConfig, path: Path, contents: dict[str, Any]) -> TrainConfig:
+    """The configuration of a run that goes on from a checkpoint.
+
+    It is the saved configuration, except for the fields that a resumed run may change. If the total
+    changes, the schedule of the learning rate stays the one that the run began with.
+
+    Raises:
+        CheckpointError: another field is asked for than was saved.
+    """
+    saved = TrainConfig.from_dict(contents["config"])
+    same_total = asked.total_sequences == saved.total_sequences
+    config = replace(
+        saved,
+        **{name: getattr(asked, name) for name in RESUMABLE},
+        total_sequences=asked.total_sequences,
+        schedule_sequences=saved.schedule_sequences if same_total else saved.planned_sequences,
+    )
+    if asked.schedule_sequences in (None, saved.planned_sequences):
+        asked = replace(asked, schedule_sequences=config.schedule_sequences)
+    differences = config.differences(asked)
+    if differences:
+        raise CheckpointError(
+            f"{path} was written with other settings than asked for now "
+            f"({'; '.join(differences)}); leave them out to resume, or start another run"
+        )
+    return config
+
+
 def _passed(every: int, before: int, now: int) -> bool:
     """Whether a multiple of ``every`` lies in (before, now]."""
     return now // every > before // every
@@ -99,7 +127,8 @@ class Trainer:
     The folder holds ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/``. A
     trainer made with ``resume`` goes on from a checkpoint, and from there every weight, every
     random number and every row of metrics.csv (``seconds`` aside) is what it would have been had
-    the run never stopped.
+    the run never stopped. The total of sequences may be another one than before: the rate keeps the
+    schedule that the run began with, and is final after its end.
 
     Args:
         config: what to train and how.
@@ -111,7 +140,8 @@ class Trainer:
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not set.
-        CheckpointError: the checkpoint is damaged or was written with other settings.
+        CheckpointError: the checkpoint is damaged, was written with other settings, or has seen
+            more sequences than the total.
     """
 
     def __init__(
@@ -123,11 +153,17 @@ class Trainer:
         checkpoint: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
-        self.config = config
         self.run_dir = run_dir
         self.counters = Counters()
         self._report = report
         self._store = CheckpointStore(run_dir / "checkpoints")
+        found = checkpoint or self._store.latest()
+        if found is not None and not resume:
+            raise FileExistsError(
+                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
+            )
+        saved = None if found is None else load_run(run_dir, found)
+        self.config = config = config if saved is None else _continued(config, *saved)
         self._dtype = compute_dtype(config)
 
         check_device(config.device)
@@ -137,20 +173,17 @@ class Trainer:
             self.model = build_model(config)
         self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
-        updates = math.ceil(config.total_sequences / config.batch_size)
+        updates = math.ceil(config.planned_sequences / config.batch_size)
         self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
-        found = checkpoint or self._store.latest()
-        if found is not None and not resume:
-            raise FileExistsError(
-                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
-            )
-        if found is not None:
-            self._restore(found)
+        if saved is not None:
+            self._restore(*saved)
         elif resume:
             report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
+        if config.total_sequences != config.planned_sequences:
+            report(self._describe_schedule(updates))
         run_dir.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         write_atomically(run_dir / "config.json", lambda file: file.write(text.encode()))
@@ -175,6 +208,7 @@ class Trainer:
         """
         config, counters = self.config, self.counters
         if self.done:
+            self._report(self._why_done())
             return True
         validation = fixed_set(config.task, config.validation_size, config, "validation")
         metrics = MetricsLog(
@@ -213,7 +247,10 @@ class Trainer:
         loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
         self._optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(self._parameters, config.clip)
+        if config.clip != "off":
+            nn.utils.clip_grad_value_(self._parameters, config.clip)
+        if config.clip_norm != "off":
+            nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
         self._optimiser.step()
         self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.
@@ -272,16 +309,7 @@ class Trainer:
             },
         )
 
-    def _restore(self, path: Path) -> None:
-        path, contents = load_run(self.run_dir, path)
-        saved = TrainConfig.from_dict(contents["config"])
-        comparable = replace(saved, **{name: getattr(self.config, name) for name in RESUMABLE})
-        differences = comparable.differences(self.config)
-        if differences:
-            raise CheckpointError(
-                f"{path} was written with other settings than asked for now "
-                f"({'; '.join(differences)}); leave them out to resume, or start another run"
-            )
+    def _restore(self, path: Path, contents: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(contents["model"])
             self._optimiser.load_state_dict(contents["optimiser"])
@@ -290,6 +318,35 @@ class Trainer:
             self.counters = Counters(**contents["counters"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this version: {error}") from error
+        seen, total = self.counters.sequences, self.config.total_sequences
+        if seen > total:
+            raise CheckpointError(
+                f"total_sequences must be at least {seen}, the sequences that {path} has seen, "
+                f"got {total}; ask for more, or leave it out to keep the run's own"
+            )
         self._bits.fill_(self.counters.bits)
         self._store.forget_after(path)
-        self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")
+        self._report(f"resumed from {path} at {seen:,} sequences")
+
+    def _describe_schedule(self, updates: int) -> str:
+        """What the rate does in a run whose schedule has other sequences than its training."""
+        total, planned = self.config.total_sequences, self.config.planned_sequences
+        begun = f"the learning rate keeps its schedule of {planned:,} sequences"
+        if total < planned:
+            return f"{begun}; the run ends at {total:,}, before the rate is final"
+        final = self._schedule.base_lrs[0] * self._schedule.lr_lambdas[0](updates)
+        return f"{begun}; from there to {total:,} it stays at its final value, {final:g}"
+
+    def _why_done(self) -> str:
+        """Why a run that was resumed has nothing left to train, and what would let it go on."""
+        total = self.config.total_sequences
+        if self.counters.sequences >= total:
+            return (
+                f"nothing left to train: all {total:,} sequences are seen; "
+                "to train longer, give a larger --total-sequences"
+            )
+        return (
+            f"nothing left to train: the last validation was {self.counters.excess_bits:.3g} bits "
+            f"above the optimum, below stop_below = {self.config.stop_below:g}; "
+            "to train longer, give a lower --stop-below"
+        )
