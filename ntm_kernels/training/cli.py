@@ -285,4 +285,4 @@ def _clip_value(text: str) -> float | str:
     try:
         return text if text == "off" else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number or off, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number or 'off', got {text!r}") from None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
@@ -88,16 +89,15 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
         raise CheckpointError(f"{error}{hint}") from error
 
 
-def _continued(asked: TrainConfig, path: Path, contents: dict[str, Any]) -> TrainConfig:
+def _continued(saved: TrainConfig, asked: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """The configuration of a run that goes on from a checkpoint.
 
     It is the saved configuration, except for the fields that a resumed run may change. If the total
     changes, the schedule of the learning rate stays the one that the run began with.
 
-    Raises:
-        CheckpointError: another field is asked for than was saved.
+    Returns:
+        The configuration, and one line for every other field that is asked for with another value.
     """
-    saved = TrainConfig.from_dict(contents["config"])
     same_total = asked.total_sequences == saved.total_sequences
     config = replace(
         saved,
@@ -107,13 +107,7 @@ def _continued(asked: TrainConfig, path: Path, contents: dict[str, Any]) -> Trai
     )
     if asked.schedule_sequences in (None, saved.planned_sequences):
         asked = replace(asked, schedule_sequences=config.schedule_sequences)
-    differences = config.differences(asked)
-    if differences:
-        raise CheckpointError(
-            f"{path} was written with other settings than asked for now "
-            f"({'; '.join(differences)}); leave them out to resume, or start another run"
-        )
-    return config
+    return config, config.differences(asked)
 
 
 def _passed(every: int, before: int, now: int) -> bool:
@@ -153,17 +147,11 @@ class Trainer:
         checkpoint: Path | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
+        self.config = config
         self.run_dir = run_dir
         self.counters = Counters()
         self._report = report
         self._store = CheckpointStore(run_dir / "checkpoints")
-        found = checkpoint or self._store.latest()
-        if found is not None and not resume:
-            raise FileExistsError(
-                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
-            )
-        saved = None if found is None else load_run(run_dir, found)
-        self.config = config = config if saved is None else _continued(config, *saved)
         self._dtype = compute_dtype(config)
 
         check_device(config.device)
@@ -173,19 +161,21 @@ class Trainer:
             self.model = build_model(config)
         self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
-        updates = math.ceil(config.planned_sequences / config.batch_size)
-        self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
+        self._schedule = self._make_schedule()
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
-        if saved is not None:
-            self._restore(*saved)
+        found = checkpoint or self._store.latest()
+        if found is not None and not resume:
+            raise FileExistsError(
+                f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
+            )
+        if found is not None:
+            self._restore(found)
         elif resume:
             report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
-        if config.total_sequences != config.planned_sequences:
-            report(self._describe_schedule(updates))
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
         write_atomically(run_dir / "config.json", lambda file: file.write(text.encode()))
 
     @property
@@ -309,7 +299,16 @@ class Trainer:
             },
         )
 
-    def _restore(self, path: Path, contents: dict[str, Any]) -> None:
+    def _restore(self, path: Path) -> None:
+        path, contents = load_run(self.run_dir, path)
+        saved = TrainConfig.from_dict(contents["config"])
+        self.config, differences = _continued(saved, self.config)
+        if differences:
+            raise CheckpointError(
+                f"{path} was written with other settings than asked for now "
+                f"({'; '.join(differences)}); leave them out to resume, or start another run"
+            )
+        self._schedule = self._make_schedule()
         try:
             self.model.load_state_dict(contents["model"])
             self._optimiser.load_state_dict(contents["optimiser"])
@@ -326,15 +325,25 @@ class Trainer:
             )
         self._bits.fill_(self.counters.bits)
         self._store.forget_after(path)
-        self._report(f"resumed from {path} at {seen:,} sequences")
+        self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")
+        if total != self.config.planned_sequences:
+            self._report(self._describe_schedule())
 
-    def _describe_schedule(self, updates: int) -> str:
+    @property
+    def _planned_updates(self) -> int:
+        return math.ceil(self.config.planned_sequences / self.config.batch_size)
+
+    def _make_schedule(self) -> LambdaLR:
+        hold, final = self.config.hold, self.config.final_lr
+        return hold_then_linear(self._optimiser, self._planned_updates, hold, final)
+
+    def _describe_schedule(self) -> str:
         """What the rate does in a run whose schedule has other sequences than its training."""
         total, planned = self.config.total_sequences, self.config.planned_sequences
         begun = f"the learning rate keeps its schedule of {planned:,} sequences"
         if total < planned:
             return f"{begun}; the run ends at {total:,}, before the rate is final"
-        final = self._schedule.base_lrs[0] * self._schedule.lr_lambdas[0](updates)
+        final = self._schedule.base_lrs[0] * self._schedule.lr_lambdas[0](self._planned_updates)
         return f"{begun}; from there to {total:,} it stays at its final value, {final:g}"
 
     def _why_done(self) -> str:

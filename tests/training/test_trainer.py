@@ -202,6 +202,7 @@ def test_a_total_below_what_was_seen_is_refused(tmp_path):
 
 def test_another_schedule_is_refused(tmp_path):
     make(tiny(), tmp_path).run()
+    make(tiny(schedule_sequences=60), tmp_path, resume=True)  # the one it has
     for total in (60, 84):
         config = tiny(total_sequences=total, schedule_sequences=72)
         with pytest.raises(CheckpointError, match=r"other settings .*\(schedule_sequences: "):
