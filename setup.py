@@ -2,17 +2,19 @@
 
 For the CPU `ntm_kernels/_native.so`, loaded with `torch.ops.load_library`: C++ only, no Python
 headers. For GPUs `ntm_kernels/_cuda.so`, loaded with ctypes: plain CUDA, the same whatever torch is
-installed. What cannot be built is left out of the package, and one line says why.
+installed. What cannot be built, or could not be used with the installed torch, is left out of the
+package, and one line says why.
 
 Environment:
     NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
-    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them for a
-                                  torch without CUDA too
+    NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them
+                                  without torch, or for a torch without CUDA, too
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)
                                   and further options
     NTM_KERNELS_SANITIZE          sanitizers to build in, such as address,undefined
     NVCC, CUDA_HOME               the CUDA compiler (default: nvcc, or that of /usr/local/cuda)
-    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX" (default: all)
+    TORCH_CUDA_ARCH_LIST          GPU architectures, as for torch: 9.0, "8.0;9.0+PTX", built for any
+                                  torch or none (default: all, for a torch with CUDA)
     MAX_JOBS                      compilations at a time (default: one per core)
 """
 
@@ -23,12 +25,14 @@ import platform
 import re
 import shlex
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -72,13 +76,25 @@ class Unavailable(Exception):
     """Why kernels cannot be built here."""
 
 
-def require_torch() -> str:
-    """Import the torch that the kernels will run with, and return its version."""
+def is_required(variable: str) -> bool:
+    return os.environ.get(variable) == "1"
+
+
+def installed_packages() -> list[str]:
+    """The folders of installed packages, which build isolation takes off the path."""
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    folders += site.getsitepackages()
+    if sys.prefix == sys.base_prefix:  # a virtual environment does not see those of the user
+        folders.append(site.getusersitepackages())
+    return folders
+
+
+def require_torch() -> ModuleType:
+    """Import and return the torch that the kernels will run with."""
     try:
         import torch
     except (ImportError, OSError):
-        # Under build isolation it is hidden, but stays where this interpreter installs to.
-        sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        sys.path += installed_packages()
         try:
             import torch
         except (ImportError, OSError) as error:
@@ -86,7 +102,7 @@ def require_torch() -> str:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise Unavailable(f"torch {torch.__version__} is older than {oldest}")
-    return str(torch.__version__)
+    return torch
 
 
 def require_compiler() -> list[str]:
@@ -112,13 +128,13 @@ def require_nvcc() -> str:
 
 
 def require_cuda_in_torch() -> None:
-    """Raise if there is a torch and it can use no GPU of NVIDIA's."""
-    try:
-        import torch
-    except (ImportError, OSError):
-        return
+    """Raise unless the installed torch is one for NVIDIA's GPUs."""
+    torch = require_torch()
     if torch.version.cuda is None:
-        raise Unavailable(f"torch {torch.__version__} is one without CUDA")
+        raise Unavailable(
+            f"torch {torch.__version__} is one without CUDA; NTM_KERNELS_REQUIRE_CUDA=1 builds "
+            "them all the same"
+        )
 
 
 def gencode(architectures: Iterable[str]) -> list[str]:
@@ -159,21 +175,23 @@ def is_current(target: Path, record: str) -> bool:
 
 
 def compile_object(command: list[str], target: Path) -> None:
-    """Compile one object unless it is there already."""
-    command = [*command, "-MMD", "-o", str(target)]
-    record = shlex.join(command)
-    if is_current(target, record):
-        return
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".log").write_text(run(command))
-    target.with_suffix(".cmd").write_text(record)
+    target.with_suffix(".cmd").write_text(shlex.join(command))
 
 
-def compile_all(commands: Iterable[tuple[list[str], Path]]) -> None:
-    """Compile several objects at a time; the compilers are processes of their own."""
+def compile_all(commands: Iterable[tuple[list[str], Path]], announcement: str = "") -> None:
+    """Compile the objects that are not current, several at a time, after printing `announcement`.
+
+    The compilers are processes of their own.
+    """
+    complete = [([*command, "-MMD", "-o", str(target)], target) for command, target in commands]
+    stale = [item for item in complete if not is_current(item[1], shlex.join(item[0]))]
+    if stale and announcement:
+        print(announcement, file=sys.stderr, flush=True)
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(lambda item: compile_object(*item), commands):
+        for _ in pool.map(lambda item: compile_object(*item), stale):
             pass
 
 
@@ -213,22 +231,20 @@ class BuildKernels(build_ext):
         """Build the library for GPUs and say in a few words what it was built for."""
         nvcc = require_nvcc()
         architectures = re.findall(r"[^;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-        if not architectures and not os.environ.get("NTM_KERNELS_REQUIRE_CUDA"):
+        if not architectures and not is_required("NTM_KERNELS_REQUIRE_CUDA"):
             require_cuda_in_torch()
         architectures = architectures or CUDA_ARCHITECTURES
-        print(
-            f"ntm_kernels: compiling CUDA kernels for {', '.join(architectures)}, which takes "
-            "minutes the first time; TORCH_CUDA_ARCH_LIST names fewer",
-            file=sys.stderr,
-            flush=True,
-        )
         known = f'-DNTM_CUDA_ARCHITECTURES="{" ".join(architectures)}"'
         compiler = [nvcc, *NVCC_FLAGS, *gencode(architectures), known, "-Icsrc"]
         temp = Path(self.build_temp)
         objects = [temp / source.with_suffix(".o") for source in CUDA_SOURCES]
         compile_all(
-            ([*compiler, "-c", str(source)], target)
-            for source, target in zip(CUDA_SOURCES, objects, strict=True)
+            (
+                ([*compiler, "-c", str(source)], target)
+                for source, target in zip(CUDA_SOURCES, objects, strict=True)
+            ),
+            f"ntm_kernels: compiling CUDA kernels for {', '.join(architectures)}, which takes "
+            "minutes the first time; TORCH_CUDA_ARCH_LIST names fewer",
         )
         run([nvcc, *NVCC_LINK_FLAGS, *map(str, objects), "-o", str(library)])
         return f"{', '.join(architectures)}; {nvcc}"
@@ -237,7 +253,7 @@ class BuildKernels(build_ext):
         """Build the library for the CPU and say in a few words what it was built from."""
         if not SOURCES:
             raise Unavailable("no sources in csrc")
-        compiler, torch_version = require_compiler(), require_torch()
+        compiler, torch_version = require_compiler(), str(require_torch().__version__)
         from torch.utils.cpp_extension import include_paths, library_paths
 
         sanitizers = os.environ.get("NTM_KERNELS_SANITIZE")
@@ -271,7 +287,7 @@ class BuildKernels(build_ext):
 
 
 def extension(name: str, sources: list[Path], requirement: str) -> Extension:
-    optional = os.environ.get(requirement) != "1"
+    optional = not is_required(requirement)
     return Extension(f"ntm_kernels.{name}", list(map(str, sources)), optional=optional)
 
 

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
-
 from ntm_kernels.backend.base import (
     OPS,
     Backend,
@@ -29,6 +27,7 @@ from ntm_kernels.backend.cuda import CudaBackend
 from ntm_kernels.backend.native import NativeBackend
 from ntm_kernels.backend.reference import ReferenceBackend
 from ntm_kernels.backend.triton import TritonBackend
+from ntm_kernels.compiling import assume_constant_result
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -168,18 +167,18 @@ def _require_name(rule: str, name: object) -> None:
 
 
 # Constants to torch.compile: it would guard on the variable only where it is set,
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _environment() -> str | None:
     return os.environ.get(ENVIRONMENT_VARIABLE)
 
 
 # and finding out may load a library.
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _unavailable(name: str) -> str | None:
     return get(name).unavailable()
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _missing(name: str, device: str) -> str | None:
     """The same for the automatic choice, and the backend hears of it."""
     why_not = _unavailable(name)

@@ -22,21 +22,22 @@ from ntm_kernels.backend.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backend.building import how_to_build
 
 LIBRARY = Path(__file__).parents[1] / "_native.so"
+COMPILER = "a C++ compiler"
 
 
 def load(library: Path) -> str | None:
     """Load the kernels; why that failed, or ``None``."""
     if not library.exists():
-        return (
-            "the native kernels are not built; `python setup.py build_ext --inplace` builds them "
-            "where there is a C++ compiler"
-        )
+        return f"the native kernels are not built; {how_to_build(library, COMPILER)}"
     try:
         torch.ops.load_library(library)
         torch.ops.ntm_native.isa()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        return f"{library.name} does not load: {error}; {how_to_build(library, COMPILER)}"
+    except RuntimeError as error:
         return f"{library.name} does not load: {error}"
     return None
 

@@ -16,7 +16,9 @@ from ntm_kernels.backend.base import (
     SequenceOutputs,
     Sizes,
 )
+from ntm_kernels.backend.building import how_to_build
 from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary, Plan
+from ntm_kernels.compiling import assume_constant_result
 from ntm_kernels.reference import arithmetic_dtype
 
 _INT32_MAX = 2**31 - 1
@@ -44,15 +46,13 @@ class CudaBackend(Backend):
 
     def _load(self) -> str | None:
         """Open the library; or why not, or why it runs on no device of this machine."""
+        how = how_to_build(self._path, "nvcc")
         if not self._path.exists():
-            return (
-                "the CUDA kernels are not built; `python setup.py build_ext --inplace` builds "
-                "them where there is nvcc"
-            )
+            return f"the CUDA kernels are not built; {how}"
         try:
             library = CudaLibrary(self._path)
         except (OSError, AttributeError) as error:
-            return f"{self._path.name} does not load: {error}"
+            return f"{self._path.name} does not load: {error}; {how}"
         refusals = [library.unserved(device) for device in self._devices()]
         if None not in refusals:
             return "; ".join(dict.fromkeys(map(str, refusals)))
@@ -522,7 +522,7 @@ class CudaBackend(Backend):
 
 
 # A constant to torch.compile, which cannot trace a call into the library.
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _unplanned(
     backend: CudaBackend, op: str, dtype: torch.dtype, controller: str, device: int, *sizes: int
 ) -> str | None:
