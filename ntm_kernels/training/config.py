@@ -253,8 +253,8 @@ _BETTER: dict[str, dict[str, Any]] = {
     "copy": {"output_from": "read_vectors"},
     # Rows that differ from the start can be found by content: the way back to the first vector.
     "repeat_copy": {**_ADAM, "initial_memory": "learned", "total_sequences": 160_000},
-    # Most runs with Adam, or with 128 locations, do not learn it. Clipping by element, at 0.02, lost
-    # the solution for good on some seeds.
+    # Most runs with Adam, or with 128 locations, do not learn it. Clipping by element, at 0.02,
+    # lost the solution for good on some seeds.
     "associative_recall": {
         "output_from": "read_vectors",
         "memory_size": 32,
