@@ -132,7 +132,11 @@ def _add_train_options(parser: argparse.ArgumentParser, task: type[Task]) -> Non
         help="folder of the run (default runs/TASK-MODEL-seedSEED)",
     )
     run.add_argument(
-        "--resume", action="store_true", default=False, help="go on with the run in --run-dir"
+        "--resume",
+        action="store_true",
+        default=False,
+        help="go on with the run in --run-dir; a larger --total-sequences trains a finished run "
+        "longer, at the rate that its schedule ended with",
     )
     run.add_argument("--checkpoint", type=Path, help="with --resume: from this one, not the newest")
     run.add_argument("--preset", choices=PRESETS, help="settings to start from")

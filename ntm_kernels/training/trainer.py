@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
@@ -118,6 +119,27 @@ def saved_config(
         raise ValueError(f"{path}: {error}") from error
 
 
+def _continued(saved: TrainConfig, asked: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """The configuration of a run that goes on from a checkpoint.
+
+    It is the saved configuration, except for the fields that a resumed run may change. If the total
+    changes, the schedule of the learning rate stays the one that the run began with.
+
+    Returns:
+        The configuration, and one line for every other field that is asked for with another value.
+    """
+    same_total = asked.total_sequences == saved.total_sequences
+    config = replace(
+        saved,
+        **{name: getattr(asked, name) for name in RESUMABLE},
+        total_sequences=asked.total_sequences,
+        schedule_sequences=saved.schedule_sequences if same_total else saved.planned_sequences,
+    )
+    if asked.schedule_sequences in (None, saved.planned_sequences):
+        asked = replace(asked, schedule_sequences=config.schedule_sequences)
+    return config, config.differences(asked)
+
+
 def _passed(every: int, before: int, now: int) -> bool:
     """Whether a multiple of ``every`` lies in (before, now]."""
     return now // every > before // every
@@ -129,7 +151,8 @@ class Trainer:
     The folder holds ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/``. A
     trainer made with ``resume`` goes on from a checkpoint, and from there every weight, every
     random number and every row of metrics.csv (``seconds`` aside) is what it would have been had
-    the run never stopped.
+    the run never stopped. The total of sequences may be another one than before: the rate keeps the
+    schedule that the run began with, and is final after its end.
 
     Only one process at a time can use a run's folder. It is locked while the trainer is made and
     while it runs, not between and not after, so that a trainer that is kept for its model (in a
@@ -153,7 +176,8 @@ class Trainer:
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not set.
         RunInUseError: another process uses the folder.
-        CheckpointError: the checkpoint is damaged or was written with other settings.
+        CheckpointError: the checkpoint is damaged, was written with other settings, or has seen
+            more sequences than the total.
         TrainingError: the model needs more memory than there is.
     """
 
@@ -181,8 +205,7 @@ class Trainer:
             self.model = build_model(config)
         self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
-        updates = math.ceil(config.total_sequences / config.batch_size)
-        self._schedule = hold_then_linear(self._optimiser, updates, config.hold, config.final_lr)
+        self._schedule = self._make_schedule()
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
@@ -223,7 +246,10 @@ class Trainer:
         """
         with self._lock, naming_sizes(self.config):
             self._begin()
-            return self.done or self._train(should_stop)
+            if self.done:
+                self._report(self._why_done())
+                return True
+            return self._train(should_stop)
 
     def _begin(self) -> None:
         """Makes the folder's contents those that the run goes on from."""
@@ -286,7 +312,10 @@ class Trainer:
         loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
         self._optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(self._parameters, config.clip)
+        if config.clip != "off":
+            nn.utils.clip_grad_value_(self._parameters, config.clip)
+        if config.clip_norm != "off":
+            nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
         self._optimiser.step()
         self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.
@@ -354,13 +383,13 @@ class Trainer:
     def _restore(self, path: Path) -> None:
         path, contents = load_run(self.run_dir, path)
         saved = saved_config(path, contents["config"], type(self.config.task))
-        comparable = replace(saved, **{name: getattr(self.config, name) for name in RESUMABLE})
-        differences = comparable.differences(self.config)
+        self.config, differences = _continued(saved, self.config)
         if differences:
             raise CheckpointError(
                 f"{path} was written with other settings than asked for now "
                 f"({'; '.join(differences)}); leave them out to resume, or start another run"
             )
+        self._schedule = self._make_schedule()
         try:
             self.model.load_state_dict(contents["model"])
             self._optimiser.load_state_dict(contents["optimiser"])
@@ -369,5 +398,44 @@ class Trainer:
             self.counters = Counters(**contents["counters"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this version: {error}") from error
+        seen, total = self.counters.sequences, self.config.total_sequences
+        if seen > total:
+            raise CheckpointError(
+                f"total_sequences must be at least {seen}, the sequences that {path} has seen, "
+                f"got {total}; ask for more, or leave it out to keep the run's own"
+            )
         self._bits.fill_(self.counters.bits)
         self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")
+        if total != self.config.planned_sequences:
+            self._report(self._describe_schedule())
+
+    @property
+    def _planned_updates(self) -> int:
+        return math.ceil(self.config.planned_sequences / self.config.batch_size)
+
+    def _make_schedule(self) -> LambdaLR:
+        hold, final = self.config.hold, self.config.final_lr
+        return hold_then_linear(self._optimiser, self._planned_updates, hold, final)
+
+    def _describe_schedule(self) -> str:
+        """What the rate does in a run whose schedule has other sequences than its training."""
+        total, planned = self.config.total_sequences, self.config.planned_sequences
+        begun = f"the learning rate keeps its schedule of {planned:,} sequences"
+        if total < planned:
+            return f"{begun}; the run ends at {total:,}, before the rate is final"
+        final = self._schedule.base_lrs[0] * self._schedule.lr_lambdas[0](self._planned_updates)
+        return f"{begun}; from there to {total:,} it stays at its final value, {final:g}"
+
+    def _why_done(self) -> str:
+        """Why a run that was resumed has nothing left to train, and what would let it go on."""
+        total = self.config.total_sequences
+        if self.counters.sequences >= total:
+            return (
+                f"nothing left to train: all {total:,} sequences are seen; "
+                "to train longer, give a larger --total-sequences"
+            )
+        return (
+            f"nothing left to train: the last validation was {self.counters.excess_bits:.3g} bits "
+            f"above the optimum, below stop_below = {self.config.stop_below:g}; "
+            "to train longer, give a lower --stop-below"
+        )

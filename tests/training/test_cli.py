@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -152,6 +153,24 @@ def test_resuming_a_finished_run_evaluates_it(finished, capsys):
     assert_same(everything_but_time(finished), before)
 
 
+def test_a_finished_run_is_trained_longer(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)  # pictures would take most of it
+    run_dir = tmp_path / "longer"
+    shutil.copytree(finished, run_dir)
+    words = ["train", "priority_sort", "--run-dir", str(run_dir), "--resume"]
+    assert cli.main([*words, "--total-sequences", "84"]) == 0
+    assert "from there to 84 it stays at its final value, 0.0002" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    assert "all 84 sequences are seen" in capsys.readouterr().out
+    assert json.loads((run_dir / "evaluation.json").read_text())["sequences"] == 84
+
+
+def test_clipping_takes_a_number_or_off(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "copy", "--clip-norm", "none"])
+    assert "--clip-norm: must be a number or 'off', got 'none'" in capsys.readouterr().err
+
+
 def test_a_run_needs_a_folder(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "copy", "--run-dir", ""])
@@ -170,6 +189,9 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
     cases = {
         f"train priority_sort --run-dir {run}": "already holds a run",
         f"train priority_sort --run-dir {run} --resume --lr 7": "lr: 0.01 and 7.0",
+        f"train priority_sort --run-dir {run} --resume --clip off": "clip: 10.0 and 'off'",
+        f"train priority_sort --run-dir {run} --resume --clip-norm 2": "clip_norm: 'off' and 2.0",
+        f"train priority_sort --run-dir {run} --resume --total-sequences 30": "at least 60",
         f"train copy --run-dir {run} --resume": "this run trains priority_sort, not copy",
         "train copy --resume": "--resume needs the --run-dir",
         f"train copy --run-dir {empty} --checkpoint x": "give --resume with it",

@@ -28,7 +28,8 @@ def test_paper_preset_is_the_table(task, controller):
     assert (config.num_read_heads, config.num_write_heads) == (heads, heads)
     assert (config.hidden_size, config.num_layers, config.lr) == (hidden, layers, lr)
     assert (config.memory_size, config.word_size) == (128, 20)
-    assert (config.optimiser, config.momentum, config.clip) == ("graves_rmsprop", None, 10.0)
+    assert (config.optimiser, config.momentum) == ("graves_rmsprop", None)
+    assert (config.clip, config.clip_norm) == (10.0, "off")
     assert config.hold == 1.0, "the paper's rate is constant"
     assert config.task == tasks.make(task)
 
@@ -55,12 +56,27 @@ def test_copy_default_is_what_generalises():
     assert config.initial_weights == "one_hot"
 
 
-@pytest.mark.parametrize("task", [task for task in tasks.TASKS if task != "copy"])
+def test_recall_default_is_what_learns():
+    config = preset("associative_recall")
+    assert (config.controller, config.num_layers, config.hidden_size) == ("lstm", 1, 100)
+    assert (config.num_read_heads, config.num_write_heads) == (1, 1)
+    assert (config.memory_size, config.word_size) == (32, 20)
+    assert config.output_from == "read_vectors"
+    assert (config.initial_memory, config.initial_weights) == (1e-6, "one_hot")
+    assert (config.optimiser, config.lr, config.batch_size) == ("graves_rmsprop", 1e-3, 4)
+    assert (config.decay, config.momentum, config.eps) == (None, None, None)
+    assert (config.clip, config.clip_norm) == ("off", 2.0)
+    assert (config.total_sequences, config.hold, config.final_lr) == (32_000, 0.6, 0.02)
+    assert config.task == tasks.make("associative_recall"), "posed as in the paper"
+
+
+@pytest.mark.parametrize("task", ["repeat_copy", "ngrams", "priority_sort"])
 def test_the_other_defaults_are_what_was_trained(task):
     """The runs of docs/training.md."""
     config = preset(task)
-    trained = ("adam", 16, 0.01, 0.4)
-    assert (config.optimiser, config.batch_size, config.clip, config.hold) == trained
+    trained = ("adam", 16, 0.01, "off", 0.4)
+    clips = (config.clip, config.clip_norm)
+    assert (config.optimiser, config.batch_size, *clips, config.hold) == trained
     assert config.lr == (2e-3 if task == "ngrams" else 1e-3)
     assert config.num_layers == 1
     assert config.task == tasks.make(task), "posed as in the paper"
@@ -69,7 +85,6 @@ def test_the_other_defaults_are_what_was_trained(task):
         learned
         == {
             "repeat_copy": ("learned", "one_hot"),
-            "associative_recall": (1e-6, "one_hot"),
             "ngrams": ("learned", "learned"),
             "priority_sort": ("learned", "learned"),
         }[task]
@@ -78,12 +93,14 @@ def test_the_other_defaults_are_what_was_trained(task):
 
 def test_the_better_settings_may_choose_the_controller():
     config = preset("associative_recall")
-    assert (config.controller, config.num_read_heads, config.hidden_size) == ("feedforward", 4, 256)
-    assert (config.optimiser, config.output_from) == ("adam", "read_vectors")
-    other = preset("associative_recall", controller="lstm")
-    assert (other.controller, other.num_read_heads, other.hidden_size) == ("lstm", 1, 100)
-    assert other.optimiser == "adam"
-    assert preset("associative_recall", "paper").controller == "lstm"
+    assert (config.controller, config.num_read_heads, config.hidden_size) == ("lstm", 1, 100)
+    other = preset("associative_recall", controller="feedforward")
+    assert (other.controller, other.num_read_heads, other.hidden_size) == ("feedforward", 4, 256)
+    for chosen in (config, other):
+        assert (chosen.memory_size, chosen.lr, chosen.clip_norm) == (32, 1e-3, 2.0)
+        assert chosen.output_from == "read_vectors"
+    paper = preset("associative_recall", "paper")
+    assert (paper.memory_size, paper.lr, paper.output_from) == (128, 1e-4, "features")
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -140,6 +157,10 @@ def test_every_field_reaches_the_model():
         ({"initial_memory": "lernt"}, "initial_memory must be a number or 'learned', got 'lernt'"),
         ({"backend": 3}, "backend must be text, got 3"),
         ({"max_length": "9"}, "copy: max_length must be a whole number, got '9'"),
+        ({"clip": 0.0}, "clip must be greater than 0, or off, got 0.0"),
+        ({"clip_norm": -1.0}, "clip_norm must be greater than 0, or off, got -1.0"),
+        ({"clip_norm": float("nan")}, "clip_norm must be greater than 0, or off, got nan"),
+        ({"schedule_sequences": 0}, "schedule_sequences must be at least 1, got 0"),
         ({"hold": 1.5}, r"hold must be in \[0, 1\], got 1.5"),
         ({"optimiser": "adam", "momentum": 0.5}, "decay and momentum belong to RMSProp"),
         ({"dtype": "float16"}, "dtype must be one of float32, float64, bfloat16, got 'float16'"),
@@ -165,3 +186,13 @@ def test_configuration_of_another_version_is_refused():
     values["depth"] = values.pop("clip")
     with pytest.raises(ValueError, match=r"unknown fields \['depth'\], missing fields \['clip'\]"):
         TrainConfig.from_dict(values)
+
+
+def test_configuration_of_before_means_what_it_did():
+    """Clipped by element alone, and a rate that falls over the whole training."""
+    config = preset("copy", clip=5.0, total_sequences=700)
+    values = config.to_dict()
+    del values["clip_norm"], values["schedule_sequences"]
+    read = TrainConfig.from_dict(values)
+    assert read == config
+    assert (read.clip, read.clip_norm, read.planned_sequences) == (5.0, "off", 700)

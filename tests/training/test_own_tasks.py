@@ -77,9 +77,13 @@ def quiet(line):
     """Takes the trainer's lines."""
 
 
+def examples_of_the_page():
+    return EXAMPLES.findall(PAGE.read_text().split("## A task of your own")[1])
+
+
 def module_of_the_page(folder):
     """The page's first example as the module that the page tells to make of it."""
-    example = EXAMPLES.findall(PAGE.read_text())[0]
+    example = examples_of_the_page()[0]
     (folder / "parity.py").write_text(example)
 
 
@@ -93,7 +97,7 @@ def test_the_page_in_python(tmp_path, monkeypatch):
         lambda task, *words, **more: preset(task, *words, **{**more, **short}),
     )
     names = {}
-    for number, example in enumerate(EXAMPLES.findall(PAGE.read_text())[1:], start=2):
+    for number, example in enumerate(examples_of_the_page()[1:], start=2):
         exec(compile(example, f"training.md, example {number}", "exec"), names)
     assert names["trainer"].counters.sequences == 40
 

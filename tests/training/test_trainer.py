@@ -1,5 +1,6 @@
 import csv
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
+from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import fixed_set, score
 from ntm_kernels.training.metrics import MetricsLog, read_metrics
 from ntm_kernels.training.models import answer
@@ -42,9 +44,9 @@ def stop_after(trainer, sequences):
         tiny(controller="feedforward"),
         baseline(),
         tiny(optimiser="adam", dtype="float64"),
-        tiny(dtype="bfloat16", batch_size=7),
+        tiny(dtype="bfloat16", batch_size=7, clip="off", clip_norm=0.01),
     ],
-    ids=["ntm", "feedforward", "lstm", "adam", "bfloat16"],
+    ids=["ntm", "feedforward", "lstm", "adam", "bfloat16 and norm"],
 )
 def test_resuming_changes_nothing(tmp_path, config):
     straight = make(config, tmp_path / "straight")
@@ -129,15 +131,113 @@ def test_other_settings_are_refused(tmp_path):
         make(tiny(lr=0.5), tmp_path, resume=True)
 
 
+def extend(config, run_dir, *, stops=()):
+    """Goes on with a run, stopped and gone on with from its config.json at each of ``stops``."""
+    lines = []
+    for stop in stops:
+        part = Trainer(config, run_dir, resume=True, report=lines.append)
+        assert not part.run(stop_after(part, stop))
+        config = TrainConfig.from_dict(json.loads((run_dir / "config.json").read_text()))
+    assert Trainer(config, run_dir, resume=True, report=lines.append).run()
+    return lines
+
+
+def test_a_finished_run_trains_longer_at_the_final_rate(tmp_path):
+    """Twice, which gives the run that had this total and the shorter schedule from its start."""
+    config = tiny(total_sequences=108, schedule_sequences=60)
+    make(config, tmp_path / "straight").run()
+    make(tiny(), tmp_path / "longer").run()
+    for total in (84, 108):
+        lines = extend(tiny(total_sequences=total), tmp_path / "longer")
+        assert lines[1] == (
+            "the learning rate keeps its schedule of 60 sequences; "
+            f"from there to {total} it stays at its final value, 0.0002"
+        )
+    assert_same(
+        everything_but_time(tmp_path / "longer"), everything_but_time(tmp_path / "straight")
+    )
+    rows = everything_but_time(tmp_path / "longer")["rows"]
+    assert [int(row["sequences"]) for row in rows] == list(range(6, 109, 6))
+    rates = [float(row["lr"]) for row in rows]
+    assert rates[8] > 0.0002, "falling until the end of the schedule"
+    assert rates[9:] == [pytest.approx(0.0002)] * 9
+    assert json.loads((tmp_path / "longer" / "config.json").read_text()) == config.to_dict()
+
+
+@pytest.mark.parametrize("stops", [[60], [61, 75, 83]], ids=["at the old end", "between"])
+def test_a_run_made_longer_resumes_bit_for_bit(tmp_path, stops):
+    """The batch that the first total cut short included; stopped before its next checkpoint too."""
+    for name in ("straight", "stopped"):
+        make(tiny(batch_size=7), tmp_path / name).run()
+    longer = tiny(batch_size=7, total_sequences=90)
+    extend(longer, tmp_path / "straight")
+    make(longer, tmp_path / "stopped", resume=True)  # killed once config.json was written
+    extend(longer, tmp_path / "stopped", stops=stops)
+    assert_same(
+        everything_but_time(tmp_path / "stopped"), everything_but_time(tmp_path / "straight")
+    )
+
+
+@pytest.mark.parametrize("total", [48, 84])
+def test_an_unfinished_run_keeps_its_schedule_too(tmp_path, total):
+    config = tiny(total_sequences=total, schedule_sequences=60)
+    make(config, tmp_path / "straight").run()
+    part = make(tiny(), tmp_path / "other")
+    part.run(stop_after(part, 30))
+    lines = extend(tiny(total_sequences=total), tmp_path / "other")
+    assert lines[1].startswith("the learning rate keeps its schedule of 60 sequences; ")
+    assert ("the run ends at 48, before the rate is final" in lines[1]) == (total == 48)
+    assert_same(everything_but_time(tmp_path / "other"), everything_but_time(tmp_path / "straight"))
+
+
+def test_a_total_below_what_was_seen_is_refused(tmp_path):
+    make(tiny(), tmp_path).run()
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(
+        CheckpointError, match=r"total_sequences must be at least 60, .* has seen, got 59; ask for"
+    ):
+        make(tiny(total_sequences=59), tmp_path, resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_another_schedule_is_refused(tmp_path):
+    make(tiny(), tmp_path).run()
+    make(tiny(schedule_sequences=60), tmp_path, resume=True)  # the one it has
+    for total in (60, 84):
+        config = tiny(total_sequences=total, schedule_sequences=72)
+        with pytest.raises(CheckpointError, match=r"other settings .*\(schedule_sequences: "):
+            make(config, tmp_path, resume=True)
+
+
+def test_a_run_of_before_goes_on_and_longer(tmp_path):
+    """Its configuration has neither a norm to clip to nor a schedule of its own."""
+    straight, old = tmp_path / "straight", tmp_path / "old"
+    make(tiny(total_sequences=84, schedule_sequences=60), straight).run()
+    part = make(tiny(), old)
+    part.run(stop_after(part, 30))
+    path = CheckpointStore(old / "checkpoints").latest()
+    contents = load(path)
+    for name in ("clip_norm", "schedule_sequences"):
+        del contents["config"][name]
+    torch.save(contents, path)
+    (old / "config.json").write_text(json.dumps(contents["config"]))
+    config = TrainConfig.from_dict(contents["config"])
+    extend(config, old)
+    extend(tiny(total_sequences=84), old)
+    assert_same(everything_but_time(old), everything_but_time(straight))
+
+
 def test_resuming_nothing_says_so(tmp_path):
     lines = []
     Trainer(tiny(), tmp_path, resume=True, report=lines.append)
     assert "holds no checkpoint to resume from: starting from the beginning" in lines[0]
 
 
-def test_one_update_is_the_documented_one(tmp_path):
-    """Loss averaged over answer bits, elements clipped, Graves' RMSProp: done here by hand."""
-    config = tiny(clip=1e-3, total_sequences=2)
+@pytest.mark.parametrize("clip", ["off", 1e-3])
+@pytest.mark.parametrize("clip_norm", ["off", 1e-3])
+def test_one_update_is_the_documented_one(tmp_path, clip, clip_norm):
+    """Loss averaged over answer bits, elements clipped, then the norm, and Graves' RMSProp."""
+    config = tiny(clip=clip, clip_norm=clip_norm, total_sequences=2)
     run = make(config, tmp_path)
     twin = make(config, tmp_path / "twin").model
     batch = config.task.sample(2, run._generator.clone_state())
@@ -147,11 +247,16 @@ def test_one_update_is_the_documented_one(tmp_path):
     chosen = batch.mask.unsqueeze(-1).expand_as(logits)
     expected = torch.nn.BCEWithLogitsLoss()(logits[chosen], batch.targets[chosen])
     expected.backward()
-    clipped = 0
-    for parameter in twin.parameters():
-        clipped += int((parameter.grad.abs() > 1e-3).sum())
-        parameter.grad.clamp_(-1e-3, 1e-3)
-    assert clipped
+    gradients = [parameter.grad for parameter in twin.parameters()]
+    assert any((gradient.abs() > 1e-3).any() for gradient in gradients), "there is what to clip"
+    if clip != "off":
+        for gradient in gradients:
+            gradient.clamp_(-clip, clip)
+    norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
+    assert norm > 1e-3
+    if clip_norm != "off":
+        for gradient in gradients:
+            gradient.mul_(clip_norm / norm)
     GravesRMSprop(twin.parameters(), lr=config.lr).step()
     for ours, theirs in zip(run.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -176,9 +281,17 @@ def test_stop_below_ends_the_run(tmp_path):
     assert run.run()
     assert run.counters.sequences == 12, "the first validation"
     assert make(tiny(stop_below=100.0), tmp_path, resume=True).run()
-    more = make(tiny(stop_below=0.0), tmp_path, resume=True)
+    assert extend(tiny(stop_below=100.0, total_sequences=84), tmp_path)[2].endswith(
+        "bits above the optimum, below stop_below = 100; to train longer, give a lower --stop-below"
+    )
+    more = make(tiny(stop_below=0.0, total_sequences=84), tmp_path, resume=True)
     assert more.run()
-    assert more.counters.sequences == 60
+    assert more.counters.sequences == 84
+    assert more.config.planned_sequences == 60
+    assert extend(tiny(stop_below=0.0, total_sequences=84), tmp_path)[2] == (
+        "nothing left to train: all 84 sequences are seen; "
+        "to train longer, give a larger --total-sequences"
+    )
 
 
 def test_the_last_batch_is_cut_to_the_total(tmp_path):
