@@ -8,11 +8,11 @@ torch.Size([20, 4, 8])
 """
 
 from ntm_kernels import functional, reference
-from ntm_kernels.backend import (
+from ntm_kernels.backends import (
     BackendChoice,
     BackendError,
     BackendStatus,
-    backends,
+    available_backends,
     release_workspaces,
     use_backend,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "SequenceResult",
     "SequenceState",
     "Trace",
-    "backends",
+    "available_backends",
     "functional",
     "reference",
     "release_workspaces",

@@ -90,7 +90,7 @@ class Place:
 
 
 @pytest.mark.parametrize(
-    ("contents", "native", "cuda"),
+    ("contents", "cpu", "cuda"),
     [
         (("c++", "nvcc"), f"left out: {NO_TORCH}", f"left out: {NO_TORCH}"),
         (("torch for CPUs", "nvcc"), "left out: no C++ compiler", f"left out: {NO_CUDA}"),
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_not_built(tmp_path, contents, native, cuda):
     done, said, calls = place.build()
     assert done.returncode == 0, done.stdout
     about_native, about_cuda = said
-    assert about_native.startswith(f"native CPU kernels {native}")
+    assert about_native.startswith(f"CPU kernels {native}")
     assert about_cuda.startswith(f"CUDA kernels {cuda}")
     assert ("c++" in calls) == native.startswith("built")
     assert "nvcc" not in calls
@@ -113,10 +113,10 @@ def test_what_cannot_be_used_is_not_built(tmp_path, contents, native, cuda):
 def test_compilation_is_announced_where_something_is_compiled(tmp_path):
     place = Place(tmp_path, "torch for CUDA", "c++", "nvcc")
     _, said, calls = place.build()
-    assert [line.partition(" ")[0] for line in said] == ["native", "compiling", "CUDA"]
+    assert [line.partition(" ")[0] for line in said] == ["cpu", "compiling", "CUDA"]
     assert calls.split().count("nvcc") == 3  # two sources and the library
     _, said, calls = place.build()
-    assert [line.partition(" ")[0] for line in said] == ["native", "CUDA"]
+    assert [line.partition(" ")[0] for line in said] == ["cpu", "CUDA"]
     assert calls.split().count("nvcc") == 1
 
 
@@ -137,4 +137,4 @@ def test_torch_is_found_where_the_environment_takes_packages_of_the_system(tmp_p
     with (place.isolated / "sitecustomize.py").open("a") as customize:
         customize.write(f"site.getsitepackages = lambda: [{str(tmp_path / 'system')!r}]\n")
     _, said, _ = place.build()
-    assert said[0].startswith("native CPU kernels built: ")
+    assert said[0].startswith("CPU kernels built: ")

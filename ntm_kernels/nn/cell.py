@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import allocation, functional
-from ntm_kernels.backend import require_registered
+from ntm_kernels.backends import require_registered
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
@@ -215,8 +215,8 @@ class NTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        memory, weights, reads = self.start(batch_size, *self._dtype_and_device())
-        return NTMState(memory, weights, reads, first_state(self.controller, batch_size))
+        memory, weightings, reads = self.start(batch_size, *self._dtype_and_device())
+        return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the parameters."""
@@ -333,7 +333,7 @@ class NTMCell(nn.Module):
             weights.interface_weight,
             weights.interface_bias,
             state.memory,
-            state.weights,
+            state.weightings,
             state.read_vectors,
             hidden,
             cell,
@@ -370,7 +370,7 @@ class NTMCell(nn.Module):
             hiddens.append(hidden)
             reads.append(read_vectors)
             if return_trace:
-                traced.append((state.weights.detach(), interface.detach()))
+                traced.append((state.weightings.detach(), interface.detach()))
         trace = self._trace(traced, state, lengths) if return_trace else None
         if hiddens:
             return Unrolled(torch.stack(hiddens), torch.stack(reads), state, trace)
@@ -419,26 +419,26 @@ class NTMCell(nn.Module):
             )
         dtype, _ = dtype_and_device(self.interface)
         interface = self.interface(hidden.to(dtype))
-        read_vectors, memory, weights = functional.step(
+        read_vectors, memory, weightings = functional.step(
             state.memory,
             interface,
-            state.weights,
+            state.weightings,
             num_read_heads=self.num_read_heads,
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             backend=self.backend,
         )
-        return hidden, interface, NTMState(memory, weights, read_vectors, controller_state)
+        return hidden, interface, NTMState(memory, weightings, read_vectors, controller_state)
 
     def _trace(
         self, traced: list[tuple[Tensor, Tensor]], state: NTMState, lengths: Tensor | None
     ) -> Trace:
-        weights = [step[0] for step in traced] or [state.weights.detach()]
-        batch = state.weights.shape[0]
+        weightings = [step[0] for step in traced] or [state.weightings.detach()]
+        batch = state.weightings.shape[0]
         blank = state.memory.new_zeros(batch, self.layout.size)
         interfaces = [step[1].to(blank.dtype) for step in traced] or [blank]
         heads = activate(torch.stack(interfaces), self.layout)
-        trace = Trace(*(part[: len(traced)] for part in (torch.stack(weights), *heads)))
+        trace = Trace(*(part[: len(traced)] for part in (torch.stack(weightings), *heads)))
         if lengths is None:
             return trace
         return Trace(

@@ -20,7 +20,7 @@ class StateSizes(NamedTuple):
     """
 
     memory: tuple[int, int]
-    weights: tuple[int, int]
+    weightings: tuple[int, int]
     read_vectors: tuple[int, int]
     controller: Any
 
@@ -67,7 +67,7 @@ def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) ->
     state = require_state(owner, state)
     lead = () if batch is None else (batch,)
     _check_part(owner, "memory", state.memory, (*lead, *sizes.memory))
-    _check_part(owner, "weights", state.weights, (*lead, *sizes.weights))
+    _check_part(owner, "weightings", state.weightings, (*lead, *sizes.weightings))
     _check_part(owner, "read_vectors", state.read_vectors, (*lead, *sizes.read_vectors))
     if sizes.controller is not None and not _fits(state.controller, sizes.controller, lead):
         raise ValueError(

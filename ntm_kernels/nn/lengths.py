@@ -122,7 +122,7 @@ def hold(active: Tensor, new: NTMState, old: NTMState) -> NTMState:
         controller = map_tensors(torch.zeros_like, new.controller)
     return NTMState(
         select(active, new.memory, old.memory),
-        select(active, new.weights, old.weights),
+        select(active, new.weightings, old.weightings),
         select(active, new.read_vectors, old.read_vectors),
         _hold_nest(active, new.controller, controller),
     )

@@ -50,7 +50,7 @@ class TrainConfig:
     shift_range: Annotated[int, "farthest shift of a head in one step"] = 1
     output_from: Annotated[OutputFrom, "what the output layer reads"] = "features"
     initial_memory: Annotated[InitialValue, "memory at t = 0"] = 1e-6
-    initial_weights: Annotated[Weightings, "weightings at t = 0"] = "one_hot"
+    initial_weightings: Annotated[Weightings, "weightings at t = 0"] = "one_hot"
     initial_read_vectors: Annotated[InitialValue, "read vectors at t = 0"] = "learned"
     initial_controller: Annotated[InitialValue, "controller state at t = 0"] = "learned"
 
@@ -66,7 +66,7 @@ class TrainConfig:
     eps: Annotated[float | None, "epsilon of the optimiser; unset: 1e-4, Adam 1e-8"] = None
     clip: Annotated[ClipValue, "every gradient element is clipped to this magnitude"] = 10.0
     clip_norm: Annotated[
-        ClipValue, "then the gradient of all weights together is scaled down to this norm"
+        ClipValue, "then the gradient of all weightings together is scaled down to this norm"
     ] = "off"
     hold: Annotated[float, "share of the schedule at the full rate; it then falls linearly"] = 0.75
     final_lr: Annotated[float, "rate at the end of the schedule as a share of the full one"] = 0.02
@@ -193,7 +193,7 @@ _POSITIVE = (
 )
 _NTM_ONLY = (
     *("controller", "memory_size", "word_size", "num_read_heads", "num_write_heads"),
-    *("shift_range", "output_from", "backend", "initial_memory", "initial_weights"),
+    *("shift_range", "output_from", "backend", "initial_memory", "initial_weightings"),
     *("initial_read_vectors", "initial_controller"),
 )
 
@@ -278,7 +278,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         **_ADAM,
         "lr": 2e-3,
         "initial_memory": "learned",
-        "initial_weights": "learned",
+        "initial_weightings": "learned",
         "total_sequences": 240_000,
     },
     # Rows that differ from the start: a place for every priority. One layer runs as one fused op.
@@ -286,7 +286,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         **_ADAM,
         "num_layers": 1,
         "initial_memory": "learned",
-        "initial_weights": "learned",
+        "initial_weightings": "learned",
         "total_sequences": 1_600_000,
         "validate_every": 8_000,
         "checkpoint_every": 16_000,

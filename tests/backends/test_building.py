@@ -2,10 +2,10 @@
 
 import pytest
 
-from ntm_kernels.backend.cuda import CudaBackend
-from ntm_kernels.backend.native import NativeBackend
+from ntm_kernels.backends.cpu import CpuBackend
+from ntm_kernels.backends.cuda import CudaBackend
 
-NATIVE = (lambda folder: NativeBackend(folder / "_native.so"), "_native.so", "a C++ compiler")
+CPU = (lambda folder: CpuBackend(folder / "_cpu.so"), "_cpu.so", "a C++ compiler")
 CUDA = (lambda folder: CudaBackend(folder / "_cuda.so", device_type="cpu"), "_cuda.so", "nvcc")
 
 
@@ -16,7 +16,7 @@ def package(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
-@pytest.mark.parametrize(("backend", "library", "compiler"), [NATIVE, CUDA], ids=["native", "cuda"])
+@pytest.mark.parametrize(("backend", "library", "compiler"), [CPU, CUDA], ids=["cpu", "cuda"])
 def test_advice_fits_the_installation(package, backend, library, compiler, broken):
     if broken:
         (package / library).write_text("no library")

@@ -9,8 +9,8 @@ MEMORY = torch.arange(6.0).view(2, 3)
 ALIKE = [
     InitialState(),
     InitialState(memory=1.0),
-    InitialState(weights="learned"),
-    InitialState(memory="learned", weights="zero"),
+    InitialState(weightings="learned"),
+    InitialState(memory="learned", weightings="zero"),
     InitialState(read_vectors=0.5),
     InitialState(controller=0.5),
     InitialState(memory=MEMORY),
@@ -23,7 +23,7 @@ ALIKE = [
 
 def twin(initial):
     memory = initial.memory.clone() if isinstance(initial.memory, torch.Tensor) else initial.memory
-    return InitialState(memory, initial.weights, initial.read_vectors, initial.controller)
+    return InitialState(memory, initial.weightings, initial.read_vectors, initial.controller)
 
 
 @pytest.mark.parametrize("index", range(len(ALIKE)))

@@ -18,8 +18,8 @@ CONTROLLERS = {
 }
 STARTS = {
     "default": InitialState(),
-    "given": InitialState(memory=torch.rand(11, 5), weights="uniform"),
-    "learned": InitialState(memory="learned", weights="learned"),
+    "given": InitialState(memory=torch.rand(11, 5), weightings="uniform"),
+    "learned": InitialState(memory="learned", weightings="learned"),
     "constants": InitialState(memory=0.5, read_vectors=0.25, controller=0.125),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from ntm_kernels import NTM, BackendError, InitialState, backends, use_backend
+from ntm_kernels import NTM, BackendError, InitialState, available_backends, use_backend
 from ntm_kernels.checks import INTEGERS
 
 SIZES = {"hidden_size": 7, "memory_size": 11, "word_size": 5, "num_read_heads": 2}
@@ -79,7 +79,7 @@ def test_lengths_give_what_each_sequence_gives_alone(controller, num_layers):
         torch.testing.assert_close(output[:length, index], alone)
         assert not output[length:, index].any()
         torch.testing.assert_close(state.memory[index], alone_state.memory)
-        torch.testing.assert_close(state.weights[index], alone_state.weights)
+        torch.testing.assert_close(state.weightings[index], alone_state.weightings)
         for part, alone_part in zip(trace, alone_trace, strict=True):
             torch.testing.assert_close(part[:length, index], alone_part)
             assert not part[length:, index].any()
@@ -137,7 +137,7 @@ def test_no_steps_give_the_initial_state():
         model = make(num_layers=layers)
         output, state, trace = model(inputs()[:0], return_trace=True)
         assert output.shape == (0, 4, 2)
-        assert trace.weights.shape == (0, 4, 3, 11)
+        assert trace.weightings.shape == (0, 4, 3, 11)
         assert trace.erase.shape == (0, 4, 1, 5)
         torch.testing.assert_close(state.memory, model.initial_state(4).memory)
 
@@ -146,20 +146,22 @@ def test_no_steps_give_the_initial_state():
 def test_trace_tells_what_the_heads_did(num_layers):
     model = make(num_layers=num_layers)
     _, state, trace = model(inputs(), return_trace=True)
-    torch.testing.assert_close(trace.weights[-1], state.weights)
+    torch.testing.assert_close(trace.weightings[-1], state.weightings)
     assert trace.key.shape == (6, 4, 3, 5)
-    assert not trace.weights.requires_grad
+    assert not trace.weightings.requires_grad
     memory = model.initial_state(4).memory
-    for weights, erase, add in zip(trace.weights[:, :, 2], trace.erase, trace.add, strict=True):
-        memory = memory * (1 - weights[..., None] * erase) + weights[..., None] * add
+    for weightings, erase, add in zip(
+        trace.weightings[:, :, 2], trace.erase, trace.add, strict=True
+    ):
+        memory = memory * (1 - weightings[..., None] * erase) + weightings[..., None] * add
     torch.testing.assert_close(memory, state.memory)
 
 
 def test_state_dict_does_not_depend_on_the_backend():
-    plain, chosen = make(), make(backend="reference")
+    plain, chosen = make(), make(backend="torch")
     assert plain.state_dict().keys() == chosen.state_dict().keys()
     chosen.load_state_dict(plain.state_dict())
-    with use_backend("reference"):
+    with use_backend("torch"):
         expected, _ = plain(inputs())
     torch.testing.assert_close(chosen(inputs())[0], expected, rtol=0, atol=0)
 
@@ -178,7 +180,7 @@ def test_half_precision(dtype, num_layers):
     expected, _ = copy.deepcopy(model).double()(inputs(dtype=dtype).double())
     output, state = model(inputs(dtype=dtype))
     assert output.dtype == dtype
-    assert state.memory.dtype == state.weights.dtype == torch.float32
+    assert state.memory.dtype == state.weightings.dtype == torch.float32
     tolerance = 20 * torch.finfo(dtype).eps
     torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
     output.float().sum().backward()
@@ -218,8 +220,8 @@ def test_compiles_to_one_graph(controller, num_layers):
     ("controller", "num_layers", "with_grad", "backend"),
     [
         ("lstm", 1, True, None),
-        ("feedforward", 1, False, "reference"),
-        ("lstm", 2, True, "reference"),
+        ("feedforward", 1, False, "torch"),
+        ("lstm", 2, True, "torch"),
         ("feedforward", 2, False, None),
     ],
 )
@@ -300,7 +302,7 @@ def test_empty_batch(num_layers, lengths):
     "initial",
     [
         InitialState(),
-        InitialState(memory="learned", weights="learned"),
+        InitialState(memory="learned", weightings="learned"),
         InitialState(memory=torch.ones(11, 5), read_vectors=0.0, controller=0.0),
     ],
 )
@@ -323,7 +325,7 @@ def test_reset_draws_every_parameter_anew(controller, num_layers, initial):
 
 
 def test_learned_start_trains():
-    model = make(initial_state=InitialState(memory="learned", weights="learned"))
+    model = make(initial_state=InitialState(memory="learned", weightings="learned"))
     output, _ = model(inputs())
     output.square().sum().backward()
     for name, parameter in model.named_parameters():
@@ -430,14 +432,17 @@ def test_numpy_integers():
         ({"hidden_size": 10**13}, ("input_weight [4·hidden_size, input]", "make hidden_size")),
         ({"hidden_size": 10**30}, ("input_weight [4·hidden_size, input]", "make hidden_size")),
         ({"word_size": 10**12}, ("recurrent_weight", "word_size")),
-        ({"shift_range": 10**13}, ("interface's weights [P, hidden_size]", "shift_range")),
-        ({"output_size": 10**13}, ("NTM: ", "output layer's weights", "make output_size smaller")),
+        ({"shift_range": 10**13}, ("interface's weightings [P, hidden_size]", "shift_range")),
+        (
+            {"output_size": 10**13},
+            ("NTM: ", "output layer's weightings", "make output_size smaller"),
+        ),
         (
             {"memory_size": 10**13, "initial_state": InitialState(memory="learned")},
             ("learned initial memory [N, M] = [10000000000000, 5]", "start from a constant"),
         ),
         (
-            {"memory_size": 10**13, "initial_state": InitialState(weights="learned")},
+            {"memory_size": 10**13, "initial_state": InitialState(weightings="learned")},
             ("learned initial weights [H, N] = [3, 10000000000000]",),
         ),
     ],
@@ -522,7 +527,7 @@ def test_dtypes_that_nothing_computes_in_are_refused(dtype):
 
 
 def test_a_backend_that_is_not_available_is_refused_at_the_call():
-    missing = [status.name for status in backends() if not status.available]
+    missing = [status.name for status in available_backends() if not status.available]
     if not missing:
         pytest.skip("every backend is available")
     model = make(backend=missing[0])

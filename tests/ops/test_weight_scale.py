@@ -13,7 +13,7 @@ from functools import lru_cache
 import pytest
 import torch
 
-from ntm_kernels.backend.reference import addressing
+from ntm_kernels.backends.torch import addressing
 from tests.support.cases import F64, Case, Dtypes, arguments, call, cotangents, run, to_dtype
 from tests.support.table import Entry, each_backend, fitting
 from tests.support.tolerance import allowed_error, largest_error
@@ -23,9 +23,9 @@ TRAJECTORIES = 5
 BAD_LUCK = 20
 EXPLODED = 1e6
 CASES = [
-    Case("sequence", 2, 8, 4, 2, 2, time=7, hidden=10, inputs=3),
-    Case("sequence", 2, 8, 1, time=7, hidden=10, inputs=3),
-    Case("sequence", 2, 8, 1, time=7, hidden=10, inputs=3, controller="feedforward"),
+    Case("sequence", 2, 8, 4, 2, 2, time=7, hidden_size=10, input_size=3),
+    Case("sequence", 2, 8, 1, time=7, hidden_size=10, input_size=3),
+    Case("sequence", 2, 8, 1, time=7, hidden_size=10, input_size=3, controller="feedforward"),
 ]
 
 
@@ -39,11 +39,11 @@ def at_scale(case, seed):
         tensors[name] = SCALE * bound * (2 * noise - 1)
 
     for name in ("recurrent_weight", "input_weight", "input_bias"):
-        uniform(name, case.hidden**-0.5)
-    uniform("interface_weight", 1.4 * math.sqrt(6 / (case.layout.size + case.hidden)))
+        uniform(name, case.hidden_size**-0.5)
+    uniform("interface_weight", 1.4 * math.sqrt(6 / (case.layout.size + case.hidden_size)))
     tensors["interface_bias"] *= SCALE * 0.01
     tensors["memory"][:] = 1e-6
-    tensors["weights"][:] = torch.eye(case.locations)[0]
+    tensors["weightings"][:] = torch.eye(case.memory_size)[0]
     tensors["read_vectors"] *= 0.01
     for name in {"hidden", "cell"} & tensors.keys():
         tensors[name] *= 0.05
@@ -110,4 +110,4 @@ def test_a_worse_backend_is_noticed(monkeypatch, case):
     exact = addressing.content
     monkeypatch.setattr(addressing, "content", lambda *given: exact(*given).half().float())
     with pytest.raises(AssertionError, match="error / allowed"):
-        assert_as_good(Entry("reference", "cpu"), case)
+        assert_as_good(Entry("torch", "cpu"), case)

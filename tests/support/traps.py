@@ -33,10 +33,10 @@ def _write(heads, spread=False):
     """Every head erases all of location 2, ``w e = 1`` exactly; one of them also elsewhere."""
     case = Case("write", 2, 6, 4, heads)
     tensors = arguments(case)
-    tensors["weights"][:] = ONE_HOT
+    tensors["weightings"][:] = ONE_HOT
     tensors["erase"][:] = 1
     if spread:
-        tensors["weights"][:, 0] = 1 / 6
+        tensors["weightings"][:, 0] = 1 / 6
         tensors["erase"][:, 0, 1] = 0
     return case, tensors
 
@@ -47,10 +47,10 @@ def _step(raw, **changes):
     tensors = arguments(case)
     generator = torch.Generator().manual_seed(7)
     sign = torch.randint(0, 2, tensors["interface"].shape, generator=generator) * 2 - 1
-    keys = case.heads * case.words
+    keys = case.num_heads * case.word_size
     extreme = (raw * sign).double()
     extreme[:, :keys] = tensors["interface"][:, :keys]
-    extreme[:, -case.write_heads * case.words :] *= 1e-4
+    extreme[:, -case.num_write_heads * case.word_size :] *= 1e-4
     tensors["interface"] = extreme
     for name, value in changes.items():
         tensors[name] = value.to(torch.float64).expand_as(tensors[name]).clone()
@@ -59,12 +59,12 @@ def _step(raw, **changes):
 
 def _sequence(controller, raw, memory=None):
     """All heads on location 0, and raw parameters around ±raw."""
-    case = Case("sequence", 2, 5, 3, 1, 2, time=3, hidden=3, controller=controller)
+    case = Case("sequence", 2, 5, 3, 1, 2, time=3, hidden_size=3, controller=controller)
     tensors = arguments(case)
     if memory is not None:
         tensors["memory"][:] = memory
-    tensors["weights"][:] = torch.eye(5)[0]
-    parameters = slice(case.heads * case.words, -case.write_heads * case.words)
+    tensors["weightings"][:] = torch.eye(5)[0]
+    parameters = slice(case.num_heads * case.word_size, -case.num_write_heads * case.word_size)
     generator = torch.Generator().manual_seed(7)
     bias = tensors["interface_bias"][parameters]
     sign = torch.randint(0, 2, bias.shape, generator=generator) * 2 - 1
@@ -89,36 +89,42 @@ TRAPS = {
     "gate 1": lambda: _address(gate=1.0),
     "gate close to 1": lambda: _address(gate=1 - 2.0**-12),
     "one-hot, sharpening 1": lambda: _address(
-        gate=0.0, previous_weights=ONE_HOT, shift=STAY, sharpening=1.0
+        gate=0.0, previous_weightings=ONE_HOT, shift=STAY, sharpening=1.0
     ),
     "one-hot, sharpening 1.5": lambda: _address(
-        gate=0.0, previous_weights=ONE_HOT, shift=STAY, sharpening=1.5
+        gate=0.0, previous_weightings=ONE_HOT, shift=STAY, sharpening=1.5
     ),
     "one-hot, sharpening 2": lambda: _address(
-        gate=0.0, previous_weights=ONE_HOT, shift=STAY, sharpening=2.0
+        gate=0.0, previous_weightings=ONE_HOT, shift=STAY, sharpening=2.0
     ),
-    "one-hot, sharpening 30": lambda: _address(gate=0.0, previous_weights=ONE_HOT, sharpening=30.0),
+    "one-hot, sharpening 30": lambda: _address(
+        gate=0.0, previous_weightings=ONE_HOT, sharpening=30.0
+    ),
     "sharpening 1": lambda: _address(sharpening=1.0),
     "sharpening 100": lambda: _address(sharpening=100.0),
     "sharpening 1e4": lambda: _address(sharpening=1e4),
-    "no weighting": lambda: _address(gate=0.0, previous_weights=0.0),
-    "no weighting, sharpening 1": lambda: _address(gate=0.0, previous_weights=0.0, sharpening=1.0),
-    "no weighting before": lambda: _address(previous_weights=0.0),
+    "no weighting": lambda: _address(gate=0.0, previous_weightings=0.0),
+    "no weighting, sharpening 1": lambda: _address(
+        gate=0.0, previous_weightings=0.0, sharpening=1.0
+    ),
+    "no weighting before": lambda: _address(previous_weightings=0.0),
     "weightings around epsilon": lambda: _address(
         gate=0.0,
-        previous_weights=1e-20 * torch.tensor([[0.99], [1.01]]) * NEAR / NEAR.max(),
+        previous_weightings=1e-20 * torch.tensor([[0.99], [1.01]]) * NEAR / NEAR.max(),
         shift=STAY,
     ),
-    "nearly no weighting": lambda: _address(gate=1e-18, previous_weights=0.0),
-    "no weighting but for rounding": lambda: _address(gate=1e-30, previous_weights=0.0),
+    "nearly no weighting": lambda: _address(gate=1e-18, previous_weightings=0.0),
+    "no weighting but for rounding": lambda: _address(gate=1e-30, previous_weightings=0.0),
     "write, one head": lambda: _write(1),
     "write, two heads": lambda: _write(2),
     "write, three heads": lambda: _write(3, spread=True),
     "raw parameters 30": lambda: _step(30),
     "raw parameters 1000": lambda: _step(1e3),
     "raw parameters 1e4": lambda: _step(1e4),
-    "raw parameters 1e4, one-hot": lambda: _step(1e4, previous_weights=ONE_HOT),
-    "raw parameters 1e4, no weighting before": lambda: _step(1e4, previous_weights=torch.zeros(())),
+    "raw parameters 1e4, one-hot": lambda: _step(1e4, previous_weightings=ONE_HOT),
+    "raw parameters 1e4, no weighting before": lambda: _step(
+        1e4, previous_weightings=torch.zeros(())
+    ),
     "sequence from the default start": lambda: _sequence("lstm", 1, memory=1e-6),
     "sequence saturated": lambda: _sequence("lstm", 1e4),
     "feed-forward sequence saturated": lambda: _sequence("feedforward", 1e4),
@@ -157,30 +163,30 @@ def _sequence_with(name, value, controller="lstm", **sizes):
 
 inf, nan = torch.inf, torch.nan
 OUTSIDE = {
-    "negative weight": lambda: _set(WIDE, previous_weights=((0, 1, 20), -3.0)),
+    "negative weight": lambda: _set(WIDE, previous_weightings=((0, 1, 20), -3.0)),
     "negative weight, sharpening 2": lambda: _set(
-        WIDE, previous_weights=((0, 1, 36), -3.0), sharpening=((0, 1), 2.0)
+        WIDE, previous_weightings=((0, 1, 36), -3.0), sharpening=((0, 1), 2.0)
     ),
     "negative weight, sharpening 0": lambda: _set(
-        WIDE, previous_weights=((0, 1, 33), -3.0), sharpening=((0, 1), 0.0)
+        WIDE, previous_weightings=((0, 1, 33), -3.0), sharpening=((0, 1), 0.0)
     ),
     "negative weight, sharpening 1": lambda: _set(
-        WIDE, previous_weights=((0, 0, 0), -3.0), sharpening=((0, 0), 1.0)
+        WIDE, previous_weightings=((0, 0, 0), -3.0), sharpening=((0, 0), 1.0)
     ),
-    "weights all negative": lambda: _address(gate=0.0, previous_weights=lambda w: -w),
+    "weightings all negative": lambda: _address(gate=0.0, previous_weightings=lambda w: -w),
     "a negative weight and nothing else": lambda: _address(
-        gate=0.0, previous_weights=NEXT_TO_NOTHING
+        gate=0.0, previous_weightings=NEXT_TO_NOTHING
     ),
     "negative weight beside a zero row": lambda: _address(
-        memory=_with_zero(0, 3), previous_weights=lambda w: w - 2 * ONE_HOT
+        memory=_with_zero(0, 3), previous_weightings=lambda w: w - 2 * ONE_HOT
     ),
-    "weights above 1": lambda: _set(WIDE, previous_weights=((0, 0), 3.0)),
-    "infinite weight": lambda: _set(WIDE, previous_weights=((0, 1, 20), inf)),
+    "weightings above 1": lambda: _set(WIDE, previous_weightings=((0, 0), 3.0)),
+    "infinite weight": lambda: _set(WIDE, previous_weightings=((0, 1, 20), inf)),
     "NaN weight, sharpening 0": lambda: _set(
-        WIDE, previous_weights=((0, 1, 20), nan), sharpening=((0, 1), 0.0)
+        WIDE, previous_weightings=((0, 1, 20), nan), sharpening=((0, 1), 0.0)
     ),
     "gate 1.5": lambda: _address(gate=1.5),
-    "gate 1.5, nothing negative": lambda: _address(gate=1.5, previous_weights=0.0),
+    "gate 1.5, nothing negative": lambda: _address(gate=1.5, previous_weightings=0.0),
     "gate -0.5": lambda: _address(gate=-0.5),
     "gate infinite": lambda: _set(ADDRESS, gate=((0, 1), inf)),
     "negative tap": lambda: _address(shift=torch.tensor([0.5, -0.25, 0.75])),
@@ -189,44 +195,46 @@ OUTSIDE = {
     "sharpening 0.5": lambda: _address(sharpening=0.5),
     "sharpening 0.5 of zeros": lambda: _address(
         gate=0.0,
-        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        previous_weightings=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
         sharpening=0.5,
     ),
     "sharpening 0": lambda: _address(sharpening=0.0),
     "sharpening 0 of zeros": lambda: _address(
         gate=0.0,
-        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        previous_weightings=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
         sharpening=0.0,
     ),
     "sharpening -1.5": lambda: _address(sharpening=-1.5),
     "sharpening -1.5 of zeros": lambda: _address(
         gate=0.0,
-        previous_weights=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
+        previous_weightings=torch.tensor([0.0, 0.0, 0.25, 0.75, 0.0, 0.0]),
         sharpening=-1.5,
     ),
     "sharpening infinite": lambda: _set(WIDE, sharpening=((0, 1), inf)),
     "sharpening infinite of nothing": lambda: _address(
-        gate=0.0, previous_weights=0.0, sharpening=inf
+        gate=0.0, previous_weightings=0.0, sharpening=inf
     ),
     "sharpening infinite of one location": lambda: _set(
         Case("address", 1, 1, 4), sharpening=((0, 0), inf)
     ),
-    "sharpening NaN of nothing": lambda: _address(gate=0.0, previous_weights=0.0, sharpening=nan),
+    "sharpening NaN of nothing": lambda: _address(
+        gate=0.0, previous_weightings=0.0, sharpening=nan
+    ),
     "strength -3": lambda: _address(strength=-3.0),
     "strength infinite": lambda: _set(ADDRESS, strength=((0, 1), inf)),
     "strength minus infinite": lambda: _set(ADDRESS, strength=((0, 1), -inf)),
     "memory infinite": lambda: _set(ADDRESS, memory=((0, 2, 1), inf)),
     "key infinite": lambda: _set(ADDRESS, key=((0, 1, 1), -inf)),
-    "read, weights of any size": lambda: _set(
-        Case("read", 2, 6, 4, 2), weights=((0,), [-1.0, 2, 0, 5, -3, 0.5])
+    "read, weightings of any size": lambda: _set(
+        Case("read", 2, 6, 4, 2), weightings=((0,), [-1.0, 2, 0, 5, -3, 0.5])
     ),
-    "read, weight infinite": lambda: _set(Case("read", 2, 6, 4, 2), weights=((0, 1, 2), inf)),
+    "read, weight infinite": lambda: _set(Case("read", 2, 6, 4, 2), weightings=((0, 1, 2), inf)),
     "read, memory infinite": lambda: _set(Case("read", 2, 6, 4, 2), memory=((0, 1, 2), inf)),
 }
 OUTSIDE |= {
     f"write, {heads} heads, any size": lambda heads=heads: _set(
         Case("write", 2, 6, 4, heads),
-        weights=((0, 0), [-1.0, 2, 0, 5, -3, 0.5]),
+        weightings=((0, 0), [-1.0, 2, 0, 5, -3, 0.5]),
         erase=((0, heads - 1), [-0.5, 1.5, 3, 1]),
     )
     for heads in (1, 2, 6)
@@ -236,8 +244,8 @@ OUTSIDE |= {
         Case("write", 2, 20, 4, heads), **{name: ((0, heads - 1, 2), inf)}
     )
     for heads, names in (
-        (1, ("weights", "erase", "add", "memory")),
-        (2, ("weights", "erase", "memory")),
+        (1, ("weightings", "erase", "add", "memory")),
+        (2, ("weightings", "erase", "memory")),
         (6, ("memory",)),
     )
     for name in names
@@ -251,15 +259,15 @@ OUTSIDE |= {
         dict.fromkeys(("strength", "gate", "shift", "sharpening", "erase"), -inf)
     ),
     "step, negative weight": lambda: _set(
-        Case("step", 2, 20, 4), previous_weights=((0, 1, 18), -3.0)
+        Case("step", 2, 20, 4), previous_weightings=((0, 1, 18), -3.0)
     ),
     "step, negative weight of several": lambda: _set(
-        Case("step", 2, 20, 4, 2, 2), previous_weights=((0, 1, 18), -3.0)
+        Case("step", 2, 20, 4, 2, 2), previous_weightings=((0, 1, 18), -3.0)
     ),
     "step, memory infinite": lambda: _set(Case("step", 2, 20, 4), memory=((0, 1, 2), inf)),
-    "sequence, negative weight": lambda: _sequence_with("weights", -3.0),
-    "sequence, negative weights of several": lambda: _sequence_with(
-        "weights", -3.0, "feedforward", read_heads=2, write_heads=2
+    "sequence, negative weight": lambda: _sequence_with("weightings", -3.0),
+    "sequence, negative weightings of several": lambda: _sequence_with(
+        "weightings", -3.0, "feedforward", num_read_heads=2, num_write_heads=2
     ),
     "sequence, memory infinite": lambda: _sequence_with("memory", inf),
     "sequence, cell infinite": lambda: _sequence_with("cell", inf),

@@ -53,7 +53,7 @@ def test_copy_default_is_what_generalises():
     config = preset("copy")
     assert config.output_from == "read_vectors"
     assert (config.hold, config.final_lr, config.total_sequences) == (0.75, 0.02, 80_000)
-    assert config.initial_weights == "one_hot"
+    assert config.initial_weightings == "one_hot"
 
 
 def test_recall_default_is_what_learns():
@@ -62,7 +62,7 @@ def test_recall_default_is_what_learns():
     assert (config.num_read_heads, config.num_write_heads) == (1, 1)
     assert (config.memory_size, config.word_size) == (32, 20)
     assert config.output_from == "read_vectors"
-    assert (config.initial_memory, config.initial_weights) == (1e-6, "one_hot")
+    assert (config.initial_memory, config.initial_weightings) == (1e-6, "one_hot")
     assert (config.optimiser, config.lr, config.batch_size) == ("graves_rmsprop", 1e-3, 4)
     assert (config.decay, config.momentum, config.eps) == (None, None, None)
     assert (config.clip, config.clip_norm) == ("off", 2.0)
@@ -80,7 +80,7 @@ def test_the_other_defaults_are_what_was_trained(task):
     assert config.lr == (2e-3 if task == "ngrams" else 1e-3)
     assert config.num_layers == 1
     assert config.task == tasks.make(task), "posed as in the paper"
-    learned = (config.initial_memory, config.initial_weights)
+    learned = (config.initial_memory, config.initial_weightings)
     assert (
         learned
         == {
@@ -133,7 +133,7 @@ def test_every_field_reaches_the_model():
     model = build_model(config)
     state = model.initial_state(4)
     assert state.memory.shape == (4, 7, 5)
-    assert state.weights.shape == (4, 5, 7)
+    assert state.weightings.shape == (4, 5, 7)
     assert (state.read_vectors == 0.5).all()
     assert state.memory.requires_grad
     assert model.output.weight.shape == (8, 11 + 2 * 5)
