@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas check-all sanitize sanitize-native other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,7 +41,7 @@ lint: | $(filter .venv/%,$(PYTHON)) ## check style and types
 	$(if $(cxx_sources),$(clang_format) --dry-run -Werror $(cxx_sources))
 	$(PYTHON) -m mypy
 
-build: | $(filter .venv/%,$(PYTHON)) ## compile the native kernels in place, where there is a compiler
+build: | $(filter .venv/%,$(PYTHON)) ## compile the CPU kernels in place, where there is a compiler
 	$(ensure) --need setuptools
 	@$(PYTHON) setup.py --quiet build_ext --inplace
 
@@ -50,7 +50,7 @@ test: build ## run the tests (minutes)
 	@$(pytest) -m "not slow"
 
 # The kernels are compiled for three instruction sets; the other tests run on the best alone.
-test-isas: build ## run the ops on the native kernels of the lesser instruction sets
+test-isas: build ## run the ops on the CPU kernels of the lesser instruction sets
 	$(ensure) --need $(testing)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
 
@@ -59,7 +59,7 @@ check-all: lint build ## run every check there is, the slow ones too
 	@$(pytest)
 	@$(MAKE) --no-print-directory test-isas
 	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical
-	@$(PYTHON) -m scripts.sanitize_native
+	@$(PYTHON) -m scripts.sanitize_cpu
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
@@ -70,9 +70,9 @@ sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator 
 	$(ensure) --need $(testing)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
 
-sanitize-native: | $(filter .venv/%,$(PYTHON)) ## run the native kernels under sanitizers
+sanitize-cpu: | $(filter .venv/%,$(PYTHON)) ## run the CPU kernels under sanitizers
 	$(ensure) --need setuptools $(testing)
-	@$(PYTHON) -m scripts.sanitize_native $(ARGS)
+	@$(PYTHON) -m scripts.sanitize_cpu $(ARGS)
 
 other-torch: | $(filter .venv/%,$(PYTHON)) ## build, install and test with a CUDA torch, in its own environment
 	@$(PYTHON) -m scripts.other_torch $(ARGS)

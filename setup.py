@@ -1,11 +1,11 @@
 """Builds the optional kernels; all else about the package stands in pyproject.toml.
 
-For the CPU `ntm_kernels/_native.so`, loaded with `torch.ops.load_library`: C++ only, no Python
+For the CPU `ntm_kernels/_cpu.so`, loaded with `torch.ops.load_library`: C++ only, no Python
 headers. For GPUs `ntm_kernels/_cuda.so`, loaded with ctypes: plain CUDA, the same whatever torch is
 installed. What cannot be built is left out of the package, and one line says why.
 
 Environment:
-    NTM_KERNELS_REQUIRE_NATIVE=1  fail instead of leaving the native kernels out
+    NTM_KERNELS_REQUIRE_CPU=1  fail instead of leaving the CPU kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them for a
                                   torch without CUDA too
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)
@@ -199,7 +199,7 @@ class BuildKernels(build_ext):
 
     def builders(self) -> dict[str, tuple[str, Callable[[Path], str]]]:
         return {
-            "ntm_kernels._native": ("native CPU kernels", self.build_native),
+            "ntm_kernels._cpu": ("CPU kernels", self.build_cpu),
             "ntm_kernels._cuda": ("CUDA kernels", self.build_cuda),
         }
 
@@ -233,7 +233,7 @@ class BuildKernels(build_ext):
         run([nvcc, *NVCC_LINK_FLAGS, *map(str, objects), "-o", str(library)])
         return f"{', '.join(architectures)}; {nvcc}"
 
-    def build_native(self, library: Path) -> str:
+    def build_cpu(self, library: Path) -> str:
         """Build the library for the CPU and say in a few words what it was built from."""
         if not SOURCES:
             raise Unavailable("no sources in csrc")
@@ -277,7 +277,7 @@ def extension(name: str, sources: list[Path], requirement: str) -> Extension:
 
 setup(
     ext_modules=[
-        extension("_native", SOURCES + ISA_SOURCES, "NTM_KERNELS_REQUIRE_NATIVE"),
+        extension("_cpu", SOURCES + ISA_SOURCES, "NTM_KERNELS_REQUIRE_CPU"),
         *([extension("_cuda", CUDA_SOURCES, "NTM_KERNELS_REQUIRE_CUDA")] if CUDA_SOURCES else []),
     ],
     cmdclass={"build_ext": BuildKernels},

@@ -72,7 +72,7 @@ class Claims:
         self.ours: Contender = BackendContender(ours, "the backend a CPU call gets by itself")
 
     def training(self) -> list[Finding]:
-        """1: a training iteration against nn.LSTM, and the reference backend beside it."""
+        """1: a training iteration against nn.LSTM, and the torch backend beside it."""
         targets = {
             1: Target(0.8, True, stretch=0.6),
             16: Target(1.4, True, stretch=1.1),
@@ -166,7 +166,7 @@ class Claims:
         ]
 
     def _reference(self) -> Contender:
-        return BackendContender("reference", "ntm_kernels, backend reference")
+        return BackendContender("torch", "ntm_kernels, backend torch")
 
     def _side_by_side(
         self, subject: str, measured: str, others: Sequence[Contender], workload: Workload

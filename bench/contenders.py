@@ -15,7 +15,7 @@ from bench.workload import Workload
 from ntm_kernels import NTM, NTMCell, NTMState, functional, reference, tasks
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Memory, raw interface vector and previous weights -> read vectors, memory and weights."""
+"""Memory, raw interface vector and previous weightings -> read vectors, memory and weightings."""
 
 
 class Unsupported(Exception):
@@ -186,10 +186,10 @@ class EagerNTM(nn.Module):
             seen = torch.cat((x, state.read_vectors.flatten(1)), -1)
             hidden, controller = cell.controller(seen, state.controller)
         interface = cell.interface(hidden)
-        reads, memory, weights = reference.step(
-            state.memory, interface, state.weights, **self.heads
+        reads, memory, weightings = reference.step(
+            state.memory, interface, state.weightings, **self.heads
         )
-        return cell.features(hidden, reads), NTMState(memory, weights, reads, controller)
+        return cell.features(hidden, reads), NTMState(memory, weightings, reads, controller)
 
 
 def heads(workload: Workload) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def live(device: str) -> list[Contender]:
     """Every contender that this machine has by itself."""
     found: list[Contender] = []
     on_cuda = torch.device(device).type == "cuda"
-    for status in ntm_kernels.backends():
+    for status in ntm_kernels.available_backends():
         if not status.available:
             continue
         about = f"ntm_kernels, backend {status.name}: {status.reason}"

@@ -113,7 +113,7 @@ def describe(workload: Workload) -> str:
         f"R={w.num_read_heads} W={w.num_write_heads} C={w.hidden_size}"
     )
     if w.shift_range != Workload.shift_range:
-        text += f" S={w.layout.taps}"
+        text += f" S={w.layout.num_taps}"
     if w.controller != Workload.controller:
         text += f" controller={w.controller}"
     return text + (f" threads={w.threads}" if w.threads > 1 else "")

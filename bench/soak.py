@@ -95,7 +95,7 @@ class Watch:
             self._gradients.clear()
             return
         update = {
-            "weights": self._model.state_dict(),
+            "weightings": self._model.state_dict(),
             "inputs": self._inputs,
             "gradients": self._gradients,
         }
@@ -153,7 +153,7 @@ def soak(config: TrainConfig, folder: Path) -> str:
     counters = trainer.counters
     return (
         f"{config.task.name}, {config.dtype}: {counters.updates:,} updates in "
-        f"{counters.seconds:.0f} s, loss, gradients, weights and state all finite; "
+        f"{counters.seconds:.0f} s, loss, gradients, weightings and state all finite; "
         f"{counters.excess_bits:.4f} bits above the optimum at the end"
     )
 

@@ -2,7 +2,7 @@
 
     python -m bench.tune_triton [--device cuda] [--seconds 2]
 
-Each candidate differs from the table, ntm_kernels/backend/triton/launch.py, in one entry. What is
+Each candidate differs from the table, ntm_kernels/backends/triton/launch.py, in one entry. What is
 faster on a card goes into the table by hand, with its reason.
 """
 
@@ -19,9 +19,9 @@ from bench.cli import QUICK_LIMITS
 from bench.contenders import BackendContender
 from bench.runner import Runner
 from bench.workload import Workload
-from ntm_kernels.backend import register
-from ntm_kernels.backend.triton import TritonBackend
-from ntm_kernels.backend.triton.launch import TABLE, Table
+from ntm_kernels.backends import register
+from ntm_kernels.backends.triton import TritonBackend
+from ntm_kernels.backends.triton.launch import TABLE, Table
 
 WARPS = (1, 2, 4, 8, 16)
 # Entries of the table by what they act on, and the values to try.

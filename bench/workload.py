@@ -70,7 +70,7 @@ def sequence_cost(workload: Workload, measured: str) -> Cost:
     # dot products of the keys and norms; reads; erases (three operations) and adds (two)
     memory = cells * words * (2 * heads + 2 + 2 * w.num_read_heads + 5 * w.num_write_heads)
     # cosine and softmax 5, interpolation 3, shift 2 a tap, sharpening 5
-    weightings = heads * cells * (13 + 2 * layout.taps)
+    weightings = heads * cells * (13 + 2 * layout.num_taps)
     flops = w.time * w.batch * (2 * (matrices + outside) + memory + weightings)
     state = w.batch * cells * (words + heads)
     traffic = w.time * FLOAT_BYTES * (matrices + 2 * state)

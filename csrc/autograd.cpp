@@ -1,4 +1,4 @@
-// The derivatives of torch.ops.ntm_native.step and sequence, for calls that come straight from
+// The derivatives of torch.ops.ntm_cpu.step and sequence, for calls that come straight from
 // `ntm_kernels.functional`. A call through torch.ops.ntm has its derivative from there, in Python,
 // which takes a good part of the time of a small one.
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -52,14 +52,14 @@ variable_list recorded(const char* backward, torch::jit::Stack stack) {
 
 struct Step : Function<Step> {
   static variable_list forward(AutogradContext* ctx, const Tensor& memory, const Tensor& interface,
-                               const Tensor& previous_weights, int64_t read_heads,
-                               int64_t write_heads, int64_t shift_range) {
+                               const Tensor& previous_weightings, int64_t num_read_heads,
+                               int64_t num_write_heads, int64_t shift_range) {
     const at::AutoDispatchBelowADInplaceOrView below;
     variable_list results =
-        step(memory, interface, previous_weights, read_heads, write_heads, shift_range);
+        step(memory, interface, previous_weightings, num_read_heads, num_write_heads, shift_range);
     ctx->set_materialize_grads(false);
-    ctx->saved_data["numbers"] = std::vector<int64_t>{read_heads, write_heads, shift_range};
-    ctx->save_for_backward({memory, interface, previous_weights, results[2]});
+    ctx->saved_data["numbers"] = std::vector<int64_t>{num_read_heads, num_write_heads, shift_range};
+    ctx->save_for_backward({memory, interface, previous_weightings, results[2]});
     return results;
   }
 
@@ -75,7 +75,7 @@ struct Step : Function<Step> {
       for (const Tensor& tensor : kept) stack.emplace_back(tensor);
       stack.emplace_back(Tensors());
       for (const int64_t number : numbers) stack.emplace_back(number);
-      stack.emplace_back("native");
+      stack.emplace_back("cpu");
       results = recorded("ntm::step_backward", std::move(stack));
     } else {
       results = step_backward(maybe(grads[0]), maybe(grads[1]), maybe(grads[2]), kept[0], kept[1],
@@ -94,23 +94,23 @@ struct Sequence : Function<Sequence> {
   static variable_list forward(AutogradContext* ctx, const Tensor& input,
                                const Tensor& recurrent_weight, const Tensor& interface_weight,
                                const Tensor& interface_bias, const Tensor& memory,
-                               const Tensor& weights, const Tensor& read_vectors,
+                               const Tensor& weightings, const Tensor& read_vectors,
                                const MaybeTensor& hidden, const MaybeTensor& cell,
                                const MaybeTensor& lengths, const MaybeTensor& input_weight,
-                               const MaybeTensor& input_bias, int64_t read_heads,
-                               int64_t write_heads, int64_t shift_range, int64_t checkpoint_every,
-                               bool return_trace) {
+                               const MaybeTensor& input_bias, int64_t num_read_heads,
+                               int64_t num_write_heads, int64_t shift_range,
+                               int64_t checkpoint_every, bool return_trace) {
     const at::AutoDispatchBelowADInplaceOrView below;
     variable_list results =
-        sequence(input, recurrent_weight, interface_weight, interface_bias, memory, weights,
-                 read_vectors, hidden, cell, lengths, input_weight, input_bias, read_heads,
-                 write_heads, shift_range, checkpoint_every, true, return_trace);
+        sequence(input, recurrent_weight, interface_weight, interface_bias, memory, weightings,
+                 read_vectors, hidden, cell, lengths, input_weight, input_bias, num_read_heads,
+                 num_write_heads, shift_range, checkpoint_every, true, return_trace);
     variable_list kept{input,
                        recurrent_weight,
                        interface_weight,
                        interface_bias,
                        memory,
-                       weights,
+                       weightings,
                        read_vectors,
                        or_undefined(hidden),
                        or_undefined(cell),
@@ -123,7 +123,7 @@ struct Sequence : Function<Sequence> {
     results.resize(kResults);
     ctx->set_materialize_grads(false);
     ctx->saved_data["numbers"] =
-        std::vector<int64_t>{read_heads, write_heads, shift_range, checkpoint_every};
+        std::vector<int64_t>{num_read_heads, num_write_heads, shift_range, checkpoint_every};
     ctx->mark_non_differentiable({results[7], results[8]});
     ctx->save_for_backward(std::move(kept));
     return results;
@@ -148,7 +148,7 @@ struct Sequence : Function<Sequence> {
       stack.emplace_back(kept[kHidden].defined() ? "lstm" : "feedforward");
       stack.emplace_back(numbers[3]);
       stack.emplace_back(input_needs_grad);
-      stack.emplace_back("native");
+      stack.emplace_back("cpu");
       results = recorded("ntm::sequence_backward", std::move(stack));
     } else {
       results = sequence_backward(
@@ -178,36 +178,39 @@ bool needs_grad(const Given&... given) {
   return at::GradMode::is_enabled() && (one(given) || ...);
 }
 
-Tensors step_recorded(const Tensor& memory, const Tensor& interface, const Tensor& previous_weights,
-                      int64_t read_heads, int64_t write_heads, int64_t shift_range) {
-  if (needs_grad(memory, interface, previous_weights)) {
-    return Step::apply(memory, interface, previous_weights, read_heads, write_heads, shift_range);
+Tensors step_recorded(const Tensor& memory, const Tensor& interface,
+                      const Tensor& previous_weightings, int64_t num_read_heads,
+                      int64_t num_write_heads, int64_t shift_range) {
+  if (needs_grad(memory, interface, previous_weightings)) {
+    return Step::apply(memory, interface, previous_weightings, num_read_heads, num_write_heads,
+                       shift_range);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
-  return step(memory, interface, previous_weights, read_heads, write_heads, shift_range);
+  return step(memory, interface, previous_weightings, num_read_heads, num_write_heads, shift_range);
 }
 
 Tensors sequence_recorded(const Tensor& input, const Tensor& recurrent_weight,
                           const Tensor& interface_weight, const Tensor& interface_bias,
-                          const Tensor& memory, const Tensor& weights, const Tensor& read_vectors,
-                          const MaybeTensor& hidden, const MaybeTensor& cell,
-                          const MaybeTensor& lengths, const MaybeTensor& input_weight,
-                          const MaybeTensor& input_bias, int64_t read_heads, int64_t write_heads,
-                          int64_t shift_range, int64_t checkpoint_every, bool save_for_backward,
-                          bool return_trace) {
-  if (needs_grad(input, recurrent_weight, interface_weight, interface_bias, memory, weights,
+                          const Tensor& memory, const Tensor& weightings,
+                          const Tensor& read_vectors, const MaybeTensor& hidden,
+                          const MaybeTensor& cell, const MaybeTensor& lengths,
+                          const MaybeTensor& input_weight, const MaybeTensor& input_bias,
+                          int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range,
+                          int64_t checkpoint_every, bool save_for_backward, bool return_trace) {
+  if (needs_grad(input, recurrent_weight, interface_weight, interface_bias, memory, weightings,
                  read_vectors, hidden, cell, input_weight, input_bias)) {
     return Sequence::apply(input, recurrent_weight, interface_weight, interface_bias, memory,
-                           weights, read_vectors, hidden, cell, lengths, input_weight, input_bias,
-                           read_heads, write_heads, shift_range, checkpoint_every, return_trace);
+                           weightings, read_vectors, hidden, cell, lengths, input_weight,
+                           input_bias, num_read_heads, num_write_heads, shift_range,
+                           checkpoint_every, return_trace);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
-  return sequence(input, recurrent_weight, interface_weight, interface_bias, memory, weights,
-                  read_vectors, hidden, cell, lengths, input_weight, input_bias, read_heads,
-                  write_heads, shift_range, checkpoint_every, save_for_backward, return_trace);
+  return sequence(input, recurrent_weight, interface_weight, interface_bias, memory, weightings,
+                  read_vectors, hidden, cell, lengths, input_weight, input_bias, num_read_heads,
+                  num_write_heads, shift_range, checkpoint_every, save_for_backward, return_trace);
 }
 
-TORCH_LIBRARY_IMPL(ntm_native, AutogradCPU, m) {
+TORCH_LIBRARY_IMPL(ntm_cpu, AutogradCPU, m) {
   m.impl("step", step_recorded);
   m.impl("sequence", sequence_recorded);
 }

@@ -15,56 +15,56 @@ struct Address {
   const T* memory;       // [B, N, M]
   Heads<const T> heads;  // of the first sequence: key [B, H, M], strength [B, H], …
   const T* previous;     // [B, H, N]
-  T* weights;            // [B, H, N]
+  T* weightings;         // [B, H, N]
 };
 
 template <typename T>
 struct AddressBackward {
   const T* memory;  // [B, N, M]
   Heads<const T> heads;
-  const T* previous;   // [B, H, N]
-  const T* d_weights;  // [B, H, N]
-  T* d_memory;         // [B, N, M]
+  const T* previous;      // [B, H, N]
+  const T* d_weightings;  // [B, H, N]
+  T* d_memory;            // [B, N, M]
   Heads<T> d_heads;
   T* d_previous;  // [B, H, N]
 };
 
 template <typename T>
 struct Read {
-  const T* memory;   // [B, N, M]
-  const T* weights;  // [B, R, N]
-  T* read_vectors;   // [B, R, M]
+  const T* memory;      // [B, N, M]
+  const T* weightings;  // [B, R, N]
+  T* read_vectors;      // [B, R, M]
 };
 
 template <typename T>
 struct ReadBackward {
   const T* memory;          // [B, N, M]
-  const T* weights;         // [B, R, N]
+  const T* weightings;      // [B, R, N]
   const T* d_read_vectors;  // [B, R, M]
   T* d_memory;              // [B, N, M]
-  T* d_weights;             // [B, R, N]
+  T* d_weightings;          // [B, R, N]
 };
 
 template <typename T>
 struct Write {
-  const T* memory;   // [B, N, M]
-  const T* weights;  // [B, W, N]
-  const T* erase;    // [B, W, M]
-  const T* add;      // [B, W, M]
-  T* written;        // [B, N, M]
+  const T* memory;      // [B, N, M]
+  const T* weightings;  // [B, W, N]
+  const T* erase;       // [B, W, M]
+  const T* add;         // [B, W, M]
+  T* written;           // [B, N, M]
 };
 
 template <typename T>
 struct WriteBackward {
-  const T* memory;     // [B, N, M]
-  const T* weights;    // [B, W, N]
-  const T* erase;      // [B, W, M]
-  const T* add;        // [B, W, M]
-  const T* d_written;  // [B, N, M]
-  T* d_memory;         // [B, N, M]
-  T* d_weights;        // [B, W, N]
-  T* d_erase;          // [B, W, M]
-  T* d_add;            // [B, W, M]
+  const T* memory;      // [B, N, M]
+  const T* weightings;  // [B, W, N]
+  const T* erase;       // [B, W, M]
+  const T* add;         // [B, W, M]
+  const T* d_written;   // [B, N, M]
+  T* d_memory;          // [B, N, M]
+  T* d_weightings;      // [B, W, N]
+  T* d_erase;           // [B, W, M]
+  T* d_add;             // [B, W, M]
 };
 
 template <typename T>
@@ -74,7 +74,7 @@ struct Step {
   const T* previous;   // [B, H, N]
   T* read_vectors;     // [B, R, M]
   T* written;          // [B, N, M]
-  T* weights;          // [B, H, N]
+  T* weightings;       // [B, H, N]
 };
 
 template <typename T>
@@ -84,7 +84,7 @@ struct StepBackward {
   const T* previous;        // [B, H, N]
   const T* d_read_vectors;  // [B, R, M] or null for 0, as the next two
   const T* d_written;       // [B, N, M]
-  const T* d_weights;       // [B, H, N]
+  const T* d_weightings;    // [B, H, N]
   T* d_memory;              // [B, N, M]
   T* d_interface;           // [B, P]
   T* d_previous;            // [B, H, N]
@@ -94,7 +94,7 @@ struct StepBackward {
 template <typename T>
 struct State {
   T* memory;        // [B, N, M]
-  T* weights;       // [B, H, N]
+  T* weightings;    // [B, H, N]
   T* read_vectors;  // [B, R, M]
   T* hidden;        // [B, C], LSTM only
   T* cell;          // [B, C], LSTM only
@@ -105,7 +105,7 @@ template <typename T>
 struct Saved {
   T* checkpoints;  // [ceil(T / every), B, M, stride] memory before every `every`-th step,
                    // transposed
-  T* weights;      // [T, B, H, N]
+  T* weightings;   // [T, B, H, N]
   T* interface;    // [T, B, P] raw
   T* gates;        // [T, B, G] activated, LSTM only
   T* cell;         // [T, B, C], LSTM only
@@ -120,12 +120,12 @@ struct Sequence {
   const T* interface_weight;  // [P, C] packed transposed
   const T* interface_bias;    // [P]
   const int64_t* lengths;     // [B] or null
-  State<const T> first;
+  State<const T> initial;
   T* hidden;        // [T, B, C]
   T* read_vectors;  // [T, B, R, M]
-  State<T> last;
-  T* trace_weights;    // [T, B, H, N] or null
-  T* trace_interface;  // [T, B, P] activated, or null
+  State<T> final;
+  T* trace_weightings;  // [T, B, H, N] or null
+  T* trace_interface;   // [T, B, P] activated, or null
   Saved<T> saved;
 };
 
@@ -134,15 +134,15 @@ struct SequenceBackward {
   const T* recurrent_weight;  // [G, K] packed
   const T* interface_weight;  // [P, C] packed
   const int64_t* lengths;     // [B] or null
-  State<const T> first;
+  State<const T> initial;
   const T* hidden;  // [T, B, C]
   Saved<const T> saved;
   const T* d_hidden;        // [T, B, C] or null for 0, as what follows
   const T* d_read_vectors;  // [T, B, R, M]
-  State<const T> d_last;
+  State<const T> d_final;
   T* d_projected;  // [T, B, G]
   T* d_interface;  // [T, B, P] raw
-  State<T> d_first;
+  State<T> d_initial;
 };
 
 // d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each of some arrays x: over `count`

@@ -1,4 +1,4 @@
-// torch.ops.ntm_native: tensors to pointers, the batch to threads. Arguments are checked in Python.
+// torch.ops.ntm_cpu: tensors to pointers, the batch to threads. Arguments are checked in Python.
 #include "ops.h"
 
 #include <ATen/EmptyTensor.h>
@@ -92,7 +92,7 @@ void parallel(int64_t n, double work, const Body& body) {
 
 // Multiplications of one step of one sequence of the batch, roughly.
 double step_work(const Sizes& s) {
-  return double(s.heads()) * s.locations * (3 * s.word + s.taps + 60);
+  return double(s.num_heads()) * s.memory_size * (3 * s.word_size + s.num_taps + 60);
 }
 
 template <typename T, typename Arguments>
@@ -107,42 +107,43 @@ auto in_arithmetic_of(const Tensor& like, const Body& body) {
   return arithmetic_type(like) == at::kDouble ? body(double{}) : body(float{});
 }
 
-Sizes sizes_of(const Tensor& memory, int64_t read_heads, int64_t write_heads, int64_t taps) {
+Sizes sizes_of(const Tensor& memory, int64_t num_read_heads, int64_t num_write_heads,
+               int64_t num_taps) {
   Sizes s;
-  s.batch = memory.size(0), s.locations = memory.size(1), s.word = memory.size(2);
-  s.read_heads = read_heads, s.write_heads = write_heads, s.taps = taps;
+  s.batch = memory.size(0), s.memory_size = memory.size(1), s.word_size = memory.size(2);
+  s.num_read_heads = num_read_heads, s.num_write_heads = num_write_heads, s.num_taps = num_taps;
   return s;
 }
 
 Tensor address(const Tensor& memory, const Tensor& key, const Tensor& strength, const Tensor& gate,
-               const Tensor& shift, const Tensor& sharpening, const Tensor& previous_weights) {
+               const Tensor& shift, const Tensor& sharpening, const Tensor& previous_weightings) {
   const Sizes s = sizes_of(memory, key.size(1), 0, shift.size(2));
   return in_arithmetic_of(memory, [&](auto zero) {
     using T = decltype(zero);
     const Lifted<T> memory_(memory), key_(key), strength_(strength), gate_(gate), shift_(shift),
-        sharpening_(sharpening), previous(previous_weights);
-    const New<T> weights({s.batch, s.heads(), s.locations});
-    cpu::Address<T> io{memory_, {}, previous, weights};
+        sharpening_(sharpening), previous(previous_weightings);
+    const New<T> weightings({s.batch, s.num_heads(), s.memory_size});
+    cpu::Address<T> io{memory_, {}, previous, weightings};
     io.heads.key = key_, io.heads.strength = strength_, io.heads.gate = gate_;
     io.heads.shift = shift_, io.heads.sharpening = sharpening_;
     run<T>(cpu::isa().kernels<T>().address, s, s.batch * step_work(s), io);
-    return weights.as(previous_weights);
+    return weightings.as(previous_weightings);
   });
 }
 
-Tensors address_backward(const Tensor& d_weights, const Tensor& memory, const Tensor& key,
+Tensors address_backward(const Tensor& d_weightings, const Tensor& memory, const Tensor& key,
                          const Tensor& strength, const Tensor& gate, const Tensor& shift,
-                         const Tensor& sharpening, const Tensor& previous_weights) {
+                         const Tensor& sharpening, const Tensor& previous_weightings) {
   const Sizes s = sizes_of(memory, key.size(1), 0, shift.size(2));
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const int64_t B = s.batch, H = s.heads();
+    const int64_t B = s.batch, H = s.num_heads();
     const Lifted<T> memory_(memory), key_(key), strength_(strength), gate_(gate), shift_(shift),
-        sharpening_(sharpening), previous(previous_weights), d_weights_(d_weights);
-    const New<T> d_memory({B, s.locations, s.word}), d_key({B, H, s.word}), d_strength({B, H}),
-        d_gate({B, H}), d_shift({B, H, s.taps}), d_sharpening({B, H}),
-        d_previous({B, H, s.locations});
-    cpu::AddressBackward<T> io{memory_, {}, previous, d_weights_, d_memory, {}, d_previous};
+        sharpening_(sharpening), previous(previous_weightings), d_weightings_(d_weightings);
+    const New<T> d_memory({B, s.memory_size, s.word_size}), d_key({B, H, s.word_size}),
+        d_strength({B, H}), d_gate({B, H}), d_shift({B, H, s.num_taps}), d_sharpening({B, H}),
+        d_previous({B, H, s.memory_size});
+    cpu::AddressBackward<T> io{memory_, {}, previous, d_weightings_, d_memory, {}, d_previous};
     io.heads.key = key_, io.heads.strength = strength_, io.heads.gate = gate_;
     io.heads.shift = shift_, io.heads.sharpening = sharpening_;
     io.d_heads.key = d_key, io.d_heads.strength = d_strength, io.d_heads.gate = d_gate;
@@ -154,93 +155,96 @@ Tensors address_backward(const Tensor& d_weights, const Tensor& memory, const Te
             d_gate.as(gate),
             d_shift.as(shift),
             d_sharpening.as(sharpening),
-            d_previous.as(previous_weights)};
+            d_previous.as(previous_weightings)};
   });
 }
 
-Tensor read(const Tensor& memory, const Tensor& weights) {
-  const Sizes s = sizes_of(memory, weights.size(1), 0, 1);
+Tensor read(const Tensor& memory, const Tensor& weightings) {
+  const Sizes s = sizes_of(memory, weightings.size(1), 0, 1);
   return in_arithmetic_of(memory, [&](auto zero) {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), weights_(weights);
-    const New<T> read_vectors({s.batch, s.read_heads, s.word});
-    const cpu::Read<T> io{memory_, weights_, read_vectors};
+    const Lifted<T> memory_(memory), weightings_(weightings);
+    const New<T> read_vectors({s.batch, s.num_read_heads, s.word_size});
+    const cpu::Read<T> io{memory_, weightings_, read_vectors};
     run<T>(cpu::isa().kernels<T>().read, s, s.batch * step_work(s), io);
     return read_vectors.as(memory);
   });
 }
 
-Tensors read_backward(const Tensor& d_read_vectors, const Tensor& memory, const Tensor& weights) {
-  const Sizes s = sizes_of(memory, weights.size(1), 0, 1);
+Tensors read_backward(const Tensor& d_read_vectors, const Tensor& memory,
+                      const Tensor& weightings) {
+  const Sizes s = sizes_of(memory, weightings.size(1), 0, 1);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), weights_(weights), d_read_vectors_(d_read_vectors);
-    const New<T> d_memory(memory.sizes()), d_weights(weights.sizes());
-    const cpu::ReadBackward<T> io{memory_, weights_, d_read_vectors_, d_memory, d_weights};
+    const Lifted<T> memory_(memory), weightings_(weightings), d_read_vectors_(d_read_vectors);
+    const New<T> d_memory(memory.sizes()), d_weightings(weightings.sizes());
+    const cpu::ReadBackward<T> io{memory_, weightings_, d_read_vectors_, d_memory, d_weightings};
     run<T>(cpu::isa().kernels<T>().read_backward, s, s.batch * step_work(s), io);
-    return {d_memory.as(memory), d_weights.as(weights)};
+    return {d_memory.as(memory), d_weightings.as(weightings)};
   });
 }
 
-Tensor write(const Tensor& memory, const Tensor& weights, const Tensor& erase, const Tensor& add) {
-  const Sizes s = sizes_of(memory, 0, weights.size(1), 1);
+Tensor write(const Tensor& memory, const Tensor& weightings, const Tensor& erase,
+             const Tensor& add) {
+  const Sizes s = sizes_of(memory, 0, weightings.size(1), 1);
   return in_arithmetic_of(memory, [&](auto zero) {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), weights_(weights), erase_(erase), add_(add);
+    const Lifted<T> memory_(memory), weightings_(weightings), erase_(erase), add_(add);
     const New<T> written(memory.sizes());
-    const cpu::Write<T> io{memory_, weights_, erase_, add_, written};
+    const cpu::Write<T> io{memory_, weightings_, erase_, add_, written};
     run<T>(cpu::isa().kernels<T>().write, s, s.batch * step_work(s), io);
     return written.as(memory);
   });
 }
 
-Tensors write_backward(const Tensor& d_written, const Tensor& memory, const Tensor& weights,
+Tensors write_backward(const Tensor& d_written, const Tensor& memory, const Tensor& weightings,
                        const Tensor& erase, const Tensor& add) {
-  const Sizes s = sizes_of(memory, 0, weights.size(1), 1);
+  const Sizes s = sizes_of(memory, 0, weightings.size(1), 1);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), weights_(weights), erase_(erase), add_(add),
+    const Lifted<T> memory_(memory), weightings_(weightings), erase_(erase), add_(add),
         d_written_(d_written);
-    const New<T> d_memory(memory.sizes()), d_weights(weights.sizes()), d_erase(erase.sizes()),
+    const New<T> d_memory(memory.sizes()), d_weightings(weightings.sizes()), d_erase(erase.sizes()),
         d_add(add.sizes());
-    const cpu::WriteBackward<T> io{memory_,  weights_,  erase_,  add_, d_written_,
-                                   d_memory, d_weights, d_erase, d_add};
+    const cpu::WriteBackward<T> io{memory_,  weightings_,  erase_,  add_, d_written_,
+                                   d_memory, d_weightings, d_erase, d_add};
     run<T>(cpu::isa().kernels<T>().write_backward, s, 2 * s.batch * step_work(s), io);
-    return {d_memory.as(memory), d_weights.as(weights), d_erase.as(erase), d_add.as(add)};
+    return {d_memory.as(memory), d_weightings.as(weightings), d_erase.as(erase), d_add.as(add)};
   });
 }
 
 }  // namespace
 
-Tensors step(const Tensor& memory, const Tensor& interface, const Tensor& previous_weights,
-             int64_t read_heads, int64_t write_heads, int64_t shift_range) {
-  const Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
+Tensors step(const Tensor& memory, const Tensor& interface, const Tensor& previous_weightings,
+             int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range) {
+  const Sizes s = sizes_of(memory, num_read_heads, num_write_heads, 2 * shift_range + 1);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), interface_(interface), previous(previous_weights);
-    const New<T> read_vectors({s.batch, read_heads, s.word}), written(memory.sizes()),
-        weights(previous_weights.sizes());
-    const cpu::Step<T> io{memory_, interface_, previous, read_vectors, written, weights};
+    const Lifted<T> memory_(memory), interface_(interface), previous(previous_weightings);
+    const New<T> read_vectors({s.batch, num_read_heads, s.word_size}), written(memory.sizes()),
+        weightings(previous_weightings.sizes());
+    const cpu::Step<T> io{memory_, interface_, previous, read_vectors, written, weightings};
     run<T>(cpu::isa().kernels<T>().step, s, s.batch * step_work(s), io);
-    return {read_vectors.as(memory), written.as(memory), weights.as(previous_weights)};
+    return {read_vectors.as(memory), written.as(memory), weightings.as(previous_weightings)};
   });
 }
 
 Tensors step_backward(const MaybeTensor& d_read_vectors, const MaybeTensor& d_written,
-                      const MaybeTensor& d_weights, const Tensor& memory, const Tensor& interface,
-                      const Tensor& previous_weights, int64_t read_heads, int64_t write_heads,
-                      int64_t shift_range) {
-  const Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
+                      const MaybeTensor& d_weightings, const Tensor& memory,
+                      const Tensor& interface, const Tensor& previous_weightings,
+                      int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range) {
+  const Sizes s = sizes_of(memory, num_read_heads, num_write_heads, 2 * shift_range + 1);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
-    const Lifted<T> memory_(memory), interface_(interface), previous(previous_weights),
-        d_read_vectors_(d_read_vectors), d_written_(d_written), d_weights_(d_weights);
+    const Lifted<T> memory_(memory), interface_(interface), previous(previous_weightings),
+        d_read_vectors_(d_read_vectors), d_written_(d_written), d_weightings_(d_weightings);
     const New<T> d_memory(memory.sizes()), d_interface(interface.sizes()),
-        d_previous(previous_weights.sizes());
-    const cpu::StepBackward<T> io{memory_,    interface_, previous,    d_read_vectors_, d_written_,
-                                  d_weights_, d_memory,   d_interface, d_previous};
+        d_previous(previous_weightings.sizes());
+    const cpu::StepBackward<T> io{memory_,         interface_,  previous,
+                                  d_read_vectors_, d_written_,  d_weightings_,
+                                  d_memory,        d_interface, d_previous};
     run<T>(cpu::isa().kernels<T>().step_backward, s, 3 * s.batch * step_work(s), io);
-    return {d_memory.as(memory), d_interface.as(interface), d_previous.as(previous_weights)};
+    return {d_memory.as(memory), d_interface.as(interface), d_previous.as(previous_weightings)};
   });
 }
 
@@ -248,28 +252,28 @@ namespace {
 
 Sizes sequence_sizes(const Tensor& input, const MaybeTensor& input_weight,
                      const Tensor& interface_weight, const Tensor& memory, bool lstm,
-                     int64_t read_heads, int64_t write_heads, int64_t shift_range,
+                     int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range,
                      int64_t checkpoint_every) {
-  Sizes s = sizes_of(memory, read_heads, write_heads, 2 * shift_range + 1);
-  s.time = input.size(0), s.hidden = interface_weight.size(1);
-  s.input = input_weight ? input_weight->size(1) : 0;
-  s.every = checkpoint_every, s.lstm = lstm;
+  Sizes s = sizes_of(memory, num_read_heads, num_write_heads, 2 * shift_range + 1);
+  s.time = input.size(0), s.hidden_size = interface_weight.size(1);
+  s.input_size = input_weight ? input_weight->size(1) : 0;
+  s.checkpoint_every = checkpoint_every, s.lstm = lstm;
   return s;
 }
 
 double sequence_work(const Sizes& s) {
-  const double products =
-      double(s.gates()) * (s.recurrent() + s.input) + double(s.interface()) * s.hidden;
+  const double products = double(s.gate_size()) * (s.recurrent_size() + s.input_size) +
+                          double(s.interface_size()) * s.hidden_size;
   return double(s.time) * s.batch * (products + step_work(s));
 }
 
 // The tensors that `sequence` saves, in the order of cpu::Saved.
 std::vector<std::vector<int64_t>> saved_shapes(const Sizes& s) {
-  const int64_t T = s.time, B = s.batch, cells = s.lstm ? s.hidden : 0;
-  return {{s.checkpoints(), B, s.word, s.stride()},
-          {T, B, s.heads(), s.locations},
-          {T, B, s.interface()},
-          {T, B, s.lstm ? s.gates() : 0},
+  const int64_t T = s.time, B = s.batch, cells = s.lstm ? s.hidden_size : 0;
+  return {{s.num_checkpoints(), B, s.word_size, s.row_stride()},
+          {T, B, s.num_heads(), s.memory_size},
+          {T, B, s.interface_size()},
+          {T, B, s.lstm ? s.gate_size() : 0},
           {T, B, cells}};
 }
 
@@ -305,48 +309,49 @@ Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
 
 Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
                  const Tensor& interface_weight, const Tensor& interface_bias, const Tensor& memory,
-                 const Tensor& weights, const Tensor& read_vectors, const MaybeTensor& hidden,
+                 const Tensor& weightings, const Tensor& read_vectors, const MaybeTensor& hidden,
                  const MaybeTensor& cell, const MaybeTensor& lengths,
-                 const MaybeTensor& input_weight, const MaybeTensor& input_bias, int64_t read_heads,
-                 int64_t write_heads, int64_t shift_range, int64_t checkpoint_every,
-                 bool save_for_backward, bool return_trace) {
+                 const MaybeTensor& input_weight, const MaybeTensor& input_bias,
+                 int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range,
+                 int64_t checkpoint_every, bool save_for_backward, bool return_trace) {
   const Sizes s = sequence_sizes(input, input_weight, interface_weight, memory, hidden.has_value(),
-                                 read_heads, write_heads, shift_range, checkpoint_every);
+                                 num_read_heads, num_write_heads, shift_range, checkpoint_every);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
-    const int64_t B = s.batch, C = s.hidden, H = s.heads(), N = s.locations;
+    const int64_t B = s.batch, C = s.hidden_size, H = s.num_heads(), N = s.memory_size;
     const Lifted<T> input_(input), input_bias_(input_bias), bias(interface_bias), memory_(memory),
-        weights_(weights), read_vectors_(read_vectors), hidden_(hidden), cell_(cell);
+        weightings_(weightings), read_vectors_(read_vectors), hidden_(hidden), cell_(cell);
     const Tensor packed_gate = packed_transposed(kernels, recurrent_weight, input_weight);
     const Tensor packed_interface = packed_transposed(kernels, interface_weight);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
 
     const int64_t state = s.lstm ? B * C : 0;
-    const New<T> hiddens({s.time, B, C}), reads({s.time, B, read_heads, s.word}),
-        last_memory(memory.sizes()), last_weights(weights.sizes()),
-        last_reads(read_vectors.sizes()), last_hidden({state}), last_cell({state});
-    const New<T> trace_weights({return_trace ? s.time * B * H * N : 0}),
-        trace_interface({return_trace ? s.time * B * s.interface() : 0});
+    const New<T> hiddens({s.time, B, C}), reads({s.time, B, num_read_heads, s.word_size}),
+        final_memory(memory.sizes()), final_weightings(weightings.sizes()),
+        final_read_vectors(read_vectors.sizes()), final_hidden({state}), final_cell({state});
+    const New<T> trace_weightings({return_trace ? s.time * B * H * N : 0}),
+        trace_interface({return_trace ? s.time * B * s.interface_size() : 0});
     Tensors saved;
     if (save_for_backward) {
       for (const auto& shape : saved_shapes(s)) saved.push_back(New<T>(shape).tensor);
     }
 
-    cpu::Sequence<T> io{input_weight ? nullptr : static_cast<const T*>(input_),
-                        input_weight ? static_cast<const T*>(input_) : nullptr,
-                        input_bias_,
-                        packed_gate.const_data_ptr<T>(),
-                        packed_interface.const_data_ptr<T>(),
-                        bias,
-                        lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
-                        {memory_, weights_, read_vectors_, hidden_, cell_},
-                        hiddens,
-                        reads,
-                        {last_memory, last_weights, last_reads, last_hidden, last_cell},
-                        return_trace ? static_cast<T*>(trace_weights) : nullptr,
-                        return_trace ? static_cast<T*>(trace_interface) : nullptr,
-                        pointers<T>(saved)};
+    cpu::Sequence<T> io{
+        input_weight ? nullptr : static_cast<const T*>(input_),
+        input_weight ? static_cast<const T*>(input_) : nullptr,
+        input_bias_,
+        packed_gate.const_data_ptr<T>(),
+        packed_interface.const_data_ptr<T>(),
+        bias,
+        lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
+        {memory_, weightings_, read_vectors_, hidden_, cell_},
+        hiddens,
+        reads,
+        {final_memory, final_weightings, final_read_vectors, final_hidden, final_cell},
+        return_trace ? static_cast<T*>(trace_weightings) : nullptr,
+        return_trace ? static_cast<T*>(trace_interface) : nullptr,
+        pointers<T>(saved)};
     if (!s.lstm) io.saved.gates = io.saved.cell = nullptr;
     run<T>(kernels.sequence, s, sequence_work(s), io);
 
@@ -356,13 +361,13 @@ Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
     };
     Tensors results{hiddens.as(like_hidden),
                     reads.as(memory),
-                    last_memory.as(memory),
-                    last_weights.as(weights),
-                    last_reads.as(memory),
-                    shaped(last_hidden.as(like_hidden), s.lstm, {B, C}),
-                    shaped(last_cell.as(cell ? *cell : memory), s.lstm, {B, C}),
-                    shaped(trace_weights.as(weights), return_trace, {s.time, B, H, N}),
-                    shaped(trace_interface.tensor, return_trace, {s.time, B, s.interface()})};
+                    final_memory.as(memory),
+                    final_weightings.as(weightings),
+                    final_read_vectors.as(memory),
+                    shaped(final_hidden.as(like_hidden), s.lstm, {B, C}),
+                    shaped(final_cell.as(cell ? *cell : memory), s.lstm, {B, C}),
+                    shaped(trace_weightings.as(weightings), return_trace, {s.time, B, H, N}),
+                    shaped(trace_interface.tensor, return_trace, {s.time, B, s.interface_size()})};
     results.insert(results.end(), saved.begin(), saved.end());
     return results;
   });
@@ -370,52 +375,58 @@ Tensors sequence(const Tensor& input, const Tensor& recurrent_weight,
 
 Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& input,
                           const Tensor& recurrent_weight, const Tensor& interface_weight,
-                          const Tensor& interface_bias, const Tensor& memory, const Tensor& weights,
-                          const Tensor& read_vectors, const MaybeTensor& hidden,
-                          const MaybeTensor& cell, const MaybeTensor& lengths,
-                          const MaybeTensor& input_weight, const MaybeTensor& input_bias,
-                          const Tensor& out_hidden, const Tensor& out_read_vectors,
-                          const Tensors& saved, int64_t read_heads, int64_t write_heads,
-                          int64_t shift_range, int64_t checkpoint_every) {
+                          const Tensor& interface_bias, const Tensor& memory,
+                          const Tensor& weightings, const Tensor& read_vectors,
+                          const MaybeTensor& hidden, const MaybeTensor& cell,
+                          const MaybeTensor& lengths, const MaybeTensor& input_weight,
+                          const MaybeTensor& input_bias, const Tensor& out_hidden,
+                          const Tensor& out_read_vectors, const Tensors& saved,
+                          int64_t num_read_heads, int64_t num_write_heads, int64_t shift_range,
+                          int64_t checkpoint_every) {
   const Sizes s = sequence_sizes(input, input_weight, interface_weight, memory, hidden.has_value(),
-                                 read_heads, write_heads, shift_range, checkpoint_every);
+                                 num_read_heads, num_write_heads, shift_range, checkpoint_every);
   return in_arithmetic_of(memory, [&](auto zero) -> Tensors {
     using T = decltype(zero);
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
-    const int64_t B = s.batch, C = s.hidden, G = s.gates(), P = s.interface(), I = s.input;
-    const Lifted<T> input_(input), memory_(memory), weights_(weights), read_vectors_(read_vectors),
-        hidden_(hidden), cell_(cell), hiddens(out_hidden), reads(out_read_vectors);
+    const int64_t B = s.batch, C = s.hidden_size, G = s.gate_size(), P = s.interface_size(),
+                  I = s.input_size;
+    const Lifted<T> input_(input), memory_(memory), weightings_(weightings),
+        read_vectors_(read_vectors), hidden_(hidden), cell_(cell), hiddens(out_hidden),
+        reads(out_read_vectors);
     const Tensor recurrent = packed(kernels, recurrent_weight);
     const Tensor interface = packed(kernels, interface_weight);
-    const Lifted<T> d_hiddens(grads[0]), d_reads(grads[1]), d_memory(grads[2]), d_weights(grads[3]),
-        d_last_reads(grads[4]), d_last_hidden(grads[5]), d_last_cell(grads[6]);
+    const Lifted<T> d_hiddens(grads[0]), d_reads(grads[1]), d_memory(grads[2]),
+        d_weightings(grads[3]), d_final_read_vectors(grads[4]), d_final_hidden(grads[5]),
+        d_final_cell(grads[6]);
     const Tensor lengths_ = lengths ? lengths->contiguous() : Tensor();
 
     const int64_t state = s.lstm ? B * C : 0;
     const New<T> d_projected({s.time, B, G}), d_interface({s.time, B, P}),
-        d_first_memory(memory.sizes()), d_first_weights(weights.sizes()),
-        d_first_reads(read_vectors.sizes()), d_first_hidden({state}), d_first_cell({state});
+        d_initial_memory(memory.sizes()), d_initial_weightings(weightings.sizes()),
+        d_initial_read_vectors(read_vectors.sizes()), d_initial_hidden({state}),
+        d_initial_cell({state});
     const auto kept = pointers<T>(saved);
     const cpu::SequenceBackward<T> io{
         recurrent.const_data_ptr<T>(),
         interface.const_data_ptr<T>(),
         lengths_.defined() ? lengths_.const_data_ptr<int64_t>() : nullptr,
-        {memory_, weights_, read_vectors_, hidden_, cell_},
+        {memory_, weightings_, read_vectors_, hidden_, cell_},
         hiddens,
-        {kept.checkpoints, kept.weights, kept.interface, kept.gates, kept.cell},
+        {kept.checkpoints, kept.weightings, kept.interface, kept.gates, kept.cell},
         d_hiddens,
         d_reads,
-        {d_memory, d_weights, d_last_reads, d_last_hidden, d_last_cell},
+        {d_memory, d_weightings, d_final_read_vectors, d_final_hidden, d_final_cell},
         d_projected,
         d_interface,
-        {d_first_memory, d_first_weights, d_first_reads, d_first_hidden, d_first_cell}};
+        {d_initial_memory, d_initial_weightings, d_initial_read_vectors, d_initial_hidden,
+         d_initial_cell}};
     const double work = sequence_work(s);
     run<T>(kernels.sequence_backward, s, 2 * work, io);
 
     const New<T> d_recurrent_weight(recurrent_weight.sizes()),
         d_interface_weight(interface_weight.sizes()), d_bias(interface_bias.sizes()),
         d_input_weight({I ? G : 0, I}), d_input_bias({I ? G : 0});
-    const int64_t steps = s.time * B, K = s.recurrent();
+    const int64_t steps = s.time * B, K = s.recurrent_size();
     const auto differentiate = [&](const cpu::WeightGradient<T>& gradient) {
       parallel(kernels.weight_gradient_blocks(gradient), work,
                [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
@@ -426,8 +437,8 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
                    B,
                    d_projected,
                    I ? static_cast<T*>(d_input_bias) : nullptr,
-                   {{s.reads(), read_vectors_, reads, d_recurrent, K},
-                    {s.lstm ? C : 0, hidden_, hiddens, d_recurrent + s.reads(), K},
+                   {{s.read_size(), read_vectors_, reads, d_recurrent, K},
+                    {s.lstm ? C : 0, hidden_, hiddens, d_recurrent + s.read_size(), K},
                     {I, input_, input_ + B * I, d_input_weight, I}}});
     differentiate(
         {steps, P, 0, d_interface, d_bias, {{C, nullptr, hiddens, d_interface_weight, C}}});
@@ -439,11 +450,11 @@ Tensors sequence_backward(const std::vector<MaybeTensor>& grads, const Tensor& i
             d_recurrent_weight.as(recurrent_weight),
             d_interface_weight.as(interface_weight),
             d_bias.as(interface_bias),
-            d_first_memory.as(memory),
-            d_first_weights.as(weights),
-            d_first_reads.as(read_vectors),
-            shaped(d_first_hidden, hidden),
-            shaped(d_first_cell, cell),
+            d_initial_memory.as(memory),
+            d_initial_weightings.as(weightings),
+            d_initial_read_vectors.as(read_vectors),
+            shaped(d_initial_hidden, hidden),
+            shaped(d_initial_cell, cell),
             d_input_weight.as(input_weight.value_or(recurrent_weight)),
             d_input_bias.as(input_bias.value_or(recurrent_weight))};
   });
@@ -478,7 +489,7 @@ std::string isa_name() {
   return cpu::isa().name;
 }
 
-TORCH_LIBRARY(ntm_native, m) {
+TORCH_LIBRARY(ntm_cpu, m) {
   m.def("isa() -> str", isa_name);
   m.def(
       "graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
@@ -486,40 +497,42 @@ TORCH_LIBRARY(ntm_native, m) {
       "float eps) -> ()");
   m.def(
       "address(Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, "
-      "Tensor sharpening, Tensor previous_weights) -> Tensor");
+      "Tensor sharpening, Tensor previous_weightings) -> Tensor");
   m.def(
-      "address_backward(Tensor grad_weights, Tensor memory, Tensor key, Tensor strength, Tensor "
+      "address_backward(Tensor grad_weightings, Tensor memory, Tensor key, Tensor strength, Tensor "
       "gate, "
-      "Tensor shift, Tensor sharpening, Tensor previous_weights) -> Tensor[]");
-  m.def("read(Tensor memory, Tensor weights) -> Tensor");
-  m.def("read_backward(Tensor grad_read_vectors, Tensor memory, Tensor weights) -> Tensor[]");
-  m.def("write(Tensor memory, Tensor weights, Tensor erase, Tensor add) -> Tensor");
+      "Tensor shift, Tensor sharpening, Tensor previous_weightings) -> Tensor[]");
+  m.def("read(Tensor memory, Tensor weightings) -> Tensor");
+  m.def("read_backward(Tensor grad_read_vectors, Tensor memory, Tensor weightings) -> Tensor[]");
+  m.def("write(Tensor memory, Tensor weightings, Tensor erase, Tensor add) -> Tensor");
   m.def(
-      "write_backward(Tensor grad_memory, Tensor memory, Tensor weights, Tensor erase, Tensor add)"
+      "write_backward(Tensor grad_memory, Tensor memory, Tensor weightings, Tensor erase, Tensor "
+      "add)"
       " -> Tensor[]");
   m.def(
-      "step(Tensor memory, Tensor interface, Tensor previous_weights, int num_read_heads, "
+      "step(Tensor memory, Tensor interface, Tensor previous_weightings, int num_read_heads, "
       "int num_write_heads, int shift_range) -> Tensor[]");
   m.def(
-      "step_backward(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
-      "Tensor memory, Tensor interface, Tensor previous_weights, int num_read_heads, "
+      "step_backward(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weightings, "
+      "Tensor memory, Tensor interface, Tensor previous_weightings, int num_read_heads, "
       "int num_write_heads, int shift_range) -> Tensor[]");
   m.def(
       "sequence(Tensor input, Tensor recurrent_weight, Tensor interface_weight, "
-      "Tensor interface_bias, Tensor memory, Tensor weights, Tensor read_vectors, Tensor? hidden, "
+      "Tensor interface_bias, Tensor memory, Tensor weightings, Tensor read_vectors, Tensor? "
+      "hidden, "
       "Tensor? cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, "
       "int num_read_heads, int num_write_heads, int shift_range, int checkpoint_every, "
       "bool save_for_backward, bool return_trace) -> Tensor[]");
   m.def(
       "sequence_backward(Tensor?[] grads, Tensor input, Tensor recurrent_weight, "
-      "Tensor interface_weight, Tensor interface_bias, Tensor memory, Tensor weights, "
+      "Tensor interface_weight, Tensor interface_bias, Tensor memory, Tensor weightings, "
       "Tensor read_vectors, Tensor? hidden, Tensor? cell, Tensor? lengths, Tensor? input_weight, "
       "Tensor? input_bias, Tensor hidden_out, Tensor read_vectors_out, Tensor[] saved, "
       "int num_read_heads, int num_write_heads, int shift_range, int checkpoint_every)"
       " -> Tensor[]");
 }
 
-TORCH_LIBRARY_IMPL(ntm_native, CPU, m) {
+TORCH_LIBRARY_IMPL(ntm_cpu, CPU, m) {
   m.impl("graves_rmsprop_", graves_rmsprop);
   m.impl("address", address);
   m.impl("address_backward", address_backward);

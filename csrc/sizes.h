@@ -7,30 +7,32 @@ namespace ntm {
 
 // The letters of the shape tags: [B, N, M] is batch, locations, word.
 struct Sizes {
-  int64_t batch = 0;        // B
-  int64_t locations = 0;    // N
-  int64_t word = 0;         // M
-  int64_t read_heads = 0;   // R
-  int64_t write_heads = 0;  // W
-  int64_t taps = 1;         // S
-  int64_t time = 0;         // T
-  int64_t hidden = 0;       // C
-  int64_t input = 0;        // I, or 0 if the input comes projected
-  int64_t every = 1;        // steps between two checkpoints of the memory
+  int64_t batch = 0;             // B
+  int64_t memory_size = 0;       // N
+  int64_t word_size = 0;         // M
+  int64_t num_read_heads = 0;    // R
+  int64_t num_write_heads = 0;   // W
+  int64_t num_taps = 1;          // S
+  int64_t time = 0;              // T
+  int64_t hidden_size = 0;       // C
+  int64_t input_size = 0;        // I, or 0 if the input comes projected
+  int64_t checkpoint_every = 1;  // steps between two checkpoints of the memory
   bool lstm = false;
 
-  int64_t heads() const { return read_heads + write_heads; }               // H
-  int64_t reads() const { return read_heads * word; }                      // R * M
-  int64_t gates() const { return lstm ? 4 * hidden : hidden; }             // G
-  int64_t recurrent() const { return lstm ? reads() + hidden : reads(); }  // K
-  int64_t scalars() const { return heads() * (3 + taps); }                 // per-head scalars
-  int64_t interface() const { return (heads() + 2 * write_heads) * word + scalars(); }  // P
-  int64_t checkpoints() const { return (time + every - 1) / every; }
+  int64_t num_heads() const { return num_read_heads + num_write_heads; }      // H
+  int64_t read_size() const { return num_read_heads * word_size; }            // R * M
+  int64_t gate_size() const { return lstm ? 4 * hidden_size : hidden_size; }  // G
+  int64_t recurrent_size() const { return lstm ? read_size() + hidden_size : read_size(); }  // K
+  int64_t scalars() const { return num_heads() * (3 + num_taps); }  // per-head scalars
+  int64_t interface_size() const {
+    return (num_heads() + 2 * num_write_heads) * word_size + scalars();
+  }  // P
+  int64_t num_checkpoints() const { return (time + checkpoint_every - 1) / checkpoint_every; }
 
   // Floats from one row of a transposed memory [M][N] to the next: an odd number of cache lines,
   // so that rows never fall into the same cache set.
-  int64_t stride() const { return (locations + 15) / 16 / 2 * 32 + 16; }
-  int64_t memory() const { return word * stride(); }
+  int64_t row_stride() const { return (memory_size + 15) / 16 / 2 * 32 + 16; }
+  int64_t transposed_size() const { return word_size * row_stride(); }
 };
 
 // The parameters of all heads of one sequence of the batch, read heads first.
@@ -48,12 +50,12 @@ struct Heads {
   // Views into one interface vector [P].
   Heads(T* interface, const Sizes& s)
       : key(interface),
-        strength(key + s.heads() * s.word),
-        gate(strength + s.heads()),
-        shift(gate + s.heads()),
-        sharpening(shift + s.heads() * s.taps),
-        erase(sharpening + s.heads()),
-        add(erase + s.write_heads * s.word) {}
+        strength(key + s.num_heads() * s.word_size),
+        gate(strength + s.num_heads()),
+        shift(gate + s.num_heads()),
+        sharpening(shift + s.num_heads() * s.num_taps),
+        erase(sharpening + s.num_heads()),
+        add(erase + s.num_write_heads * s.word_size) {}
 };
 
 }  // namespace ntm

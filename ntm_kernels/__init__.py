@@ -8,7 +8,13 @@ torch.Size([20, 4, 8])
 """
 
 from ntm_kernels import functional, reference
-from ntm_kernels.backend import BackendChoice, BackendError, BackendStatus, backends, use_backend
+from ntm_kernels.backends import (
+    BackendChoice,
+    BackendError,
+    BackendStatus,
+    available_backends,
+    use_backend,
+)
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace
@@ -28,7 +34,7 @@ __all__ = [
     "SequenceResult",
     "SequenceState",
     "Trace",
-    "backends",
+    "available_backends",
     "functional",
     "reference",
     "use_backend",

@@ -1,7 +1,7 @@
 """The NTM as functions: ``address``, ``read``, ``write``, ``step`` and ``sequence``.
 
 Every function is functional (no argument is mutated), differentiable once in every tensor argument,
-and runs on the backend that ``ntm_kernels.backend`` chooses, or on the one named by ``backend=``.
+and runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
@@ -10,9 +10,9 @@ width ``C``, steps ``T``. Equation numbers are those of Graves et al. 2014, arXi
 
 Dtypes: tensors of one kind share a dtype. All are float64, or they are float32 and at most one of
 bfloat16 and float16. Arithmetic is in float32 (float64 for float64), and a result has the dtype of
-the argument of its kind: memory and read vectors that of ``memory``, weights that of
-``previous_weights``. Values are not checked (a GPU would have to be synchronised): strength ≥ 0,
-0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weights distributions. With float16 memory
+the argument of its kind: memory and read vectors that of ``memory``, weightings that of
+``previous_weightings``. Values are not checked (a GPU would have to be synchronised): strength ≥ 0,
+0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weightings distributions. With float16 memory
 its gradient grows as 1/‖M_i‖ and may overflow to inf where a row is tiny.
 
 All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device,
@@ -31,9 +31,9 @@ from torch import Tensor
 
 import ntm_kernels.ops  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
-from ntm_kernels.backend import BackendChoice, Problem, SequenceArguments, Sizes, choose
-from ntm_kernels.backend import explain as explain_choice
-from ntm_kernels.backend import get as get_backend
+from ntm_kernels.backends import BackendChoice, Problem, SequenceArguments, Sizes, choose
+from ntm_kernels.backends import explain as explain_choice
+from ntm_kernels.backends import get as get_backend
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -47,7 +47,7 @@ def address(
     gate: Tensor,
     shift: Tensor,
     sharpening: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     *,
     backend: str | None = None,
 ) -> Tensor:
@@ -65,11 +65,11 @@ def address(
         shift: s ``[B, H, S]``, S odd; tap 0 has offset ``−(S // 2)``, and all mass on offset o
             moves the focus by o rows. S may exceed N.
         sharpening: γ ``[B, H]``.
-        previous_weights: ``[B, H, N]``; all zero is valid too.
+        previous_weightings: ``[B, H, N]``; all zero is valid too.
         backend: name of the backend, or ``None`` to choose.
 
     Returns:
-        Weights ``[B, H, N]``, in the dtype of ``previous_weights``.
+        Weights ``[B, H, N]``, in the dtype of ``previous_weightings``.
 
     The focus is on row 0 and moves one row on:
 
@@ -87,35 +87,35 @@ def address(
     given.tensor("gate", gate, "B H")
     given.tensor("shift", shift, "B H S")
     given.tensor("sharpening", sharpening, "B H")
-    given.tensor("previous_weights", previous_weights, "B H N")
+    given.tensor("previous_weightings", previous_weightings, "B H N")
     checks.odd_taps("address", shift)
     given.dtypes(
         memory=("memory",),
-        weights=("previous_weights",),
+        weightings=("previous_weightings",),
         head_parameters=("key", "strength", "gate", "shift", "sharpening"),
     )
-    sizes = Sizes.of(memory, key.shape[1], taps=shift.shape[2])
+    sizes = Sizes.of(memory, key.shape[1], num_taps=shift.shape[2])
     chosen = _choose(_problem("address", memory, key, sizes), backend)
-    weights, _ = torch.ops.ntm.address(
+    weightings, _ = torch.ops.ntm.address(
         memory,
         key,
         strength,
         gate,
         shift,
         sharpening,
-        previous_weights,
+        previous_weightings,
         given.needs_grad(),
         chosen,
     )
-    return weights
+    return weightings
 
 
-def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tensor:
+def read(memory: Tensor, weightings: Tensor, *, backend: str | None = None) -> Tensor:
     """Read vectors ``r = Σ_i w_i M_i``, equation 2.
 
     Args:
         memory: ``[B, N, M]``.
-        weights: ``[B, H, N]``.
+        weightings: ``[B, H, N]``.
         backend: name of the backend, or ``None`` to choose.
 
     Returns:
@@ -128,16 +128,16 @@ def read(memory: Tensor, weights: Tensor, *, backend: str | None = None) -> Tens
     """
     given = checks.Arguments("read")
     given.tensor("memory", memory, "B N M")
-    given.tensor("weights", weights, "B H N")
-    given.dtypes(memory=("memory",), weights=("weights",))
+    given.tensor("weightings", weightings, "B H N")
+    given.dtypes(memory=("memory",), weightings=("weightings",))
     given.needs_grad()
-    sizes = Sizes.of(memory, weights.shape[1])
-    chosen = _choose(_problem("read", memory, weights, sizes), backend)
-    return torch.ops.ntm.read(memory, weights, chosen)
+    sizes = Sizes.of(memory, weightings.shape[1])
+    chosen = _choose(_problem("read", memory, weightings, sizes), backend)
+    return torch.ops.ntm.read(memory, weightings, chosen)
 
 
 def write(
-    memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor, *, backend: str | None = None
+    memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor, *, backend: str | None = None
 ) -> Tensor:
     """The memory after all write heads: ``M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h``.
 
@@ -145,7 +145,7 @@ def write(
 
     Args:
         memory: ``[B, N, M]``; not changed.
-        weights: ``[B, H, N]``.
+        weightings: ``[B, H, N]``.
         erase: e ``[B, H, M]``.
         add: a ``[B, H, M]``.
         backend: name of the backend, or ``None`` to choose.
@@ -161,20 +161,20 @@ def write(
     """
     given = checks.Arguments("write")
     given.tensor("memory", memory, "B N M")
-    given.tensor("weights", weights, "B H N")
+    given.tensor("weightings", weightings, "B H N")
     given.tensor("erase", erase, "B H M")
     given.tensor("add", add, "B H M")
-    given.dtypes(memory=("memory",), weights=("weights",), head_parameters=("erase", "add"))
+    given.dtypes(memory=("memory",), weightings=("weightings",), head_parameters=("erase", "add"))
     given.needs_grad()
-    sizes = Sizes.of(memory, 0, num_write_heads=weights.shape[1])
+    sizes = Sizes.of(memory, 0, num_write_heads=weightings.shape[1])
     chosen = _choose(_problem("write", memory, erase, sizes), backend)
-    return torch.ops.ntm.write(memory, weights, erase, add, chosen)
+    return torch.ops.ntm.write(memory, weightings, erase, add, chosen)
 
 
 def step(
     memory: Tensor,
     interface: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     *,
     num_read_heads: int,
     num_write_heads: int,
@@ -192,58 +192,58 @@ def step(
     Args:
         memory: ``[B, N, M]``.
         interface: ``[B, P]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
-        previous_weights: ``[B, H, N]``.
+        previous_weightings: ``[B, H, N]``.
         num_read_heads: R.
         num_write_heads: W.
         shift_range: largest shift, in rows.
         backend: name of the backend, or ``None`` to choose.
 
     Returns:
-        Read vectors ``[B, R, M]``, memory ``[B, N, M]`` and weights ``[B, H, N]``.
+        Read vectors ``[B, R, M]``, memory ``[B, N, M]`` and weightings ``[B, H, N]``.
 
     >>> import torch
     >>> layout = InterfaceLayout(word_size=4, num_read_heads=1, num_write_heads=1, shift_range=1)
-    >>> memory, weights = torch.zeros(2, 8, 4), torch.full((2, 2, 8), 1 / 8)
-    >>> read_vectors, memory, weights = step(
-    ...     memory, torch.randn(2, layout.size), weights,
+    >>> memory, weightings = torch.zeros(2, 8, 4), torch.full((2, 2, 8), 1 / 8)
+    >>> read_vectors, memory, weightings = step(
+    ...     memory, torch.randn(2, layout.size), weightings,
     ...     num_read_heads=1, num_write_heads=1, shift_range=1)
-    >>> read_vectors.shape, memory.shape, weights.shape
+    >>> read_vectors.shape, memory.shape, weightings.shape
     (torch.Size([2, 1, 4]), torch.Size([2, 8, 4]), torch.Size([2, 2, 8]))
     """
     plan, plain = _planned(
         _step_plan,
         memory,
         interface,
-        previous_weights,
+        previous_weightings,
         num_read_heads,
         num_write_heads,
         shift_range,
     )
     chosen = _choose(plan.problem, backend)
-    tensors = {"memory": memory, "interface": interface, "previous_weights": previous_weights}
+    tensors = {"memory": memory, "interface": interface, "previous_weightings": previous_weightings}
     save_for_backward = checks.needs_grad("step", tensors)
     if plain and _straight("step", chosen):
-        read_vectors, memory, weights, _ = get_backend(chosen).step(
-            memory, interface, previous_weights, plan.problem.sizes, save_for_backward
+        read_vectors, memory, weightings, _ = get_backend(chosen).step(
+            memory, interface, previous_weightings, plan.problem.sizes, save_for_backward
         )
     else:
-        read_vectors, memory, weights, _ = torch.ops.ntm.step(
+        read_vectors, memory, weightings, _ = torch.ops.ntm.step(
             memory,
             interface,
-            previous_weights,
+            previous_weightings,
             num_read_heads,
             num_write_heads,
             shift_range,
             save_for_backward,
             chosen,
         )
-    return read_vectors, memory, weights
+    return read_vectors, memory, weightings
 
 
 def _step_plan(
     memory: Tensor,
     interface: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     num_read_heads: int,
     num_write_heads: int,
     shift_range: int,
@@ -252,19 +252,23 @@ def _step_plan(
     given = checks.Arguments("step")
     layout = _layout(given, num_read_heads, num_write_heads, shift_range, memory)
     given.tensor("interface", interface, "B P")
-    given.tensor("previous_weights", previous_weights, "B H N")
-    given.dtypes(memory=("memory",), weights=("previous_weights",), head_parameters=("interface",))
-    sizes = Sizes.of(memory, num_read_heads, num_write_heads=num_write_heads, taps=layout.taps)
+    given.tensor("previous_weightings", previous_weightings, "B H N")
+    given.dtypes(
+        memory=("memory",), weightings=("previous_weightings",), head_parameters=("interface",)
+    )
+    sizes = Sizes.of(
+        memory, num_read_heads, num_write_heads=num_write_heads, num_taps=layout.num_taps
+    )
     return _Plan(layout, _problem("step", memory, interface, sizes))
 
 
 def sequence(
-    projected_input: Tensor,
+    x: Tensor,
     recurrent_weight: Tensor,
     interface_weight: Tensor,
     interface_bias: Tensor,
     memory: Tensor,
-    weights: Tensor,
+    weightings: Tensor,
     read_vectors: Tensor,
     hidden: Tensor | None = None,
     cell: Tensor | None = None,
@@ -291,12 +295,12 @@ def sequence(
     recomputes those between.
 
     Args:
-        projected_input: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C; or x ``[T, B, I]``.
+        x: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C; or x ``[T, B, I]``.
         recurrent_weight: ``[4C, R·M + C]`` for an LSTM, else ``[C, R·M]``.
         interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
         interface_bias: ``[P]``.
         memory: initial memory ``[B, N, M]``.
-        weights: initial weights ``[B, H, N]``.
+        weightings: initial weightings ``[B, H, N]``.
         read_vectors: initial read vectors ``[B, R, M]``, in the dtype of ``memory``.
         hidden: initial h of an LSTM ``[B, C]``, or ``None``.
         cell: initial c of an LSTM ``[B, C]``; give both or none.
@@ -331,12 +335,12 @@ def sequence(
     (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
     """
     arguments = SequenceArguments(
-        projected_input,
+        x,
         recurrent_weight,
         interface_weight,
         interface_bias,
         memory,
-        weights,
+        weightings,
         read_vectors,
         hidden,
         cell,
@@ -352,19 +356,15 @@ def sequence(
     chosen = _choose(plan.problem, backend)
     if lengths is not None and input_weight is not None:
         # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
-        projected_input = projected_input.masked_fill(
-            beyond(lengths, sizes.time, projected_input.dim()), 0
-        )
-    save_for_backward = checks.needs_grad(
-        "sequence", {"projected_input": projected_input, **arguments._asdict()}
-    )
-    start = SequenceState(memory, weights, read_vectors, hidden, cell)
+        x = x.masked_fill(beyond(lengths, sizes.time, x.dim()), 0)
+    save_for_backward = checks.needs_grad("sequence", {"x": x, **arguments._asdict()})
+    start = SequenceState(memory, weightings, read_vectors, hidden, cell)
     if sizes.time == 0:
         return _empty_sequence(sizes, plan.layout, start, return_trace)
     # 16-bit states are widened here and results narrowed below, outside the op: its backward reads
     # its own outputs, and rounded ones would give rounded weight gradients.
     tensors = (
-        projected_input,
+        x,
         recurrent_weight,
         interface_weight,
         interface_bias,
@@ -389,7 +389,7 @@ def sequence(
     state_dtype = memory.dtype if hidden is None else hidden.dtype
     trace = None
     if return_trace:
-        trace = _trace(_as(outputs[7], weights.dtype), outputs[8], plan.layout, lengths)
+        trace = _trace(_as(outputs[7], weightings.dtype), outputs[8], plan.layout, lengths)
     return SequenceResult(
         _as(outputs[0], state_dtype),
         _as(outputs[1], memory.dtype),
@@ -440,23 +440,23 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
     given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
     given.fix("K", reads + hidden_size if is_lstm else reads, "memory and interface_weight")
     if arguments.input_weight is None:
-        given.tensor("projected_input", arguments.input, "T B G")
+        given.tensor("x", arguments.input, "T B G")
     else:
-        given.tensor("projected_input", arguments.input, "T B I")
+        given.tensor("x", arguments.input, "T B I")
         given.tensor("input_weight", arguments.input_weight, "G I")
         given.tensor("input_bias", arguments.input_bias, "G")
     given.tensor("recurrent_weight", arguments.recurrent_weight, "G K")
     given.tensor("interface_bias", arguments.interface_bias, "P")
-    given.tensor("weights", arguments.weights, "B H N")
+    given.tensor("weightings", arguments.weightings, "B H N")
     given.tensor("read_vectors", arguments.read_vectors, "B R M")
     if is_lstm:
         given.tensor("hidden", arguments.hidden, "B C")
         given.tensor("cell", arguments.cell, "B C")
     given.dtypes(
         memory=("memory", "read_vectors"),
-        weights=("weights",),
+        weightings=("weightings",),
         controller_state=("hidden", "cell"),
-        projected_input=("projected_input", "input_weight", "input_bias"),
+        x=("x", "input_weight", "input_bias"),
         controller_weights=("recurrent_weight", "interface_weight", "interface_bias"),
     )
     memory = arguments.memory
@@ -470,7 +470,7 @@ def _sequence_plan(*given_arguments: Any) -> _Plan:
         memory,
         num_read_heads,
         num_write_heads=num_write_heads,
-        taps=layout.taps,
+        num_taps=layout.num_taps,
         time=time,
         hidden_size=hidden_size,
         checkpoint_every=checkpoint_every,
@@ -491,9 +491,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
     The call itself is not run. Raises what the call would raise.
 
     >>> import torch
-    >>> choice = explain("read", torch.ones(1, 2, 3), torch.ones(1, 1, 2), backend="reference")
+    >>> choice = explain("read", torch.ones(1, 2, 3), torch.ones(1, 1, 2), backend="torch")
     >>> choice.backend, choice.reason
-    ('reference', 'asked for by the backend argument')
+    ('torch', 'asked for by the backend argument')
     """
     functions: dict[str, Callable[..., Any]] = {
         "address": address,
@@ -571,7 +571,7 @@ def _empty_sequence(
     if return_trace:
         dtype = arithmetic_dtype(state.memory.dtype)
         empty = layout.split(state.memory.new_empty(*none, layout.size, dtype=dtype))
-        trace = Trace(state.weights.new_empty(*none, *state.weights.shape[1:]), *empty)
+        trace = Trace(state.weightings.new_empty(*none, *state.weightings.shape[1:]), *empty)
     return SequenceResult(
         like.new_empty(*none, sizes.hidden_size),
         state.read_vectors.new_empty(*none, *state.read_vectors.shape[1:]),
@@ -581,14 +581,14 @@ def _empty_sequence(
 
 
 def _trace(
-    weights: Tensor, interface: Tensor, layout: InterfaceLayout, lengths: Tensor | None
+    weightings: Tensor, interface: Tensor, layout: InterfaceLayout, lengths: Tensor | None
 ) -> Trace:
     if lengths is not None:
-        weights, interface = (
+        weightings, interface = (
             part.masked_fill(beyond(lengths, part.shape[0], part.dim()), 0)
-            for part in (weights, interface)
+            for part in (weightings, interface)
         )
-    return Trace(weights, *layout.split(interface))
+    return Trace(weightings, *layout.split(interface))
 
 
 def beyond(lengths: Tensor, time: int, dims: int) -> Tensor:

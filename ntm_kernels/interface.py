@@ -31,7 +31,7 @@ class InterfaceLayout(NamedTuple):
     erase ``[W·M]``, add ``[W·M]``; inside each group the read heads come first.
 
     >>> layout = InterfaceLayout(word_size=20, num_read_heads=1, num_write_heads=1, shift_range=1)
-    >>> layout.size, layout.num_heads, layout.taps
+    >>> layout.size, layout.num_heads, layout.num_taps
     (92, 2, 3)
     """
 
@@ -45,14 +45,14 @@ class InterfaceLayout(NamedTuple):
         return self.num_read_heads + self.num_write_heads
 
     @property
-    def taps(self) -> int:
+    def num_taps(self) -> int:
         return 2 * self.shift_range + 1
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Elements of each group, in order."""
         heads, words = self.num_heads, self.num_write_heads * self.word_size
-        return (heads * self.word_size, heads, heads, heads * self.taps, heads, words, words)
+        return (heads * self.word_size, heads, heads, heads * self.num_taps, heads, words, words)
 
     @property
     def size(self) -> int:
@@ -67,7 +67,7 @@ class InterfaceLayout(NamedTuple):
             key.view(*lead, self.num_heads, self.word_size),
             strength,
             gate,
-            shift.view(*lead, self.num_heads, self.taps),
+            shift.view(*lead, self.num_heads, self.num_taps),
             sharpening,
             erase.view(*lead, self.num_write_heads, self.word_size),
             add.view(*lead, self.num_write_heads, self.word_size),

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
-from ntm_kernels.backend import SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.backend import get as get_backend
+from ntm_kernels.backends import SequenceArguments, SequenceOutputs, Sizes
+from ntm_kernels.backends import get as get_backend
 from ntm_kernels.reference import arithmetic_dtype
 
 _library = torch.library.Library("ntm", "DEF")
@@ -132,7 +132,7 @@ def _like(tensors: Sequence[Tensor | None], none: Tensor) -> tuple[Tensor, ...]:
 
 
 def _address_sizes(memory: Tensor, key: Tensor, shift: Tensor) -> Sizes:
-    return Sizes.of(memory, key.shape[1], taps=shift.shape[2])
+    return Sizes.of(memory, key.shape[1], num_taps=shift.shape[2])
 
 
 def _address(*args: Any) -> tuple[Tensor, list[Tensor]]:
@@ -141,25 +141,25 @@ def _address(*args: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 def _address_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    memory, key, _, _, shift, _, previous_weights, save_for_backward, backend = args
-    weights = previous_weights.new_empty(previous_weights.shape)
+    memory, key, _, _, shift, _, previous_weightings, save_for_backward, backend = args
+    weightings = previous_weightings.new_empty(previous_weightings.shape)
     if not save_for_backward:
-        return weights, []
-    return weights, _saved("address", memory, backend, _address_sizes(memory, key, shift))
+        return weightings, []
+    return weightings, _saved("address", memory, backend, _address_sizes(memory, key, shift))
 
 
 def _address_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.was_saved, ctx.backend = inputs
-    weights, saved = output
-    ctx.save_for_backward(*tensors, weights, *saved)
+    weightings, saved = output
+    ctx.save_for_backward(*tensors, weightings, *saved)
 
 
-def _address_autograd(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
+def _address_autograd(ctx: Any, grad_weightings: Tensor | None, _: Any) -> tuple[Any, ...]:
     _require_saved("address", ctx.was_saved)
-    if grad_weights is None:
+    if grad_weightings is None:
         return (None,) * 9
     kept = ctx.saved_tensors
-    grads = torch.ops.ntm.address_backward(grad_weights, *kept[:8], list(kept[8:]), ctx.backend)
+    grads = torch.ops.ntm.address_backward(grad_weightings, *kept[:8], list(kept[8:]), ctx.backend)
     return *grads, None, None
 
 
@@ -174,17 +174,17 @@ def _address_backward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 _ADDRESS = (
     "Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, Tensor sharpening, "
-    "Tensor previous_weights"
+    "Tensor previous_weightings"
 )
 _op(
     "address",
-    f"({_ADDRESS}, bool save_for_backward, str backend) -> (Tensor weights, Tensor[] saved)",
+    f"({_ADDRESS}, bool save_for_backward, str backend) -> (Tensor weightings, Tensor[] saved)",
     _address,
     _address_fake,
 )
 _op(
     "address_backward",
-    f"(Tensor grad_weights, {_ADDRESS}, Tensor weights, Tensor[] saved, str backend)"
+    f"(Tensor grad_weightings, {_ADDRESS}, Tensor weightings, Tensor[] saved, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _address_backward,
     _address_backward_fake,
@@ -195,12 +195,12 @@ _autograd("address", _address_setup, _address_autograd)
 # read
 
 
-def _read(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
-    return get_backend(backend).read(memory, weights)
+def _read(memory: Tensor, weightings: Tensor, backend: str) -> Tensor:
+    return get_backend(backend).read(memory, weightings)
 
 
-def _read_fake(memory: Tensor, weights: Tensor, backend: str) -> Tensor:
-    return memory.new_empty(weights.shape[0], weights.shape[1], memory.shape[2])
+def _read_fake(memory: Tensor, weightings: Tensor, backend: str) -> Tensor:
+    return memory.new_empty(weightings.shape[0], weightings.shape[1], memory.shape[2])
 
 
 def _arguments_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -216,19 +216,19 @@ def _read_autograd(ctx: Any, grad_read_vectors: Tensor | None) -> tuple[Any, ...
 
 
 def _read_backward(
-    grad_read_vectors: Tensor, memory: Tensor, weights: Tensor, backend: str
+    grad_read_vectors: Tensor, memory: Tensor, weightings: Tensor, backend: str
 ) -> tuple[Tensor, ...]:
-    return get_backend(backend).read_backward(grad_read_vectors, memory, weights)
+    return get_backend(backend).read_backward(grad_read_vectors, memory, weightings)
 
 
 def _arguments_backward_fake(*args: Any) -> tuple[Tensor, ...]:
     return _like(args[1:-1], args[1])
 
 
-_op("read", "(Tensor memory, Tensor weights, str backend) -> Tensor", _read, _read_fake)
+_op("read", "(Tensor memory, Tensor weightings, str backend) -> Tensor", _read, _read_fake)
 _op(
     "read_backward",
-    "(Tensor grad_read_vectors, Tensor memory, Tensor weights, str backend) -> (Tensor, Tensor)",
+    "(Tensor grad_read_vectors, Tensor memory, Tensor weightings, str backend) -> (Tensor, Tensor)",
     _read_backward,
     _arguments_backward_fake,
 )
@@ -238,8 +238,8 @@ _autograd("read", _arguments_setup, _read_autograd)
 # write
 
 
-def _write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor, backend: str) -> Tensor:
-    return get_backend(backend).write(memory, weights, erase, add)
+def _write(memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor, backend: str) -> Tensor:
+    return get_backend(backend).write(memory, weightings, erase, add)
 
 
 def _write_fake(memory: Tensor, *_: Any) -> Tensor:
@@ -258,7 +258,7 @@ def _write_backward(grad_memory: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return get_backend(backend).write_backward(grad_memory, *tensors)
 
 
-_WRITE = "Tensor memory, Tensor weights, Tensor erase, Tensor add"
+_WRITE = "Tensor memory, Tensor weightings, Tensor erase, Tensor add"
 _op("write", f"({_WRITE}, str backend) -> Tensor", _write, _write_fake)
 _op(
     "write_backward",
@@ -276,14 +276,14 @@ def _step_sizes(
     memory: Tensor, num_read_heads: int, num_write_heads: int, shift_range: int
 ) -> Sizes:
     return Sizes.of(
-        memory, num_read_heads, num_write_heads=num_write_heads, taps=2 * shift_range + 1
+        memory, num_read_heads, num_write_heads=num_write_heads, num_taps=2 * shift_range + 1
     )
 
 
 def _step(
     memory: Tensor,
     interface: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     num_read_heads: int,
     num_write_heads: int,
     shift_range: int,
@@ -291,13 +291,15 @@ def _step(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     sizes = _step_sizes(memory, num_read_heads, num_write_heads, shift_range)
-    return get_backend(backend).step(memory, interface, previous_weights, sizes, save_for_backward)
+    return get_backend(backend).step(
+        memory, interface, previous_weightings, sizes, save_for_backward
+    )
 
 
 def _step_fake(
     memory: Tensor,
     interface: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     num_read_heads: int,
     num_write_heads: int,
     shift_range: int,
@@ -308,15 +310,15 @@ def _step_fake(
     return (
         memory.new_empty(sizes.batch, num_read_heads, sizes.word_size),
         memory.new_empty(memory.shape),
-        previous_weights.new_empty(previous_weights.shape),
+        previous_weightings.new_empty(previous_weightings.shape),
         _saved("step", memory, backend, sizes) if save_for_backward else [],
     )
 
 
 def _step_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.read_heads, ctx.write_heads, ctx.shift_range, ctx.was_saved, ctx.backend = inputs
-    _, _, weights, saved = output
-    ctx.save_for_backward(*tensors, weights, *saved)
+    _, _, weightings, saved = output
+    ctx.save_for_backward(*tensors, weightings, *saved)
 
 
 def _step_autograd(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -341,19 +343,19 @@ def _step_backward_fake(*args: Any) -> tuple[Tensor, ...]:
     return _like(args[3:6], args[3])
 
 
-_STEP = "Tensor memory, Tensor interface, Tensor previous_weights"
+_STEP = "Tensor memory, Tensor interface, Tensor previous_weightings"
 _HEADS = "int num_read_heads, int num_write_heads, int shift_range"
 _op(
     "step",
     f"({_STEP}, {_HEADS}, bool save_for_backward, str backend)"
-    " -> (Tensor read_vectors, Tensor memory, Tensor weights, Tensor[] saved)",
+    " -> (Tensor read_vectors, Tensor memory, Tensor weightings, Tensor[] saved)",
     _step,
     _step_fake,
 )
 _op(
     "step_backward",
-    "(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
-    f"{_STEP}, Tensor weights, Tensor[] saved, {_HEADS}, str backend) -> (Tensor, Tensor, Tensor)",
+    "(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weightings, "
+    f"{_STEP}, Tensor weightings, Tensor[] saved, {_HEADS}, str backend) -> (Tensor, Tensor, Tensor)",
     _step_backward,
     _step_backward_fake,
 )
@@ -374,7 +376,7 @@ def _sequence_sizes(
         arguments.memory,
         num_read_heads,
         num_write_heads=num_write_heads,
-        taps=2 * shift_range + 1,
+        num_taps=2 * shift_range + 1,
         time=arguments.input.shape[0],
         hidden_size=arguments.interface_weight.shape[1],
         checkpoint_every=checkpoint_every,
@@ -400,7 +402,7 @@ def _sequence_fake(*args: Any) -> tuple[Any, ...]:
     reads, writes, shift_range, controller, checkpoint_every = args[12:17]
     save_for_backward, return_trace, backend = args[17:]
     sizes = _sequence_sizes(arguments, reads, writes, shift_range, checkpoint_every)
-    memory, weights = arguments.memory, arguments.weights
+    memory, weightings = arguments.memory, arguments.weightings
     read_vectors = arguments.read_vectors
     dtype = arithmetic_dtype(memory.dtype)
     steps = (sizes.time, sizes.batch)
@@ -414,11 +416,13 @@ def _sequence_fake(*args: Any) -> tuple[Any, ...]:
         hidden=hidden.new_empty(*steps, sizes.hidden_size),
         read_vectors=read_vectors.new_empty(sizes.time, *read_vectors.shape),
         memory=memory.new_empty(memory.shape),
-        weights=weights.new_empty(weights.shape),
+        weightings=weightings.new_empty(weightings.shape),
         final_read_vectors=read_vectors.new_empty(read_vectors.shape),
         final_hidden=hidden.new_empty(state) if is_lstm else empty,
         final_cell=cell.new_empty(state) if is_lstm else memory.new_empty(0),
-        trace_weights=weights.new_empty((sizes.time, *weights.shape) if return_trace else (0,)),
+        trace_weightings=weightings.new_empty(
+            (sizes.time, *weightings.shape) if return_trace else (0,)
+        ),
         trace_interface=memory.new_empty(
             (*steps, interface_size) if return_trace else (0,), dtype=dtype
         ),
@@ -495,21 +499,21 @@ def _sequence_backward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 _SEQUENCE = (
     "Tensor input, Tensor recurrent_weight, Tensor interface_weight, "
-    "Tensor interface_bias, Tensor memory, Tensor weights, Tensor read_vectors, Tensor? hidden, "
+    "Tensor interface_bias, Tensor memory, Tensor weightings, Tensor read_vectors, Tensor? hidden, "
     "Tensor? cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias"
 )
 _op(
     "sequence",
     f"({_SEQUENCE}, {_HEADS}, str controller, SymInt checkpoint_every, bool save_for_backward, "
     "bool return_trace, str backend) -> (Tensor hidden, Tensor read_vectors, Tensor memory, "
-    "Tensor weights, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, "
-    "Tensor trace_weights, Tensor trace_interface, Tensor[] saved)",
+    "Tensor weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, "
+    "Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)",
     _sequence,
     _sequence_fake,
 )
 _op(
     "sequence_backward",
-    "(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weights, "
+    "(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weightings, "
     "Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, "
     f"{_SEQUENCE}, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, {_HEADS}, "
     "str controller, SymInt checkpoint_every, bool input_needs_grad, str backend) -> "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ntm_kernels.backend import get
+from ntm_kernels.backends import get
 
 __all__ = ["GravesRMSprop", "hold_then_linear"]
 
@@ -42,7 +42,7 @@ class GravesRMSprop(Optimizer):
         centered: whether m² is subtracted; without it m is neither computed nor stored.
         foreach: updates all parameters of a group in one call for each operation (the default,
             faster) or one parameter after the other; on a CPU both give the same bits.
-        fused: does the whole update in one native kernel: on a CPU, for contiguous parameters and
+        fused: does the whole update in one CPU kernel: on a CPU, for contiguous parameters and
             gradients. ``None``: wherever it can.
 
     Raises:
@@ -143,7 +143,7 @@ class GravesRMSprop(Optimizer):
         return state
 
     def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """Update what the native kernel can; the others."""
+        """Update what the CPU kernel can; the others."""
         left: list[Tensor] = []
         alike: dict[torch.dtype, list[Tensor]] = {}
         for parameter in parameters:
@@ -156,7 +156,7 @@ class GravesRMSprop(Optimizer):
                 left.append(parameter)
         for some in alike.values():
             states = [self._state_of(p, group) for p in some]
-            torch.ops.ntm_native.graves_rmsprop_(
+            torch.ops.ntm_cpu.graves_rmsprop_(
                 some,
                 [p.grad for p in some],
                 [state["square_avg"] for state in states],
@@ -210,7 +210,7 @@ class GravesRMSprop(Optimizer):
 
 
 def _not_fused(parameter: Tensor, state: dict[str, Tensor]) -> str | None:
-    """Why the native kernel does not update this parameter; ``None`` if it does."""
+    """Why the CPU kernel does not update this parameter; ``None`` if it does."""
     grad = parameter.grad
     assert grad is not None
     if type(parameter) not in (Tensor, nn.Parameter) or type(grad) is not Tensor:
@@ -224,7 +224,7 @@ def _not_fused(parameter: Tensor, state: dict[str, Tensor]) -> str | None:
     for part in (parameter, grad, *state.values()):
         if not part.is_contiguous():
             return "a parameter, its gradient or an average of it is not contiguous"
-    return get("native").unavailable()
+    return get("cpu").unavailable()
 
 
 def hold_then_linear(

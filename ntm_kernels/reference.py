@@ -32,12 +32,12 @@ no weighting gives one, and its slopes, as large as the inverse, would overflow 
 class SequenceState(NamedTuple):
     """What one step of ``sequence`` hands to the next.
 
-    ``memory [B, N, M]``, ``weights [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]`` and
+    ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]`` and
     ``cell [B, C]`` of an LSTM controller, ``None`` for a feed-forward one.
     """
 
     memory: Tensor
-    weights: Tensor
+    weightings: Tensor
     read_vectors: Tensor
     hidden: Tensor | None
     cell: Tensor | None
@@ -46,11 +46,11 @@ class SequenceState(NamedTuple):
 class Trace(NamedTuple):
     """What the heads did at each step, for pictures; not differentiable, everything activated.
 
-    ``weights [T, B, H, N]``, key ``[T, B, H, M]``, strength, gate and sharpening ``[T, B, H]``,
+    ``weightings [T, B, H, N]``, key ``[T, B, H, M]``, strength, gate and sharpening ``[T, B, H]``,
     shift ``[T, B, H, S]``, erase and add ``[T, B, W, M]``. Read heads come first in ``H``.
     """
 
-    weights: Tensor
+    weightings: Tensor
     key: Tensor
     strength: Tensor
     gate: Tensor
@@ -108,7 +108,7 @@ def content(memory: Tensor, key: Tensor, strength: Tensor) -> Tensor:
     return torch.softmax(strength[:, :, None] * similarity(memory, key), dim=-1)
 
 
-def interpolate(content_weights: Tensor, previous_weights: Tensor, gate: Tensor) -> Tensor:
+def interpolate(content: Tensor, previous_weightings: Tensor, gate: Tensor) -> Tensor:
     """Gated weighting ``w^g = g w^c + (1 − g) w_{t−1}``, equation 7.
 
     weightings ``[B, H, N]``, gate ``[B, H]`` -> ``[B, H, N]``.
@@ -118,43 +118,43 @@ def interpolate(content_weights: Tensor, previous_weights: Tensor, gate: Tensor)
     tensor([[[0.2500, 0.7500]]])
     """
     gate = gate[:, :, None]
-    return gate * content_weights + (1 - gate) * previous_weights
+    return gate * content + (1 - gate) * previous_weightings
 
 
-def shift(weights: Tensor, taps: Tensor) -> Tensor:
+def shift(weightings: Tensor, shift_weighting: Tensor) -> Tensor:
     """Circular convolution ``w̃_i = Σ_o s_o w_{i−o}``, index modulo N, equation 8.
 
     Tap 0 has the offset ``−shift_range``; all mass on offset ``o`` moves the focus by ``o`` rows.
-    weights ``[B, H, N]``, taps ``[B, H, S]`` -> ``[B, H, N]``.
+    weightings ``[B, H, N]``, shift weighting ``[B, H, S]`` -> ``[B, H, N]``.
 
     >>> shift(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 0.25, 0.75]]]))
     tensor([[[0.2500, 0.7500, 0.0000, 0.0000]]])
     """
-    shift_range = taps.shape[-1] // 2
+    shift_range = shift_weighting.shape[-1] // 2
     terms = [
-        taps[:, :, tap, None] * weights.roll(tap - shift_range, dims=-1)
-        for tap in range(taps.shape[-1])
+        shift_weighting[:, :, tap, None] * weightings.roll(tap - shift_range, dims=-1)
+        for tap in range(shift_weighting.shape[-1])
     ]
     return torch.stack(terms).sum(0)
 
 
-def sharpen(weights: Tensor, sharpening: Tensor) -> Tensor:
+def sharpen(weightings: Tensor, sharpening: Tensor) -> Tensor:
     """Sharpening ``w_i = w̃_i^γ / Σ_j w̃_j^γ``, equation 9, as ``softmax_i(γ log w̃_i)``.
 
     The softmax's maximum is taken out before the logarithm, ``(w̃_i / max w̃)^γ``: the same value,
     the sum is at least one however large γ is, and autograd is right at ``w̃_i = 0``, where the
     slope is 0 for γ > 1 and not 0 for γ = 1. Uniform, with zero gradient, where all
     ``w̃_i < 1e-20``.
-    weights ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
+    weightings ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
 
     >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
     tensor([[[0.7830, 0.1960, 0.0220]]])
     """
-    peak = weights.detach().amax(-1, keepdim=True)
+    peak = weightings.detach().amax(-1, keepdim=True)
     empty = peak < FOCUS_EPS
-    powers = (weights / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
+    powers = (weightings / torch.where(empty, 1, peak)) ** sharpening[:, :, None]
     total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
-    return torch.where(empty, 1 / weights.shape[-1], powers / total)
+    return torch.where(empty, 1 / weightings.shape[-1], powers / total)
 
 
 def address(
@@ -162,54 +162,54 @@ def address(
     key: Tensor,
     strength: Tensor,
     gate: Tensor,
-    shift_weights: Tensor,
+    shift_weighting: Tensor,
     sharpening: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
 ) -> Tensor:
     """The addressing chain, equations 5 to 9: content, interpolate, shift, sharpen.
 
     memory ``[B, N, M]``, key ``[B, H, M]``, strength, gate and sharpening ``[B, H]``, shift
-    ``[B, H, S]``, previous weights ``[B, H, N]`` -> weights ``[B, H, N]`` in the dtype of the
+    ``[B, H, S]``, previous weightings ``[B, H, N]`` -> weightings ``[B, H, N]`` in the dtype of the
     previous ones.
     """
-    dtype = previous_weights.dtype
-    memory, key, strength, gate, shift_weights, sharpening, previous_weights = _lift(
-        memory, key, strength, gate, shift_weights, sharpening, previous_weights
+    dtype = previous_weightings.dtype
+    memory, key, strength, gate, shift_weighting, sharpening, previous_weightings = _lift(
+        memory, key, strength, gate, shift_weighting, sharpening, previous_weightings
     )
-    weights = content(memory, key, strength)
-    weights = interpolate(weights, previous_weights, gate)
-    weights = shift(weights, shift_weights)
-    return sharpen(weights, sharpening).to(dtype)
+    weightings = content(memory, key, strength)
+    weightings = interpolate(weightings, previous_weightings, gate)
+    weightings = shift(weightings, shift_weighting)
+    return sharpen(weightings, sharpening).to(dtype)
 
 
-def read(memory: Tensor, weights: Tensor) -> Tensor:
+def read(memory: Tensor, weightings: Tensor) -> Tensor:
     """Read vectors ``r = Σ_i w_i M_i``, equation 2.
 
-    memory ``[B, N, M]``, weights ``[B, H, N]`` -> ``[B, H, M]`` in the dtype of the memory.
+    memory ``[B, N, M]``, weightings ``[B, H, N]`` -> ``[B, H, M]`` in the dtype of the memory.
     """
     dtype = memory.dtype
-    memory, weights = _lift(memory, weights)
-    return torch.einsum("bhn,bnm->bhm", weights, memory).to(dtype)
+    memory, weightings = _lift(memory, weightings)
+    return torch.einsum("bhn,bnm->bhm", weightings, memory).to(dtype)
 
 
-def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+def write(memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor) -> Tensor:
     """``M_i ← M_i ∘ Π_h (1 − w_{h,i} e_h) + Σ_h w_{h,i} a_h``, equations 3 and 4 of all heads.
 
-    memory ``[B, N, M]``, weights ``[B, H, N]``, erase and add ``[B, H, M]`` -> ``[B, N, M]`` in
+    memory ``[B, N, M]``, weightings ``[B, H, N]``, erase and add ``[B, H, M]`` -> ``[B, N, M]`` in
     the dtype of the memory.
     """
     dtype = memory.dtype
-    memory, weights, erase, add = _lift(memory, weights, erase, add)
+    memory, weightings, erase, add = _lift(memory, weightings, erase, add)
     retained = memory
-    for head in range(weights.shape[1]):
-        retained = retained * (1 - weights[:, head, :, None] * erase[:, head, None, :])
-    return (retained + torch.einsum("bhn,bhm->bnm", weights, add)).to(dtype)
+    for head in range(weightings.shape[1]):
+        retained = retained * (1 - weightings[:, head, :, None] * erase[:, head, None, :])
+    return (retained + torch.einsum("bhn,bhm->bnm", weightings, add)).to(dtype)
 
 
 def activate(interface: Tensor, layout: InterfaceLayout) -> HeadParameters:
     """The heads' parameters from a raw interface vector ``[..., layout.size]``.
 
-    Key and add are linear, ``β = softplus``, ``g = sigmoid``, ``s = softmax`` over the taps,
+    Key and add are linear, ``β = softplus``, ``g = sigmoid``, ``s = softmax`` over the shift_weighting,
     ``γ = 1 + softplus``, ``e = sigmoid``.
     """
     raw = layout.split(interface)
@@ -227,7 +227,7 @@ def activate(interface: Tensor, layout: InterfaceLayout) -> HeadParameters:
 def step(
     memory: Tensor,
     interface: Tensor,
-    previous_weights: Tensor,
+    previous_weightings: Tensor,
     *,
     num_read_heads: int,
     num_write_heads: int,
@@ -235,28 +235,28 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One time step: all heads address ``M_{t−1}``, read heads read it, write heads then write it.
 
-    memory ``[B, N, M]``, raw interface ``[B, P]``, previous weights ``[B, H, N]`` ->
-    read vectors ``[B, R, M]``, memory ``[B, N, M]``, weights ``[B, H, N]``.
+    memory ``[B, N, M]``, raw interface ``[B, P]``, previous weightings ``[B, H, N]`` ->
+    read vectors ``[B, R, M]``, memory ``[B, N, M]``, weightings ``[B, H, N]``.
     """
     layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
     (interface,) = _lift(interface)
     heads = activate(interface, layout)
-    weights = address(
+    weightings = address(
         memory,
         heads.key,
         heads.strength,
         heads.gate,
         heads.shift,
         heads.sharpening,
-        previous_weights,
+        previous_weightings,
     )
-    read_vectors = read(memory, weights[:, :num_read_heads])
-    memory = write(memory, weights[:, num_read_heads:], heads.erase, heads.add)
-    return read_vectors, memory, weights
+    read_vectors = read(memory, weightings[:, :num_read_heads])
+    memory = write(memory, weightings[:, num_read_heads:], heads.erase, heads.add)
+    return read_vectors, memory, weightings
 
 
 def lstm(
-    projected_input: Tensor,
+    x: Tensor,
     recurrent_weight: Tensor,
     read_vectors: Tensor,
     hidden: Tensor,
@@ -269,24 +269,24 @@ def lstm(
     weight ``[4C, R·M + C]`` -> hidden ``[B, C]``, cell ``[B, C]``.
     """
     recurrent = torch.cat([read_vectors.flatten(1), hidden], dim=-1)
-    gates = projected_input + linear(recurrent, recurrent_weight)
+    gates = x + linear(recurrent, recurrent_weight)
     input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
     cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
     return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
-def feedforward(projected_input: Tensor, recurrent_weight: Tensor, read_vectors: Tensor) -> Tensor:
+def feedforward(x: Tensor, recurrent_weight: Tensor, read_vectors: Tensor) -> Tensor:
     """``h = tanh(W r + x̂)``: input ``[B, C]``, recurrent weight ``[C, R·M]`` -> ``[B, C]``."""
-    return torch.tanh(projected_input + linear(read_vectors.flatten(1), recurrent_weight))
+    return torch.tanh(x + linear(read_vectors.flatten(1), recurrent_weight))
 
 
 def sequence(
-    projected_input: Tensor,
+    x: Tensor,
     recurrent_weight: Tensor,
     interface_weight: Tensor,
     interface_bias: Tensor,
     memory: Tensor,
-    weights: Tensor,
+    weightings: Tensor,
     read_vectors: Tensor,
     hidden: Tensor | None = None,
     cell: Tensor | None = None,
@@ -310,22 +310,22 @@ def sequence(
     sequence_pairs(hidden, cell, input_weight, input_bias)
     state = SequenceState(
         _lift(memory)[0],
-        _lift(weights)[0],
+        _lift(weightings)[0],
         _lift(read_vectors)[0],
         None if hidden is None else _lift(hidden)[0],
         None if cell is None else _lift(cell)[0],
     )
-    projected_input, recurrent_weight, interface_weight, interface_bias = _lift(
-        projected_input, recurrent_weight, interface_weight, interface_bias
+    x, recurrent_weight, interface_weight, interface_bias = _lift(
+        x, recurrent_weight, interface_weight, interface_bias
     )
     if lengths is not None:
-        inside = torch.arange(projected_input.shape[0], device=lengths.device)[:, None] < lengths
-        projected_input = torch.where(inside[..., None], projected_input, 0)
+        inside = torch.arange(x.shape[0], device=lengths.device)[:, None] < lengths
+        x = torch.where(inside[..., None], x, 0)
     if input_weight is not None and input_bias is not None:
-        projected_input = linear(projected_input, *_lift(input_weight, input_bias))
+        x = linear(x, *_lift(input_weight, input_bias))
     layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
     hiddens, reads, traces = [], [], []
-    for time, projected in enumerate(projected_input.unbind(0)):
+    for time, projected in enumerate(x.unbind(0)):
         active = None if lengths is None else lengths > time
         if state.hidden is not None and state.cell is not None:
             new_hidden, new_cell = lstm(
@@ -336,15 +336,15 @@ def sequence(
             new_hidden = feedforward(projected, recurrent_weight, state.read_vectors)
             controller_state = (None, None)
         interface = linear(new_hidden, interface_weight, interface_bias)
-        new_reads, new_memory, new_weights = step(
+        new_reads, new_memory, new_weightings = step(
             state.memory,
             interface,
-            state.weights,
+            state.weightings,
             num_read_heads=num_read_heads,
             num_write_heads=num_write_heads,
             shift_range=shift_range,
         )
-        new = SequenceState(new_memory, new_weights, new_reads, *controller_state)
+        new = SequenceState(new_memory, new_weightings, new_reads, *controller_state)
         if active is None:
             state = new
         else:
@@ -354,20 +354,20 @@ def sequence(
         hiddens.append(new_hidden)
         reads.append(new_reads)
         if return_trace:
-            traced = state.weights.detach().to(weights.dtype)
+            traced = state.weightings.detach().to(weightings.dtype)
             traces.append((traced, *activate(interface.detach(), layout)))
 
     final = SequenceState(
         state.memory.to(memory.dtype),
-        state.weights.to(weights.dtype),
+        state.weightings.to(weightings.dtype),
         state.read_vectors.to(read_vectors.dtype),
         None if state.hidden is None or hidden is None else state.hidden.to(hidden.dtype),
         None if state.cell is None or cell is None else state.cell.to(cell.dtype),
     )
     trace = None
     if return_trace:
-        blank = projected_input.new_zeros(memory.shape[0], layout.size)
-        first = (torch.zeros_like(weights), *layout.split(blank))
+        blank = x.new_zeros(memory.shape[0], layout.size)
+        first = (torch.zeros_like(weightings), *layout.split(blank))
         trace = Trace(*(torch.stack(part)[1:] for part in zip(first, *traces, strict=True)))
         if lengths is not None:
             active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
@@ -380,7 +380,7 @@ def sequence(
     hidden_dtype = memory.dtype if hidden is None else hidden.dtype
     batch, hidden_size = memory.shape[0], interface_weight.shape[1]
     return SequenceResult(
-        torch.stack([projected_input.new_zeros(batch, hidden_size), *hiddens])[1:].to(hidden_dtype),
+        torch.stack([x.new_zeros(batch, hidden_size), *hiddens])[1:].to(hidden_dtype),
         torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(memory.dtype),
         final,
         trace,
@@ -391,7 +391,7 @@ def _hold(active: Tensor, new: SequenceState, old: SequenceState) -> SequenceSta
     """The new state of the active sequences, the old one of those that are over."""
     return SequenceState(
         _where(active, new.memory, old.memory),
-        _where(active, new.weights, old.weights),
+        _where(active, new.weightings, old.weightings),
         _where(active, new.read_vectors, old.read_vectors),
         None
         if new.hidden is None or old.hidden is None

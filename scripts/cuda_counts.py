@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ntm_kernels.backend import Problem, SequenceArguments, Sizes
-from ntm_kernels.backend.cuda import CudaBackend
-from ntm_kernels.backend.cuda.library import Plan
+from ntm_kernels.backends import Problem, SequenceArguments, Sizes
+from ntm_kernels.backends.cuda import CudaBackend
+from ntm_kernels.backends.cuda.library import Plan
 
 
 class Counts(NamedTuple):
@@ -111,16 +111,17 @@ class Emulated:
         launches, result = self.measure(
             lambda: self.backend.step(memory, interface, previous, sizes, True)
         )
-        reads, written, weights, saved = result
+        reads, written, weightings, saved = result
         forward = self.summarise(launches, [memory, written], batch)
         if not backward:
             return [forward]
-        d_reads, d_written, d_weights = (
-            torch.randn(output.shape, generator=generator) for output in (reads, written, weights)
+        d_reads, d_written, d_weightings = (
+            torch.randn(output.shape, generator=generator)
+            for output in (reads, written, weightings)
         )
-        given = d_reads, d_written, d_weights, memory, interface, previous
+        given = d_reads, d_written, d_weightings, memory, interface, previous
         launches, result = self.measure(
-            lambda: self.backend.step_backward(*given, weights, saved, sizes)
+            lambda: self.backend.step_backward(*given, weightings, saved, sizes)
         )
         return [forward, self.summarise(launches, [memory, d_written, result[0]], batch)]
 
@@ -152,7 +153,7 @@ class Emulated:
             interface_weight=random(layout.size, hidden),
             interface_bias=random(layout.size),
             memory=random(batch, sizes.memory_size, sizes.word_size),
-            weights=random(batch, sizes.num_heads, sizes.memory_size).softmax(-1),
+            weightings=random(batch, sizes.num_heads, sizes.memory_size).softmax(-1),
             read_vectors=random(batch, sizes.num_read_heads, sizes.word_size),
             hidden=random(batch, hidden) if is_lstm else None,
             cell=random(batch, hidden) if is_lstm else None,

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ntm_kernels.backend import Sizes
+from ntm_kernels.backends import Sizes
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
 from tests.cuda_emulator import build as emulator
@@ -39,7 +39,7 @@ BARRIER_CYCLES = 200  # a barrier, and the latency of what each phase begins and
 
 
 def step(batch: int, rows: int, words: int, heads: int) -> Sizes:
-    return Sizes(batch, rows, words, heads, heads, taps=3)
+    return Sizes(batch, rows, words, heads, heads, num_taps=3)
 
 
 def paper(heads: int) -> Sizes:

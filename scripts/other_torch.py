@@ -23,10 +23,10 @@ COPIED = (
 )
 TESTING = ("numpy", "pytest", "hypothesis", "pytest-xdist")
 # Every op, both ways, and what most depends on the torch: autograd, fake tensors and the compiler.
-SELECTED = "native and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
+SELECTED = "cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
 CHECK = """
 import torch
-from ntm_kernels.backend.cuda.library import LIBRARY, CudaLibrary
+from ntm_kernels.backends.cuda.library import LIBRARY, CudaLibrary
 print("torch", torch.__version__, "for CUDA", torch.version.cuda)
 if LIBRARY.exists():
     print(LIBRARY, "loads; compiled for", *CudaLibrary(LIBRARY).architectures)
@@ -61,14 +61,14 @@ def main() -> int:
     pip = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, options.torch, *TESTING], check=True)
     copy_sources(sources)
-    required = {"NTM_KERNELS_REQUIRE_NATIVE": "1"}
+    required = {"NTM_KERNELS_REQUIRE_CPU": "1"}
     if shutil.which("nvcc"):
         required["NTM_KERNELS_REQUIRE_CUDA"] = "1"
     subprocess.run([*pip, "--no-deps", "."], cwd=sources, env=os.environ | required, check=True)
     shutil.rmtree(sources / "ntm_kernels")  # or it would be imported in place of what is installed
     subprocess.run([python, "-c", CHECK], cwd=sources, check=True)
     tests = [python, "-m", "pytest", "-q", "tests/ops", "-k", SELECTED, *arguments]
-    live = {"NTM_KERNELS_REQUIRE_BACKENDS": "native", "NTM_KERNELS_EMULATOR": "off"}
+    live = {"NTM_KERNELS_REQUIRE_BACKENDS": "cpu", "NTM_KERNELS_EMULATOR": "off"}
     return subprocess.run(tests, cwd=sources, env=os.environ | live).returncode
 
 

@@ -1,4 +1,4 @@
-"""Writes ntm_kernels/backend/triton/REPORT.md: what the Triton kernels take of a GPU.
+"""Writes ntm_kernels/backends/triton/REPORT.md: what the Triton kernels take of a GPU.
 
     python -m scripts.triton_report [--update-budget]
     python -m scripts.triton_report --check [--targets sm_90 gfx942 ...]
@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from ntm_kernels import InterfaceLayout
-from ntm_kernels.backend import SequenceArguments, Sizes
-from ntm_kernels.backend.triton import TritonBackend
+from ntm_kernels.backends import SequenceArguments, Sizes
+from ntm_kernels.backends.triton import TritonBackend
 
-FOLDER = Path(__file__).parents[1] / "ntm_kernels/backend/triton"
+FOLDER = Path(__file__).parents[1] / "ntm_kernels/backends/triton"
 REPORT, BUDGET = FOLDER / "REPORT.md", FOLDER / "budget.json"
 NVIDIA = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 AMD = ("gfx90a", "gfx942", "gfx1100")
@@ -153,18 +153,18 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     given = partial(torch.empty, device="meta", dtype=model.parameters)
     stored = partial(torch.empty, device="meta", dtype=model.memory)
 
-    memory, weights, some = stored(B, N, M), stored(B, H, N), stored(B, R, N)
+    memory, weightings, some = stored(B, N, M), stored(B, H, N), stored(B, R, N)
     reads, words, scalar = stored(B, R, M), given(B, R, M), given(B, H)
-    addressing = memory, given(B, H, M), scalar, scalar, given(B, H, taps), scalar, weights
+    addressing = memory, given(B, H, M), scalar, scalar, given(B, H, taps), scalar, weightings
     backend.address(*addressing, True)
-    backend.address_backward(weights, *addressing, weights, [])
+    backend.address_backward(weightings, *addressing, weightings, [])
     backend.read(memory, some)
     backend.read_backward(reads, memory, some)
     backend.write(memory, some, words, words)
     backend.write_backward(memory, memory, some, words, words)
 
     sizes = Sizes(B, N, M, R, R, taps, T, C, 6)
-    stepping = memory, given(B, layout.size), weights
+    stepping = memory, given(B, layout.size), weightings
     # The public op widens the state before it calls the backend.
     state = partial(torch.empty, device="meta", dtype=wide)
     is_lstm = model.controller == "lstm"
@@ -184,8 +184,8 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     lengths = torch.empty(B, device="meta", dtype=torch.int64)
     for full in (False, True):
         backend.step(*stepping, sizes, full)
-        d_memory, d_weights = (memory, weights) if full else (None, None)
-        backend.step_backward(reads, d_memory, d_weights, *stepping, weights, [], sizes)
+        d_memory, d_weightings = (memory, weightings) if full else (None, None)
+        backend.step_backward(reads, d_memory, d_weightings, *stepping, weightings, [], sizes)
         if full:
             arguments = arguments._replace(lengths=lengths)
         else:

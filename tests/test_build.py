@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-LIBRARY = Path("ntm_kernels/_native.so")
+LIBRARY = Path("ntm_kernels/_cpu.so")
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")),
@@ -55,7 +55,7 @@ def project(tmp_path):
 
 def run(project, *command, check=True, **environment):
     unset = {"CXX", "CXXFLAGS", "LDFLAGS", "NVCC", "TORCH_CUDA_ARCH_LIST"}
-    unset |= {"NTM_KERNELS_REQUIRE_NATIVE", "NTM_KERNELS_REQUIRE_CUDA"}
+    unset |= {"NTM_KERNELS_REQUIRE_CPU", "NTM_KERNELS_REQUIRE_CUDA"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, *command],
@@ -131,7 +131,7 @@ def test_is_left_out_with_the_reason_or_required(project, obstacle):
         environment = {"PYTHONPATH": str(project / "fake")}
         reason = "torch 2.9.1 is older than 2.11" if old else "install torch first"
 
-    required = build(project, check=False, NTM_KERNELS_REQUIRE_NATIVE="1", **environment)
+    required = build(project, check=False, NTM_KERNELS_REQUIRE_CPU="1", **environment)
     assert required.returncode != 0
     assert reason in required.stdout
 

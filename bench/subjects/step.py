@@ -12,7 +12,7 @@ from bench.workload import Workload
 
 class Step(TimedSubject):
     name = "step"
-    about = "the op: raw interface vector to read vectors, new memory and weights"
+    about = "the op: raw interface vector to read vectors, new memory and weightings"
     passes = ("forward", "backward", "both")
 
     def job(self, contender: Contender, workload: Workload, measured: str) -> Job:
@@ -23,10 +23,10 @@ class Step(TimedSubject):
             torch.randn(w.batch, layout.size),
             torch.randn(w.batch, layout.num_heads, w.memory_size).softmax(-1),
         )
-        memory, interface, weights = (x.to(w.device).requires_grad_() for x in inputs)
+        memory, interface, weightings = (x.to(w.device).requires_grad_() for x in inputs)
         return differentiable(
-            lambda: function(memory, interface, weights),
-            (memory, interface, weights),
+            lambda: function(memory, interface, weightings),
+            (memory, interface, weightings),
             measured,
             w.threads,
         )

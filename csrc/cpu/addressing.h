@@ -32,8 +32,8 @@ struct Addressing {
   T* pull;         // [N] Σ_h dK K / ‖M_i‖²
   T* logarithm;    // [N]
 
-  Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.taps / 2 + 15) / 16 * 16) {
-    const int64_t heads = s.heads();
+  Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.num_taps / 2 + 15) / 16 * 16) {
+    const int64_t heads = s.num_heads();
     matches = arena.take<T>((1 + heads) * row);
     memory_norm = arena.take<T>(row);
     key_norm = arena.take<T>(heads);
@@ -47,7 +47,7 @@ struct Addressing {
     pull = arena.take<T>(row);
     logarithm = arena.take<T>(row);
   }
-  static int64_t row_of(const Sizes& s) { return (s.locations + 15) / 16 * 16; }
+  static int64_t row_of(const Sizes& s) { return (s.memory_size + 15) / 16 * 16; }
   int64_t circular() const { return row + 2 * halo; }
 };
 
@@ -64,18 +64,18 @@ inline void close_circle(int64_t n, int64_t reach, T* x) {
 // ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> matches [1 + H][N], rows `row` apart.
 template <typename T>
 inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T* matches) {
-  const int64_t heads = s.heads(), stride = s.stride();
+  const int64_t heads = s.num_heads(), stride = s.row_stride();
   if (heads == 2) {
-    by_vectors<T, kManyRegisters ? 8 : 4>(s.locations, [&](int64_t i, auto count, auto n) {
+    by_vectors<T, kManyRegisters ? 8 : 4>(s.memory_size, [&](int64_t i, auto count, auto n) {
       constexpr int L = kLanes<T>;
       Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
-      for (int64_t m = 0; m < s.word; ++m) {
+      for (int64_t m = 0; m < s.word_size; ++m) {
 #pragma GCC unroll 8
         for (int k = 0; k < count.value; ++k) {
           const Vec<T> x = load(memory + m * stride + i + k * L, n);
           square[k] += x * x;
           first[k] += x * key[m];
-          second[k] += x * key[s.word + m];
+          second[k] += x * key[s.word_size + m];
         }
       }
 #pragma GCC unroll 8
@@ -86,11 +86,11 @@ inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T*
     });
     return;
   }
-  gemm<T>(heads, s.locations, s.word, {key, s.word}, {memory, stride}, nullptr, 0, matches + row,
-          row);
-  each<T>(s.locations, [&](int64_t i, auto n) {
+  gemm<T>(heads, s.memory_size, s.word_size, {key, s.word_size}, {memory, stride}, nullptr, 0,
+          matches + row, row);
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
     Vec<T> square{};
-    for (int64_t m = 0; m < s.word; ++m) {
+    for (int64_t m = 0; m < s.word_size; ++m) {
       const Vec<T> x = load(memory + m * stride + i, n);
       square += x * x;
     }
@@ -100,24 +100,24 @@ inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T*
 
 // `write` and then `match` of what was written.
 template <typename T>
-inline void write_match(const Sizes& s, const T* memory, const T* weights, int64_t row,
+inline void write_match(const Sizes& s, const T* memory, const T* weightings, int64_t row,
                         const T* erase, const T* add, T* written, const T* key, int64_t matches_row,
                         T* matches) {
-  const int64_t stride = s.stride();
-  if (s.write_heads != 1 || s.heads() != 2) {
-    write(s, memory, weights, row, erase, add, written);
+  const int64_t stride = s.row_stride();
+  if (s.num_write_heads != 1 || s.num_heads() != 2) {
+    write(s, memory, weightings, row, erase, add, written);
     match(s, written, key, matches_row, matches);
     return;
   }
-  by_vectors<T, kManyRegisters ? 4 : 2>(s.locations, [&](int64_t i, auto count, auto n) {
+  by_vectors<T, kManyRegisters ? 4 : 2>(s.memory_size, [&](int64_t i, auto count, auto n) {
     constexpr int L = kLanes<T>;
     Vec<T> square[count.value] = {}, first[count.value] = {}, second[count.value] = {};
     Vec<T> w[count.value];
 #pragma GCC unroll 8
-    for (int k = 0; k < count.value; ++k) w[k] = load(weights + i + k * L, n);
-    for (int64_t m = 0; m < s.word; ++m) {
+    for (int k = 0; k < count.value; ++k) w[k] = load(weightings + i + k * L, n);
+    for (int64_t m = 0; m < s.word_size; ++m) {
       // Before the stores, which the compiler has to think may change them.
-      const T erased = erase[m], added = add[m], one = key[m], other = key[s.word + m];
+      const T erased = erase[m], added = add[m], one = key[m], other = key[s.word_size + m];
 #pragma GCC unroll 8
       for (int k = 0; k < count.value; ++k) {
         const int64_t at = m * stride + i + k * L;
@@ -141,17 +141,17 @@ inline void write_match(const Sizes& s, const T* memory, const T* weights, int64
 // K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `match`, 0 where the product of the norms is below ε.
 template <typename T>
 inline void similarity(const Sizes& s, const T* matches, const T* key, Addressing<T>& a) {
-  each<T>(s.locations,
+  each<T>(s.memory_size,
           [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(matches + i, n)), n); });
-  for (int64_t h = 0; h < s.heads(); ++h) {
+  for (int64_t h = 0; h < s.num_heads(); ++h) {
     Vec<T> square{};
-    each<T>(s.word, [&](int64_t m, auto n) {
-      const Vec<T> k = load(key + h * s.word + m, n);
+    each<T>(s.word_size, [&](int64_t m, auto n) {
+      const Vec<T> k = load(key + h * s.word_size + m, n);
       square += k * k;
     });
     a.key_norm[h] = root<T>(broadcast(sum<T>(square)))[0];
     T* similarity = a.similarity + h * a.row;
-    each<T>(s.locations, [&](int64_t i, auto n) {
+    each<T>(s.memory_size, [&](int64_t i, auto n) {
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
       const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(__builtin_inf())) : product;
       store(a.norms + h * a.row + i, norms, n);
@@ -164,12 +164,12 @@ inline void similarity(const Sizes& s, const T* matches, const T* key, Addressin
 template <typename T>
 inline void products_backward(const Sizes& s, const T* memory, const T* key, const Addressing<T>& a,
                               T* d_key, T* d_memory) {
-  const int64_t heads = s.heads(), stride = s.stride(), word = s.word;
+  const int64_t heads = s.num_heads(), stride = s.row_stride(), word_size = s.word_size;
   if (heads == 2) {
-    by_rows<kLanes<T> / 2>(word, [&](int64_t m, auto rows) {
+    by_rows<kLanes<T> / 2>(word_size, [&](int64_t m, auto rows) {
       constexpr int count = rows.value;
       Vec<T> sums[kLanes<T>] = {};  // of the first key and then of the second
-      each<T>(s.locations, [&](int64_t i, auto n) {
+      each<T>(s.memory_size, [&](int64_t i, auto n) {
         const Vec<T> first = load(a.d_dots + i, n), second = load(a.d_dots + a.row + i, n);
         const Vec<T> pull = load(a.pull + i, n);
 #pragma GCC unroll 16
@@ -179,27 +179,28 @@ inline void products_backward(const Sizes& s, const T* memory, const T* key, con
           sums[k] += first * x;
           sums[count + k] += second * x;
           store(d_memory + at,
-                load(d_memory + at, n) - x * pull + first * key[m + k] + second * key[word + m + k],
+                load(d_memory + at, n) - x * pull + first * key[m + k] +
+                    second * key[word_size + m + k],
                 n);
         }
       });
       T results[kLanes<T>];
       store(results, sum_rows<T>(sums));
       for (int k = 0; k < count; ++k) {
-        d_key[m + k] += results[k], d_key[word + m + k] += results[count + k];
+        d_key[m + k] += results[k], d_key[word_size + m + k] += results[count + k];
       }
     });
     return;
   }
-  dots<T, true>(heads, word, s.locations, a.d_dots, a.row, memory, stride, d_key, word);
-  for (int64_t m = 0; m < word; ++m) {
-    each<T>(s.locations, [&](int64_t i, auto n) {
+  dots<T, true>(heads, word_size, s.memory_size, a.d_dots, a.row, memory, stride, d_key, word_size);
+  for (int64_t m = 0; m < word_size; ++m) {
+    each<T>(s.memory_size, [&](int64_t i, auto n) {
       T* const to = d_memory + m * stride + i;
       store(to, load(to, n) - load(memory + m * stride + i, n) * load(a.pull + i, n), n);
     });
   }
-  gemm<T>(word, s.locations, heads, {key, 1, word}, {a.d_dots, a.row}, d_memory, stride, d_memory,
-          stride);
+  gemm<T>(word_size, s.memory_size, heads, {key, 1, word_size}, {a.d_dots, a.row}, d_memory, stride,
+          d_memory, stride);
 }
 
 // From d_similarity, held in d_dots [H][N], to d_key [H, M] and, added, d_memory [M][N]:
@@ -207,9 +208,9 @@ inline void products_backward(const Sizes& s, const T* memory, const T* key, con
 template <typename T>
 inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
                                 T* d_key, T* d_memory) {
-  for (int64_t h = 0; h < s.heads(); ++h) {
+  for (int64_t h = 0; h < s.num_heads(); ++h) {
     Vec<T> total{};
-    each<T>(s.locations, [&](int64_t i, auto n) {
+    each<T>(s.memory_size, [&](int64_t i, auto n) {
       const int64_t at = h * a.row + i;
       const Vec<T> d = load(a.d_dots + at, n), pull = d * load(a.similarity + at, n);
       total += pull;
@@ -217,11 +218,11 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
       store(a.d_dots + at, d / load(a.norms + at, n), n);
     });
     const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
-    each<T>(s.word, [&](int64_t m, auto n) {
-      store(d_key + h * s.word + m, load(key + h * s.word + m, n) * -own, n);
+    each<T>(s.word_size, [&](int64_t m, auto n) {
+      store(d_key + h * s.word_size + m, load(key + h * s.word_size + m, n) * -own, n);
     });
   }
-  each<T>(s.locations, [&](int64_t i, auto n) {
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
     store(a.pull + i, square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square, n);
   });
@@ -230,33 +231,33 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
 
 // w^c = softmax_i(β K_i).
 template <typename T>
-inline void content(int64_t locations, const T* similarity, T strength, T* content) {
+inline void content(int64_t memory_size, const T* similarity, T strength, T* content) {
   Vec<T> top = broadcast(T(-__builtin_inf()));
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     top = maximum(top, keep<T>(load(similarity + i, n) * strength, n, T(-__builtin_inf())));
   });
   const T highest = peak<T>(top);
   Vec<T> total{};
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     const Vec<T> e = keep<T>(exp<T>(load(similarity + i, n) * strength - highest), n);
     total += e;
     store(content + i, e, n);
   });
   const T scale = 1 / sum<T>(total);
-  each<T>(locations,
+  each<T>(memory_size,
           [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
 }
 
 // d_content in d_similarity [N] becomes d_similarity; returns dβ.
 template <typename T>
-inline T content_backward(int64_t locations, const T* content, const T* similarity, T strength,
+inline T content_backward(int64_t memory_size, const T* content, const T* similarity, T strength,
                           T* d_similarity) {
   Vec<T> total{};
-  each<T>(locations,
+  each<T>(memory_size,
           [&](int64_t i, auto n) { total += load(d_similarity + i, n) * load(content + i, n); });
   const T mean = sum<T>(total);
   Vec<T> d_strength{};
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     const Vec<T> d = (load(d_similarity + i, n) - mean) * load(content + i, n);
     d_strength += d * load(similarity + i, n);
     store(d_similarity + i, d * strength, n);
@@ -266,8 +267,9 @@ inline T content_backward(int64_t locations, const T* content, const T* similari
 
 // w^g = g w^c + (1 − g) w_{t−1}.
 template <typename T>
-inline void interpolate(int64_t locations, const T* content, const T* previous, T gate, T* gated) {
-  each<T>(locations, [&](int64_t i, auto n) {
+inline void interpolate(int64_t memory_size, const T* content, const T* previous, T gate,
+                        T* gated) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     store(gated + i, load(content + i, n) * gate + load(previous + i, n) * (1 - gate), n);
   });
 }
@@ -275,10 +277,10 @@ inline void interpolate(int64_t locations, const T* content, const T* previous, 
 // From d_gated in d_content [N] to d_content in place and d_previous [N]; returns dg. d_previous
 // may be any array of its own.
 template <typename T>
-inline T interpolate_backward(int64_t locations, const T* content, const T* previous, T gate,
+inline T interpolate_backward(int64_t memory_size, const T* content, const T* previous, T gate,
                               T* d_content, T* d_previous) {
   Vec<T> d_gate{};
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     const Vec<T> d = load(d_content + i, n);
     d_gate += d * (load(content + i, n) - load(previous + i, n));
     store(d_previous + i, d * (1 - gate), n);
@@ -289,11 +291,12 @@ inline T interpolate_backward(int64_t locations, const T* content, const T* prev
 
 // w̃_i = Σ_o s_o w^g_{i−o} from a closed circle, taps [S] of the offsets −S/2 … S/2.
 template <typename T>
-inline void shift(int64_t locations, const T* gated, const T* weights, int64_t taps, T* shifted) {
-  each<T>(locations, [&](int64_t i, auto n) {
+inline void shift(int64_t memory_size, const T* gated, const T* shift_weighting, int64_t num_taps,
+                  T* shifted) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     Vec<T> total{};
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      total += load(gated + i - (tap - taps / 2), n) * weights[tap];
+    for (int64_t tap = 0; tap < num_taps; ++tap) {
+      total += load(gated + i - (tap - num_taps / 2), n) * shift_weighting[tap];
     }
     store(shifted + i, total, n);
   });
@@ -301,17 +304,17 @@ inline void shift(int64_t locations, const T* gated, const T* weights, int64_t t
 
 // The correlation: d w^g_j = Σ_o s_o d w̃_{j+o}, ds_o = Σ_i d w̃_i w^g_{i−o}; both arguments closed.
 template <typename T>
-inline void shift_backward(int64_t locations, const T* d_shifted, const T* gated, const T* weights,
-                           int64_t taps, T* d_gated, T* d_weights) {
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const int64_t offset = tap - taps / 2;
+inline void shift_backward(int64_t memory_size, const T* d_shifted, const T* gated,
+                           const T* shift_weighting, int64_t num_taps, T* d_gated, T* d_shift) {
+  for (int64_t tap = 0; tap < num_taps; ++tap) {
+    const int64_t offset = tap - num_taps / 2;
     Vec<T> total{};
-    each<T>(locations, [&](int64_t i, auto n) {
+    each<T>(memory_size, [&](int64_t i, auto n) {
       total += load(d_shifted + i, n) * load(gated + i - offset, n);
       const Vec<T> before = tap ? load(d_gated + i, n) : Vec<T>{};
-      store(d_gated + i, before + load(d_shifted + i + offset, n) * weights[tap], n);
+      store(d_gated + i, before + load(d_shifted + i + offset, n) * shift_weighting[tap], n);
     });
-    d_weights[tap] = sum<T>(total);
+    d_shift[tap] = sum<T>(total);
   }
 }
 
@@ -330,39 +333,39 @@ inline T highest(int64_t n, const T* x) {
 
 // w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where no w̃_i reaches ε.
 template <typename T>
-inline void sharpen(int64_t locations, const T* shifted, T sharpening, T* weights) {
-  const T top = highest(locations, shifted);
+inline void sharpen(int64_t memory_size, const T* shifted, T sharpening, T* weightings) {
+  const T top = highest(memory_size, shifted);
   if (top < T(kFocusEps)) {
-    for (int64_t i = 0; i < locations; ++i) weights[i] = T(1) / locations;
+    for (int64_t i = 0; i < memory_size; ++i) weightings[i] = T(1) / memory_size;
     return;
   }
   Vec<T> total{};
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     const Vec<T> ratio = load(shifted + i, n) / top;
     const Vec<T> any = exp2<T>(log2<T>(ratio) * sharpening);
     const Vec<T> power = keep<T>(ratio > T(0) ? any : ratio, n);  // 0 and NaN stay
     total += power;
-    store(weights + i, power, n);
+    store(weightings + i, power, n);
   });
   const T scale = 1 / sum<T>(total);
-  each<T>(locations,
-          [&](int64_t i, auto n) { store(weights + i, load(weights + i, n) * scale, n); });
+  each<T>(memory_size,
+          [&](int64_t i, auto n) { store(weightings + i, load(weightings + i, n) * scale, n); });
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and
 // dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j). Returns dγ, of which both factors are centred: what
-// one mean lacks then multiplies nothing. d_shifted may not be d_weights.
+// one mean lacks then multiplies nothing. d_shifted may not be d_weightings.
 template <typename T>
-inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifted, T sharpening,
-                          T* logarithm, T* d_shifted) {
-  const T top = highest(locations, shifted);
+inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* shifted,
+                          T sharpening, T* logarithm, T* d_shifted) {
+  const T top = highest(memory_size, shifted);
   if (top < T(kFocusEps)) {
-    for (int64_t i = 0; i < locations; ++i) d_shifted[i] = 0;
+    for (int64_t i = 0; i < memory_size; ++i) d_shifted[i] = 0;
     return 0;
   }
   const T exponent = sharpening - 1, to_base_two = exponent * Real<T>::log2_e;
   Vec<T> total{}, weighted{}, logarithms{};
-  each<T>(locations, [&](int64_t i, auto n) {
+  each<T>(memory_size, [&](int64_t i, auto n) {
     const Vec<T> ratio = load(shifted + i, n) / top;
     const auto present = ratio > T(0);
     const Vec<T> any = log<T>(ratio), power = exp2<T>(any * to_base_two);
@@ -370,7 +373,7 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
     const Vec<T> lesser = present ? power : broadcast(T(exponent == 0));  // (w̃ / max w̃)^{γ−1}
     const Vec<T> whole = lesser * ratio;
     total += whole;
-    weighted += whole * load(d_weights + i, n);
+    weighted += whole * load(d_weightings + i, n);
     logarithms += whole * logs;
     store(logarithm + i, logs, n);
     store(d_shifted + i, lesser, n);
@@ -379,8 +382,8 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   const T mean_logarithm = sum<T>(logarithms) * inverse;
   const T slope = sharpening * inverse / top, scale = inverse / top;
   Vec<T> d_sharpening{};
-  each<T>(locations, [&](int64_t i, auto n) {
-    const Vec<T> lesser = load(d_shifted + i, n), centred = load(d_weights + i, n) - mean;
+  each<T>(memory_size, [&](int64_t i, auto n) {
+    const Vec<T> lesser = load(d_shifted + i, n), centred = load(d_weightings + i, n) - mean;
     const Vec<T> weight = lesser * (load(shifted + i, n) * scale);
     d_sharpening += centred * weight * (load(logarithm + i, n) - mean_logarithm);
     store(d_shifted + i, lesser * centred * slope, n);
@@ -388,49 +391,50 @@ inline T sharpen_backward(int64_t locations, const T* d_weights, const T* shifte
   return sum<T>(d_sharpening);
 }
 
-// From `match`: content, interpolate and shift of all heads; previous weights [H][N] `row` apart.
+// From `match`: content, interpolate and shift of all heads; previous weightings [H][N] `row`
+// apart.
 template <typename T>
 inline void focus(const Sizes& s, const T* matches, const Heads<T>& heads, const T* previous,
                   int64_t row, Addressing<T>& a) {
   similarity(s, matches, heads.key, a);
-  for (int64_t h = 0; h < s.heads(); ++h) {
+  for (int64_t h = 0; h < s.num_heads(); ++h) {
     T* gated = a.gated + h * a.circular();
-    content(s.locations, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
-    interpolate(s.locations, a.content + h * a.row, previous + h * row, heads.gate[h], gated);
-    close_circle(s.locations, s.taps / 2, gated);
-    shift(s.locations, gated, heads.shift + h * s.taps, s.taps, a.shifted + h * a.row);
+    content(s.memory_size, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
+    interpolate(s.memory_size, a.content + h * a.row, previous + h * row, heads.gate[h], gated);
+    close_circle(s.memory_size, s.num_taps / 2, gated);
+    shift(s.memory_size, gated, heads.shift + h * s.num_taps, s.num_taps, a.shifted + h * a.row);
   }
 }
 
-// The weights [H][N] of all heads; may be `previous` itself.
+// The weightings [H][N] of all heads; may be `previous` itself.
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
-                    T* weights, int64_t row, Addressing<T>& a) {
+                    T* weightings, int64_t row, Addressing<T>& a) {
   match(s, memory, heads.key, a.row, a.matches);
   focus(s, a.matches, heads, previous, row, a);
-  for (int64_t h = 0; h < s.heads(); ++h) {
-    sharpen(s.locations, a.shifted + h * a.row, heads.sharpening[h], weights + h * row);
+  for (int64_t h = 0; h < s.num_heads(); ++h) {
+    sharpen(s.memory_size, a.shifted + h * a.row, heads.sharpening[h], weightings + h * row);
   }
 }
 
-// After `focus`: d_weights [H][N] becomes that of the previous weights; d_memory [M][N] is added
-// to.
+// After `focus`: d_weightings [H][N] becomes that of the previous weightings; d_memory [M][N] is
+// added to.
 template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
-                             const T* previous, int64_t row, Addressing<T>& a, T* d_weights,
+                             const T* previous, int64_t row, Addressing<T>& a, T* d_weightings,
                              int64_t d_row, const Heads<T>& d_heads, T* d_memory) {
-  for (int64_t h = 0; h < s.heads(); ++h) {
+  for (int64_t h = 0; h < s.num_heads(); ++h) {
     T* d_content = a.d_dots + h * a.row;
     const T *gated = a.gated + h * a.circular(), *content = a.content + h * a.row;
     d_heads.sharpening[h] =
-        sharpen_backward(s.locations, d_weights + h * d_row, a.shifted + h * a.row,
+        sharpen_backward(s.memory_size, d_weightings + h * d_row, a.shifted + h * a.row,
                          heads.sharpening[h], a.logarithm, a.d_shifted);
-    close_circle(s.locations, s.taps / 2, a.d_shifted);
-    shift_backward(s.locations, a.d_shifted, gated, heads.shift + h * s.taps, s.taps, d_content,
-                   d_heads.shift + h * s.taps);
-    d_heads.gate[h] = interpolate_backward(s.locations, content, previous + h * row, heads.gate[h],
-                                           d_content, d_weights + h * d_row);
-    d_heads.strength[h] = content_backward(s.locations, content, a.similarity + h * a.row,
+    close_circle(s.memory_size, s.num_taps / 2, a.d_shifted);
+    shift_backward(s.memory_size, a.d_shifted, gated, heads.shift + h * s.num_taps, s.num_taps,
+                   d_content, d_heads.shift + h * s.num_taps);
+    d_heads.gate[h] = interpolate_backward(s.memory_size, content, previous + h * row,
+                                           heads.gate[h], d_content, d_weightings + h * d_row);
+    d_heads.strength[h] = content_backward(s.memory_size, content, a.similarity + h * a.row,
                                            heads.strength[h], d_content);
   }
   similarity_backward(s, memory, heads.key, a, d_heads.key, d_memory);

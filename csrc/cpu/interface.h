@@ -9,11 +9,11 @@ namespace ntm::cpu::NTM_ISA {
 // In one pass over the scalars of all heads, which lie side by side as [β | g | taps | γ]: what a
 // place holds says which of the functions, all of e^−|x|, is taken.
 struct Places {
-  int64_t gate, taps, sharpening, end;
+  int64_t gate, shift, sharpening, end;
   explicit Places(const Sizes& s)
-      : gate(s.heads()),
-        taps(2 * s.heads()),
-        sharpening(taps + s.heads() * s.taps),
+      : gate(s.num_heads()),
+        shift(2 * s.num_heads()),
+        sharpening(shift + s.num_heads() * s.num_taps),
         end(s.scalars()) {}
 };
 
@@ -24,26 +24,26 @@ inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
   const Heads<const T> raw(raw_vector, s);
   const Heads<T> to(activated, s);
   const Places places(s);
-  const int64_t written = s.write_heads * s.word;
-  copy(s.heads() * s.word + places.end, raw.key, to.key);
-  for (T* taps = to.shift; taps < to.sharpening; taps += s.taps) {
-    T top = taps[0];
-    for (int64_t tap = 1; tap < s.taps; ++tap) top = taps[tap] > top ? taps[tap] : top;
-    for (int64_t tap = 0; tap < s.taps; ++tap) taps[tap] -= top;
+  const int64_t written = s.num_write_heads * s.word_size;
+  copy(s.num_heads() * s.word_size + places.end, raw.key, to.key);
+  for (T* shift = to.shift; shift < to.sharpening; shift += s.num_taps) {
+    T top = shift[0];
+    for (int64_t tap = 1; tap < s.num_taps; ++tap) top = shift[tap] > top ? shift[tap] : top;
+    for (int64_t tap = 0; tap < s.num_taps; ++tap) shift[tap] -= top;
   }
   each<T>(places.end, [&](int64_t i, auto n) {
     const Vec<T> x = load(to.strength + i, n), e = exp<T>(-absolute<T>(x));
     const Vec<Bits<T>> place = lanes_from<T>(i);
     const Vec<T> positive = softplus<T>(x, e);
     Vec<T> y = place < (Bits<T>)places.sharpening ? e : positive + T(1);
-    y = place < (Bits<T>)places.taps ? sigmoid<T>(x, e) : y;
+    y = place < (Bits<T>)places.shift ? sigmoid<T>(x, e) : y;
     y = place < (Bits<T>)places.gate ? positive : y;
     store(to.strength + i, y, n);
   });
-  for (T* taps = to.shift; taps < to.sharpening; taps += s.taps) {
+  for (T* shift = to.shift; shift < to.sharpening; shift += s.num_taps) {
     T total = 0;
-    for (int64_t tap = 0; tap < s.taps; ++tap) total += taps[tap];
-    for (int64_t tap = 0; tap < s.taps; ++tap) taps[tap] /= total;
+    for (int64_t tap = 0; tap < s.num_taps; ++tap) total += shift[tap];
+    for (int64_t tap = 0; tap < s.num_taps; ++tap) shift[tap] /= total;
   }
   each<T>(written,
           [&](int64_t i, auto n) { store(to.erase + i, sigmoid<T>(load(raw.erase + i, n)), n); });
@@ -61,18 +61,18 @@ inline void activate_backward(const Sizes& s, const T* raw_vector, const T* acti
   each<T>(places.end, [&](int64_t i, auto n) {
     const Vec<T> x = load(raw.strength + i, n), y = load(active.strength + i, n);
     const Vec<Bits<T>> place = lanes_from<T>(i);
-    const auto gate = (place >= (Bits<T>)places.gate) & (place < (Bits<T>)places.taps);
-    const auto taps = (place >= (Bits<T>)places.taps) & (place < (Bits<T>)places.sharpening);
+    const auto gate = (place >= (Bits<T>)places.gate) & (place < (Bits<T>)places.shift);
+    const auto shift = (place >= (Bits<T>)places.shift) & (place < (Bits<T>)places.sharpening);
     const Vec<T> rising = sigmoid<T>(gate ? -x : x);
-    const Vec<T> slope = taps ? y : gate ? y * rising : rising;
+    const Vec<T> slope = shift ? y : gate ? y * rising : rising;
     store(d.strength + i, load(d.strength + i, n) * slope, n);
   });
-  for (int64_t i = 0; i < s.heads() * s.taps; i += s.taps) {
+  for (int64_t i = 0; i < s.num_heads() * s.num_taps; i += s.num_taps) {
     T total = 0;
-    for (int64_t tap = i; tap < i + s.taps; ++tap) total += d.shift[tap];
-    for (int64_t tap = i; tap < i + s.taps; ++tap) d.shift[tap] -= active.shift[tap] * total;
+    for (int64_t tap = i; tap < i + s.num_taps; ++tap) total += d.shift[tap];
+    for (int64_t tap = i; tap < i + s.num_taps; ++tap) d.shift[tap] -= active.shift[tap] * total;
   }
-  each<T>(s.write_heads * s.word, [&](int64_t i, auto n) {
+  each<T>(s.num_write_heads * s.word_size, [&](int64_t i, auto n) {
     const Vec<T> slope = load(active.erase + i, n) * sigmoid<T>(-load(raw.erase + i, n));
     store(d.erase + i, load(d.erase + i, n) * slope, n);
   });

@@ -32,50 +32,54 @@ NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
 // they give up the cache to each other: not where a memory is larger than the weights. Eight fill
 // the tiles of a product; more bring nothing.
 inline int64_t together(const Sizes& s, int64_t count) {
-  const int64_t weights = s.gates() * (s.recurrent() + s.input) + s.interface() * s.hidden;
-  const int64_t worthwhile = std::clamp<int64_t>(weights / s.memory(), 1, 8);
+  const int64_t weights =
+      s.gate_size() * (s.recurrent_size() + s.input_size) + s.interface_size() * s.hidden_size;
+  const int64_t worthwhile = std::clamp<int64_t>(weights / s.transposed_size(), 1, 8);
   return std::min(worthwhile, count);
 }
 
 template <typename T>
 struct SequenceScratch {
-  T* memory;     // [rows][M][N]
-  T* weights;    // [rows, H, N]
-  T* seen;       // [rows, K + I] r, h and x side by side
-  T* cell;       // [rows, C]
-  T* gates;      // [rows, G]
-  T* interface;  // [rows, P]
-  T* activated;  // [P]
+  T* memory;      // [rows][M][N]
+  T* weightings;  // [rows, H, N]
+  T* seen;        // [rows, K + I] r, h and x side by side
+  T* cell;        // [rows, C]
+  T* gates;       // [rows, G]
+  T* interface;   // [rows, P]
+  T* activated;   // [P]
   Addressing<T> addressing;
 
   SequenceScratch(Arena& arena, const Sizes& s, int64_t rows)
-      : memory(arena.take<T>(rows * s.memory())),
-        weights(arena.take<T>(rows * s.heads() * s.locations)),
-        seen(arena.take<T>(rows * (s.recurrent() + s.input))),
-        cell(arena.take<T>(rows * s.hidden)),
-        gates(arena.take<T>(rows * s.gates())),
-        interface(arena.take<T>(rows * s.interface())),
-        activated(arena.take<T>(s.interface())),
+      : memory(arena.take<T>(rows * s.transposed_size())),
+        weightings(arena.take<T>(rows * s.num_heads() * s.memory_size)),
+        seen(arena.take<T>(rows * (s.recurrent_size() + s.input_size))),
+        cell(arena.take<T>(rows * s.hidden_size)),
+        gates(arena.take<T>(rows * s.gate_size())),
+        interface(arena.take<T>(rows * s.interface_size())),
+        activated(arena.take<T>(s.interface_size())),
         addressing(arena, s) {}
 };
 
 template <typename T>
 inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch<T>& scratch,
                           int64_t begin, int64_t rows) {
-  const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
-  const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
-  const int64_t I = s.input, all = K + I;
+  const int64_t B = s.batch, C = s.hidden_size, K = s.recurrent_size(), G = s.gate_size(),
+                P = s.interface_size();
+  const int64_t reads = s.read_size(), HN = s.num_heads() * s.memory_size,
+                NM = s.memory_size * s.word_size;
+  const int64_t I = s.input_size, all = K + I;
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    T* const memory = scratch.memory + i * s.memory();
-    zero(s.memory(), memory);  // what lies between the rows ends up in the checkpoints
-    transpose(s.locations, s.word, io.first.memory + b * NM, s.word, memory, s.stride());
-    copy(HN, io.first.weights + b * HN, scratch.weights + i * HN);
-    copy(reads, io.first.read_vectors + b * reads, scratch.seen + i * all);
+    T* const memory = scratch.memory + i * s.transposed_size();
+    zero(s.transposed_size(), memory);  // what lies between the rows ends up in the checkpoints
+    transpose(s.memory_size, s.word_size, io.initial.memory + b * NM, s.word_size, memory,
+              s.row_stride());
+    copy(HN, io.initial.weightings + b * HN, scratch.weightings + i * HN);
+    copy(reads, io.initial.read_vectors + b * reads, scratch.seen + i * all);
     if (s.lstm) {
-      copy(C, io.first.hidden + b * C, scratch.seen + i * all + reads);
-      copy(C, io.first.cell + b * C, scratch.cell + i * C);
+      copy(C, io.initial.hidden + b * C, scratch.seen + i * all + reads);
+      copy(C, io.initial.cell + b * C, scratch.cell + i * C);
     }
   }
 
@@ -105,17 +109,17 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     gemm<T>(rows, P, C, {hiddens, C}, {io.interface_weight}, io.interface_bias, 0, interface, P);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = at + i;
-      T* const memory = scratch.memory + i * s.memory();
-      T* const weights = scratch.weights + i * HN;
+      T* const memory = scratch.memory + i * s.transposed_size();
+      T* const weightings = scratch.weightings + i * HN;
       T* const read_vectors = scratch.seen + i * all;
-      if (io.saved.checkpoints && t % s.every == 0) {
-        const int64_t index = t / s.every * B + begin + i;
-        copy(s.memory(), memory, io.saved.checkpoints + index * s.memory());
+      if (io.saved.checkpoints && t % s.checkpoint_every == 0) {
+        const int64_t index = t / s.checkpoint_every * B + begin + i;
+        copy(s.transposed_size(), memory, io.saved.checkpoints + index * s.transposed_size());
       }
       T* const activated = io.trace_interface ? io.trace_interface + row * P : scratch.activated;
       if (t + 1 < s.time) {
-        if (io.saved.weights) {
-          prefetch<1>(HN, io.saved.weights + (row + B) * HN);
+        if (io.saved.weightings) {
+          prefetch<1>(HN, io.saved.weightings + (row + B) * HN);
           prefetch<1>(P, io.saved.interface + (row + B) * P);
           if (s.lstm) {
             prefetch<1>(G, io.saved.gates + (row + B) * G);
@@ -126,27 +130,27 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
       }
       if (active(io.lengths, begin + i, t)) {
         activate(s, interface + i * P, activated);
-        step(s, Heads<T>(activated, s), scratch.addressing, memory, weights, s.locations,
+        step(s, Heads<T>(activated, s), scratch.addressing, memory, weightings, s.memory_size,
              read_vectors);
         copy(reads, read_vectors, io.read_vectors + row * reads);
       } else {
         zero(reads, io.read_vectors + row * reads);
         if (io.trace_interface) zero(P, activated);
       }
-      if (io.saved.weights) copy(HN, weights, io.saved.weights + row * HN);
-      if (io.trace_weights) copy(HN, weights, io.trace_weights + row * HN);
+      if (io.saved.weightings) copy(HN, weightings, io.saved.weightings + row * HN);
+      if (io.trace_weightings) copy(HN, weightings, io.trace_weightings + row * HN);
     }
   }
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    transpose(s.word, s.locations, scratch.memory + i * s.memory(), s.stride(),
-              io.last.memory + b * NM, s.word);
-    copy(HN, scratch.weights + i * HN, io.last.weights + b * HN);
-    copy(reads, scratch.seen + i * all, io.last.read_vectors + b * reads);
+    transpose(s.word_size, s.memory_size, scratch.memory + i * s.transposed_size(), s.row_stride(),
+              io.final.memory + b * NM, s.word_size);
+    copy(HN, scratch.weightings + i * HN, io.final.weightings + b * HN);
+    copy(reads, scratch.seen + i * all, io.final.read_vectors + b * reads);
     if (s.lstm) {
-      copy(C, scratch.seen + i * all + reads, io.last.hidden + b * C);
-      copy(C, scratch.cell + i * C, io.last.cell + b * C);
+      copy(C, scratch.seen + i * all + reads, io.final.hidden + b * C);
+      copy(C, scratch.cell + i * C, io.final.cell + b * C);
     }
   }
 }
@@ -175,50 +179,54 @@ inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64
 
 template <typename T>
 struct SequenceBackwardScratch {
-  T* memories;     // [every - 1][rows][M][N] before each step of a segment but the first
-  T* matches;      // [every][rows][1 + H][N] of the memory before each step
-  T* activated;    // [every][rows, P]
-  T* d_memory;     // [rows][M][N]
-  T* d_weights;    // [rows, H, N]
-  T* d_recurrent;  // [rows, K]
-  T* d_before;     // [rows, K]
-  T* d_hidden;     // [rows, C]
-  T* d_cell;       // [rows, C]
-  T* d_reads;      // [R, M]
+  T* memories;      // [every - 1][rows][M][N] before each step of a segment but the first
+  T* matches;       // [every][rows][1 + H][N] of the memory before each step
+  T* activated;     // [every][rows, P]
+  T* d_memory;      // [rows][M][N]
+  T* d_weightings;  // [rows, H, N]
+  T* d_recurrent;   // [rows, K]
+  T* d_before;      // [rows, K]
+  T* d_hidden;      // [rows, C]
+  T* d_cell;        // [rows, C]
+  T* d_reads;       // [R, M]
   Addressing<T> addressing;
   Products<T> products;
 
   SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
-      : memories(arena.take<T>((steps(s) - 1) * rows * s.memory())),
-        matches(arena.take<T>(steps(s) * rows * (1 + s.heads()) * Addressing<T>::row_of(s))),
-        activated(arena.take<T>(steps(s) * rows * s.interface())),
-        d_memory(arena.take<T>(rows * s.memory())),
-        d_weights(arena.take<T>(rows * s.heads() * s.locations)),
-        d_recurrent(arena.take<T>(rows * s.recurrent())),
-        d_before(arena.take<T>(rows * s.recurrent())),
-        d_hidden(arena.take<T>(rows * s.hidden)),
-        d_cell(arena.take<T>(rows * s.hidden)),
-        d_reads(arena.take<T>(s.reads())),
+      : memories(arena.take<T>((steps(s) - 1) * rows * s.transposed_size())),
+        matches(arena.take<T>(steps(s) * rows * (1 + s.num_heads()) * Addressing<T>::row_of(s))),
+        activated(arena.take<T>(steps(s) * rows * s.interface_size())),
+        d_memory(arena.take<T>(rows * s.transposed_size())),
+        d_weightings(arena.take<T>(rows * s.num_heads() * s.memory_size)),
+        d_recurrent(arena.take<T>(rows * s.recurrent_size())),
+        d_before(arena.take<T>(rows * s.recurrent_size())),
+        d_hidden(arena.take<T>(rows * s.hidden_size)),
+        d_cell(arena.take<T>(rows * s.hidden_size)),
+        d_reads(arena.take<T>(s.read_size())),
         addressing(arena, s),
         products(arena, s) {}
 
-  static int64_t steps(const Sizes& s) { return s.every < s.time ? s.every : s.time; }
+  static int64_t steps(const Sizes& s) {
+    return s.checkpoint_every < s.time ? s.checkpoint_every : s.time;
+  }
 };
 
 template <typename T>
 inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io,
                                    SequenceBackwardScratch<T>& scratch, int64_t begin,
                                    int64_t rows) {
-  const int64_t B = s.batch, C = s.hidden, K = s.recurrent(), G = s.gates(), P = s.interface();
-  const int64_t reads = s.reads(), HN = s.heads() * s.locations, NM = s.locations * s.word;
+  const int64_t B = s.batch, C = s.hidden_size, K = s.recurrent_size(), G = s.gate_size(),
+                P = s.interface_size();
+  const int64_t reads = s.read_size(), HN = s.num_heads() * s.memory_size,
+                NM = s.memory_size * s.word_size;
   const T* checkpoint = nullptr;  // of the running segment
   const auto memory_at = [&](int64_t step, int64_t i) -> const T* {
-    return step ? scratch.memories + ((step - 1) * rows + i) * s.memory()
-                : checkpoint + i * s.memory();
+    return step ? scratch.memories + ((step - 1) * rows + i) * s.transposed_size()
+                : checkpoint + i * s.transposed_size();
   };
   const int64_t matches_row = scratch.addressing.row;
   const auto matches_at = [&](int64_t step, int64_t i) {
-    return scratch.matches + (step * rows + i) * (1 + s.heads()) * matches_row;
+    return scratch.matches + (step * rows + i) * (1 + s.num_heads()) * matches_row;
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -226,27 +234,28 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    T* const d_memory = scratch.d_memory + i * s.memory();
-    if (io.d_last.memory) {
-      transpose(s.locations, s.word, io.d_last.memory + b * NM, s.word, d_memory, s.stride());
+    T* const d_memory = scratch.d_memory + i * s.transposed_size();
+    if (io.d_final.memory) {
+      transpose(s.memory_size, s.word_size, io.d_final.memory + b * NM, s.word_size, d_memory,
+                s.row_stride());
     } else {
-      zero(s.memory(), d_memory);
+      zero(s.transposed_size(), d_memory);
     }
     const auto start = [&](int64_t n, const T* from, T* to) {
       copy_or_zero(n, from ? from + b * n : nullptr, to);
     };
-    start(HN, io.d_last.weights, scratch.d_weights + i * HN);
-    start(reads, io.d_last.read_vectors, scratch.d_recurrent + i * K);
+    start(HN, io.d_final.weightings, scratch.d_weightings + i * HN);
+    start(reads, io.d_final.read_vectors, scratch.d_recurrent + i * K);
     if (s.lstm) {
-      start(C, io.d_last.hidden, scratch.d_recurrent + i * K + reads);
-      start(C, io.d_last.cell, scratch.d_cell + i * C);
+      start(C, io.d_final.hidden, scratch.d_recurrent + i * K + reads);
+      start(C, io.d_final.cell, scratch.d_cell + i * C);
     }
   }
 
-  for (int64_t segment = s.checkpoints() - 1; segment >= 0; --segment) {
-    const int64_t from = segment * s.every;
-    const int64_t steps = from + s.every < s.time ? s.every : s.time - from;
-    checkpoint = io.saved.checkpoints + (segment * B + begin) * s.memory();
+  for (int64_t segment = s.num_checkpoints() - 1; segment >= 0; --segment) {
+    const int64_t from = segment * s.checkpoint_every;
+    const int64_t steps = from + s.checkpoint_every < s.time ? s.checkpoint_every : s.time - from;
+    checkpoint = io.saved.checkpoints + (segment * B + begin) * s.transposed_size();
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t step = 0; step < steps; ++step) {
         if (!active(io.lengths, begin + i, from + step)) break;
@@ -258,10 +267,11 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           continue;
         }
         const Heads<T> before = heads_at(step - 1, i);
-        const T* const weights = io.saved.weights + (row - B) * HN + s.read_heads * s.locations;
-        write_match(s, memory_at(step - 1, i), weights, s.locations, before.erase, before.add,
-                    scratch.memories + ((step - 1) * rows + i) * s.memory(), heads.key, matches_row,
-                    matches_at(step, i));
+        const T* const weightings =
+            io.saved.weightings + (row - B) * HN + s.num_read_heads * s.memory_size;
+        write_match(s, memory_at(step - 1, i), weightings, s.memory_size, before.erase, before.add,
+                    scratch.memories + ((step - 1) * rows + i) * s.transposed_size(), heads.key,
+                    matches_row, matches_at(step, i));
       }
     }
 
@@ -276,7 +286,7 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         }
         const Heads<T> heads = heads_at(step, i);
         const T* const previous =
-            t ? io.saved.weights + (row - B) * HN : io.first.weights + (begin + i) * HN;
+            t ? io.saved.weightings + (row - B) * HN : io.initial.weightings + (begin + i) * HN;
         const T* d_reads = scratch.d_recurrent + i * K;
         if (io.d_read_vectors) {
           const T* more = io.d_read_vectors + row * reads;
@@ -294,13 +304,13 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
             prefetch(G, io.saved.gates + before * G);
             if (t > 1) prefetch(C, io.saved.cell + (before - B) * C);
           }
-          if (t > 1) prefetch(HN, io.saved.weights + (before - B) * HN);
+          if (t > 1) prefetch(HN, io.saved.weightings + (before - B) * HN);
         }
-        focus(s, matches_at(step, i), heads, previous, s.locations, scratch.addressing);
-        step_backward(s, memory_at(step, i), heads, previous, io.saved.weights + row * HN,
-                      s.locations, scratch.addressing, scratch.products, d_reads,
-                      scratch.d_memory + i * s.memory(), scratch.d_weights + i * HN, s.locations,
-                      Heads<T>(d_interface, s));
+        focus(s, matches_at(step, i), heads, previous, s.memory_size, scratch.addressing);
+        step_backward(s, memory_at(step, i), heads, previous, io.saved.weightings + row * HN,
+                      s.memory_size, scratch.addressing, scratch.products, d_reads,
+                      scratch.d_memory + i * s.transposed_size(), scratch.d_weightings + i * HN,
+                      s.memory_size, Heads<T>(d_interface, s));
         activate_backward(s, io.saved.interface + row * P, heads.key, d_interface);
       }
 
@@ -324,7 +334,7 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           zero(G, d_gates);
         } else if (s.lstm) {
           const T* const previous =
-              t ? io.saved.cell + (row - B) * C : io.first.cell + (begin + i) * C;
+              t ? io.saved.cell + (row - B) * C : io.initial.cell + (begin + i) * C;
           lstm_backward(C, io.saved.gates + row * G, previous, io.saved.cell + row * C, d_hidden,
                         scratch.d_cell + i * C, d_gates);
         } else {
@@ -342,13 +352,13 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
-    transpose(s.word, s.locations, scratch.d_memory + i * s.memory(), s.stride(),
-              io.d_first.memory + b * NM, s.word);
-    copy(HN, scratch.d_weights + i * HN, io.d_first.weights + b * HN);
-    copy(reads, scratch.d_recurrent + i * K, io.d_first.read_vectors + b * reads);
+    transpose(s.word_size, s.memory_size, scratch.d_memory + i * s.transposed_size(),
+              s.row_stride(), io.d_initial.memory + b * NM, s.word_size);
+    copy(HN, scratch.d_weightings + i * HN, io.d_initial.weightings + b * HN);
+    copy(reads, scratch.d_recurrent + i * K, io.d_initial.read_vectors + b * reads);
     if (s.lstm) {
-      copy(C, scratch.d_recurrent + i * K + reads, io.d_first.hidden + b * C);
-      copy(C, scratch.d_cell + i * C, io.d_first.cell + b * C);
+      copy(C, scratch.d_recurrent + i * K + reads, io.d_initial.hidden + b * C);
+      copy(C, scratch.d_cell + i * C, io.d_initial.cell + b * C);
     }
   }
 }

@@ -32,12 +32,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
 
   load_tile(tile, params.memory, b * sizes.N * sizes.M);
   load_heads(block, heads, params, sizes);
-  load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
+  load_vector(block, space.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   __syncthreads();
-  A* saved = static_cast<A*>(params.saved_weights);
+  A* saved = static_cast<A*>(params.saved_weightings);
   address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = weighting + static_cast<int64_t>(head) * sizes.N + row;
-    store(params.weights, at, w);
+    store(params.weightings, at, w);
     if (saved != nullptr) saved[at] = w;
   });
 }
@@ -77,9 +77,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   load_heads(block, heads, params, sizes);
-  load_vector(block, chain.d, params.d_weights, weighting, H * sizes.N);
-  load_vector(block, chain.previous, params.previous_weights, weighting, H * sizes.N);
-  load_vector(block, chain.weights, plain<A>(params.saved_weights), weighting, H * sizes.N);
+  load_vector(block, chain.d, params.d_weightings, weighting, H * sizes.N);
+  load_vector(block, chain.previous, params.previous_weightings, weighting, H * sizes.N);
+  load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting, H * sizes.N);
   clear_tile(block, d_tile);
   __syncthreads();
   content(block, tile, heads, sizes, chain);
@@ -100,14 +100,14 @@ static TiledCall tiled_call(const NtmAddressParams& params) {
   TiledCall call = {};
   call.sizes = params.sizes;
   call.memory = params.memory;
-  call.previous = params.previous_weights;
-  call.weights = params.weights;
+  call.previous = params.previous_weightings;
+  call.weightings = params.weightings;
   call.key = params.key;
   call.strength = params.strength;
   call.gate = params.gate;
   call.shift = params.shift;
   call.sharpening = params.sharpening;
-  call.d_weights = params.d_weights;
+  call.d_weightings = params.d_weightings;
   call.d_memory = params.d_memory;
   call.d_previous = params.d_previous;
   call.d_key = params.d_key;
@@ -115,7 +115,7 @@ static TiledCall tiled_call(const NtmAddressParams& params) {
   call.d_gate = params.d_gate;
   call.d_shift = params.d_shift;
   call.d_sharpening = params.d_sharpening;
-  call.saved_weights = params.saved_weights;
+  call.saved_weightings = params.saved_weightings;
   call.workspace = params.workspace;
   return call;
 }

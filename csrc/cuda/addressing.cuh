@@ -52,13 +52,13 @@ struct Chain {
 };
 
 // What the stages of a backward work on besides. `previous` becomes the gradient of the previous
-// weights, `shifted` w̃, then dw^c and then the gradient of the scalar products k·M_i, `content` w^c
-// and then what the norm of the row takes of them, and `d` goes from dw to dw̃.
+// weightings, `shifted` w̃, then dw^c and then the gradient of the scalar products k·M_i, `content`
+// w^c and then what the norm of the row takes of them, and `d` goes from dw to dw̃.
 template <typename A>
 struct BackwardChain : Chain<A> {
   static constexpr bool kKeeps = true;
   A* content;
-  A *weights, *d;
+  A *weightings, *d;
   A *row_norms, *key_norms;  // [N] and [H]
   Partials<A> weight_dots;   // Σ dw w, from every warp
   Partials<A> content_dots;  // Σ dw^c w^c
@@ -72,7 +72,7 @@ __device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>&
                         const Sizes& sizes, const C& chain, F along = {}) {
   constexpr bool kAlong = !std::is_same_v<F, Nothing>;
   const RowUnits units(tile.rows, block.warps);
-  const int M = tile.words;
+  const int M = tile.word_size;
 #pragma unroll 1
   for (int pass = 0; pass * kHeadsAtOnce<A> < sizes.H || pass < along.passes; ++pass) {
     const int head = pass * kHeadsAtOnce<A>, some = min(kHeadsAtOnce<A>, sizes.H - head);
@@ -228,7 +228,7 @@ __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& he
   });
 }
 
-// Σ dw w, for callers whose dw comes from elsewhere than `read_backward_weights` and its like.
+// Σ dw w, for callers whose dw comes from elsewhere than `read_backward_weightings` and its like.
 template <typename A>
 __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, const Sizes& sizes,
                                       const BackwardChain<A>& chain) {
@@ -237,7 +237,7 @@ __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, c
     const int64_t base = static_cast<int64_t>(head) * sizes.N + tile.first;
     A dot = 0;
     for (int at = block.thread; at < tile.rows; at += block.threads)
-      dot += chain.d[base + at] * chain.weights[base + at];
+      dot += chain.d[base + at] * chain.weightings[base + at];
     give_part(block, tile, chain.weight_dots, head, dot);
   }
 }
@@ -264,7 +264,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
       }
       const A ratio = chain.shifted[at] / total.peak;
       chain.d[at] = slope * power_of_ratio(ratio, sharpening - 1) * centred;
-      if (ratio != 0) d_sharpening += centred * chain.weights[at] * log_of(ratio);
+      if (ratio != 0) d_sharpening += centred * chain.weightings[at] * log_of(ratio);
     });
     d_sharpening = warp_sum(d_sharpening);
     if (block.lane == 0) chain.d_sharpening.own(head, slot) = d_sharpening;

@@ -38,11 +38,11 @@ struct Sizes {
   __host__ __device__ explicit Sizes(const NtmSizes& sizes)
       : N(sizes.memory_size),
         M(sizes.word_size),
-        R(sizes.read_heads),
-        W(sizes.write_heads),
-        H(sizes.read_heads + sizes.write_heads),
-        S(sizes.taps),
-        C(sizes.hidden),
+        R(sizes.num_read_heads),
+        W(sizes.num_write_heads),
+        H(sizes.num_read_heads + sizes.num_write_heads),
+        S(sizes.num_taps),
+        C(sizes.hidden_size),
         T(sizes.time),
         is_lstm(sizes.is_lstm != 0) {}
   __host__ __device__ int interface_size() const { return H * (M + 3 + S) + 2 * W * M; }

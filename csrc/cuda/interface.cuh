@@ -17,15 +17,15 @@ struct Heads {
   A* add;         // [W, M]
   int size;
 
-  __device__ Heads(A* vector, int addressing, int writing, int words, int taps) {
+  __device__ Heads(A* vector, int addressing, int writing, int word_size, int num_taps) {
     key = vector;
-    strength = key + addressing * words;
+    strength = key + addressing * word_size;
     gate = strength + addressing;
     shift = gate + addressing;
-    sharpening = shift + addressing * taps;
+    sharpening = shift + addressing * num_taps;
     erase = sharpening + addressing;
-    add = erase + writing * words;
-    size = static_cast<int>(add + writing * words - vector);
+    add = erase + writing * word_size;
+    size = static_cast<int>(add + writing * word_size - vector);
   }
   __device__ Heads(A* vector, const Sizes& sizes)
       : Heads(vector, sizes.H, sizes.W, sizes.M, sizes.S) {}

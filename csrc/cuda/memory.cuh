@@ -14,11 +14,11 @@ template <typename A>
 struct Tile {
   A* at;      // [rows, stride]
   int first;  // its first row in the memory
-  int rows, words;
+  int rows, word_size;
   bool fresh;  // no tile came before it in this block: sums over rows start here
 
-  static __host__ __device__ int stride_of(int words) { return words | 1; }
-  __device__ int stride() const { return stride_of(words); }
+  static __host__ __device__ int stride_of(int word_size) { return word_size | 1; }
+  __device__ int stride() const { return stride_of(word_size); }
   __device__ A& operator()(int row, int word) const { return at[row * stride() + word]; }
   __device__ Rows range() const { return {first, rows}; }
 };
@@ -27,7 +27,7 @@ struct Tile {
 // neighbouring threads.
 template <int Width, int Unroll = 4, typename A, typename F>
 __device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
-  const int groups = tile.words / Width;
+  const int groups = tile.word_size / Width;
   const int row_step = block.threads / groups, group_step = block.threads % groups;
   int row = block.thread / groups, group = block.thread % groups;
 #pragma unroll Unroll
@@ -48,8 +48,8 @@ struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
 };
 
 template <typename T>
-__device__ bool in_fours(const T* data, int words) {
-  return words % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
+__device__ bool in_fours(const T* data, int word_size) {
+  return word_size % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
 }
 
 // Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every
@@ -61,7 +61,7 @@ __device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array
   Visit<A>::typed(array, [&](auto* data) {
     using T = std::remove_pointer_t<decltype(data)>;
     const T* source = data + offset;
-    if (in_fours(source, tile.words)) {
+    if (in_fours(source, tile.word_size)) {
       each_group<4>(block, tile, [&](int index, int row, int word) {
         const Four<T> four = *reinterpret_cast<const Four<T>*>(source + index);
         A* to = &tile(row, word);
@@ -80,7 +80,7 @@ __device__ __attribute__((noinline)) void store_tile(Tile<A> tile, NtmArray arra
   Visit<A>::typed(array, [&](auto* data) {
     using T = std::remove_pointer_t<decltype(data)>;
     T* target = data + offset;
-    if (in_fours(target, tile.words)) {
+    if (in_fours(target, tile.word_size)) {
       each_group<4>(block, tile, [&](int index, int row, int word) {
         Four<T> four;
         const A* from = &tile(row, word);
@@ -128,15 +128,15 @@ struct RowUnits {
   }
 };
 
-// Read vectors [R, M] from weights [R, N], one column; what earlier tiles gave is added to. The
-// backward of the content sums over rows alike, with the gradients of k·M_i for weights.
+// Read vectors [R, M] from weightings [R, N], one column; what earlier tiles gave is added to. The
+// backward of the content sums over rows alike, with the gradients of k·M_i for weightings.
 template <typename A>
-__device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weights,
+__device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weightings,
                      int heads, int N, A* read_vectors) {
 #pragma unroll 1
   for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, heads - head);
-    const A* w = weights + static_cast<int64_t>(head) * N + tile.first;
+    const A* w = weightings + static_cast<int64_t>(head) * N + tile.first;
     A sums[kHeadsAtOnce<A>] = {};
 #pragma unroll 2
     for (int row = block.lane; row < tile.rows; row += kWarp) {
@@ -149,24 +149,24 @@ __device__ void read(const Block& block, const Tile<A>& tile, int column, const 
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
       if (i >= some) continue;
       const A sum = warp_sum(sums[i]);
-      A& to = read_vectors[(head + i) * tile.words + column];
+      A& to = read_vectors[(head + i) * tile.word_size + column];
       if (block.lane == 0) to = tile.fresh ? sum : to + sum;
     }
   }
 }
 
-// M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h in one column; weights [W, N].
+// M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h in one column; weightings [W, N].
 template <typename A>
-__device__ void write(const Block& block, const Tile<A>& tile, int column, const A* weights,
+__device__ void write(const Block& block, const Tile<A>& tile, int column, const A* weightings,
                       int heads, int N, const A* erase, const A* add) {
 #pragma unroll 2
   for (int row = block.lane; row < tile.rows; row += kWarp) {
     A kept = tile(row, column), added = 0;
 #pragma unroll 1
     for (int head = 0; head < heads; ++head) {
-      const A w = weights[static_cast<int64_t>(head) * N + tile.first + row];
-      kept *= 1 - w * erase[head * tile.words + column];
-      added += w * add[head * tile.words + column];
+      const A w = weightings[static_cast<int64_t>(head) * N + tile.first + row];
+      kept *= 1 - w * erase[head * tile.word_size + column];
+      added += w * add[head * tile.word_size + column];
     }
     tile(row, column) = kept + added;
   }
@@ -174,12 +174,12 @@ __device__ void write(const Block& block, const Tile<A>& tile, int column, const
 
 // What the write heads other than `head` leave of an element: a product, never a quotient.
 template <typename A>
-__device__ A kept_by_others(int head, int heads, const A* weights, int64_t N, const A* erase,
-                            int words) {
+__device__ A kept_by_others(int head, int heads, const A* weightings, int64_t N, const A* erase,
+                            int word_size) {
   A kept = 1;
 #pragma unroll 1
   for (int other = 0; other < heads; ++other)
-    if (other != head) kept *= 1 - weights[other * N] * erase[other * words];
+    if (other != head) kept *= 1 - weightings[other * N] * erase[other * word_size];
   return kept;
 }
 
@@ -192,17 +192,18 @@ __device__ void give_part(const Block& block, const Tile<A>& tile, const Partial
   if (block.lane == 0) own = tile.fresh ? part : own + part;
 }
 
-// dw += dr · M_i, for heads [0, heads); weights and d_weights [heads, N], d_read_vectors [heads,
-// M]. Where they are asked for, also the parts of Σ dw w.
+// dw += dr · M_i, for heads [0, heads); weightings and d_weightings [heads, N], d_read_vectors
+// [heads, M]. Where they are asked for, also the parts of Σ dw w.
 template <typename A>
-__device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
-                                      const A* d_read_vectors, int heads, int N, const A* weights,
-                                      A* d_weights, const Partials<A>& dots) {
+__device__ void read_backward_weightings(const Block& block, const Tile<A>& tile,
+                                         const A* d_read_vectors, int heads, int N,
+                                         const A* weightings, A* d_weightings,
+                                         const Partials<A>& dots) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
   for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
     const int some = min(kHeadsAtOnce<A>, heads - head);
-    const A* d_read = d_read_vectors + head * tile.words;
+    const A* d_read = d_read_vectors + head * tile.word_size;
     A parts[kHeadsAtOnce<A>] = {};
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
@@ -210,11 +211,11 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
       A sums[kHeadsAtOnce<A>] = {};
       if (row < tile.rows) {
 #pragma unroll 2
-        for (int word = part; word < tile.words; word += units.lanes) {
+        for (int word = part; word < tile.word_size; word += units.lanes) {
           const A m = tile(row, word);
 #pragma unroll
           for (int i = 0; i < kHeadsAtOnce<A>; ++i)
-            if (i < some) sums[i] += d_read[i * tile.words + word] * m;
+            if (i < some) sums[i] += d_read[i * tile.word_size + word] * m;
         }
       }
 #pragma unroll
@@ -223,9 +224,9 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
         const A sum = units.sum(sums[i]);
         if (part != 0 || row >= tile.rows) continue;
         const int64_t at = static_cast<int64_t>(head + i) * N + tile.first + row;
-        const A d = d_weights[at] + sum;
-        d_weights[at] = d;
-        if (dots.at != nullptr) parts[i] += d * weights[at];
+        const A d = d_weightings[at] + sum;
+        d_weightings[at] = d;
+        if (dots.at != nullptr) parts[i] += d * weightings[at];
       }
     }
     if (dots.at == nullptr) continue;
@@ -236,15 +237,15 @@ __device__ void read_backward_weights(const Block& block, const Tile<A>& tile,
 }
 
 // dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)), a write head in each pass over the rows;
-// weights and d_weights [W, N]. Where they are asked for, also the parts of Σ dw w, of heads from
-// `first_head` on.
+// weightings and d_weightings [W, N]. Where they are asked for, also the parts of Σ dw w, of heads
+// from `first_head` on.
 template <typename A>
 struct WriteBackwardWeights {
   Tile<A> d_written;
-  const A* weights;
+  const A* weightings;
   int passes, N;
   const A *erase, *add;
-  A* d_weights;
+  A* d_weightings;
   Partials<A> dots;
   int first_head;
   A sum, dot;
@@ -252,19 +253,19 @@ struct WriteBackwardWeights {
   __device__ void begin_pass() { dot = 0; }
   __device__ void begin_row() { sum = 0; }
   __device__ void word(int head, int row, int word, A m) {
-    const int words = d_written.words, at = head * words + word;
+    const int word_size = d_written.word_size, at = head * word_size + word;
     const A others = passes == 1 ? A(1)
-                                 : kept_by_others(head, passes, weights + d_written.first + row, N,
-                                                  erase + word, words);
+                                 : kept_by_others(head, passes, weightings + d_written.first + row,
+                                                  N, erase + word, word_size);
     sum += d_written(row, word) * (add[at] - erase[at] * m * others);
   }
   __device__ void end_row(const RowUnits& units, int head, int row, bool mine) {
     sum = units.sum(sum);
     if (!mine) return;
     const int64_t at = static_cast<int64_t>(head) * N + d_written.first + row;
-    sum += d_weights[at];
-    d_weights[at] = sum;
-    if (dots.at != nullptr) dot += sum * weights[at];
+    sum += d_weightings[at];
+    d_weightings[at] = sum;
+    if (dots.at != nullptr) dot += sum * weightings[at];
   }
   __device__ void end_pass(const Block& block, int head) {
     if (dots.at != nullptr) give_part(block, d_written, dots, first_head + head, dot);
@@ -284,7 +285,7 @@ __device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
       f.begin_row();
       if (row < tile.rows) {
 #pragma unroll 2
-        for (int word = part; word < tile.words; word += units.lanes)
+        for (int word = part; word < tile.word_size; word += units.lanes)
           f.word(pass, row, word, tile(row, word));
       }
       f.end_row(units, pass, row, part == 0 && row < tile.rows);

@@ -43,7 +43,7 @@ struct ForwardSpace {
 template <typename A>
 struct BackwardSpace {
   A *tile, *d_tile, *vector, *d_reads, *d_taps;
-  A *similarity, *previous, *gated, *shifted, *content, *weights, *d;
+  A *similarity, *previous, *gated, *shifted, *content, *weightings, *d;
   A *row_norms, *key_norms;
   Pair<A>*scores, *powers;
   A *weight_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
@@ -59,7 +59,7 @@ struct BackwardSpace {
     vector = pieces.template take<A>(sizes.interface_size());
     d_reads = pieces.template take<A>(sizes.R * sizes.M);
     d_taps = pieces.template take<A>(sizes.H * sizes.S);
-    weights = pieces.template take_weighting<A>(weighting);
+    weightings = pieces.template take_weighting<A>(weighting);
     d = pieces.template take_weighting<A>(weighting);
     similarity = pieces.template take_weighting<A>(addressing);
     previous = pieces.template take_weighting<A>(addressing);
@@ -86,7 +86,7 @@ struct BackwardSpace {
              {scores, block.warps, 0, block.warps},
              {powers, share, 0, share}},
             content,
-            weights,
+            weightings,
             d,
             row_norms,
             key_norms,
@@ -127,8 +127,8 @@ __device__ void store_vector(const Block& block, const A* from, const NtmArray& 
   for (int i = block.thread; i < count; i += block.threads) store(array, offset + i, from[i]);
 }
 
-// From a loaded memory, activated parameters and previous weights to the weights, f(head, row, w).
-// Ends without a barrier.
+// From a loaded memory, activated parameters and previous weightings to the weightings, f(head,
+// row, w). Ends without a barrier.
 template <typename A, typename F>
 __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                         const Sizes& sizes, const Chain<A>& chain, F f) {
@@ -195,7 +195,7 @@ __device__ void content_with_writes(const Block& block, const Tile<A>& tile, con
                                     const BackwardChain<A>& chain) {
   const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
   content(block, tile, heads, sizes, chain,
-          WriteBackwardWeights<A>{d_tile, chain.weights + writing, sizes.W, sizes.N, heads.erase,
+          WriteBackwardWeights<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
                                   heads.add, chain.d + writing, chain.weight_dots, sizes.R});
 }
 
@@ -206,8 +206,8 @@ __device__ void rows_backward(const Block& block, const Tile<A>& tile, const Til
                               const Heads<A>& heads, const Sizes& sizes, const A* d_reads,
                               const BackwardChain<A>& chain) {
   content_with_writes(block, tile, d_tile, heads, sizes, chain);
-  read_backward_weights(block, tile, d_reads, sizes.R, sizes.N, chain.weights, chain.d,
-                        chain.weight_dots);
+  read_backward_weightings(block, tile, d_reads, sizes.R, sizes.N, chain.weightings, chain.d,
+                           chain.weight_dots);
 }
 
 // How many of each kind of head take part in `columns_backward`.
@@ -227,7 +227,7 @@ template <typename A, typename F>
 __device__ void columns_backward(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
                                  const Heads<A>& heads, const Parts& parts, int N, const A* d_reads,
                                  const BackwardChain<A>& chain, bool whole, F give) {
-  const int M = tile.words, R = parts.reads, W = parts.writes, K = parts.keys;
+  const int M = tile.word_size, R = parts.reads, W = parts.writes, K = parts.keys;
   const int first_other = max(0, W - 1), passes = first_other + max(1, (max(R, K) + 1) / 2);
   const int lane_column = block.lane % 2, lane_half = block.lane / 2 % 2;
 #pragma unroll 1
@@ -254,7 +254,7 @@ __device__ void columns_backward(const Block& block, const Tile<A>& tile, const 
         const A m[2] = {tile(row, column[0]), tile(row, column[1])};
         A d[2] = {d_tile(row, column[0]), d_tile(row, column[1])};
         if (pass < W) {
-          const A* writing = chain.weights + R * N + at;
+          const A* writing = chain.weightings + R * N + at;
           const A w = writing[pass * N];
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
@@ -271,7 +271,7 @@ __device__ void columns_backward(const Block& block, const Tile<A>& tile, const 
           const int head = other + h;
           if (head < 0) continue;
           if (head < R) {
-            const A w = chain.weights[head * N + at];
+            const A w = chain.weightings[head * N + at];
 #pragma unroll
             for (int c = 0; c < 2; ++c) d[c] += w * d_read[2 * h + c];
           }

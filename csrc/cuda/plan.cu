@@ -16,7 +16,7 @@ constexpr int kLeastTileRows = 64;
 // products, so that small problems do not pay for idle warps.
 int threads_for(const NtmSizes& sizes, bool is_double) {
   const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
-  const int64_t controller = static_cast<int64_t>(sizes.hidden) * sizes.hidden / 8;
+  const int64_t controller = static_cast<int64_t>(sizes.hidden_size) * sizes.hidden_size / 8;
   const int64_t work = memory > controller ? memory : controller;
   int threads = 2 * kWarp;
   const int most = is_double ? kMostThreads<double> : kMostThreads<float>;

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_forward_kernel(
   const int64_t b = blockIdx.x;
 
   load_tile(tile, params.memory, b * sizes.N * sizes.M);
-  load_vector(block, space.previous, params.weights, b * sizes.R * sizes.N, sizes.R * sizes.N);
+  load_vector(block, space.previous, params.weightings, b * sizes.R * sizes.N, sizes.R * sizes.N);
   __syncthreads();
 #pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps)
@@ -44,15 +44,15 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
   load_tile(tile, params.memory, memory);
   clear_tile(block, d_tile);
   load_vector(block, space.d_reads, params.d_read_vectors, b * R * M, R * M);
-  load_vector(block, chain.weights, params.weights, weighting, R * N);
+  load_vector(block, chain.weightings, params.weightings, weighting, R * N);
   for (int i = block.thread; i < R * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  read_backward_weights(block, tile, space.d_reads, R, N, chain.weights, chain.d, {});
+  read_backward_weightings(block, tile, space.d_reads, R, N, chain.weightings, chain.d, {});
   columns_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N, space.d_reads, chain, true,
                    [](int, A) {});
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
-  store_vector(block, chain.d, params.d_weights, weighting, R * N);
+  store_vector(block, chain.d, params.d_weightings, weighting, R * N);
 }
 
 template <typename A>
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_forward_kernel(
   const int64_t b = blockIdx.x, memory = b * N * M;
 
   load_tile(tile, params.memory, memory);
-  load_vector(block, space.previous, params.weights, b * W * N, W * N);
+  load_vector(block, space.previous, params.weightings, b * W * N, W * N);
   load_vector(block, heads.erase, params.erase, b * W * M, W * M);
   load_vector(block, heads.add, params.add, b * W * M, W * M);
   __syncthreads();
@@ -97,14 +97,14 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   load_tile(d_tile, params.d_written, memory);
-  load_vector(block, chain.weights, params.weights, weighting, W * N);
+  load_vector(block, chain.weightings, params.weightings, weighting, W * N);
   load_vector(block, heads.erase, params.erase, words, W * M);
   load_vector(block, heads.add, params.add, words, W * M);
   for (int i = block.thread; i < W * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  over_rows(
-      block, tile,
-      WriteBackwardWeights<A>{d_tile, chain.weights, W, N, heads.erase, heads.add, chain.d, {}, 0});
+  over_rows(block, tile,
+            WriteBackwardWeights<A>{
+                d_tile, chain.weightings, W, N, heads.erase, heads.add, chain.d, {}, 0});
   __syncthreads();
   columns_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads, chain, true,
                    [&](int index, A d) {
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
                    });
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
-  store_vector(block, chain.d, params.d_weights, weighting, W * N);
+  store_vector(block, chain.d, params.d_weightings, weighting, W * N);
 }
 
 }  // namespace ntm

@@ -23,7 +23,7 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
   const int64_t b = blockIdx.x, B = gridDim.x;
   const int segment = t / params.sizes.checkpoint_every, last = t % params.sizes.checkpoint_every;
   const int64_t start = segment * params.sizes.checkpoint_every * B + b;  // of [T, B]
-  const int N = sizes.N, M = tile.words, W = sizes.W, size = tile.rows * tile.stride();
+  const int N = sizes.N, M = tile.word_size, W = sizes.W, size = tile.rows * tile.stride();
   const int chunks = (tile.rows + kWarp - 1) / kWarp;
   const int some = max(1, min(kWordsAtOnce, M * chunks / block.warps));
 #pragma unroll 1
@@ -33,7 +33,7 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
     const int words = min(some, M - word);
     const A* checkpoint = static_cast<const A*>(params.checkpoints) +
                           ((segment * B + b) * M + word) * N + tile.first + row;
-    const A* w = static_cast<const A*>(params.all_weights) + (start * sizes.H + sizes.R) * N +
+    const A* w = static_cast<const A*>(params.all_weightings) + (start * sizes.H + sizes.R) * N +
                  tile.first + row;
     const A* erase = static_cast<const A*>(params.interfaces) + start * heads.size +
                      heads.index(heads.erase) + word;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
   const bool resident = InRegisters || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes);
-  const A* all_weights = static_cast<const A*>(params.all_weights);
+  const A* all_weightings = static_cast<const A*>(params.all_weightings);
   const A* interfaces = static_cast<const A*>(params.interfaces);
   const A* all_gates = static_cast<const A*>(params.gates);
   const A* cells = static_cast<const A*>(params.cells);
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
   };
   const Block start;
   if (resident) load_d_memory(start, d_whole, true);
-  load_or_clear(start, chain.d, params.d_weights, b * weighting, weighting);
-  load_or_clear(start, space.d_recurrent, params.d_final_reads, b * reads, reads);
+  load_or_clear(start, chain.d, params.d_weightings, b * weighting, weighting);
+  load_or_clear(start, space.d_recurrent, params.d_final_read_vectors, b * reads, reads);
   if (is_lstm) {
     load_or_clear(start, space.d_recurrent + reads, params.d_final_hidden, b * C, C);
     load_or_clear(start, space.d_cell, params.d_final_cell, b * C, C);
@@ -146,8 +146,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     if (ends) {
       const Block block;
       if (resident)
-        read_backward_weights(block, memory(), space.d_reads, sizes.R, N, chain.weights, chain.d,
-                              chain.weight_dots);
+        read_backward_weightings(block, memory(), space.d_reads, sizes.R, N, chain.weightings,
+                                 chain.d, chain.weight_dots);
       address_backward(block, heads, sizes, chain, space.d_taps);
       __syncthreads();
     }
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
 
     const Block block;
     const int lane_row = block.lane % kRowsAtOnce;
-    if (ends)  // the gradient of the previous weights is the next dw
+    if (ends)  // the gradient of the previous weightings is the next dw
       for (int i = block.thread; i < weighting; i += block.threads) chain.d[i] = chain.previous[i];
     if (begins) {
       for (int p = block.thread; p < P; p += block.threads) {
@@ -200,9 +200,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
         space.vector[p] = heads.is_erase(p) ? kept : heads.activate(p, kept);
       }
       for (int i = block.thread; i < weighting; i += block.threads)
-        chain.weights[i] = all_weights[before * weighting + i];
+        chain.weightings[i] = all_weightings[before * weighting + i];
       load_vector(block, chain.previous,
-                  t == 1 ? params.initial_weights : plain<A>(params.all_weights),
+                  t == 1 ? params.initial_weightings : plain<A>(params.all_weightings),
                   (t == 1 ? b : before - B) * weighting, weighting);
       for (int i = block.thread; i < reads; i += block.threads)
         space.d_reads[i] = load_or_zero<A>(params.d_read_vectors, before * reads + i) +
@@ -253,8 +253,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
           replay(block, tile, params, sizes, heads, t - 1, 0);
           load_d_memory(block, d_tile, t == length);
           __syncthreads();
-          read_backward_weights(block, tile, space.d_reads, sizes.R, N, chain.weights, chain.d,
-                                chain.weight_dots);
+          read_backward_weightings(block, tile, space.d_reads, sizes.R, N, chain.weightings,
+                                   chain.d, chain.weight_dots);
         }
         content_with_writes(block, tile, d_tile, heads, sizes, chain);
       });
@@ -274,8 +274,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
                  b * cells_of_memory + static_cast<int64_t>(d_tile.first) * M);
     });
   }
-  store_vector(block, chain.d, params.d_initial_weights, b * weighting, weighting);
-  store_vector(block, space.d_recurrent, params.d_initial_reads, b * reads, reads);
+  store_vector(block, chain.d, params.d_initial_weightings, b * weighting, weighting);
+  store_vector(block, space.d_recurrent, params.d_initial_read_vectors, b * reads, reads);
   if (is_lstm) {
     store_vector(block, space.d_recurrent + reads, params.d_initial_hidden, b * C, C);
     store_vector(block, space.d_cell, params.d_initial_cell, b * C, C);

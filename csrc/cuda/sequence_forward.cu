@@ -2,7 +2,7 @@
 //
 // The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
 // step, from its place in the result. Six barriers a step: hidden state | interface | content |
-// shift | weights | read and write.
+// shift | weightings | read and write.
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
@@ -16,7 +16,7 @@ __device__ void store_checkpoint(const Tile<A>& tile, const NtmSequenceParams& p
   const Block block;
   A* to = static_cast<A*>(params.checkpoints) + offset + tile.first;
 #pragma unroll 1
-  for (int column = block.warp; column < tile.words; column += block.warps)
+  for (int column = block.warp; column < tile.word_size; column += block.warps)
 #pragma unroll 2
     for (int row = block.lane; row < tile.rows; row += kWarp)
       to[static_cast<int64_t>(column) * N + row] = tile(row, column);
@@ -45,14 +45,14 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
   const NtmArray checkpoints = plain<A>(params.checkpoints);
   const A* interface_bias = static_cast<const A*>(params.interface_bias);
-  A* all_weights = static_cast<A*>(params.all_weights);
+  A* all_weightings = static_cast<A*>(params.all_weightings);
   A* interfaces = static_cast<A*>(params.interfaces);
   A* trace_interface = static_cast<A*>(params.trace_interface);
 
   if (resident)
     load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
-  load_vector(block, space.previous, params.initial_weights, b * weighting, weighting);
-  load_vector(block, space.recurrent, params.initial_reads, b * reads, reads);
+  load_vector(block, space.previous, params.initial_weightings, b * weighting, weighting);
+  load_vector(block, space.recurrent, params.initial_read_vectors, b * reads, reads);
   if (is_lstm) {
     load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
     load_vector(block, space.cell, params.initial_cell, b * C, C);
@@ -135,10 +135,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers,
             [&](int head, int row, A w) {
               const int64_t index = static_cast<int64_t>(head) * N + row;
-              space.previous[index] = w;  // no warp needs the previous weights any more
-              if (all_weights != nullptr) all_weights[at * weighting + index] = w;
-              if (params.trace_weights.data != nullptr)
-                store(params.trace_weights, at * weighting + index, w);
+              space.previous[index] = w;  // no warp needs the previous weightings any more
+              if (all_weightings != nullptr) all_weightings[at * weighting + index] = w;
+              if (params.trace_weightings.data != nullptr)
+                store(params.trace_weightings, at * weighting + index, w);
             });
     __syncthreads();
 
@@ -172,9 +172,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     const int64_t at = t * B + b;
     clear(block, params.hidden, at * C, C);
     clear(block, params.read_vectors, at * reads, reads);
-    clear(block, params.trace_weights, at * weighting, weighting);
+    clear(block, params.trace_weightings, at * weighting, weighting);
     clear(block, plain<A>(params.trace_interface), at * P, P);
-    clear(block, plain<A>(params.all_weights), at * weighting, weighting);
+    clear(block, plain<A>(params.all_weightings), at * weighting, weighting);
     clear(block, plain<A>(params.interfaces), at * P, P);
     clear(block, plain<A>(params.gates), at * gates, gates);
     clear(block, plain<A>(params.cells), at * C, C);
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
       __syncthreads();
     });
   }
-  store_vector(block, space.previous, params.weights, b * weighting, weighting);
-  store_vector(block, now, params.final_reads, b * reads, reads);
+  store_vector(block, space.previous, params.weightings, b * weighting, weighting);
+  store_vector(block, now, params.final_read_vectors, b * reads, reads);
   if (is_lstm) {
     store_vector(block, now + reads, params.final_hidden, b * C, C);
     store_vector(block, space.cell, params.final_cell, b * C, C);

@@ -23,14 +23,14 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
   load_tile(tile, params.memory, memory);
   for (int p = block.thread; p < heads.size; p += block.threads)
     space.vector[p] = heads.activate(p, load<A>(params.interface, b * heads.size + p));
-  load_vector(block, space.previous, params.previous_weights, weighting, sizes.H * sizes.N);
+  load_vector(block, space.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   __syncthreads();
   activate_shift(block, heads, sizes);
-  A* saved = static_cast<A*>(params.saved_weights);
+  A* saved = static_cast<A*>(params.saved_weightings);
   address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
-    space.previous[at] = w;  // no warp needs the previous weights any more
-    store(params.weights, weighting + at, w);
+    space.previous[at] = w;  // no warp needs the previous weightings any more
+    store(params.weightings, weighting + at, w);
     if (saved != nullptr) saved[weighting + at] = w;
   });
   __syncthreads();
@@ -69,9 +69,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   for (int p = block.thread; p < heads.size; p += block.threads)
     space.vector[p] = heads.activate(p, load<A>(params.interface, interface + p));
   load_or_clear(block, space.d_reads, params.d_read_vectors, reads, sizes.R * sizes.M);
-  load_or_clear(block, chain.d, params.d_weights, weighting, sizes.H * sizes.N);
-  load_vector(block, chain.previous, params.previous_weights, weighting, sizes.H * sizes.N);
-  load_vector(block, chain.weights, plain<A>(params.saved_weights), weighting, sizes.H * sizes.N);
+  load_or_clear(block, chain.d, params.d_weightings, weighting, sizes.H * sizes.N);
+  load_vector(block, chain.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
+  load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting,
+              sizes.H * sizes.N);
   __syncthreads();
   activate_shift(block, heads, sizes);
   rows_backward(block, tile, d_tile, heads, sizes, space.d_reads, chain);
@@ -94,18 +95,18 @@ static TiledCall tiled_call(const NtmStepParams& params) {
   TiledCall call = {};
   call.sizes = params.sizes;
   call.memory = params.memory;
-  call.previous = params.previous_weights;
-  call.weights = params.weights;
+  call.previous = params.previous_weightings;
+  call.weightings = params.weightings;
   call.read_vectors = params.read_vectors;
   call.written = params.written;
   call.interface = params.interface;
-  call.d_weights = params.d_weights;
+  call.d_weightings = params.d_weightings;
   call.d_read_vectors = params.d_read_vectors;
   call.d_written = params.d_written;
   call.d_memory = params.d_memory;
   call.d_previous = params.d_previous;
   call.d_interface = params.d_interface;
-  call.saved_weights = params.saved_weights;
+  call.saved_weightings = params.saved_weightings;
   call.workspace = params.workspace;
   return call;
 }

@@ -100,7 +100,7 @@ struct TileOfGrid {
     if constexpr (Backward)
       return BackwardChain<A>{forward,
                               space.content,
-                              static_cast<A*>(call.saved_weights) + b * sizes.H * sizes.N,
+                              static_cast<A*>(call.saved_weightings) + b * sizes.H * sizes.N,
                               space.d,
                               space.row_norms,
                               space.key_norms,
@@ -147,7 +147,7 @@ __device__ void content_of_tile(const TileOfGrid<A, Backward>& my) {
   my.load_rows(my.space.previous, my.call.previous);
   if constexpr (Backward) {
     load_d_reads(my);
-    my.load_rows(my.space.d, my.call.d_weights);
+    my.load_rows(my.space.d, my.call.d_weightings);
   }
   __syncthreads();
   auto chain = my.chain();
@@ -175,7 +175,7 @@ template <typename A>
 __device__ void write_tile(const TileOfGrid<A, false>& my, bool here) {
   const Sizes& sizes = my.sizes;
   const int64_t weighting = my.b * sizes.H * sizes.N;
-  A* saved = static_cast<A*>(my.call.saved_weights);
+  A* saved = static_cast<A*>(my.call.saved_weightings);
   const bool writes = my.call.written.data != nullptr;
   if (writes) load_memories(my, here);
   my.load_heads();
@@ -185,7 +185,7 @@ __device__ void write_tile(const TileOfGrid<A, false>& my, bool here) {
           [&](int head, int row, A w) {
             const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
             my.space.previous[at] = w;
-            store(my.call.weights, weighting + at, w);
+            store(my.call.weightings, weighting + at, w);
             if (saved != nullptr) saved[weighting + at] = w;
           });
   if (!writes) return;

@@ -11,11 +11,11 @@ namespace ntm {
 // count as read heads, and the parameters come activated, each in an array of its own.
 struct TiledCall {
   NtmSizes sizes;
-  NtmArray memory, previous, weights, read_vectors, written;
+  NtmArray memory, previous, weightings, read_vectors, written;
   NtmArray interface, key, strength, gate, shift, sharpening;
-  NtmArray d_weights, d_read_vectors, d_written, d_memory, d_previous;
+  NtmArray d_weightings, d_read_vectors, d_written, d_memory, d_previous;
   NtmArray d_interface, d_key, d_strength, d_gate, d_shift, d_sharpening;
-  void* saved_weights;
+  void* saved_weightings;
   void* workspace;
 };
 

@@ -158,9 +158,9 @@ class NTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        memory, weights, reads = self.start(batch_size, self.interface.weight)
+        memory, weightings, reads = self.start(batch_size, self.interface.weight)
         hook = getattr(self.controller, "initial_state", None)
-        return NTMState(memory, weights, reads, None if hook is None else hook(batch_size))
+        return NTMState(memory, weightings, reads, None if hook is None else hook(batch_size))
 
     def forward(self, x: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
         if not isinstance(x, Tensor):
@@ -222,7 +222,7 @@ class NTMCell(nn.Module):
             self.interface.weight,
             self.interface.bias,
             state.memory,
-            state.weights,
+            state.weightings,
             state.read_vectors,
             hidden,
             cell,
@@ -235,9 +235,9 @@ class NTMCell(nn.Module):
             return_trace=return_trace,
             backend=self.backend,
         )
-        memory, weights, reads, hidden, cell = result.state
+        memory, weightings, reads, hidden, cell = result.state
         controller = () if hidden is None else (hidden, cell)
-        final = NTMState(memory, weights, reads, controller)
+        final = NTMState(memory, weightings, reads, controller)
         return Unrolled(result.hidden, result.read_vectors, final, result.trace)
 
     def _unroll_steps(
@@ -256,7 +256,7 @@ class NTMCell(nn.Module):
             hiddens.append(hidden)
             reads.append(read_vectors)
             if return_trace:
-                traced.append((state.weights.detach(), interface.detach()))
+                traced.append((state.weightings.detach(), interface.detach()))
         batch = x.shape[1]
         if not hiddens:
             hiddens = [x.new_zeros(batch, self.hidden_size)]
@@ -281,26 +281,26 @@ class NTMCell(nn.Module):
                 f"hidden_size={self.hidden_size}], got {list(hidden.shape)}"
             )
         interface = self.interface(hidden.to(self.interface.weight.dtype))
-        read_vectors, memory, weights = functional.step(
+        read_vectors, memory, weightings = functional.step(
             state.memory,
             interface,
-            state.weights,
+            state.weightings,
             num_read_heads=self.num_read_heads,
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             backend=self.backend,
         )
-        return hidden, interface, NTMState(memory, weights, read_vectors, controller_state)
+        return hidden, interface, NTMState(memory, weightings, read_vectors, controller_state)
 
     def _trace(
         self, traced: list[tuple[Tensor, Tensor]], state: NTMState, lengths: Tensor | None
     ) -> Trace:
-        weights = [step[0] for step in traced] or [state.weights.detach()]
-        batch = state.weights.shape[0]
+        weightings = [step[0] for step in traced] or [state.weightings.detach()]
+        batch = state.weightings.shape[0]
         blank = state.memory.new_zeros(batch, self.layout.size)
         interfaces = [step[1].to(blank.dtype) for step in traced] or [blank]
         heads = activate(torch.stack(interfaces), self.layout)
-        trace = Trace(*(part[: len(traced)] for part in (torch.stack(weights), *heads)))
+        trace = Trace(*(part[: len(traced)] for part in (torch.stack(weightings), *heads)))
         if lengths is None:
             return trace
         return Trace(
@@ -332,7 +332,7 @@ class NTMCell(nn.Module):
         require_state(type(self).__name__, state)
         wanted = {
             "memory": (batch, self.memory_size, self.word_size),
-            "weights": (batch, self.layout.num_heads, self.memory_size),
+            "weightings": (batch, self.layout.num_heads, self.memory_size),
             "read_vectors": (batch, self.num_read_heads, self.word_size),
         }
         for name, part in zip(wanted, state[:3], strict=True):

@@ -16,7 +16,7 @@ from ntm_kernels.reference import arithmetic_dtype
 class NTMState(NamedTuple):
     """Everything an NTM carries from one step to the next.
 
-    ``memory [B, N, M]``, ``weights [B, H, N]`` (read heads first), ``read_vectors [B, R, M]``,
+    ``memory [B, N, M]``, ``weightings [B, H, N]`` (read heads first), ``read_vectors [B, R, M]``,
     and ``controller``, a nest of tensors with the batch first: ``(h, c)``, each ``[B, C]``, for one
     LSTM layer, a tuple of such pairs for several, ``()`` for a feed-forward controller, whatever
     the controller returns for a user's own. Unbatched, every tensor lacks its ``B``. All are
@@ -24,7 +24,7 @@ class NTMState(NamedTuple):
     """
 
     memory: Tensor
-    weights: Tensor
+    weightings: Tensor
     read_vectors: Tensor
     controller: Any
 
@@ -71,29 +71,29 @@ class InitialState:
 
     Attributes:
         memory: a constant, a tensor ``[N, M]``, or ``"learned"``.
-        weights: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"`` (softmax
+        weightings: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"`` (softmax
             of learned logits).
         read_vectors: a constant or ``"learned"``.
         controller: a constant or ``"learned"``; a user's own controller starts as its
             ``initial_state`` says.
 
-    Constant memory with uniform or zero weights is refused: such an NTM never tells two rows
+    Constant memory with uniform or zero weightings is refused: such an NTM never tells two rows
     apart, since every row then sees the same reads and writes for ever.
 
-    >>> InitialState(memory="learned", weights="uniform").memory
+    >>> InitialState(memory="learned", weightings="uniform").memory
     'learned'
     """
 
     memory: float | Tensor | Literal["learned"] = 1e-6
-    weights: Literal["one_hot", "uniform", "zero", "learned"] = "one_hot"
+    weightings: Literal["one_hot", "uniform", "zero", "learned"] = "one_hot"
     read_vectors: float | Literal["learned"] = "learned"
     controller: float | Literal["learned"] = "learned"
 
     def __post_init__(self) -> None:
-        if self.weights not in ("one_hot", "uniform", "zero", "learned"):
+        if self.weightings not in ("one_hot", "uniform", "zero", "learned"):
             raise ValueError(
-                "InitialState: weights must be 'one_hot', 'uniform', 'zero' or 'learned', "
-                f"got {self.weights!r}"
+                "InitialState: weightings must be 'one_hot', 'uniform', 'zero' or 'learned', "
+                f"got {self.weightings!r}"
             )
         for name in ("memory", "read_vectors", "controller"):
             value = getattr(self, name)
@@ -108,15 +108,15 @@ class InitialState:
                 raise ValueError(
                     f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
                 )
-        if isinstance(self.memory, (int, float)) and self.weights in ("uniform", "zero"):
+        if isinstance(self.memory, (int, float)) and self.weightings in ("uniform", "zero"):
             raise ValueError(
-                f"InitialState: constant memory with {self.weights} weights never tells two "
-                "rows apart; use weights='one_hot' or 'learned', or another memory"
+                f"InitialState: constant memory with {self.weightings} weightings never tells two "
+                "rows apart; use weightings='one_hot' or 'learned', or another memory"
             )
 
 
 class StartingPoint(nn.Module):
-    """Initial memory, weights and read vectors of a batch; the learned ones are its parameters."""
+    """Initial memory, weightings and read vectors of a batch; the learned ones are its parameters."""
 
     given_memory: Tensor | None
 
@@ -132,13 +132,13 @@ class StartingPoint(nn.Module):
         super().__init__()
         self.constant_memory = 0.0 if isinstance(initial.memory, (str, Tensor)) else initial.memory
         self.constant_reads = 0.0 if initial.read_vectors == "learned" else initial.read_vectors
-        self.kind_of_weights = initial.weights
+        self.kind_of_weightings = initial.weightings
         self.memory_shape = (memory_size, word_size)
-        self.weights_shape = (num_heads, memory_size)
+        self.weightings_shape = (num_heads, memory_size)
         self.reads_shape = (num_read_heads, word_size)
         self.register_parameter("memory", None)
         self.register_buffer("given_memory", None)
-        self.register_parameter("weight_logits", None)
+        self.register_parameter("weighting_logits", None)
         self.register_parameter("read_vectors", None)
         if isinstance(initial.memory, Tensor):
             if initial.memory.shape != self.memory_shape:
@@ -149,8 +149,8 @@ class StartingPoint(nn.Module):
             self.given_memory = initial.memory.detach().clone().to(**factory)
         elif initial.memory == "learned":
             self.memory = nn.Parameter(torch.empty(self.memory_shape, **factory))
-        if initial.weights == "learned":
-            self.weight_logits = nn.Parameter(torch.empty(self.weights_shape, **factory))
+        if initial.weightings == "learned":
+            self.weighting_logits = nn.Parameter(torch.empty(self.weightings_shape, **factory))
         if initial.read_vectors == "learned":
             self.read_vectors = nn.Parameter(torch.empty(self.reads_shape, **factory))
         self.reset_parameters()
@@ -160,8 +160,8 @@ class StartingPoint(nn.Module):
         if self.memory is not None:
             bound = sum(self.memory_shape) ** -0.5
             nn.init.uniform_(self.memory, -bound, bound)
-        if self.weight_logits is not None:
-            nn.init.normal_(self.weight_logits)
+        if self.weighting_logits is not None:
+            nn.init.normal_(self.weighting_logits)
         if self.read_vectors is not None:
             nn.init.normal_(self.read_vectors, std=0.01)
 
@@ -169,13 +169,13 @@ class StartingPoint(nn.Module):
         memory = "given" if self.given_memory is not None else self.constant_memory
         parts = {
             "memory": "learned" if self.memory is not None else memory,
-            "weights": self.kind_of_weights,
+            "weightings": self.kind_of_weightings,
             "read_vectors": "learned" if self.read_vectors is not None else self.constant_reads,
         }
         return ", ".join(f"{name}={value}" for name, value in parts.items())
 
     def forward(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory, weights and read vectors of ``batch`` sequences, on the device of ``like``."""
+        """Memory, weightings and read vectors of ``batch`` sequences, on the device of ``like``."""
         dtype, device = arithmetic_dtype(like.dtype), like.device
 
         def part(value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
@@ -186,20 +186,20 @@ class StartingPoint(nn.Module):
         memory = self.memory if self.given_memory is None else self.given_memory
         return (
             part(self.constant_memory if memory is None else memory, self.memory_shape),
-            self._weights(batch, dtype, device),
+            self._weightings(batch, dtype, device),
             part(
                 self.constant_reads if self.read_vectors is None else self.read_vectors,
                 self.reads_shape,
             ),
         )
 
-    def _weights(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        kind = self.kind_of_weights
+    def _weightings(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        kind = self.kind_of_weightings
         if kind == "learned":
-            weights = torch.softmax(self.weight_logits.to(dtype), -1)
-            return weights.expand(batch, *self.weights_shape)
-        value = 1 / self.weights_shape[1] if kind == "uniform" else 0.0
-        weights = torch.full((batch, *self.weights_shape), value, dtype=dtype, device=device)
+            weightings = torch.softmax(self.weighting_logits.to(dtype), -1)
+            return weightings.expand(batch, *self.weightings_shape)
+        value = 1 / self.weightings_shape[1] if kind == "uniform" else 0.0
+        weightings = torch.full((batch, *self.weightings_shape), value, dtype=dtype, device=device)
         if kind == "one_hot":
-            weights[..., 0] = 1
-        return weights
+            weightings[..., 0] = 1
+        return weightings

@@ -100,7 +100,7 @@ def _info(options: dict[str, Any]) -> int:
             print(f"{package} {version(package)}")
         except PackageNotFoundError:
             print(f"{package} not installed")
-    for status in ntm_kernels.backends():
+    for status in ntm_kernels.available_backends():
         there = "available" if status.available else "not available"
         print(f"backend {status.name}: {there}: {status.reason}")
     return 0

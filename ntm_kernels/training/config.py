@@ -48,7 +48,7 @@ class TrainConfig:
     shift_range: Annotated[int, "farthest shift of a head in one step"] = 1
     output_from: Annotated[OutputFrom, "what the output layer reads"] = "features"
     initial_memory: Annotated[InitialValue, "memory at t = 0"] = 1e-6
-    initial_weights: Annotated[Weightings, "weightings at t = 0"] = "one_hot"
+    initial_weightings: Annotated[Weightings, "weightings at t = 0"] = "one_hot"
     initial_read_vectors: Annotated[InitialValue, "read vectors at t = 0"] = "learned"
     initial_controller: Annotated[InitialValue, "controller state at t = 0"] = "learned"
 
@@ -147,7 +147,7 @@ _POSITIVE = (
 )
 _NTM_ONLY = (
     *("controller", "memory_size", "word_size", "num_read_heads", "num_write_heads"),
-    *("shift_range", "output_from", "backend", "initial_memory", "initial_weights"),
+    *("shift_range", "output_from", "backend", "initial_memory", "initial_weightings"),
     *("initial_read_vectors", "initial_controller"),
 )
 
@@ -234,7 +234,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         **_ADAM,
         "lr": 2e-3,
         "initial_memory": "learned",
-        "initial_weights": "learned",
+        "initial_weightings": "learned",
         "total_sequences": 240_000,
     },
     # Rows that differ from the start: a place for every priority. One layer runs as one fused op.
@@ -242,7 +242,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         **_ADAM,
         "num_layers": 1,
         "initial_memory": "learned",
-        "initial_weights": "learned",
+        "initial_weightings": "learned",
         "total_sequences": 1_600_000,
         "validate_every": 8_000,
         "checkpoint_every": 16_000,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels import NTM, InitialState, backends
-from ntm_kernels.backend import requested
+from ntm_kernels import NTM, InitialState, available_backends
+from ntm_kernels.backends import requested
 from ntm_kernels.training.config import TrainConfig
 
 __all__ = ["LSTMBaseline", "answer", "build_model", "check_device", "compute_dtype"]
@@ -77,7 +77,7 @@ def build_model(config: TrainConfig) -> nn.Module:
         output_from=config.output_from,
         initial_state=InitialState(
             memory=config.initial_memory,
-            weights=config.initial_weights,
+            weightings=config.initial_weightings,
             read_vectors=config.initial_read_vectors,
             controller=config.initial_controller,
         ),
@@ -92,7 +92,7 @@ def _check_backend(name: str | None) -> None:
     if asked is None:
         return
     name, source = asked
-    there = {status.name: status for status in backends()}
+    there = {status.name: status for status in available_backends()}
     if name not in there:
         raise ValueError(f"backend must be one of {', '.join(there)}, got {name!r} by {source}")
     if not there[name].available:

@@ -240,9 +240,9 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
 
     low, high = float(example.inputs.min()), float(example.inputs.max())
     left = [_Panel("inputs", "channel", example.inputs, _BITS, min(low, 0), max(high, 1))]
-    left += panels(heads.added, heads.write_weights, "add vectors", "write")
+    left += panels(heads.added, heads.write_weightings, "add vectors", "write")
     right = [_Panel("outputs", "bit", example.outputs, _BITS, 0, 1)]
-    right += panels(heads.read, heads.read_weights, "read vectors", "read")
+    right += panels(heads.read, heads.read_weightings, "read vectors", "read")
 
     title = f"{config.task.name.replace('_', ' ')}, {example.title}: {example.verdict}"
     figure, axes = _sheet(
@@ -329,7 +329,10 @@ def draw_summary(
         panels.append(_Panel("optimum", "bit", example.optimal, _BITS, 0, 1))
     if heads is not None:
         shown = walked_locations(heads)
-        for whose, weightings in (("write", heads.write_weights), ("read", heads.read_weights)):
+        for whose, weightings in (
+            ("write", heads.write_weightings),
+            ("read", heads.read_weightings),
+        ):
             highest = np.max(weightings, axis=0)[shown]
             name = f"weightings, {whose} head" + ("s" if len(weightings) > 1 else "")
             panels.append(_Panel(name, "location", highest, _WEIGHTINGS, 0, 1, shown))

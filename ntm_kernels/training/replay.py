@@ -64,14 +64,14 @@ class Heads:
     """What an NTM's heads did, one image for each head.
 
     Attributes:
-        write_weights: ``[N, T]`` for each write head.
-        read_weights: ``[N, T]`` for each read head.
+        write_weightings: ``[N, T]`` for each write head.
+        read_weightings: ``[N, T]`` for each read head.
         added: add vectors ``[M, T]`` of each write head.
         read: read vectors ``[M, T]`` of each read head.
     """
 
-    write_weights: list[Image]
-    read_weights: list[Image]
+    write_weightings: list[Image]
+    read_weightings: list[Image]
     added: list[Image]
     read: list[Image]
 
@@ -111,21 +111,21 @@ def record_heads(model: NTM, batch: Batch) -> Heads:
     state = model.initial_state(1)
     _, _, trace = model(inputs, return_trace=True)
     num_read_heads = state.read_vectors.shape[1]
-    read_weights, write_weights = trace.weights.split(
-        [num_read_heads, trace.weights.shape[2] - num_read_heads], dim=2
+    read_weightings, write_weightings = trace.weightings.split(
+        [num_read_heads, trace.weightings.shape[2] - num_read_heads], dim=2
     )
     memory, read_vectors = state.memory, []
     for t in range(len(inputs)):
-        read_vectors.append(functional.read(memory, read_weights[t]))
-        memory = functional.write(memory, write_weights[t], trace.erase[t], trace.add[t])
+        read_vectors.append(functional.read(memory, read_weightings[t]))
+        memory = functional.write(memory, write_weightings[t], trace.erase[t], trace.add[t])
     read = torch.stack(read_vectors)
 
     def by_head(values: Tensor) -> list[Image]:
         return [_image(values[:, 0, head]) for head in range(values.shape[2])]
 
     return Heads(
-        write_weights=by_head(write_weights),
-        read_weights=by_head(read_weights),
+        write_weightings=by_head(write_weightings),
+        read_weightings=by_head(read_weightings),
         added=by_head(trace.add),
         read=by_head(read),
     )
@@ -142,11 +142,11 @@ def walked_locations(heads: Heads, threshold: float = 0.02) -> NDArray[np.int64]
     >>> walked_locations(Heads([weighting], [weighting], [], []))
     array([1, 0, 5])
     """
-    weightings = heads.write_weights + heads.read_weights
+    weightings = heads.write_weightings + heads.read_weightings
     size = len(weightings[0])
     highest = np.max([weighting.max(axis=1) for weighting in weightings], axis=0)
     used = np.flatnonzero(highest >= threshold)
-    focus = heads.write_weights[0].argmax(axis=0)
+    focus = heads.write_weightings[0].argmax(axis=0)
     moves = (np.diff(focus) + size // 2) % size - size // 2
     falling = moves.sum() < 0
     if len(used) in (0, size):

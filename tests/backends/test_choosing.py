@@ -12,15 +12,15 @@ import torch
 
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
-from ntm_kernels.backend import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
-from ntm_kernels.backend.native import NativeBackend
-from ntm_kernels.backend.reference import ReferenceBackend
+from ntm_kernels.backends import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
+from ntm_kernels.backends.cpu import CpuBackend
+from ntm_kernels.backends.torch import TorchBackend
 from tests.support.cases import Case, arguments, call, run
 
 READ = (torch.rand(2, 3, 4), torch.rand(2, 1, 3))
 
 
-class Listener(ReferenceBackend):
+class Listener(TorchBackend):
     """The reference, writing down what it is asked."""
 
     def __init__(self, name, why_not=None, refuses=None):
@@ -38,7 +38,7 @@ class Listener(ReferenceBackend):
 
 
 def _listening(name):
-    forward = getattr(ReferenceBackend, name)
+    forward = getattr(TorchBackend, name)
 
     def serve(self, *args):
         self.served.append(name)
@@ -54,9 +54,9 @@ for _op in (*OPS, *(f"{op}_backward" for op in OPS)):
 @pytest.fixture
 def registry(monkeypatch):
     """A copy of the registry, for this test alone, with only the reference in it."""
-    module = ntm_kernels.backend
-    monkeypatch.setattr(module, "_registry", {"reference": get("reference")})
-    monkeypatch.setattr(module, "_automatic", ["reference"])
+    module = ntm_kernels.backends.choice
+    monkeypatch.setattr(module, "_registry", {"torch": get("torch")})
+    monkeypatch.setattr(module, "_automatic", ["torch"])
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
 
@@ -79,18 +79,22 @@ def chosen(**options):
 
 
 def test_automatic(registry):
-    assert chosen() == ("reference", "the first that serves the call", {})
+    assert chosen() == ("torch", "the first that serves the call", {})
 
 
 def test_latest_registered_is_tried_first(registry):
     register(Listener("early"))
     register(Listener("late"))
     assert chosen().backend == "late"
-    assert [status.name for status in ntm_kernels.backends()] == ["late", "early", "reference"]
+    assert [status.name for status in ntm_kernels.available_backends()] == [
+        "late",
+        "early",
+        "torch",
+    ]
 
 
 def test_not_automatic_serves_only_by_name(loud):
-    assert chosen().backend == "reference"
+    assert chosen().backend == "torch"
     assert chosen(backend="loud").backend == "loud"
 
 
@@ -106,17 +110,17 @@ def test_order_of_the_wishes(loud, quiet, monkeypatch):
         assert chosen().backend == "quiet"
     assert chosen().backend == "loud"
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "")
-    assert chosen().backend == "reference"
+    assert chosen().backend == "torch"
 
 
 def test_use_backend_ends_with_an_exception(loud):
     with pytest.raises(ZeroDivisionError), use_backend("loud"):
         raise ZeroDivisionError
-    assert chosen().backend == "reference"
+    assert chosen().backend == "torch"
 
 
 def test_unknown(registry, monkeypatch):
-    with pytest.raises(BackendError, match=r"no backend named 'abacus'; there are: reference"):
+    with pytest.raises(BackendError, match=r"no backend named 'abacus'; there are: torch"):
         functional.read(*READ, backend="abacus")
     with pytest.raises(BackendError, match="no backend named 'abacus'"), use_backend("abacus"):
         pass
@@ -125,7 +129,7 @@ def test_unknown(registry, monkeypatch):
         functional.read(*READ)
 
 
-@pytest.mark.parametrize("backend", [3, ["reference"], b"reference", torch.ones(1)])
+@pytest.mark.parametrize("backend", [3, ["torch"], b"torch", torch.ones(1)])
 def test_not_a_name(registry, backend):
     with pytest.raises(TypeError, match=f"backend must be the name.*{type(backend).__name__}"):
         functional.read(*READ, backend=backend)
@@ -136,28 +140,28 @@ def test_not_a_name(registry, backend):
 def test_unavailable(registry):
     register(Listener("absent", why_not="its abacus has no beads"))
     choice = chosen()
-    assert choice.backend == "reference"
+    assert choice.backend == "torch"
     assert choice.rejected == {"absent": "its abacus has no beads"}
     with pytest.raises(BackendError, match=r"'absent'.*the backend argument.*has no beads"):
         functional.read(*READ, backend="absent")
     with pytest.raises(BackendError, match=r"'absent' is not available: its abacus has no beads"):
         use_backend("absent").__enter__()
-    status = ntm_kernels.backends()[0]
+    status = ntm_kernels.available_backends()[0]
     assert status == ("absent", False, "its abacus has no beads")
 
 
-def test_broken_native_kernels_are_said_once(registry, tmp_path, monkeypatch):
+def test_broken_cpu_kernels_are_said_once(registry, tmp_path, monkeypatch):
     """And are an error where an instruction set was asked for."""
     monkeypatch.delenv("NTM_KERNELS_ISA", raising=False)
-    (tmp_path / "_native.so").write_text("no library")
-    register(NativeBackend(tmp_path / "_native.so"))
-    with pytest.warns(RuntimeWarning, match=r"'reference': _native.so does not load"):
+    (tmp_path / "_cpu.so").write_text("no library")
+    register(CpuBackend(tmp_path / "_cpu.so"))
+    with pytest.warns(RuntimeWarning, match=r"'reference': _cpu.so does not load"):
         functional.read(*READ)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         functional.read(*READ)
     monkeypatch.setenv("NTM_KERNELS_ISA", "avx2")
-    with pytest.raises(BackendError, match=r"_native.so does not load"):
+    with pytest.raises(BackendError, match=r"_cpu.so does not load"):
         functional.read(*READ)
 
 
@@ -172,7 +176,7 @@ def test_an_instruction_set_that_is_not_there():
     )
     assert done.returncode == 1
     assert "BackendError" in done.stderr
-    if get("native").unavailable() is None:
+    if get("cpu").unavailable() is None:
         assert "NTM_KERNELS_ISA is abacus, this machine has" in done.stderr
 
 
@@ -186,7 +190,7 @@ def test_unsupported(registry):
 
     register(Listener("picky", refuses=refuses))
     choice = chosen()
-    assert (choice.backend, choice.rejected) == ("reference", {"picky": "it counts to two only"})
+    assert (choice.backend, choice.rejected) == ("torch", {"picky": "it counts to two only"})
     with pytest.raises(BackendError, match=r"'picky'.*cannot serve read: it counts to two only"):
         functional.read(*READ, backend="picky")
     assert functional.explain("read", READ[0][:, :2], READ[1][:, :, :2]).backend == "picky"
@@ -198,7 +202,7 @@ def test_unsupported(registry):
 
 
 def test_no_backend_at_all(registry, monkeypatch):
-    module = ntm_kernels.backend
+    module = ntm_kernels.backends.choice
     monkeypatch.setattr(module, "_registry", {})
     monkeypatch.setattr(module, "_automatic", [])
     register(Listener("absent", why_not="no beads"))
@@ -213,14 +217,14 @@ def test_name_is_taken(loud):
 
 
 def test_status(loud):
-    assert ntm_kernels.backends()[-1] == ("loud", True, "loud listens")
+    assert ntm_kernels.available_backends()[-1] == ("loud", True, "loud listens")
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_forward_and_backward_are_served_by_the_chosen(loud, op):
     case = Case(op)
     tensors = arguments(case)
-    wanted = run(case, tensors, "reference")
+    wanted = run(case, tensors, "torch")
     assert loud.served == []
     found = run(case, tensors, "loud")
     assert loud.served == [op, f"{op}_backward"]
@@ -285,12 +289,12 @@ def test_threads_do_not_see_each_other(loud, quiet):
             return chosen().backend
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(ask, ["loud", "quiet", None])) == ["loud", "quiet", "reference"]
+        assert list(pool.map(ask, ["loud", "quiet", None])) == ["loud", "quiet", "torch"]
 
 
 def test_new_threads_start_without_a_choice(loud):
     with use_backend("loud"), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(chosen).result().backend == "reference"
+        assert pool.submit(chosen).result().backend == "torch"
 
 
 def test_environment_of_a_process():
@@ -301,7 +305,7 @@ def test_environment_of_a_process():
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, ENVIRONMENT_VARIABLE: "reference"},
+        env={**os.environ, ENVIRONMENT_VARIABLE: "torch"},
         capture_output=True,
         text=True,
         check=True,
@@ -320,8 +324,8 @@ class TestCompiled:
 
     @staticmethod
     def compiled(**options):
-        def read_twice(memory, weights):
-            return 2 * functional.read(memory, weights, **options)
+        def read_twice(memory, weightings):
+            return 2 * functional.read(memory, weightings, **options)
 
         return torch.compile(read_twice, fullgraph=True, backend="aot_eager")
 
@@ -376,10 +380,10 @@ class TestCompiled:
         """It may stand inside the compiled function, and ends where it ends."""
 
         @torch.compile(backend="aot_eager", fullgraph=fullgraph)
-        def function(memory, weights):
+        def function(memory, weightings):
             with use_backend("loud"):
-                inside = functional.read(memory, weights)
-            return inside, functional.read(memory, weights)
+                inside = functional.read(memory, weightings)
+            return inside, functional.read(memory, weightings)
 
         for _ in range(2):
             function(*READ)

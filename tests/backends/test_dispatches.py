@@ -1,4 +1,4 @@
-"""The backend ``reference`` is a fair baseline: few dispatches a time step."""
+"""The backend ``torch`` is a fair baseline: few dispatches a time step."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backend import SequenceArguments, Sizes, get
+from ntm_kernels.backends import SequenceArguments, Sizes, get
 from tests.support.cases import Case, Dtypes, arguments
 
 
@@ -24,22 +24,22 @@ class Count(TorchDispatchMode):
 
 @pytest.mark.parametrize("lengths", [False, True])
 def test_dispatches_of_the_paper_size(lengths):
-    case = Case("sequence", 16, 128, 20, time=41, hidden=100)
+    case = Case("sequence", 16, 128, 20, time=41, hidden_size=100)
     tensors = arguments(case, Dtypes.all(torch.float32))
     given = torch.full((case.batch,), case.time) if lengths else None
     packed = SequenceArguments(*tensors.values(), lengths=given)
     sizes = Sizes(
         batch=case.batch,
-        memory_size=case.locations,
-        word_size=case.words,
+        memory_size=case.memory_size,
+        word_size=case.word_size,
         num_read_heads=1,
         num_write_heads=1,
-        taps=3,
+        num_taps=3,
         time=case.time,
-        hidden_size=case.hidden,
+        hidden_size=case.hidden_size,
         checkpoint_every=6,
     )
-    backend = get("reference")
+    backend = get("torch")
     with torch.no_grad():
         backend.sequence(packed, sizes, "lstm", True, False)  # fills the caches
         with Count() as forward:

@@ -11,7 +11,7 @@ from bench.subjects import SUBJECTS, Entry
 from bench.subjects.base import copy_batch, differentiable
 from bench.timing import Limits
 from bench.workload import Workload
-from ntm_kernels.backend import get
+from ntm_kernels.backends import get
 
 SMALL = Workload(batch=2, time=5, memory_size=6, word_size=3, hidden_size=4, input_size=3)
 ONCE = Limits(seconds=0.0, sample=0.0, least=1, most=1)
@@ -33,28 +33,30 @@ def test_the_eager_model_is_the_module_without_its_ops(controller, heads):
     expected, _ = eager.ntm(x)
     output = eager(x)
     torch.testing.assert_close(output, expected)
-    weights = list(eager.parameters())
+    parameters = list(eager.parameters())
     torch.testing.assert_close(
-        torch.autograd.grad(output.square().sum(), weights),
-        torch.autograd.grad(expected.square().sum(), weights),
+        torch.autograd.grad(output.square().sum(), parameters),
+        torch.autograd.grad(expected.square().sum(), parameters),
     )
 
 
 def test_a_backend_is_the_one_named(monkeypatch):
     called = []
-    backend = type(get("reference"))
+    backend = type(get("torch"))
     original = backend.sequence
     monkeypatch.setattr(
         backend, "sequence", lambda self, *args: called.append(1) or original(self, *args)
     )
-    model = BackendContender("reference", "").model(SMALL)
+    model = BackendContender("torch", "").model(SMALL)
     model(copy_batch(SMALL).inputs)
     assert called
 
 
 def test_every_live_backend_is_a_contender():
     names = [contender.name for contender in contenders.live("cpu")]
-    live = [status.name for status in contenders.ntm_kernels.backends() if status.available]
+    live = [
+        status.name for status in contenders.ntm_kernels.available_backends() if status.available
+    ]
     assert names == [*live, "eager", "compiled", "lstm"]
     assert contenders.automatic("cpu") in live
 
@@ -79,7 +81,7 @@ TIMED = [
 
 @pytest.mark.parametrize(("subject", "measured"), TIMED)
 def test_every_subject_measures_every_pass(subject, measured):
-    entries = [Entry(c, SMALL) for c in (BackendContender("reference", ""), Eager(), LSTM())]
+    entries = [Entry(c, SMALL) for c in (BackendContender("torch", ""), Eager(), LSTM())]
     outcome = SUBJECTS[subject].measure(entries, measured, ONCE)
     assert outcome.failed == {}
     left_out = [entry.contender.name for entry in outcome.skipped]

@@ -21,7 +21,7 @@ WHERE = Environment("2030-01-02T03:04:05+00:00", "abc", 'A, "quoted" CPU', 2, "3
 LIMIT = Ceilings(1e11, {"L2": 1e11, "DRAM": 1e10}, "made up")
 
 
-def row(contender="native", value=2.0, workload=None, subject="train", measured="iteration"):
+def row(contender="cpu", value=2.0, workload=None, subject="train", measured="iteration"):
     return Row(
         subject=subject,
         measured=measured,
@@ -69,8 +69,8 @@ def test_the_newest_results_are_found(tmp_path):
 
 def test_ratios_are_of_the_same_case():
     rows = [row(), row("lstm", 1.0), row("lstm", 8.0, SMALL)]
-    text = results.ratio_table(rows, "native").splitlines()
-    assert text[0].endswith("| native | lstm |")
+    text = results.ratio_table(rows, "cpu").splitlines()
+    assert text[0].endswith("| cpu | lstm |")
     assert text[2].endswith("| 2.00 | 1.00 (×0.500) |")
     assert text[3].endswith("|  | 8.00 |")
 
@@ -141,7 +141,7 @@ def test_a_run_writes_rows_table_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "QUICK_LIMITS", Limits(seconds=0.0, sample=0.0, least=1, most=1))
     monkeypatch.setattr(cli, "ceilings", lambda device, threads: LIMIT)
     sizes = ["--batch", "2", "3", "--time", "4", "--memory-size", "5", "--hidden-size", "4"]
-    who = ["--contender", "reference", "lstm"]
+    who = ["--contender", "torch", "lstm"]
     drawn = []
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_draw", lambda rows, limits, folder: drawn.append(len(rows)))
@@ -151,7 +151,7 @@ def test_a_run_writes_rows_table_and_pictures(tmp_path, monkeypatch, capsys):
     rows = results.read(folder / results.ROWS)
     assert {(r.contender, r.workload.batch, r.measured) for r in rows} == {
         (contender, batch, measured)
-        for contender in ("reference", "lstm")
+        for contender in ("torch", "lstm")
         for batch in (2, 3)
         for measured in ("forward", "backward")
     }
@@ -191,7 +191,7 @@ def test_bad_arguments_are_explained(arguments, message, capsys):
 def test_the_list_names_subjects_and_contenders(capsys):
     assert cli.main(["--list"]) == 0
     out = capsys.readouterr().out
-    for name in (*SUBJECTS, "reference", "eager", "compiled", "lstm"):
+    for name in (*SUBJECTS, "torch", "eager", "compiled", "lstm"):
         assert f"  {name} " in out
 
 
@@ -259,8 +259,8 @@ class FakeRunner:
 
 
 def test_claims_compare_what_they_say(monkeypatch):
-    runner = FakeRunner(native=1.0, reference=6.0, lstm=2.0, eager=20.0)
-    monkeypatch.setattr(claims, "automatic", lambda device: "native")
+    runner = FakeRunner(cpu=1.0, torch=6.0, lstm=2.0, eager=20.0)
+    monkeypatch.setattr(claims, "automatic", lambda device: "cpu")
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     found = claims.check(runner, list(claims.CLAIMS))
     values = [(number, finding.value) for number, finding in found]
@@ -278,14 +278,14 @@ def test_claims_compare_what_they_say(monkeypatch):
     assert all(finding.verdict.startswith("met") for _, finding in found)
     assert [w.batch for _, _, w in runner.asked[:9]] == [1, 1, 1, 16, 16, 16, 64, 64, 64]
     text = claims.table(found)
-    assert "| 1 | training iteration, B = 1: native / lstm | ≤ 0.8 (stretch 0.6) | 0.500 |" in text
+    assert "| 1 | training iteration, B = 1: cpu / lstm | ≤ 0.8 (stretch 0.6) | 0.500 |" in text
     assert len(text.splitlines()) == 2 + len(found)
     assert {line.count("|") for line in text.splitlines()} == {7}
 
 
 def test_a_claim_that_cannot_be_measured_is_not_met(monkeypatch):
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    (finding,) = claims.Claims(FakeRunner(), "native").threads()
+    (finding,) = claims.Claims(FakeRunner(), "cpu").threads()
     assert finding.verdict == "not measured"
     assert Finding("x", Target(1, True), None, "").verdict == "not measured"
 
@@ -299,7 +299,7 @@ def test_a_missed_claim_fails_the_command(tmp_path, monkeypatch, capsys):
 
 
 def test_the_readme_gets_its_table(tmp_path, monkeypatch):
-    rows = [row(), row("lstm", 1.0), row("native", 9.0, SMALL)]
+    rows = [row(), row("lstm", 1.0), row("cpu", 9.0, SMALL)]
     text = readme.section(rows)
     assert "| training iteration, ms | 16 | 2.00 | 1.00 |" in text
     assert "9.00" not in text

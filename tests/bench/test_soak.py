@@ -55,7 +55,7 @@ def test_a_gradient_is_seen_before_it_is_clipped(tmp_path, value):
     assert not saved["gradients"]["output.weight"].isfinite().any()
 
     again = build_model(run.config)
-    again.load_state_dict(saved["weights"])
+    again.load_state_dict(saved["weightings"])
     logits = answer(again, *saved["inputs"], run.config)
     assert logits.isfinite().all()
 

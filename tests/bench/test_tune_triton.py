@@ -1,7 +1,7 @@
 """The candidates of the tuning."""
 
 from bench.tune_triton import CASES, candidates
-from ntm_kernels.backend.triton.launch import TABLE
+from ntm_kernels.backends.triton.launch import TABLE
 
 
 def test_each_differs_in_one_entry():

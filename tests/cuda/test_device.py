@@ -27,8 +27,8 @@ def test_is_the_automatic_choice():
     [
         *SMALL,
         *TILED,
-        Case("step", batch=16, locations=512, words=64),
-        Case("sequence", batch=16, locations=128, words=20, hidden=100, time=40),
+        Case("step", batch=16, memory_size=512, word_size=64),
+        Case("sequence", batch=16, memory_size=128, word_size=20, hidden_size=100, time=40),
     ],
     ids=str,
 )

@@ -8,9 +8,9 @@ from torch._subclasses import FakeTensorMode
 
 import ntm_kernels
 from ntm_kernels import BackendError, functional
-from ntm_kernels.backend import get, register
-from ntm_kernels.backend.cuda import CudaBackend, backend
-from ntm_kernels.backend.cuda.library import CudaLibrary, Device, Plan, runs_on
+from ntm_kernels.backends import get, register
+from ntm_kernels.backends.cuda import CudaBackend, backend
+from ntm_kernels.backends.cuda.library import CudaLibrary, Device, Plan, runs_on
 
 VOLTA, TURING = Device((7, 0), 98_304), Device((7, 5), 65_536)
 HOPPER, BLACKWELL = Device((9, 0), 232_448), Device((10, 0), 232_448)
@@ -43,8 +43,8 @@ def test_what_runs_where(architecture, cards, others):
 def machine(monkeypatch):
     """A machine with such cards and the backends ``cuda`` and ``reference``."""
     monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(ntm_kernels.backend, "_registry", {"reference": get("reference")})
-    monkeypatch.setattr(ntm_kernels.backend, "_automatic", ["reference"])
+    monkeypatch.setattr(ntm_kernels.backends.choice, "_registry", {"torch": get("torch")})
+    monkeypatch.setattr(ntm_kernels.backends.choice, "_automatic", ["torch"])
 
     def of(*cards):
         class Library(CudaLibrary):
@@ -78,15 +78,15 @@ def read_on(device):
 def test_a_card_that_is_served(machine, card):
     machine(card)
     assert functional.explain("read", *read_on("cuda:0")).backend == "cuda"
-    status = ntm_kernels.backends()[0]
+    status = ntm_kernels.available_backends()[0]
     assert status == ("cuda", True, "CUDA kernels, 232448 bytes of shared memory in a block")
 
 
 def test_a_card_that_nothing_was_compiled_for(machine):
     machine(VOLTA)
     choice = functional.explain("read", *read_on("cuda:0"))
-    assert (choice.backend, choice.rejected) == ("reference", {"cuda": WHY_NOT})
-    assert ntm_kernels.backends()[0] == ("cuda", False, WHY_NOT)
+    assert (choice.backend, choice.rejected) == ("torch", {"cuda": WHY_NOT})
+    assert ntm_kernels.available_backends()[0] == ("cuda", False, WHY_NOT)
     with pytest.raises(BackendError, match=r"'cuda'.*cannot serve read: the card has compute"):
         functional.read(*read_on("cuda:0"), backend="cuda")
     with pytest.raises(BackendError, match=r"not available: the card has compute"):
@@ -97,11 +97,11 @@ def test_unequal_cards(machine):
     """Each call is judged by the card of its tensors, whichever is the current one."""
     machine(HOPPER, VOLTA, TURING)
     choices = [functional.explain("read", *read_on(f"cuda:{number}")) for number in range(3)]
-    assert [choice.backend for choice in choices] == ["cuda", "reference", "reference"]
+    assert [choice.backend for choice in choices] == ["cuda", "torch", "torch"]
     assert choices[1].rejected == {"cuda": WHY_NOT}
     assert choices[2].rejected == {"cuda": "forward: a block has 65536"}
     assert "the memory in shared memory" in choices[0].reason
-    assert ntm_kernels.backends()[0] == (
+    assert ntm_kernels.available_backends()[0] == (
         "cuda",
         True,
         "CUDA kernels, device 0: 232448 bytes of shared memory in a block; "

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ntm_kernels.backend import Problem, Sizes, _registry, get, register
+from ntm_kernels.backends import Problem, Sizes, _registry, get, register
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call
 from tests.support.table import Entry
@@ -39,13 +39,13 @@ def cramped(monkeypatch):
         monkeypatch.setattr(backend, "limit", limit)
         sizes = Sizes(
             case.batch,
-            case.locations,
-            case.words,
-            case.read_heads,
-            case.heads - case.read_heads,
+            case.memory_size,
+            case.word_size,
+            case.num_read_heads,
+            case.num_heads - case.num_read_heads,
             2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
             case.time,
-            case.hidden,
+            case.hidden_size,
             checkpoint_every,
         )
         numbers = (*sizes, int(case.controller == "lstm"))
@@ -55,13 +55,13 @@ def cramped(monkeypatch):
     return plan
 
 
-SEQUENCE = Case("sequence", 2, 300, 4, 2, 1, time=3, hidden=5)
+SEQUENCE = Case("sequence", 2, 300, 4, 2, 1, time=3, hidden_size=5)
 STREAMED = [
     (SEQUENCE, 33_000, False),
     (SEQUENCE, 10_000, True),
     (SEQUENCE.with_(controller="feedforward", shift_range=3), 10_000, True),
-    (SEQUENCE.with_(locations=40, words=70, write_heads=2), 20_000, True),
-    (SEQUENCE.with_(locations=65, words=33, write_heads=3, batch=1), 12_000, True),
+    (SEQUENCE.with_(memory_size=40, word_size=70, num_write_heads=2), 20_000, True),
+    (SEQUENCE.with_(memory_size=65, word_size=33, num_write_heads=3, batch=1), 12_000, True),
 ]
 
 
@@ -74,7 +74,7 @@ def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
         plan = cramped(limit, case, direction, dtype)
         assert plan.why_not == b""
         assert plan.shared_bytes <= limit
-    assert plan.tile_rows < case.locations
+    assert plan.tile_rows < case.memory_size
     assert bool(plan.weightings_away) == away
     for checkpoint_every in (2, 100):
         assert_agrees(
@@ -92,7 +92,7 @@ def test_lengths_when_streamed(cramped):
 @pytest.mark.parametrize("memories", [1, 2, 3, 5])
 def test_memories_of_a_segment(cramped, memories):
     """A backward keeps as many of a segment's memories as fit, and makes them again in groups."""
-    case = Case("sequence", 3, 37, 6, 1, 2, time=12, hidden=5)
+    case = Case("sequence", 3, 37, 6, 1, 2, time=12, hidden_size=5)
     ample = cramped(100_000, case, "backward", checkpoint_every=5)
     assert ample.memories == 5
     memory_bytes = 4 * 37 * 7
@@ -123,7 +123,7 @@ def test_memory_in_tiles(cramped, case, limit, dtype):
         plan = cramped(limit, case, direction, dtype)
         assert plan.why_not == b""
         assert plan.tiled
-        assert plan.tile_rows < case.locations
+        assert plan.tile_rows < case.memory_size
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(dtype)))
 
 
@@ -131,7 +131,7 @@ def test_memory_in_tiles(cramped, case, limit, dtype):
 def test_tiles_in_turn(cramped, case, limit, monkeypatch):
     """Blocks that have several tiles each, the last of which they keep from phase to phase."""
     plan = cramped(limit, case, "backward")
-    assert plan.tile_rows * 3 < case.locations * case.batch
+    assert plan.tile_rows * 3 < case.memory_size * case.batch
     monkeypatch.setenv("CUDA_EMULATOR_PROCESSORS", "1")
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)))
 
@@ -178,7 +178,7 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
         Case("read", 1, 70, 5, 2),
         Case("write", 1, 70, 5, 1),
         SEQUENCE,
-        SEQUENCE.with_(controller="feedforward", words=70),
+        SEQUENCE.with_(controller="feedforward", word_size=70),
         Case("step", 1, 500, 400, 1, 1),
         Case("address", 1, 500, 9, 3),
     ],

@@ -32,9 +32,9 @@ def test_shapes(controller, num_layers):
     features, state = cell(inputs()[0])
     assert features.shape == (4, 7 + 2 * 5)
     assert state.memory.shape == (4, 11, 5)
-    assert state.weights.shape == (4, 5, 11)
+    assert state.weightings.shape == (4, 5, 11)
     assert state.read_vectors.shape == (4, 2, 5)
-    torch.testing.assert_close(state.weights.sum(-1), torch.ones(4, 5, dtype=torch.float64))
+    torch.testing.assert_close(state.weightings.sum(-1), torch.ones(4, 5, dtype=torch.float64))
     again, _ = cell(inputs()[1], state)
     assert again.shape == features.shape
 
@@ -160,7 +160,7 @@ def test_a_saved_state_loads_as_it_is(tmp_path):
 
 def test_what_the_state_starts_from_is_shown():
     shown = repr(make(initial_state=InitialState(memory=0.5, controller=0.25)))
-    assert "memory=0.5, weights=one_hot, read_vectors=learned" in shown
+    assert "memory=0.5, weightings=one_hot, read_vectors=learned" in shown
     assert "initial=0.25" in shown
 
 
@@ -182,8 +182,8 @@ def test_lstm_cell_and_lstm_controller_agree():
 def test_default_start():
     state = NTMCell(3, 7, **SIZES).initial_state(2)
     assert (state.memory == 1e-6).all()
-    assert (state.weights[..., 0] == 1).all()
-    assert not state.weights[..., 1:].any()
+    assert (state.weightings[..., 0] == 1).all()
+    assert not state.weightings[..., 1:].any()
     assert state.read_vectors.requires_grad
     assert all(part.requires_grad for part in state.controller)
 
@@ -191,17 +191,17 @@ def test_default_start():
 @pytest.mark.parametrize(
     "initial",
     [
-        InitialState(memory="learned", weights="learned"),
-        InitialState(memory=torch.randn(11, 5), weights="uniform", read_vectors=0.5),
-        InitialState(memory="learned", weights="zero", controller=0.0),
+        InitialState(memory="learned", weightings="learned"),
+        InitialState(memory=torch.randn(11, 5), weightings="uniform", read_vectors=0.5),
+        InitialState(memory="learned", weightings="zero", controller=0.0),
     ],
 )
 def test_start_by_part(initial):
     torch.manual_seed(0)
     cell = NTMCell(3, 7, **SIZES, initial_state=initial)
     state = cell.initial_state(2)
-    sums = state.weights.sum(-1)
-    torch.testing.assert_close(sums, torch.full_like(sums, float(initial.weights != "zero")))
+    sums = state.weightings.sum(-1)
+    torch.testing.assert_close(sums, torch.full_like(sums, float(initial.weightings != "zero")))
     if isinstance(initial.memory, torch.Tensor):
         torch.testing.assert_close(state.memory[1], initial.memory)
         assert "start.given_memory" in cell.state_dict()
@@ -214,16 +214,16 @@ def test_start_by_part(initial):
     assert all(parameter.grad is not None for parameter in cell.parameters())
 
 
-@pytest.mark.parametrize("weights", ["uniform", "zero"])
-def test_symmetry_trap_is_refused(weights):
+@pytest.mark.parametrize("weightings", ["uniform", "zero"])
+def test_symmetry_trap_is_refused(weightings):
     with pytest.raises(ValueError, match="never tells two rows apart"):
-        InitialState(memory=0.1, weights=weights)
+        InitialState(memory=0.1, weightings=weightings)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("weights", "spread"),
+        ("weightings", "spread"),
         ("memory", "random"),
         ("memory", float("nan")),
         ("read_vectors", None),
@@ -413,13 +413,13 @@ def test_initial_values_of_the_learned_start():
     bound = (128 + 20) ** -0.5
     assert 0.95 * bound < start.memory.abs().max() <= bound
     assert abs(start.memory.mean()) < 0.1 * bound
-    assert 0.8 < start.weight_logits.std() < 1.2
+    assert 0.8 < start.weighting_logits.std() < 1.2
     assert 0.005 < start.read_vectors.std() < 0.015
 
 
 def test_extra_repr_names_the_sizes():
-    text = repr(NTMCell(3, 7, **SIZES, backend="reference"))
-    for piece in ("memory_size=11", "word_size=5", "num_read_heads=2", "backend='reference'"):
+    text = repr(NTMCell(3, 7, **SIZES, backend="torch"))
+    for piece in ("memory_size=11", "word_size=5", "num_read_heads=2", "backend='torch'"):
         assert piece in text
 
 
@@ -436,7 +436,7 @@ def test_state_survives_detach():
     detached = state.detach()
     assert isinstance(detached, NTMState)
     assert not any(
-        part.requires_grad for part in (detached.memory, detached.weights, *detached.controller)
+        part.requires_grad for part in (detached.memory, detached.weightings, *detached.controller)
     )
 
 

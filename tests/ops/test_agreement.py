@@ -27,43 +27,72 @@ HALF = [
     for kinds in (
         None,
         ("memory",),
-        ("weights",),
+        ("weightings",),
         ("parameters",),
         ("input",),
         ("state",),
-        ("memory", "weights", "state"),
+        ("memory", "weightings", "state"),
         ("parameters", "input"),
     )
 ]
 
 ONE_STEP = [
-    {"batch": 2, "locations": 7, "words": 5},
-    {"batch": 1, "locations": 1, "words": 1},
-    {"batch": 3, "locations": 1, "words": 4, "read_heads": 2},
-    {"batch": 1, "locations": 13, "words": 1, "read_heads": 3},
-    {"batch": 2, "locations": 3, "words": 2, "shift_range": 3},
-    {"batch": 2, "locations": 17, "words": 11, "read_heads": 5, "shift_range": 2},
-    {"batch": 2, "locations": 33, "words": 19, "shift_range": 0},
-    {"batch": 5, "locations": 128, "words": 20},
-    {"batch": 1, "locations": 37, "words": 3, "shift_range": 17},
-    {"batch": 1, "locations": 5, "words": 3, "read_heads": 8},
+    {"batch": 2, "memory_size": 7, "word_size": 5},
+    {"batch": 1, "memory_size": 1, "word_size": 1},
+    {"batch": 3, "memory_size": 1, "word_size": 4, "num_read_heads": 2},
+    {"batch": 1, "memory_size": 13, "word_size": 1, "num_read_heads": 3},
+    {"batch": 2, "memory_size": 3, "word_size": 2, "shift_range": 3},
+    {"batch": 2, "memory_size": 17, "word_size": 11, "num_read_heads": 5, "shift_range": 2},
+    {"batch": 2, "memory_size": 33, "word_size": 19, "shift_range": 0},
+    {"batch": 5, "memory_size": 128, "word_size": 20},
+    {"batch": 1, "memory_size": 37, "word_size": 3, "shift_range": 17},
+    {"batch": 1, "memory_size": 5, "word_size": 3, "num_read_heads": 8},
 ]
 WRITE_HEADS = (1, 1, 2, 1, 3, 4, 1, 1, 6, 8)
-STEPS = [size | {"write_heads": heads} for size, heads in zip(ONE_STEP, WRITE_HEADS, strict=True)]
+STEPS = [
+    size | {"num_write_heads": heads} for size, heads in zip(ONE_STEP, WRITE_HEADS, strict=True)
+]
 SEQUENCES = [
     {"time": 5},
     {"time": 1},
     {"time": 5, "controller": "feedforward"},
-    {"time": 3, "locations": 1, "words": 1, "hidden": 1, "batch": 1},
-    {"time": 4, "locations": 3, "words": 2, "shift_range": 3, "read_heads": 2, "write_heads": 3},
-    {"time": 7, "batch": 3, "locations": 17, "words": 11, "hidden": 13, "read_heads": 2},
-    {"time": 9, "locations": 11, "write_heads": 2, "controller": "feedforward", "hidden": 17},
-    {"time": 10, "batch": 2, "locations": 128, "words": 20, "hidden": 33},
-    {"time": 6, "batch": 3, "words": 20, "read_heads": 2, "inputs": 5},
-    {"time": 4, "batch": 1, "inputs": 1, "controller": "feedforward"},
-    {"time": 5, "batch": 13, "locations": 3, "words": 2, "hidden": 5, "inputs": 3},
-    {"time": 2, "batch": 1, "locations": 37, "words": 3, "write_heads": 6, "shift_range": 17},
-    {"time": 3, "batch": 1, "locations": 5, "words": 3, "write_heads": 8},
+    {"time": 3, "memory_size": 1, "word_size": 1, "hidden_size": 1, "batch": 1},
+    {
+        "time": 4,
+        "memory_size": 3,
+        "word_size": 2,
+        "shift_range": 3,
+        "num_read_heads": 2,
+        "num_write_heads": 3,
+    },
+    {
+        "time": 7,
+        "batch": 3,
+        "memory_size": 17,
+        "word_size": 11,
+        "hidden_size": 13,
+        "num_read_heads": 2,
+    },
+    {
+        "time": 9,
+        "memory_size": 11,
+        "num_write_heads": 2,
+        "controller": "feedforward",
+        "hidden_size": 17,
+    },
+    {"time": 10, "batch": 2, "memory_size": 128, "word_size": 20, "hidden_size": 33},
+    {"time": 6, "batch": 3, "word_size": 20, "num_read_heads": 2, "input_size": 5},
+    {"time": 4, "batch": 1, "input_size": 1, "controller": "feedforward"},
+    {"time": 5, "batch": 13, "memory_size": 3, "word_size": 2, "hidden_size": 5, "input_size": 3},
+    {
+        "time": 2,
+        "batch": 1,
+        "memory_size": 37,
+        "word_size": 3,
+        "num_write_heads": 6,
+        "shift_range": 17,
+    },
+    {"time": 3, "batch": 1, "memory_size": 5, "word_size": 3, "num_write_heads": 8},
 ]
 CASES = [
     Case(op, **size)
@@ -239,7 +268,7 @@ def test_frozen_arguments(entry, case):
 @each_backend
 def test_checkpoints(entry, every):
     """However many memories are kept, the gradients agree."""
-    case = Case("sequence", time=6, write_heads=2)
+    case = Case("sequence", time=6, num_write_heads=2)
     fitting(entry, case, Dtypes.all(torch.float64))
     assert_agrees(case, entry, arguments(case, device=entry.device), checkpoint_every=every)
 
@@ -270,12 +299,12 @@ def test_no_steps(entry, controller):
 @each_backend
 def test_large_values(entry):
     """Memory, key and add of 1e4, far from anything trained, still agree."""
-    case = Case("step", read_heads=2, write_heads=2)
+    case = Case("step", num_read_heads=2, num_write_heads=2)
     fitting(entry, case, Dtypes.all(torch.float32))
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
     tensors["memory"] *= 1e4
-    tensors["interface"][:, : case.heads * case.words] *= 1e4
-    tensors["interface"][:, -case.write_heads * case.words :] *= 1e4
+    tensors["interface"][:, : case.num_heads * case.word_size] *= 1e4
+    tensors["interface"][:, -case.num_write_heads * case.word_size :] *= 1e4
     assert_agrees(case, entry, tensors)
 
 
@@ -284,13 +313,13 @@ def test_overwriting_leaves_nothing(entry):
     """Where ``w e = 1``, the new word stands as it is, however large the old one was."""
     add = torch.tensor([[[1e-3, -0.3, 0.0]]], device=entry.device)
     for heads in (1, 2):
-        weights = torch.zeros(1, heads, 2, device=entry.device)
-        weights[0, 0, 1] = 1
+        weightings = torch.zeros(1, heads, 2, device=entry.device)
+        weightings[0, 0, 1] = 1
         written = call(
-            Case("write", read_heads=heads),
+            Case("write", num_read_heads=heads),
             {
                 "memory": torch.full((1, 2, 3), 1e4, device=entry.device),
-                "weights": weights,
+                "weightings": weightings,
                 "erase": torch.ones(1, heads, 3, device=entry.device),
                 "add": add.expand(1, heads, 3),
             },

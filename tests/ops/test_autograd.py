@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from ntm_kernels.backend import get
+from ntm_kernels.backends import get
 from tests.support.cases import Case, Dtypes, arguments, call, each_small, leaves
 from tests.support.table import F64, each_backend, fitting
 
@@ -13,8 +13,8 @@ TINY = [
     Case("read", 2, 3, 2, 2),
     Case("write", 2, 3, 2, 2),
     Case("step", 2, 3, 2, 1, 2),
-    Case("sequence", 2, 3, 2, 1, 1, time=3, hidden=2),
-    Case("sequence", 2, 3, 2, 2, 2, time=3, hidden=2, controller="feedforward"),
+    Case("sequence", 2, 3, 2, 1, 1, time=3, hidden_size=2),
+    Case("sequence", 2, 3, 2, 2, 2, time=3, hidden_size=2, controller="feedforward"),
 ]
 each_tiny = pytest.mark.parametrize("case", TINY, ids=str)
 
@@ -102,7 +102,7 @@ def test_forward_mode_of_the_op_itself_raises(entry):
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(tensors["memory"], torch.ones_like(tensors["memory"]))
         with pytest.raises(NotImplementedError, match="forward-mode AD of read"):
-            torch.ops.ntm.read(dual, tensors["weights"], entry.backend)
+            torch.ops.ntm.read(dual, tensors["weightings"], entry.backend)
 
 
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "vmap", "hessian"])

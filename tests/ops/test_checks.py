@@ -9,7 +9,7 @@ from ntm_kernels import BackendError, InterfaceLayout, functional
 from tests.support.cases import Case, Dtypes, arguments
 
 CASES = {
-    op: Case(op, 2, 7, 5, 2, 1, hidden=6, time=4)
+    op: Case(op, 2, 7, 5, 2, 1, hidden_size=6, time=4)
     for op in ("address", "read", "write", "step", "sequence")
 }
 TENSORS = [(op, name) for op, case in CASES.items() for name in case.shapes]
@@ -76,7 +76,7 @@ def test_number_of_dimensions(op, name):
 
 
 # Sizes that no other argument shares: these may be anything.
-FREE = {("sequence", "projected_input", 0), ("read", "memory", 2), ("read", "weights", 1)}
+FREE = {("sequence", "x", 0), ("read", "memory", 2), ("read", "weightings", 1)}
 
 
 @each_tensor
@@ -104,12 +104,12 @@ def test_each_size(op, name):
         ),
         ("address", "shift", (2, 2, 4), "odd number of taps, offsets −r … +r, got 4"),
         ("address", "strength", (2, 3), "strength must be [B=2, H=2] (H as in key), got [2, 3]"),
-        ("read", "weights", (2, 2, 8), "(N as in memory), got [2, 2, 8]"),
-        ("write", "erase", (2, 1, 5), "erase must be [B=2, H=2, M=5] (H as in weights)"),
+        ("read", "weightings", (2, 2, 8), "(N as in memory), got [2, 2, 8]"),
+        ("write", "erase", (2, 1, 5), "erase must be [B=2, H=2, M=5] (H as in weightings)"),
         ("step", "interface", (2, 50), "interface must be [B=2, P="),
-        ("step", "previous_weights", (2, 2, 7), "(H as in num_read_heads + num_write_heads)"),
+        ("step", "previous_weightings", (2, 2, 7), "(H as in num_read_heads + num_write_heads)"),
         ("sequence", "recurrent_weight", (24, 10), "recurrent_weight must be [G=24, K=16]"),
-        ("sequence", "projected_input", (4, 2, 6), "(G as in interface_weight), got [4, 2, 6]"),
+        ("sequence", "x", (4, 2, 6), "(G as in interface_weight), got [4, 2, 6]"),
         ("sequence", "interface_weight", (10, 6), "(P as in the interface layout), got [10, 6]"),
     ],
 )
@@ -132,7 +132,7 @@ def test_device(op, name):
         ("address", "memory", (2, 0, 5), "N"),
         ("step", "memory", (2, 7, 0), "M"),
         ("address", "key", (2, 0, 5), "H"),
-        ("write", "weights", (2, 0, 7), "H"),
+        ("write", "weightings", (2, 0, 7), "H"),
         ("sequence", "interface_weight", (43, 0), "C"),
     ],
 )
@@ -218,8 +218,8 @@ def test_float64_goes_alone(op, name):
 
 @pytest.mark.parametrize("op", CASES)
 def test_two_16_bit_dtypes(op):
-    names = {"address": "previous_weights", "read": "weights", "write": "weights"}
-    other = names.get(op, {"step": "interface", "sequence": "weights"}.get(op))
+    names = {"address": "previous_weightings", "read": "weightings", "write": "weightings"}
+    other = names.get(op, {"step": "interface", "sequence": "weightings"}.get(op))
     tensors = arguments(CASES[op])
     changes = {"memory": tensors["memory"].to(torch.bfloat16), other: tensors[other].half()}
     if op == "sequence":
@@ -280,7 +280,7 @@ def test_plans_stay_few(monkeypatch):
 
 @pytest.mark.parametrize("op", CASES)
 def test_backend(op):
-    with refused(BackendError, "no backend named 'abacus'", "reference"):
+    with refused(BackendError, "no backend named 'abacus'", "torch"):
         call(op, backend="abacus")
 
 

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
-from ntm_kernels.backend import SequenceArguments
+from ntm_kernels.backends import SequenceArguments
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -22,7 +22,7 @@ from tests.support.cases import (
 from tests.support.table import F64, each_backend, fitting
 
 FLOAT32 = Dtypes.all(torch.float32)
-SEQUENCE = Case("sequence", write_heads=2, time=5)
+SEQUENCE = Case("sequence", num_write_heads=2, time=5)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def op_arguments(case, tensors, backend, save, lengths=None, trace=False):
     if case.op != "sequence":
         return (*tensors.values(), *case.options.values(), save, backend)
     values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceArguments._fields]
-    values[0] = tensors["projected_input"]
+    values[0] = tensors["x"]
     return (*values, *case.options.values(), case.controller, 2, save, trace, backend)
 
 
@@ -76,7 +76,7 @@ def test_opcheck(entry, case, dtype):
 @each_backend
 def test_fake_results_at_any_size(entry, locations):
     """What is saved may be padded; the fake kernel has to know by how much."""
-    case = SEQUENCE.with_(locations=locations)
+    case = SEQUENCE.with_(memory_size=locations)
     given = op_arguments(case, problem(entry, case), entry.backend, True)
     torch.library.opcheck(torch.ops.ntm.sequence.default, given, test_utils="test_faketensor")
 
@@ -158,7 +158,7 @@ def test_compiled_by_inductor(entry):
 
     def model(*values):
         given = dict(zip(names, values, strict=True))
-        given["projected_input"] = given["projected_input"].tanh() * 2
+        given["x"] = given["x"].tanh() * 2
         outputs = call(SEQUENCE, given, entry.backend)
         return sum(part.square().mean() for part in outputs.values())
 
@@ -230,7 +230,7 @@ def test_meta_tensors_give_shapes(entry):
         tensors = problem(entry, case)
         wanted = call(case, tensors, entry.backend)
         meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-        for name, part in call(case, meta, "reference").items():
+        for name, part in call(case, meta, "torch").items():
             assert part.device.type == "meta"
             assert part.shape == wanted[name].shape
             assert part.dtype == wanted[name].dtype

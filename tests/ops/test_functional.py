@@ -22,8 +22,8 @@ from tests.support.cases import (
 from tests.support.table import each_backend, fitting
 
 FLOAT32 = Dtypes.all(torch.float32)
-# Work enough for the native kernels to wake other threads.
-SHARED_OUT = Case("sequence", 9, 16, 20, time=4, hidden=110)
+# Work enough for the CPU kernels to wake other threads.
+SHARED_OUT = Case("sequence", 9, 16, 20, time=4, hidden_size=110)
 
 
 def problem(entry, case, dtypes=FLOAT32):
@@ -302,7 +302,7 @@ def test_activation_checkpointing(entry, case):
 @each_backend
 def test_about_the_root_of_the_time_is_stored(entry):
     """At 30 steps as many memories as ``checkpoint_every=5`` asks for, and no other number."""
-    case = Case("sequence", batch=1, locations=3, words=2, time=30, hidden=2)
+    case = Case("sequence", batch=1, memory_size=3, word_size=2, time=30, hidden_size=2)
     tensors, _ = problem(entry, case)
 
     def stored(every):

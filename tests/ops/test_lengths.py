@@ -16,15 +16,15 @@ from tests.support.cases import (
 )
 from tests.support.table import each_backend, fitting
 
-CASE = Case("sequence", 4, time=5, read_heads=2)
+CASE = Case("sequence", 4, time=5, num_read_heads=2)
 LENGTHS = (3, 0, 5, 1)
 SHARED = ("recurrent_weight", "interface_weight", "interface_bias", "input_weight", "input_bias")
-INPUTS, OUTPUTS = ("projected_input",), ("hidden", "read_vectors")
+INPUTS, OUTPUTS = ("x",), ("hidden", "read_vectors")
 each_controller = pytest.mark.parametrize("controller", ["lstm", "feedforward"])
 
 
 def problem(entry, controller, dtype=torch.float64):
-    case = CASE.with_(controller=controller, inputs=0 if controller == "lstm" else 3)
+    case = CASE.with_(controller=controller, input_size=0 if controller == "lstm" else 3)
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     return case, tensors, torch.tensor(LENGTHS, device=entry.device)
@@ -64,7 +64,7 @@ def test_padding_has_no_influence(entry, controller):
     inside = torch.arange(case.time, device=entry.device)[:, None] < lengths
     grads = cotangents(call(case, tensors, entry.backend, lengths=lengths))
     wanted = run(case, tensors, entry.backend, grads, lengths=lengths)
-    tensors["projected_input"][~inside] = torch.nan
+    tensors["x"][~inside] = torch.nan
     for name in ("hidden", "read_vectors"):
         grads[name][~inside] = torch.nan
     found = run(case, tensors, entry.backend, grads, lengths=lengths)
@@ -73,7 +73,7 @@ def test_padding_has_no_influence(entry, controller):
             assert torch.equal(one[name], other[name]), name
     for name in ("hidden", "read_vectors"):
         assert not found[0][name][~inside].any()
-    assert not found[1]["projected_input"][~inside].any()
+    assert not found[1]["x"][~inside].any()
 
 
 @each_controller
@@ -134,7 +134,7 @@ def test_no_length_at_all(entry, controller):
     lengths = torch.zeros_like(lengths)
     outputs, _ = run(case, tensors, entry.backend, lengths=lengths)
     assert torch.equal(outputs["final_memory"], tensors["memory"])
-    assert torch.equal(outputs["final_weights"], tensors["weights"])
+    assert torch.equal(outputs["final_weightings"], tensors["weightings"])
     assert not outputs["hidden"].any()
     assert_agrees(case, entry, tensors, lengths=lengths)
 
@@ -172,9 +172,9 @@ def test_shapes_and_dtypes_of_a_trace(entry, controller, dtype, time):
     found = functional.sequence(*tensors.values(), **options, backend=entry.backend).trace
     wanted = reference.sequence(*tensors.values(), **options).trace
     layout = case.layout
-    assert wanted.weights.shape == (time, case.batch, layout.num_heads, case.locations)
-    assert wanted.erase.shape == (time, case.batch, case.write_heads, case.words)
-    assert wanted.weights.dtype == dtype
+    assert wanted.weightings.shape == (time, case.batch, layout.num_heads, case.memory_size)
+    assert wanted.erase.shape == (time, case.batch, case.num_write_heads, case.word_size)
+    assert wanted.weightings.dtype == dtype
     assert wanted.key.dtype == reference.arithmetic_dtype(dtype)
     for name, part in wanted._asdict().items():
         assert getattr(found, name).shape == part.shape, name

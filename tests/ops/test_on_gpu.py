@@ -18,7 +18,7 @@ each_backend = pytest.mark.parametrize(
             marks=pytest.mark.skipif(entry.why_not() is not None, reason=str(entry.why_not())),
         )
         for entry in TABLE
-        if entry.device == "cuda" and entry.backend != "reference"
+        if entry.device == "cuda" and entry.backend != "torch"
     ],
 )
 
@@ -87,7 +87,7 @@ def test_second_device(backend, case):
 
 
 @pytest.mark.parametrize(
-    "case", [*(case.with_(batch=64, locations=300) for case in SMALL), *TILED], ids=str
+    "case", [*(case.with_(batch=64, memory_size=300) for case in SMALL), *TILED], ids=str
 )
 @each_backend
 def test_same_bits_every_run(backend, case):

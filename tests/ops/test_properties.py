@@ -12,10 +12,10 @@ from tests.support.table import each_backend, fitting
 sizes = st.fixed_dictionaries(
     {
         "batch": st.integers(1, 4),
-        "locations": st.integers(1, 40),
-        "words": st.integers(1, 24),
-        "read_heads": st.integers(1, 3),
-        "write_heads": st.integers(1, 3),
+        "memory_size": st.integers(1, 40),
+        "word_size": st.integers(1, 24),
+        "num_read_heads": st.integers(1, 3),
+        "num_write_heads": st.integers(1, 3),
         "shift_range": st.integers(0, 3),
     }
 )
@@ -34,12 +34,12 @@ def weighting(tensor, start):
     return torch.zeros_like(tensor) if start == "nothing" else tensor
 
 
-def assert_weightings(weights):
-    assert (weights >= 0).all()
-    sums = weights.double().sum(-1)
-    eps = torch.finfo(weights.dtype).eps
+def assert_weightings(weightings):
+    assert (weightings >= 0).all()
+    sums = weightings.double().sum(-1)
+    eps = torch.finfo(weightings.dtype).eps
     torch.testing.assert_close(
-        sums, torch.ones_like(sums), rtol=0, atol=4 * eps * weights.shape[-1] ** 0.5
+        sums, torch.ones_like(sums), rtol=0, atol=4 * eps * weightings.shape[-1] ** 0.5
     )
 
 
@@ -51,9 +51,9 @@ def test_step_keeps_weightings(entry, size, raw, stored, start, seed, dtype):
     tensors = arguments(case, Dtypes.all(dtype), entry.device, seed=seed)
     tensors["interface"] *= raw
     tensors["memory"] *= stored
-    tensors["previous_weights"] = weighting(tensors["previous_weights"], start)
+    tensors["previous_weightings"] = weighting(tensors["previous_weightings"], start)
     outputs, grads = run(case, tensors, entry.backend)
-    assert_weightings(outputs["weights"])
+    assert_weightings(outputs["weightings"])
     for group in (outputs, grads):
         for name, part in group.items():
             assert part.isfinite().all(), name
@@ -64,12 +64,12 @@ def test_step_keeps_weightings(entry, size, raw, stored, start, seed, dtype):
 @each_backend
 def test_faint_gate_after_no_weighting(entry, raw, dtype):
     """All of w̃ is as small as the gate: every slope is finite, down to where the gate is 0."""
-    case = Case("step", read_heads=2)
+    case = Case("step", num_read_heads=2)
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
-    tensors["previous_weights"][:] = 0
+    tensors["previous_weightings"][:] = 0
     case.layout.split(tensors["interface"]).gate[:] = raw
     outputs, grads = run(case, tensors, entry.backend)
-    assert_weightings(outputs["weights"])
+    assert_weightings(outputs["weightings"])
     for group in (outputs, grads):
         for name, part in group.items():
             assert part.isfinite().all(), name
@@ -87,13 +87,13 @@ def test_faint_gate_after_no_weighting(entry, raw, dtype):
 )
 @each_backend
 def test_sequence_keeps_weightings(entry, size, time, controller, raw, start, seed, lengths):
-    case = Case("sequence", **size, time=time, hidden=3, controller=controller)
+    case = Case("sequence", **size, time=time, hidden_size=3, controller=controller)
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
     tensors["interface_bias"] *= raw
-    tensors["weights"] = weighting(tensors["weights"], start)
+    tensors["weightings"] = weighting(tensors["weightings"], start)
     lengths = torch.tensor(lengths, device=entry.device)[: case.batch].clamp(max=time)
     outputs, grads = run(case, tensors, entry.backend, lengths=lengths)
-    moved = outputs["final_weights"][lengths > 0]
+    moved = outputs["final_weightings"][lengths > 0]
     assert_weightings(moved)
     for group in (outputs, grads):
         for name, part in group.items():
@@ -104,15 +104,15 @@ def test_sequence_keeps_weightings(entry, size, time, controller, raw, start, se
 @each_backend
 def test_read_returns_what_was_written(entry, size, seed):
     """A full-strength write at one location, then a read there."""
-    case = Case("write", size["batch"], size["locations"], size["words"])
+    case = Case("write", size["batch"], size["memory_size"], size["word_size"])
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
     tensors["memory"] *= 1e3
-    tensors["weights"] = weighting(tensors["weights"], "one-hot")
+    tensors["weightings"] = weighting(tensors["weightings"], "one-hot")
     tensors["erase"][:] = 1
     written = functional.write(**tensors, backend=entry.backend)
-    found = functional.read(written, tensors["weights"], backend=entry.backend)
+    found = functional.read(written, tensors["weightings"], backend=entry.backend)
     assert torch.equal(found, tensors["add"])
-    elsewhere = tensors["weights"][:, 0] == 0
+    elsewhere = tensors["weightings"][:, 0] == 0
     assert torch.equal(written[elsewhere], tensors["memory"][elsewhere])
 
 
@@ -126,18 +126,18 @@ def test_whole_shifts_rotate(entry, size, offset, seed):
     tensors["sharpening"][:] = 1
     tensors["shift"][:] = torch.eye(7)[offset + 3]
     found = functional.address(*tensors.values(), backend=entry.backend)
-    torch.testing.assert_close(found, tensors["previous_weights"].roll(offset, -1))
+    torch.testing.assert_close(found, tensors["previous_weightings"].roll(offset, -1))
 
 
 @given(sizes, seeds)
 @each_backend
-def test_rotating_the_memory_rotates_the_weights(entry, size, seed):
+def test_rotating_the_memory_rotates_the_weightings(entry, size, seed):
     """No location is special."""
     case = Case("address", **size)
     tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
     wanted = functional.address(*tensors.values(), backend=entry.backend)
     tensors["memory"] = tensors["memory"].roll(2, 1)
-    tensors["previous_weights"] = tensors["previous_weights"].roll(2, -1)
+    tensors["previous_weightings"] = tensors["previous_weightings"].roll(2, -1)
     found = functional.address(*tensors.values(), backend=entry.backend)
     torch.testing.assert_close(found, wanted.roll(2, -1))
 
@@ -146,7 +146,9 @@ def test_rotating_the_memory_rotates_the_weights(entry, size, seed):
 @each_backend
 def test_order_of_heads_does_not_matter(entry, size, seed):
     """All erase before any adds."""
-    case = Case("write", size["batch"], size["locations"], size["words"], size["write_heads"])
+    case = Case(
+        "write", size["batch"], size["memory_size"], size["word_size"], size["num_write_heads"]
+    )
     tensors = arguments(case, Dtypes.all(torch.float64), entry.device, seed=seed)
     wanted = functional.write(**tensors, backend=entry.backend)
     turned = {name: part if name == "memory" else part.flip(1) for name, part in tensors.items()}
@@ -173,7 +175,7 @@ def test_sharpening_keeps_the_sum(entry, locations, gamma):
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
     tensors["gate"][:] = 0
     tensors["sharpening"][:] = gamma
-    tensors["previous_weights"][:] = 1 / locations
+    tensors["previous_weightings"][:] = 1 / locations
     assert_weightings(functional.address(*tensors.values(), backend=entry.backend))
 
 
@@ -181,7 +183,7 @@ def test_sharpening_keeps_the_sum(entry, locations, gamma):
 @each_backend
 def test_results_can_be_resized(entry, locations):
     """Whoever the storage of a result comes from: FSDP frees and regrows it."""
-    case = Case("write", batch=9, locations=locations, words=32)
+    case = Case("write", batch=9, memory_size=locations, word_size=32)
     fitting(entry, case, Dtypes.all(torch.float32))
     written = call(case, arguments(case, Dtypes.all(torch.float32), entry.device), entry.backend)
     memory = written["memory"]

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from ntm_kernels.backend import get
+from ntm_kernels.backends import get
 from tests.support.cases import Case, Dtypes, arguments, call, cotangents, each_small, leaves, run
 from tests.support.table import BF16, F16, F32, F64, LIVE, fitting
 
@@ -17,11 +17,11 @@ DOUBLE = Dtypes.all(F64)
 SIXTEEN = [
     Dtypes.float32_but(dtype, *kinds)
     for dtype in (BF16, F16)
-    for kinds in (("memory",), ("parameters", "input"), ("input", "state", "weights"))
+    for kinds in (("memory",), ("parameters", "input"), ("input", "state", "weightings"))
 ]
 each_dtypes = pytest.mark.parametrize("dtypes", [Dtypes.all(F32), DOUBLE, *SIXTEEN], ids=str)
-STEP = Case("step", read_heads=2, write_heads=2)
-SEQUENCE = Case("sequence", inputs=3)
+STEP = Case("step", num_read_heads=2, num_write_heads=2)
+SEQUENCE = Case("sequence", input_size=3)
 each_recorded = pytest.mark.parametrize("case", [STEP, SEQUENCE], ids=str)
 
 
@@ -91,7 +91,7 @@ def test_input_without_gradient(entry):
     """That of the input costs a matrix product, and is left out where nobody asks for it."""
     tensors = problem(entry, SEQUENCE)
     _, wanted = run(SEQUENCE, tensors, entry.backend)
-    asked = leaves({name: t for name, t in tensors.items() if name != "projected_input"})
+    asked = leaves({name: t for name, t in tensors.items() if name != "x"})
     outputs = call(SEQUENCE, tensors | asked, entry.backend)
     grads = cotangents(outputs)
     found = torch.autograd.grad(list(outputs.values()), list(asked.values()), list(grads.values()))

@@ -30,20 +30,20 @@ def only(*values):
 def test_recalling_a_blend_of_two_stored_words():
     memory = torch.randn(1, 6, 40, dtype=torch.float64)
     blend = (memory[:, 1:2] / memory[:, 1:2].norm() + memory[:, 4:5] / memory[:, 4:5].norm()) / 2
-    weights = reference.content(memory, blend, torch.full((1, 1), 100.0).double())
-    assert set(weights[0, 0].topk(2).indices.tolist()) == {1, 4}
-    assert weights[0, 0, [1, 4]].sum() > 0.999
-    recalled = functional.read(memory, weights)
+    weightings = reference.content(memory, blend, torch.full((1, 1), 100.0).double())
+    assert set(weightings[0, 0].topk(2).indices.tolist()) == {1, 4}
+    assert weightings[0, 0, [1, 4]].sum() > 0.999
+    recalled = functional.read(memory, weightings)
     assert torch.cosine_similarity(recalled, blend, dim=-1) > 0.95
 
 
 @pytest.mark.parametrize("locations", [3, 7, 8])
 def test_shift_by_three_rows(locations):
     """``w[i] ← w[i + 3]``, around the end."""
-    weights = torch.rand(1, 1, locations, dtype=torch.float64)
-    shifted = reference.shift(weights, only(1, 0, 0, 0, 0, 0, 0))
+    weightings = torch.rand(1, 1, locations, dtype=torch.float64)
+    shifted = reference.shift(weightings, only(1, 0, 0, 0, 0, 0, 0))
     for i in range(locations):
-        assert shifted[0, 0, i] == weights[0, 0, (i + 3) % locations]
+        assert shifted[0, 0, i] == weightings[0, 0, (i + 3) % locations]
 
 
 @pytest.mark.parametrize("locations", [4, 9])
@@ -58,17 +58,17 @@ def test_shift_from_a_range_of_rows(locations):
 
 @pytest.mark.parametrize("taps", [(1,), (0, 1, 0), (0, 0, 1, 0, 0)])
 def test_shift_can_be_skipped(taps):
-    weights = torch.rand(1, 1, 5, dtype=torch.float64)
-    assert torch.equal(reference.shift(weights, only(*taps)), weights)
+    weightings = torch.rand(1, 1, 5, dtype=torch.float64)
+    assert torch.equal(reference.shift(weightings, only(*taps)), weightings)
 
 
 def test_sharpening_undoes_the_blur():
     focus = only(0, 0, 1, 0, 0)
-    weights = focus
+    weightings = focus
     for _ in range(3):
-        weights = reference.shift(weights, only(0.1, 0.8, 0.1))
-    assert weights.max() < 0.6
-    sharpened = reference.sharpen(weights, torch.full((1, 1), 20.0).double())
+        weightings = reference.shift(weightings, only(0.1, 0.8, 0.1))
+    assert weightings.max() < 0.6
+    sharpened = reference.sharpen(weightings, torch.full((1, 1), 20.0).double())
     torch.testing.assert_close(sharpened, focus, atol=1e-6, rtol=0)
 
 

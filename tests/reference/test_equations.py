@@ -9,10 +9,10 @@ from tests.support import equations
 from tests.support.cases import Case, arguments, call
 
 SIZES = [
-    {"batch": 2, "locations": 7, "words": 5, "read_heads": 2},
-    {"batch": 1, "locations": 1, "words": 1, "read_heads": 1},
-    {"batch": 3, "locations": 4, "words": 3, "read_heads": 3, "shift_range": 3},
-    {"batch": 2, "locations": 5, "words": 2, "read_heads": 1, "shift_range": 0},
+    {"batch": 2, "memory_size": 7, "word_size": 5, "num_read_heads": 2},
+    {"batch": 1, "memory_size": 1, "word_size": 1, "num_read_heads": 1},
+    {"batch": 3, "memory_size": 4, "word_size": 3, "num_read_heads": 3, "shift_range": 3},
+    {"batch": 2, "memory_size": 5, "word_size": 2, "num_read_heads": 1, "shift_range": 0},
 ]
 each_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "-".join(map(str, s.values())))
 
@@ -40,25 +40,25 @@ def test_content(sizes):
 @each_size
 def test_interpolate(sizes):
     tensors = arguments(Case("address", **sizes))
-    focus = torch.rand(tensors["previous_weights"].shape, dtype=torch.float64).softmax(-1)
-    actual = reference.interpolate(focus, tensors["previous_weights"], tensors["gate"])
-    for b, h, previous, gate in heads_of(tensors, "previous_weights", "gate"):
+    focus = torch.rand(tensors["previous_weightings"].shape, dtype=torch.float64).softmax(-1)
+    actual = reference.interpolate(focus, tensors["previous_weightings"], tensors["gate"])
+    for b, h, previous, gate in heads_of(tensors, "previous_weightings", "gate"):
         close(actual[b, h], equations.interpolate(focus[b, h].numpy(), previous, gate))
 
 
 @each_size
 def test_shift(sizes):
     tensors = arguments(Case("address", **sizes))
-    actual = reference.shift(tensors["previous_weights"], tensors["shift"])
-    for b, h, weighting, taps in heads_of(tensors, "previous_weights", "shift"):
+    actual = reference.shift(tensors["previous_weightings"], tensors["shift"])
+    for b, h, weighting, taps in heads_of(tensors, "previous_weightings", "shift"):
         close(actual[b, h], equations.shift(weighting, taps))
 
 
 @each_size
 def test_sharpen(sizes):
     tensors = arguments(Case("address", **sizes))
-    actual = reference.sharpen(tensors["previous_weights"], tensors["sharpening"])
-    for b, h, weighting, sharpening in heads_of(tensors, "previous_weights", "sharpening"):
+    actual = reference.sharpen(tensors["previous_weightings"], tensors["sharpening"])
+    for b, h, weighting, sharpening in heads_of(tensors, "previous_weightings", "sharpening"):
         close(actual[b, h], equations.sharpen(weighting, sharpening))
 
 
@@ -75,7 +75,7 @@ def test_address(sizes):
 def test_read(sizes):
     tensors = arguments(Case("read", **sizes))
     actual = reference.read(**tensors)
-    for b, h, weighting in heads_of(tensors, "weights"):
+    for b, h, weighting in heads_of(tensors, "weightings"):
         close(actual[b, h], equations.read(tensors["memory"][b].numpy(), weighting))
 
 
@@ -97,10 +97,10 @@ def test_activate():
         close(part, getattr(wanted, name))
 
 
-@pytest.mark.parametrize("write_heads", [1, 2])
+@pytest.mark.parametrize("num_write_heads", [1, 2])
 @each_size
-def test_step(sizes, write_heads):
-    case = Case("step", **sizes, write_heads=write_heads)
+def test_step(sizes, num_write_heads):
+    case = Case("step", **sizes, num_write_heads=num_write_heads)
     tensors = arguments(case)
     actual = reference.step(**tensors, **case.options)
     for b in range(case.batch):
@@ -115,7 +115,7 @@ def test_step(sizes, write_heads):
 @pytest.mark.parametrize("controller", ["lstm", "feedforward"])
 @pytest.mark.parametrize("heads", [(1, 1), (2, 3)])
 def test_sequence(controller, heads, lengths):
-    case = Case("sequence", 3, 4, 3, *heads, time=5, hidden=4, controller=controller)
+    case = Case("sequence", 3, 4, 3, *heads, time=5, hidden_size=4, controller=controller)
     tensors = arguments(case)
     given = None if lengths is None else torch.tensor(lengths)
     result = reference.sequence(**tensors, **case.options, lengths=given, return_trace=True)
@@ -125,7 +125,7 @@ def test_sequence(controller, heads, lengths):
         single = dict(tensors)
         for name, tensor in tensors.items():
             if name not in shared:
-                single[name] = tensor.select(int(name == "projected_input"), b)
+                single[name] = tensor.select(int(name == "x"), b)
         single = [tensor.numpy() for tensor in single.values()]
         hidden, reads, state, trace = equations.sequence(*single, **case.options, length=length)
         close(result.hidden[:, b], hidden)
@@ -134,7 +134,7 @@ def test_sequence(controller, heads, lengths):
             if controller == "lstm" or part is not None:
                 close(part[b], one)
         for t, (weightings, parameters) in enumerate(trace):
-            close(result.trace.weights[t, b], weightings)
+            close(result.trace.weightings[t, b], weightings)
             for name, value in vars(parameters).items():
                 close(getattr(result.trace, name)[t, b], value)
         assert all(not part[length:, b].any() for part in result.trace)
@@ -144,26 +144,26 @@ def test_sequence_of_no_steps_returns_its_state():
     case = Case("sequence", time=0)
     tensors = arguments(case)
     result = reference.sequence(**tensors, **case.options, return_trace=False)
-    assert result.hidden.shape == (0, case.batch, case.hidden)
-    assert result.read_vectors.shape == (0, case.batch, case.read_heads, case.words)
+    assert result.hidden.shape == (0, case.batch, case.hidden_size)
+    assert result.read_vectors.shape == (0, case.batch, case.num_read_heads, case.word_size)
     for name, part in result.state._asdict().items():
         assert torch.equal(part, tensors[name])
 
 
 @pytest.mark.parametrize("missing", ["hidden", "cell", "input_weight", "input_bias"])
 def test_what_goes_together_is_given_together(missing):
-    case = Case("sequence", inputs=3)
+    case = Case("sequence", input_size=3)
     with pytest.raises(ValueError, match="sequence: give both"):
         call(case, arguments(case) | {missing: None})
 
 
 def test_step_by_step_is_the_sequence():
     """``sequence`` over T steps, and T times ``sequence`` over one step, state carried over."""
-    case = Case("sequence", read_heads=2, time=6)
+    case = Case("sequence", num_read_heads=2, time=6)
     tensors = arguments(case)
     whole = reference.sequence(**tensors, **case.options)
-    for time, projected in enumerate(tensors["projected_input"]):
-        one = reference.sequence(**tensors | {"projected_input": projected[None]}, **case.options)
+    for time, projected in enumerate(tensors["x"]):
+        one = reference.sequence(**tensors | {"x": projected[None]}, **case.options)
         tensors |= one.state._asdict()
         close(one.hidden[0], whole.hidden[time])
     for name, part in whole.state._asdict().items():
@@ -172,16 +172,16 @@ def test_step_by_step_is_the_sequence():
 
 def test_lstm_is_that_of_torch():
     """With recurrent weights of 0 for the read vectors, the controller is ``torch.nn.LSTM``."""
-    case = Case("sequence", time=5, hidden=4)
+    case = Case("sequence", time=5, hidden_size=4)
     tensors = arguments(case)
-    reads = case.read_heads * case.words
+    reads = case.num_read_heads * case.word_size
     tensors["recurrent_weight"][:, :reads] = 0
-    lstm = torch.nn.LSTM(3, case.hidden, dtype=torch.float64)
+    lstm = torch.nn.LSTM(3, case.hidden_size, dtype=torch.float64)
     inputs = torch.randn(case.time, case.batch, 3, dtype=torch.float64)
     with torch.no_grad():
         lstm.weight_hh_l0.copy_(tensors["recurrent_weight"][:, reads:])
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
-        tensors["projected_input"] = inputs @ lstm.weight_ih_l0.mT + bias
+        tensors["x"] = inputs @ lstm.weight_ih_l0.mT + bias
         output, (hidden, cell) = lstm(inputs, (tensors["hidden"][None], tensors["cell"][None]))
     result = reference.sequence(**tensors, **case.options)
     close(result.hidden, output.numpy())
@@ -192,7 +192,7 @@ def test_lstm_is_that_of_torch():
 @pytest.mark.parametrize("op", ["address", "read", "write", "step", "sequence"])
 def test_autograd_of_the_equations_is_their_slope(op):
     """Plain autograd against finite differences, in float64."""
-    case = Case(op, 2, 3, 2, 2, 2, time=3, hidden=2)
+    case = Case(op, 2, 3, 2, 2, 2, time=3, hidden_size=2)
     tensors = tuple(tensor.requires_grad_() for tensor in arguments(case).values())
 
     def function(*tensors):

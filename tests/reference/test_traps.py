@@ -15,12 +15,12 @@ NOT_SMOOTH = {
     "norms below epsilon": "memory",
     "norms around epsilon": "memory key",
     "constant tiny memory": "memory",
-    "weightings around epsilon": "gate previous_weights",
-    "no weighting": "gate previous_weights",
-    "no weighting, sharpening 1": "gate previous_weights",
-    "nearly no weighting": "gate previous_weights",
-    "no weighting but for rounding": "gate previous_weights",
-    "one-hot, sharpening 1.5": "gate previous_weights shift",
+    "weightings around epsilon": "gate previous_weightings",
+    "no weighting": "gate previous_weightings",
+    "no weighting, sharpening 1": "gate previous_weightings",
+    "nearly no weighting": "gate previous_weightings",
+    "no weighting but for rounding": "gate previous_weightings",
+    "one-hot, sharpening 1.5": "gate previous_weightings shift",
     "sequence from the default start": "memory",
 }
 
@@ -62,11 +62,11 @@ def test_gradients_are_one_sided_differences(trap):
 def slopes_of_sharpen(shifted, gamma):
     """∂w_i/∂w̃_j and ∂w_i/∂γ written out, with 0⁰ = 1 and 0 log 0 = 0."""
     powers = shifted**gamma
-    weights = powers / powers.sum()
+    weightings = powers / powers.sum()
     inner = gamma * shifted ** (gamma - 1) / powers.sum()
-    by_shifted = inner * (torch.eye(len(shifted)) - weights[:, None])
+    by_shifted = inner * (torch.eye(len(shifted)) - weightings[:, None])
     logs = torch.where(shifted > 0, shifted, 1).log()
-    return by_shifted, weights * (logs - (weights * logs).sum())
+    return by_shifted, weightings * (logs - (weightings * logs).sum())
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.25, 2.0, 7.0])
@@ -90,24 +90,24 @@ def test_sharpen_of_nothing_is_uniform_without_gradient(gamma, highest):
     shifted[..., 1] = highest
     shifted.requires_grad_()
     gamma = torch.full((1, 1), gamma, dtype=torch.float64, requires_grad=True)
-    weights = reference.sharpen(shifted, gamma)
-    assert torch.equal(weights, torch.full_like(weights, 0.25))
-    weights.backward(torch.rand_like(weights))
+    weightings = reference.sharpen(shifted, gamma)
+    assert torch.equal(weightings, torch.full_like(weightings, 0.25))
+    weightings.backward(torch.rand_like(weightings))
     assert not shifted.grad.any()
     assert not gamma.grad.any()
 
 
 def test_epsilon_bounds_the_highest_weight():
     shifted = torch.tensor([[[0.5e-20, 1.01e-20]]], dtype=torch.float64)
-    weights = reference.sharpen(shifted, torch.ones(1, 1, dtype=torch.float64))
-    torch.testing.assert_close(weights, shifted / 1.51e-20)
+    weightings = reference.sharpen(shifted, torch.ones(1, 1, dtype=torch.float64))
+    torch.testing.assert_close(weightings, shifted / 1.51e-20)
 
 
 @pytest.mark.parametrize("gamma", [8, 12, 1e4])
 def test_sharpening_a_uniform_weighting_keeps_its_sum(gamma):
     uniform = torch.full((1, 1, 128), 1 / 128)
-    weights = reference.sharpen(uniform, torch.tensor([[float(gamma)]]))
-    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+    weightings = reference.sharpen(uniform, torch.tensor([[float(gamma)]]))
+    assert weightings.sum().item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("which", ["key", "memory"])

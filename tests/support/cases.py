@@ -18,45 +18,49 @@ OPS = ("address", "read", "write", "step", "sequence")
 class Case:
     """Sizes of one call; what an op does not know it ignores.
 
-    For ``address``, ``read`` and ``write`` the number of heads is ``read_heads``.
+    For ``address``, ``read`` and ``write`` the number of heads is ``num_read_heads``.
     """
 
     op: str
     batch: int = 2
-    locations: int = 7
-    words: int = 5
-    read_heads: int = 1
-    write_heads: int = 1
+    memory_size: int = 7
+    word_size: int = 5
+    num_read_heads: int = 1
+    num_write_heads: int = 1
     shift_range: int = 1
     time: int = 4
-    hidden: int = 6
+    hidden_size: int = 6
     controller: str = "lstm"
-    inputs: int = 0  # 0: the input comes projected
+    input_size: int = 0  # 0: the input comes projected
 
     def __str__(self):
-        base = f"{self.op}-B{self.batch}N{self.locations}M{self.words}R{self.read_heads}"
+        base = f"{self.op}-B{self.batch}N{self.memory_size}M{self.word_size}R{self.num_read_heads}"
         if self.op == "address":
             return f"{base}r{self.shift_range}"
         if self.op in ("read", "write"):
             return base
-        base = f"{base}W{self.write_heads}r{self.shift_range}"
+        base = f"{base}W{self.num_write_heads}r{self.shift_range}"
         if self.op == "step":
             return base
-        projected = f"I{self.inputs}" if self.inputs else ""
-        return f"{base}T{self.time}C{self.hidden}{projected}{self.controller}"
+        projected = f"I{self.input_size}" if self.input_size else ""
+        return f"{base}T{self.time}C{self.hidden_size}{projected}{self.controller}"
 
     @property
-    def heads(self):
-        return self.read_heads + (self.write_heads if self.op in ("step", "sequence") else 0)
+    def num_heads(self):
+        return self.num_read_heads + (
+            self.num_write_heads if self.op in ("step", "sequence") else 0
+        )
 
     @property
     def work(self):
         time = self.time if self.op == "sequence" else 1
-        return self.batch * self.locations * self.words * self.heads * max(time, 1)
+        return self.batch * self.memory_size * self.word_size * self.num_heads * max(time, 1)
 
     @property
     def layout(self):
-        return InterfaceLayout(self.words, self.read_heads, self.write_heads, self.shift_range)
+        return InterfaceLayout(
+            self.word_size, self.num_read_heads, self.num_write_heads, self.shift_range
+        )
 
     @property
     def options(self):
@@ -64,22 +68,22 @@ class Case:
         if self.op not in ("step", "sequence"):
             return {}
         return {
-            "num_read_heads": self.read_heads,
-            "num_write_heads": self.write_heads,
+            "num_read_heads": self.num_read_heads,
+            "num_write_heads": self.num_write_heads,
             "shift_range": self.shift_range,
         }
 
     @property
     def terms(self):
         """How long the longest sums are."""
-        return self.locations * (max(self.time, 1) if self.op == "sequence" else 1)
+        return self.memory_size * (max(self.time, 1) if self.op == "sequence" else 1)
 
     @property
     def shapes(self):
         """Shape and kind of every tensor argument."""
-        B, N, M, H = self.batch, self.locations, self.words, self.heads
-        taps, C = 2 * self.shift_range + 1, self.hidden
-        memory, weights = ((B, N, M), "memory"), ((B, H, N), "weights")
+        B, N, M, H = self.batch, self.memory_size, self.word_size, self.num_heads
+        taps, C = 2 * self.shift_range + 1, self.hidden_size
+        memory, weightings = ((B, N, M), "memory"), ((B, H, N), "weightings")
         if self.op == "address":
             return {
                 "memory": memory,
@@ -88,35 +92,38 @@ class Case:
                 "gate": ((B, H), "parameters"),
                 "shift": ((B, H, taps), "parameters"),
                 "sharpening": ((B, H), "parameters"),
-                "previous_weights": weights,
+                "previous_weightings": weightings,
             }
         if self.op == "read":
-            return {"memory": memory, "weights": weights}
+            return {"memory": memory, "weightings": weightings}
         if self.op == "write":
             words = ((B, H, M), "parameters")
-            return {"memory": memory, "weights": weights, "erase": words, "add": words}
+            return {"memory": memory, "weightings": weightings, "erase": words, "add": words}
         P = self.layout.size
         if self.op == "step":
             return {
                 "memory": memory,
                 "interface": ((B, P), "parameters"),
-                "previous_weights": weights,
+                "previous_weightings": weightings,
             }
         lstm = self.controller == "lstm"
-        G, K = (4 * C, self.read_heads * M + C) if lstm else (C, self.read_heads * M)
+        G, K = (4 * C, self.num_read_heads * M + C) if lstm else (C, self.num_read_heads * M)
         shapes = {
-            "projected_input": ((self.time, B, self.inputs or G), "input"),
+            "x": ((self.time, B, self.input_size or G), "input"),
             "recurrent_weight": ((G, K), "parameters"),
             "interface_weight": ((P, C), "parameters"),
             "interface_bias": ((P,), "parameters"),
             "memory": memory,
-            "weights": weights,
-            "read_vectors": ((B, self.read_heads, M), "memory"),
+            "weightings": weightings,
+            "read_vectors": ((B, self.num_read_heads, M), "memory"),
         }
         if lstm:
             shapes |= {"hidden": ((B, C), "state"), "cell": ((B, C), "state")}
-        if self.inputs:
-            shapes |= {"input_weight": ((G, self.inputs), "input"), "input_bias": ((G,), "input")}
+        if self.input_size:
+            shapes |= {
+                "input_weight": ((G, self.input_size), "input"),
+                "input_bias": ((G,), "input"),
+            }
         return shapes
 
     def with_(self, **changes):
@@ -124,12 +131,12 @@ class Case:
 
 
 SMALL = [
-    Case("address", read_heads=3),
-    Case("read", read_heads=2),
-    Case("write", read_heads=2),
-    Case("step", read_heads=2, write_heads=2),
+    Case("address", num_read_heads=3),
+    Case("read", num_read_heads=2),
+    Case("write", num_read_heads=2),
+    Case("step", num_read_heads=2, num_write_heads=2),
     Case("sequence"),
-    Case("sequence", controller="feedforward", read_heads=2, write_heads=2, inputs=3),
+    Case("sequence", controller="feedforward", num_read_heads=2, num_write_heads=2, input_size=3),
 ]
 # Memories in tiles, worked on by blocks that wait for one another.
 TILED = [Case("address", 2, 20_000, 64, 2), Case("step", 1, 20_000, 64, 1, 1)]
@@ -141,7 +148,7 @@ class Dtypes:
     """The dtype of each kind of argument."""
 
     memory: torch.dtype = torch.float64
-    weights: torch.dtype = torch.float64
+    weightings: torch.dtype = torch.float64
     parameters: torch.dtype = torch.float64
     input: torch.dtype = torch.float64
     state: torch.dtype = torch.float64
@@ -165,7 +172,7 @@ class Dtypes:
 
 def _values(name, shape, generator):
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if name in ("weights", "previous_weights"):
+    if name in ("weightings", "previous_weightings"):
         return (2 * noise).softmax(-1)
     if name == "shift":
         return noise.softmax(-1)
@@ -192,9 +199,9 @@ def arguments(case, dtypes=Dtypes(), device="cpu", seed=0):
 def named_outputs(op, result):
     """The differentiable results of ``op`` by name."""
     if op in ("address", "read", "write"):
-        return {{"address": "weights", "read": "read_vectors", "write": "memory"}[op]: result}
+        return {{"address": "weightings", "read": "read_vectors", "write": "memory"}[op]: result}
     if op == "step":
-        return dict(zip(("read_vectors", "memory", "weights"), result, strict=True))
+        return dict(zip(("read_vectors", "memory", "weightings"), result, strict=True))
     final = {f"final_{name}": part for name, part in result.state._asdict().items()}
     outputs = {"hidden": result.hidden, "read_vectors": result.read_vectors, **final}
     return {name: part for name, part in outputs.items() if part is not None}

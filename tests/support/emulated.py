@@ -7,8 +7,8 @@ import os
 import threading
 from pathlib import Path
 
-from ntm_kernels.backend import register
-from ntm_kernels.backend.cuda import CudaBackend
+from ntm_kernels.backends import register
+from ntm_kernels.backends.cuda import CudaBackend
 from tests.cuda_emulator import build as emulator
 
 NAME = "cuda_emulated"

@@ -153,7 +153,7 @@ def lstm(projected, recurrent_weight, reads, hidden, cell):
 
 
 def sequence(
-    projected_input,
+    x,
     recurrent_weight,
     interface_weight,
     interface_bias,
@@ -173,13 +173,13 @@ def sequence(
     Returns hidden [T, C], read vectors [T, R, M], the final state as a tuple, and the list of
     ``(weightings, Heads)`` of the steps inside the length.
     """
-    time, width = len(projected_input), interface_weight.shape[1]
+    time, width = len(x), interface_weight.shape[1]
     hiddens, all_reads, trace = np.zeros((time, width)), np.zeros((time, *reads.shape)), []
     for t in range(length):
         if cell is not None:
-            hidden, cell = lstm(projected_input[t], recurrent_weight, reads, hidden, cell)
+            hidden, cell = lstm(x[t], recurrent_weight, reads, hidden, cell)
         else:
-            hidden = np.tanh(projected_input[t] + recurrent_weight @ reads.ravel())
+            hidden = np.tanh(x[t] + recurrent_weight @ reads.ravel())
         interface = interface_weight @ hidden + interface_bias
         reads, memory, weightings, given = step(
             memory, interface, weightings, num_read_heads, num_write_heads, shift_range

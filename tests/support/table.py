@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tests.triton.interpreted  # noqa: F401  (registers itself)
-from ntm_kernels.backend import BackendError, get
+from ntm_kernels.backends import BackendError, get
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -35,9 +35,9 @@ class Entry(NamedTuple):
 
 
 TABLE = (
-    Entry("reference", "cpu"),
-    Entry("native", "cpu", any_threads=True),
-    Entry("reference", "cuda"),
+    Entry("torch", "cpu"),
+    Entry("cpu", "cpu", any_threads=True),
+    Entry("torch", "cuda"),
     Entry("cuda", "cuda"),
     Entry("triton", "cuda"),
     Entry("cuda_emulated", "cpu", largest=20_000),

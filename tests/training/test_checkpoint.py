@@ -97,10 +97,10 @@ def test_a_flip_inside_the_weights_is_noticed(store):
 def test_wrong_files(tmp_path, kind):
     path = tmp_path / "000000000001.pt"
     if kind == "text":
-        path.write_text("weights")
+        path.write_text("weightings")
     elif kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("weights", "none")
+            archive.writestr("weightings", "none")
     elif kind == "tensor":
         torch.save(torch.ones(3), path)
     elif kind == "code":

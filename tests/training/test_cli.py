@@ -246,7 +246,7 @@ def test_info(capsys):
     assert cli.main(["info"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^torch \d", text, re.MULTILINE)
-    assert "backend reference: available" in text
+    assert "backend torch: available" in text
 
 
 WITHOUT_EXTRAS = """

@@ -52,7 +52,7 @@ def test_copy_default_is_what_generalises():
     config = preset("copy")
     assert config.output_from == "read_vectors"
     assert (config.hold, config.final_lr, config.total_sequences) == (0.75, 0.02, 80_000)
-    assert config.initial_weights == "one_hot"
+    assert config.initial_weightings == "one_hot"
 
 
 @pytest.mark.parametrize("task", [task for task in tasks.TASKS if task != "copy"])
@@ -64,7 +64,7 @@ def test_the_other_defaults_are_what_was_trained(task):
     assert config.lr == (2e-3 if task == "ngrams" else 1e-3)
     assert config.num_layers == 1
     assert config.task == tasks.make(task), "posed as in the paper"
-    learned = (config.initial_memory, config.initial_weights)
+    learned = (config.initial_memory, config.initial_weightings)
     assert (
         learned
         == {
@@ -116,7 +116,7 @@ def test_every_field_reaches_the_model():
     model = build_model(config)
     state = model.initial_state(4)
     assert state.memory.shape == (4, 7, 5)
-    assert state.weights.shape == (4, 5, 7)
+    assert state.weightings.shape == (4, 5, 7)
     assert (state.read_vectors == 0.5).all()
     assert state.memory.requires_grad
     assert model.output.weight.shape == (8, 11 + 2 * 5)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from ntm_kernels.backend import get
+from ntm_kernels.backends import get
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
 
-NATIVE = get("native").unavailable() is None
+CPU = get("cpu").unavailable() is None
 WAYS = [{"fused": False}, {"fused": False, "foreach": False}]
-WAYS += [{"fused": True}] if NATIVE else []
+WAYS += [{"fused": True}] if CPU else []
 each_way = pytest.mark.parametrize("way", WAYS, ids=str)
 
 
@@ -114,7 +114,7 @@ def test_groups_have_their_own_options():
     assert "delta" not in optimiser.state[fast]
 
 
-@pytest.mark.skipif(not NATIVE, reason="the native kernels are not there")
+@pytest.mark.skipif(not CPU, reason="the CPU kernels are not there")
 def test_fused_where_it_can_be_and_only_there():
     together, strided = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3, 2).mT)
     together.grad, strided.grad = torch.ones(2, 3), torch.ones(2, 3)
@@ -173,7 +173,7 @@ def test_options_turned_on_later(way):
     torch.testing.assert_close(parameter, torch.full((2,), 1 - first - second))
 
 
-@pytest.mark.skipif(not NATIVE, reason="the native kernels are not there")
+@pytest.mark.skipif(not CPU, reason="the CPU kernels are not there")
 def test_subclasses_of_tensors_are_not_fused():
     class Special(torch.Tensor):
         pass

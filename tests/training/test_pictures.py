@@ -25,8 +25,8 @@ def test_replay_is_what_the_model_did():
     _, model, batch = model_and_batch(dtype="float64")
     batch = batch.to("cpu", torch.float64)
     heads = record_heads(model, batch)
-    assert [len(part) for part in (heads.write_weights, heads.read_weights)] == [3, 2]
-    for images, rows in ((heads.write_weights, 4), (heads.read_weights, 4), (heads.added, 3)):
+    assert [len(part) for part in (heads.write_weightings, heads.read_weightings)] == [3, 2]
+    for images, rows in ((heads.write_weightings, 4), (heads.read_weightings, 4), (heads.added, 3)):
         assert all(one.shape == (rows, 5) for one in images)
     # Step by step with the module itself: the state after each step has that step's reads.
     state = None
@@ -35,11 +35,11 @@ def test_replay_is_what_the_model_did():
         for head in range(2):
             read = state.read_vectors[0, head].detach().numpy()
             np.testing.assert_allclose(heads.read[head][:, t], read, rtol=1e-12, atol=1e-15)
-            weights = state.weights[0, head].detach().numpy()
-            np.testing.assert_allclose(heads.read_weights[head][:, t], weights, rtol=1e-12)
+            weightings = state.weightings[0, head].detach().numpy()
+            np.testing.assert_allclose(heads.read_weightings[head][:, t], weightings, rtol=1e-12)
         for head in range(3):
-            weights = state.weights[0, 2 + head].detach().numpy()
-            np.testing.assert_allclose(heads.write_weights[head][:, t], weights, rtol=1e-12)
+            weightings = state.weightings[0, 2 + head].detach().numpy()
+            np.testing.assert_allclose(heads.write_weightings[head][:, t], weightings, rtol=1e-12)
 
 
 def test_example_shows_the_answer():
@@ -183,7 +183,7 @@ def test_the_summary_shows_curve_answer_and_heads(tmp_path, model, panels):
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), example.outputs)
     if heads is not None:
         shown = figure.axes[-1].images[0].get_array()
-        np.testing.assert_array_equal(shown, heads.read_weights[0][walked_locations(heads)])
+        np.testing.assert_array_equal(shown, heads.read_weightings[0][walked_locations(heads)])
     figure.savefig(tmp_path / "summary.png", dpi=40)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from ntm_kernels.backend import register
-from ntm_kernels.backend.triton import TritonBackend
-from ntm_kernels.backend.triton.launch import TABLE
+from ntm_kernels.backends import register
+from ntm_kernels.backends.triton import TritonBackend
+from ntm_kernels.backends.triton.launch import TABLE
 
 # Nothing fits one program, a tile is a few rows, and a program has several tiles.
 TILED = TABLE._replace(on_chip=(), tile_elements=16, programs_per_sequence=2, combine_block=(1, 8))

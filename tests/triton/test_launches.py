@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backend import Problem, SequenceArguments, Sizes, get, register
-from ntm_kernels.backend.triton import TritonBackend
-from ntm_kernels.backend.triton.launch import TABLE, most_registers
+from ntm_kernels.backends import Problem, SequenceArguments, Sizes, get, register
+from ntm_kernels.backends.triton import TritonBackend
+from ntm_kernels.backends.triton.launch import TABLE, most_registers
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees
 from tests.support.table import Entry
 from tests.triton.interpreted import TILED, InterpretedBackend, needs_interpreter
@@ -17,10 +17,10 @@ from tests.triton.interpreted import TILED, InterpretedBackend, needs_interprete
 pytest.importorskip("triton")
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/triton.md"
-PAPER = Case("sequence", 16, 128, 20, time=41, hidden=100)
-LARGE = PAPER.with_(locations=1024, words=64)
-TALL = PAPER.with_(locations=256, words=16)
-MANY_HEADS = PAPER.with_(read_heads=8, write_heads=8, controller="feedforward")
+PAPER = Case("sequence", 16, 128, 20, time=41, hidden_size=100)
+LARGE = PAPER.with_(memory_size=1024, word_size=64)
+TALL = PAPER.with_(memory_size=256, word_size=16)
+MANY_HEADS = PAPER.with_(num_read_heads=8, num_write_heads=8, controller="feedforward")
 ADDRESS = ["scores", "shift"]
 ADDRESS_BACKWARD = ["sharpen_backward", "shift_backward", "scores_backward", "combine"]
 
@@ -53,13 +53,13 @@ class Dispatches(TorchDispatchMode):
 def sizes_of(case):
     return Sizes(
         case.batch,
-        case.locations,
-        case.words,
-        case.read_heads,
-        case.write_heads if case.op in ("step", "sequence") else 0,
-        taps=2 * case.shift_range + 1,
+        case.memory_size,
+        case.word_size,
+        case.num_read_heads,
+        case.num_write_heads if case.op in ("step", "sequence") else 0,
+        num_taps=2 * case.shift_range + 1,
         time=case.time,
-        hidden_size=case.hidden,
+        hidden_size=case.hidden_size,
         checkpoint_every=6,
     )
 
@@ -76,8 +76,8 @@ def step(case):
     forward, backward = Launches(), Launches()
     memory, interface, previous = arguments(case, Dtypes.all(torch.float32), "meta").values()
     given = memory, interface, previous
-    reads, written, weights, saved = forward.step(*given, sizes_of(case), True)
-    backward.step_backward(reads, written, weights, *given, weights, saved, sizes_of(case))
+    reads, written, weightings, saved = forward.step(*given, sizes_of(case), True)
+    backward.step_backward(reads, written, weightings, *given, weightings, saved, sizes_of(case))
     return forward.names, backward.names
 
 
@@ -148,7 +148,7 @@ def test_launches_in_the_documentation():
         (LARGE.with_(op="read"), "the memory in tiles"),
         (TALL, "a loop of steps, the memory in registers"),
         (TALL.with_(op="step"), "the memory in registers"),
-        (TALL.with_(op="step", locations=512, words=8), "the memory in tiles"),
+        (TALL.with_(op="step", memory_size=512, word_size=8), "the memory in tiles"),
     ],
     ids=str,
 )
@@ -186,8 +186,8 @@ def test_bound_of_registers():
 
 
 def test_largest_sizes():
-    def problem(locations, words, heads=1, taps=3):
-        sizes = Sizes(1, locations, words, heads, heads, taps=taps)
+    def problem(locations, words, heads=1, num_taps=3):
+        sizes = Sizes(1, locations, words, heads, heads, num_taps=num_taps)
         return Problem("step", "cuda", torch.float32, torch.float32, "", sizes)
 
     assert TABLE.too_large(problem(2**20, 1024)) is None
@@ -199,7 +199,7 @@ def test_largest_sizes():
 OTHER_TABLES = {
     "narrow controller": TABLE._replace(controller_rows=2, controller_columns=8),
     "wide controller": TABLE._replace(controller_rows=32, controller_columns=128),
-    "loop of steps": TABLE._replace(sequence_thread_weights=-1),
+    "loop of steps": TABLE._replace(sequence_thread_weightings=-1),
     "one tile": TILED._replace(tile_elements=2048, programs_per_sequence=8),
     "many programs": TILED._replace(tile_elements=8, programs_per_sequence=64),
 }
@@ -210,5 +210,5 @@ for name, table in OTHER_TABLES.items():
 @needs_interpreter
 @pytest.mark.parametrize("name", OTHER_TABLES)
 def test_launch_parameters_change_no_result(name):
-    case = Case("sequence", words=3, time=3, write_heads=2, hidden=11)
+    case = Case("sequence", word_size=3, time=3, num_write_heads=2, hidden_size=11)
     assert_agrees(case, Entry(name, "cpu"), arguments(case))

@@ -1,0 +1,55 @@
+"""Which backend serves a call: ``choice`` decides, ``base`` says what a backend is.
+
+Each backend has a folder: ``cuda``, ``triton``, ``cpu`` and ``torch``.
+"""
+
+from ntm_kernels.backends.base import (
+    OPS,
+    Backend,
+    BackendError,
+    Problem,
+    SequenceArguments,
+    SequenceOutputs,
+    Sizes,
+)
+from ntm_kernels.backends.choice import (
+    ENVIRONMENT_VARIABLE,
+    BackendChoice,
+    BackendStatus,
+    available_backends,
+    choose,
+    explain,
+    get,
+    register,
+    requested,
+    use_backend,
+)
+from ntm_kernels.backends.cpu import CpuBackend
+from ntm_kernels.backends.cuda import CudaBackend
+from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.triton import TritonBackend
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "OPS",
+    "Backend",
+    "BackendChoice",
+    "BackendError",
+    "BackendStatus",
+    "Problem",
+    "SequenceArguments",
+    "SequenceOutputs",
+    "Sizes",
+    "available_backends",
+    "choose",
+    "explain",
+    "get",
+    "register",
+    "requested",
+    "use_backend",
+]
+
+register(TorchBackend())
+register(TritonBackend())
+register(CudaBackend())
+register(CpuBackend())

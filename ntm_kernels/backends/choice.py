@@ -1,0 +1,187 @@
+"""Which backend serves a call, and why.
+
+A choice is made in Python for every call, before any kernel runs: by the ``backend=`` argument,
+else by the innermost ``use_backend`` of the running thread, else by the environment variable
+``NTM_KERNELS_BACKEND``, else automatically: the first registered backend that is available and
+supports the call. An explicit choice that cannot be served raises ``BackendError``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from ntm_kernels.backends.base import Backend, BackendError, Problem
+
+ENVIRONMENT_VARIABLE = "NTM_KERNELS_BACKEND"
+
+
+class BackendStatus(NamedTuple):
+    """Whether a backend can run on this machine, and why not."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+class BackendChoice(NamedTuple):
+    """The backend that serves a call, why, and why those before it do not."""
+
+    backend: str
+    reason: str
+    rejected: dict[str, str]
+
+
+_registry: dict[str, Backend] = {}
+_automatic: list[str] = []
+
+
+class _Ambient(threading.local):
+    """What ``use_backend`` asks for in this thread. torch.compile guards on it, which it cannot on
+    a context variable."""
+
+    # Set per instance: torch.compile of torch 2.11 reads a class attribute past the instance's.
+    def __init__(self) -> None:
+        self.backend: str | None = None
+
+
+_ambient = _Ambient()
+
+
+def register(backend: Backend, *, automatic: bool = True) -> None:
+    """Make ``backend`` known under its name.
+
+    With ``automatic`` it is tried before the backends registered earlier; without, it only serves
+    calls that name it. Raises ``ValueError`` if the name is taken.
+    """
+    if backend.name in _registry:
+        raise ValueError(f"a backend named {backend.name!r} is registered already")
+    _registry[backend.name] = backend
+    if automatic:
+        _automatic.insert(0, backend.name)
+
+
+def get(name: str) -> Backend:
+    """The backend registered as ``name``; raises ``BackendError`` if there is none."""
+    if name not in _registry:
+        raise BackendError(_unknown(name))
+    return _registry[name]
+
+
+def _unknown(name: str) -> str:
+    return f"there is no backend named {name!r}; there are: {', '.join(sorted(_registry))}"
+
+
+def available_backends() -> list[BackendStatus]:
+    """Every registered backend, in the order in which they are tried, and whether it is there.
+
+    >>> import ntm_kernels
+    >>> "torch" in [status.name for status in ntm_kernels.available_backends() if status.available]
+    True
+    """
+    order = _automatic + [name for name in _registry if name not in _automatic]
+    statuses = []
+    for name in order:
+        why_not = _registry[name].unavailable()
+        reason = why_not or _registry[name].describe()
+        statuses.append(BackendStatus(name, why_not is None, reason))
+    return statuses
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Serve every call inside the ``with`` block by the backend ``name``.
+
+    It holds for the running thread and nests; a ``backend=`` argument overrides it, and a backward
+    stays with the backend of its forward. A compiled function follows it, tracing anew for each
+    backend; the environment variable it reads only when traced. Raises ``BackendError`` at once if
+    there is no such backend or it is not available.
+
+    >>> import torch, ntm_kernels
+    >>> with ntm_kernels.use_backend("torch"):
+    ...     ntm_kernels.functional.read(torch.eye(2)[None], torch.ones(1, 1, 2))
+    tensor([[[1., 1.]]])
+    """
+    _require_name("use_backend: name must be the name of a backend", name)
+    why_not = get(name).unavailable()
+    if why_not is not None:
+        raise BackendError(f"backend {name!r} is not available: {why_not}")
+    before = _ambient.backend
+    _ambient.backend = name
+    try:
+        yield
+    finally:
+        _ambient.backend = before
+
+
+def requested(argument: str | None = None) -> tuple[str, str] | None:
+    """The name that was asked for and by what, or ``None`` if the choice is automatic."""
+    if argument is not None:
+        _require_name("backend must be the name of a backend or None", argument)
+        return argument, "the backend argument"
+    if (name := _ambient.backend) is not None:
+        return name, "use_backend"
+    if name := _environment():
+        return name, f"the environment variable {ENVIRONMENT_VARIABLE}"
+    return None
+
+
+def _require_name(rule: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{rule}, got {type(name).__name__}")
+
+
+# Constants to torch.compile: it would guard on the variable only where it is set,
+@torch.compiler.assume_constant_result
+def _environment() -> str | None:
+    return os.environ.get(ENVIRONMENT_VARIABLE)
+
+
+# and finding out may load a library.
+@torch.compiler.assume_constant_result
+def _unavailable(name: str) -> str | None:
+    return get(name).unavailable()
+
+
+@torch.compiler.assume_constant_result
+def _missing(name: str, device: str) -> str | None:
+    """The same for the automatic choice, and the backend hears of it."""
+    why_not = _unavailable(name)
+    if why_not is not None:
+        get(name).missed(device, why_not)
+    return why_not
+
+
+def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
+    """The backend that serves ``problem``, with the reason."""
+    explicit = requested(argument)
+    if explicit is not None:
+        name, source = explicit
+        if name not in _registry:
+            raise BackendError(f"{_unknown(name)} ({name!r} was asked for by {source})")
+        why_not = _unavailable(name) or get(name).unsupported(problem)
+        if why_not is not None:
+            raise BackendError(
+                f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
+            )
+        return BackendChoice(name, f"asked for by {source}", {})
+    rejected: dict[str, str] = {}
+    for name in _automatic:
+        why_not = _missing(name, problem.device) or _registry[name].unsupported(problem)
+        if why_not is None:
+            return BackendChoice(name, "the first that serves the call", rejected)
+        rejected[name] = why_not
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
+    raise BackendError(f"no backend serves {problem.op}: {reasons}")
+
+
+def explain(problem: Problem, argument: str | None = None) -> BackendChoice:
+    """The choice, and which of its ways the backend takes."""
+    choice = choose(problem, argument)
+    how = get(choice.backend).how(problem)
+    return choice._replace(reason=f"{choice.reason}: {how}") if how else choice

@@ -1,0 +1,195 @@
+"""The addressing chain, stage by stage, each with its hand-derived backward.
+
+Few dispatches matter more here than few bytes. ``B`` may be a batch or a batch of steps. A backward
+is named after its stage, and writes ``d_x`` for the gradient of the loss with respect to ``x``.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.reference import COSINE_EPS, FOCUS_EPS
+
+
+class Similarity(NamedTuple):
+    """Cosine similarity and what its backward needs."""
+
+    value: Tensor  # [B, H, N]
+    inverse_norms: Tensor  # [B, H, N], 1 / (‖k‖ ‖M_i‖), 0 where the similarity is cut off
+    key_norm: Tensor  # [B, H, 1]
+    memory_norm: Tensor  # [B, N, 1]
+
+
+class Addressing(NamedTuple):
+    """All intermediate weightings of one addressing."""
+
+    similarity: Similarity
+    content: Tensor  # [B, H, N]
+    gathered: Tensor  # [B, H, S, N], the gated weighting seen through each tap
+    shifted: Tensor  # [B, H, N]
+    weightings: Tensor  # [B, H, N]
+
+
+def similarity(memory: Tensor, key: Tensor) -> Similarity:
+    key_norm = torch.linalg.vector_norm(key, dim=-1, keepdim=True)
+    memory_norm = torch.linalg.vector_norm(memory, dim=-1, keepdim=True)
+    norms = torch.bmm(key_norm, memory_norm.mT)
+    inverse_norms = norms.reciprocal().masked_fill_(norms < COSINE_EPS, 0)
+    value = torch.bmm(key, memory.mT).mul_(inverse_norms)
+    return Similarity(value, inverse_norms, key_norm, memory_norm)
+
+
+def similarity_backward(
+    d_similarity: Tensor, similarity: Similarity, memory: Tensor, key: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²``, and the same with k and M_i exchanged."""
+    d_dots = d_similarity * similarity.inverse_norms
+    pull = d_similarity * similarity.value
+    key_pull = pull.sum(-1, keepdim=True) / _square_or_one(similarity.key_norm)
+    memory_pull = pull.sum(1).unsqueeze(-1) / _square_or_one(similarity.memory_norm)
+    d_key = torch.bmm(d_dots, memory).addcmul_(key, key_pull, value=-1)
+    d_memory = torch.bmm(d_dots.mT, key).addcmul_(memory, memory_pull, value=-1)
+    return d_memory, d_key
+
+
+def _square_or_one(norm: Tensor) -> Tensor:
+    """Its numerator is 0 wherever the square is: a cut-off similarity has no pull."""
+    square = norm.square()
+    return square.masked_fill_(square == 0, 1)
+
+
+def content(similarity: Tensor, strength: Tensor) -> Tensor:
+    return torch.softmax(similarity * strength.unsqueeze(-1), dim=-1)
+
+
+def content_backward(
+    d_content: Tensor, content: Tensor, similarity: Tensor, strength: Tensor
+) -> tuple[Tensor, Tensor]:
+    d_scores = torch._softmax_backward_data(d_content, content, -1, content.dtype)
+    d_strength = (d_scores * similarity).sum(-1)
+    return d_scores * strength.unsqueeze(-1), d_strength
+
+
+def interpolate(content: Tensor, previous_weightings: Tensor, gate: Tensor) -> Tensor:
+    return torch.lerp(previous_weightings, content, gate.unsqueeze(-1))
+
+
+def interpolate_backward(
+    d_gated: Tensor, content: Tensor, previous_weightings: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gate = gate.unsqueeze(-1)
+    d_content = d_gated * gate
+    d_gate = (d_gated * (content - previous_weightings)).sum(-1)
+    # Not d_gated − d_content, which cancels as g → 1.
+    return d_content, d_gated * (1 - gate), d_gate
+
+
+def shift(gated: Tensor, shift_weighting: Tensor) -> tuple[Tensor, Tensor]:
+    """The shifted weighting, and the gated one seen through each tap."""
+    batch, num_heads, memory_size = gated.shape
+    index = _offsets(memory_size, shift_weighting.shape[-1], 1, gated.device)
+    num_taps = shift_weighting.shape[-1]
+    gathered = gated.index_select(-1, index).view(batch * num_heads, num_taps, memory_size)
+    shifted = torch.bmm(shift_weighting.reshape(batch * num_heads, 1, num_taps), gathered)
+    gathered = gathered.view(batch, num_heads, num_taps, memory_size)
+    return shifted.view(batch, num_heads, memory_size), gathered
+
+
+def shift_backward(
+    d_shifted: Tensor, gathered: Tensor, shift_weighting: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Backward of the convolution is the correlation: ``d w^g_j = Σ_o s_o d w̃_{j+o}``."""
+    batch, num_heads, num_taps, memory_size = gathered.shape
+    index = _offsets(memory_size, num_taps, -1, d_shifted.device)
+    back = d_shifted.index_select(-1, index).view(batch * num_heads, num_taps, memory_size)
+    d_gated = torch.bmm(shift_weighting.reshape(batch * num_heads, 1, num_taps), back)
+    d_shift = torch.bmm(
+        gathered.reshape(batch * num_heads, num_taps, memory_size),
+        d_shifted.reshape(batch * num_heads, memory_size, 1),
+    )
+    return d_gated.view(batch, num_heads, memory_size), d_shift.view(batch, num_heads, num_taps)
+
+
+@lru_cache(maxsize=64)
+def _offsets(memory_size: int, num_taps: int, sign: int, device: torch.device) -> Tensor:
+    """For every tap of offset o, all locations i: the index of ``i − sign · o``, ``[S * N]``."""
+    with torch.inference_mode(False):
+        offset = torch.arange(num_taps, device=device) - num_taps // 2
+        location = torch.arange(memory_size, device=device)
+        return (location - sign * offset.unsqueeze(-1)).remainder(memory_size).flatten()
+
+
+def sharpen(shifted: Tensor, sharpening: Tensor) -> Tensor:
+    """``u^γ / Σ u^γ`` with ``u = w̃ / max w̃``; uniform where no w̃ reaches ε."""
+    ratio, _, empty = _ratio(shifted)
+    powers = ratio.pow_(sharpening.unsqueeze(-1))
+    weightings = powers.div_(powers.sum(-1, keepdim=True))
+    return weightings.masked_fill_(empty, 1 / shifted.shape[-1])
+
+
+def sharpen_backward(
+    d_weightings: Tensor, weightings: Tensor, shifted: Tensor, sharpening: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i)``, never dividing by ``w̃_j``, and
+    ``dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j)``."""
+    sharpening = sharpening.unsqueeze(-1)
+    ratio, peak, empty = _ratio(shifted)
+    powers = ratio.pow(sharpening - 1)
+    slope = sharpening / (powers * ratio).sum(-1, keepdim=True).mul_(peak)
+    centred = d_weightings - (d_weightings * weightings).sum(-1, keepdim=True)
+    d_shifted = powers.mul_(slope).mul_(centred).masked_fill_(empty, 0)
+    d_sharpening = torch.xlogy(centred.mul_(weightings), ratio.masked_fill_(empty, 1)).sum(-1)
+    return d_shifted, d_sharpening
+
+
+def _ratio(shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``w̃ / max w̃``, the maximum (1 if it is below ε), and where it is below."""
+    peak = shifted.amax(-1, keepdim=True)
+    empty = peak < FOCUS_EPS
+    peak.masked_fill_(empty, 1)
+    return shifted / peak, peak, empty
+
+
+def address(
+    memory: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    shift_weighting: Tensor,
+    sharpening: Tensor,
+    previous_weightings: Tensor,
+) -> Addressing:
+    alike = similarity(memory, key)
+    focus = content(alike.value, strength)
+    shifted, gathered = shift(interpolate(focus, previous_weightings, gate), shift_weighting)
+    return Addressing(alike, focus, gathered, shifted, sharpen(shifted, sharpening))
+
+
+def address_backward(
+    d_weightings: Tensor,
+    forward: Addressing,
+    memory: Tensor,
+    key: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    shift_weighting: Tensor,
+    sharpening: Tensor,
+    previous_weightings: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in the order of the arguments of ``address``."""
+    d_shifted, d_sharpening = sharpen_backward(
+        d_weightings, forward.weightings, forward.shifted, sharpening
+    )
+    d_gated, d_shift = shift_backward(d_shifted, forward.gathered, shift_weighting)
+    d_content, d_previous, d_gate = interpolate_backward(
+        d_gated, forward.content, previous_weightings, gate
+    )
+    d_similarity, d_strength = content_backward(
+        d_content, forward.content, forward.similarity.value, strength
+    )
+    d_memory, d_key = similarity_backward(d_similarity, forward.similarity, memory, key)
+    return d_memory, d_key, d_strength, d_gate, d_shift, d_sharpening, d_previous

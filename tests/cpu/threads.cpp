@@ -1,0 +1,179 @@
+// The CPU kernels on several threads, for a build with the thread sanitizer: two callers at a
+// time, each with threads of its own as at::parallel_for would give them parts of the batch, share
+// nothing but the pool of workspaces, and get the bits that one thread gets.
+#include <algorithm>
+#include <cstdio>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+namespace ntm::cpu::NTM_ISA {
+extern const Isa isa;
+}
+
+namespace {
+
+using namespace ntm;
+using Array = std::vector<float>;
+
+const cpu::Kernels<float>& kernels() {
+  return cpu::NTM_ISA::isa.kernels<float>();
+}
+
+Sizes sizes() {
+  Sizes s;
+  s.batch = 11, s.memory_size = 37, s.word_size = 5, s.num_read_heads = 2, s.num_write_heads = 1,
+  s.num_taps = 3;
+  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.lstm = true;
+  return s;
+}
+
+// body(begin, end) on `threads` threads, each with a part of 0 … n − 1.
+template <typename Body>
+void parallel(int threads, int64_t n, const Body& body) {
+  std::vector<std::thread> running;
+  for (int64_t i = 0; i < threads; ++i) {
+    running.emplace_back([&, i] {
+      const int64_t begin = i * n / threads, end = (i + 1) * n / threads;
+      if (begin < end) body(begin, end);
+    });
+  }
+  for (auto& thread : running) thread.join();
+}
+
+class Numbers {
+ public:
+  Array operator()(int64_t count, float scale = 0.3f) {
+    Array array(count);
+    for (float& x : array) x = scale * normal_(generator_);
+    return array;
+  }
+
+ private:
+  std::mt19937 generator_{0};
+  std::normal_distribution<float> normal_;
+};
+
+struct State {
+  Array memory, weightings, read_vectors, hidden, cell;
+
+  template <typename Make>
+  State(const Sizes& s, Make&& make)
+      : memory(make(s.batch * s.memory_size * s.word_size)),
+        weightings(make(s.batch * s.num_heads() * s.memory_size)),
+        read_vectors(make(s.batch * s.read_size())),
+        hidden(make(s.batch * s.hidden_size)),
+        cell(make(s.batch * s.hidden_size)) {}
+  cpu::State<float> pointers() {
+    return {memory.data(), weightings.data(), read_vectors.data(), hidden.data(), cell.data()};
+  }
+  cpu::State<const float> constant() const {
+    return {memory.data(), weightings.data(), read_vectors.data(), hidden.data(), cell.data()};
+  }
+};
+
+// A forward and a backward over all steps: the last state and every gradient, one after the other.
+Array run(const Sizes& s, int threads) {
+  const int64_t TB = s.time * s.batch, G = s.gate_size(), K = s.recurrent_size(),
+                P = s.interface_size();
+  const int64_t C = s.hidden_size, I = s.input_size;
+  Numbers numbers;
+  const auto zeros = [](int64_t count) { return Array(count); };
+  const Array recurrent = numbers(G * K), input_weight = numbers(G * I), bias = numbers(G),
+              interface_weight = numbers(P * C), interface_bias = numbers(P), x = numbers(TB * I);
+  State first(s, numbers), last(s, zeros), d_first(s, zeros);
+  const State d_last(s, numbers);
+  for (float& w : first.weightings) w = w * w;
+
+  Array gates_packed(kernels().packed_size(G, K + I)),
+      interface_packed(kernels().packed_size(P, C));
+  kernels().pack_transposed(G, K + I, 0, K, recurrent.data(), gates_packed.data());
+  kernels().pack_transposed(G, K + I, K, I, input_weight.data(), gates_packed.data());
+  kernels().pack_transposed(P, C, 0, C, interface_weight.data(), interface_packed.data());
+
+  Array hidden(TB * C), reads(TB * s.read_size()),
+      checkpoints(s.num_checkpoints() * s.batch * s.transposed_size());
+  Array weightings(TB * s.num_heads() * s.memory_size), interface(TB * P), gates(TB * G),
+      cell(TB * C);
+  const cpu::Sequence<float> io{
+      nullptr,
+      x.data(),
+      bias.data(),
+      gates_packed.data(),
+      interface_packed.data(),
+      interface_bias.data(),
+      nullptr,
+      first.constant(),
+      hidden.data(),
+      reads.data(),
+      last.pointers(),
+      nullptr,
+      nullptr,
+      {checkpoints.data(), weightings.data(), interface.data(), gates.data(), cell.data()}};
+  parallel(threads, s.batch,
+           [&](int64_t begin, int64_t end) { kernels().sequence(s, io, begin, end); });
+
+  Array recurrent_packed(kernels().packed_size(K, G)), back_packed(kernels().packed_size(C, P));
+  kernels().pack(K, G, recurrent.data(), recurrent_packed.data());
+  kernels().pack(C, P, interface_weight.data(), back_packed.data());
+  const Array d_hidden = numbers(TB * C), d_reads = numbers(TB * s.read_size());
+  Array d_projected(TB * G), d_interface(TB * P);
+  const cpu::SequenceBackward<float> back{
+      recurrent_packed.data(),
+      back_packed.data(),
+      nullptr,
+      first.constant(),
+      hidden.data(),
+      {checkpoints.data(), weightings.data(), interface.data(), gates.data(), cell.data()},
+      d_hidden.data(),
+      d_reads.data(),
+      d_last.constant(),
+      d_projected.data(),
+      d_interface.data(),
+      d_first.pointers()};
+  parallel(threads, s.batch,
+           [&](int64_t begin, int64_t end) { kernels().sequence_backward(s, back, begin, end); });
+
+  Array d_recurrent(G * K), d_input_weight(G * I), d_bias(G);
+  const cpu::WeightGradient<float> gradient{
+      TB,
+      G,
+      s.batch,
+      d_projected.data(),
+      d_bias.data(),
+      {{s.read_size(), first.read_vectors.data(), reads.data(), d_recurrent.data(), K},
+       {C, first.hidden.data(), hidden.data(), d_recurrent.data() + s.read_size(), K},
+       {I, x.data(), x.data() + s.batch * I, d_input_weight.data(), I}}};
+  parallel(threads, kernels().weight_gradient_blocks(gradient),
+           [&](int64_t begin, int64_t end) { kernels().weight_gradient(gradient, begin, end); });
+
+  Array all;
+  for (const Array* part :
+       {&last.memory, &last.weightings, &hidden, &reads, &d_projected, &d_interface,
+        &d_first.memory, &d_first.weightings, &d_recurrent, &d_input_weight, &d_bias}) {
+    all.insert(all.end(), part->begin(), part->end());
+  }
+  return all;
+}
+
+}  // namespace
+
+int main() {
+  const Sizes s = sizes();
+  const Array wanted = run(s, 1);
+  if (std::none_of(wanted.begin(), wanted.end(), [](float x) { return x != 0; })) {
+    std::puts("threads: nothing was computed");
+    return 1;
+  }
+  for (int threads = 2; threads <= 5; ++threads) {
+    Array found[2];
+    parallel(2, 2, [&](int64_t caller, int64_t) { found[caller] = run(s, threads); });
+    if (found[0] != wanted || found[1] != wanted) {
+      std::printf("threads: %d give other bits than one\n", threads);
+      return 1;
+    }
+  }
+  std::puts("threads: the same bits from 1 to 5 threads, two callers at a time");
+}
