@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
-from ntm_kernels.backends import SequenceArguments
+from ntm_kernels.ops import SequenceInputs
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -45,13 +45,10 @@ def assert_close(found, wanted):
 
 
 def op_arguments(case, tensors, backend, save, lengths=None, trace=False):
-    if case.op in ("read", "write"):
-        return (*tensors.values(), backend)
     if case.op != "sequence":
         return (*tensors.values(), *case.options.values(), save, backend)
-    values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceArguments._fields]
-    values[0] = tensors["x"]
-    return (*values, *case.options.values(), case.controller, 2, save, trace, backend)
+    values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceInputs._fields]
+    return (*values, *case.options.values(), 2, trace, save, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -150,7 +150,7 @@ def test_sequence_of_no_steps_returns_its_state():
         assert torch.equal(part, tensors[name])
 
 
-@pytest.mark.parametrize("missing", ["hidden", "cell", "input_weight", "input_bias"])
+@pytest.mark.parametrize("missing", ["initial_hidden", "initial_cell", "input_weight", "input_bias"])
 def test_what_goes_together_is_given_together(missing):
     case = Case("sequence", input_size=3)
     with pytest.raises(ValueError, match="sequence: give both"):
@@ -182,7 +182,7 @@ def test_lstm_is_that_of_torch():
         lstm.weight_hh_l0.copy_(tensors["recurrent_weight"][:, reads:])
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
         tensors["x"] = inputs @ lstm.weight_ih_l0.mT + bias
-        output, (hidden, cell) = lstm(inputs, (tensors["hidden"][None], tensors["cell"][None]))
+        output, (hidden, cell) = lstm(inputs, (tensors["initial_hidden"][None], tensors["initial_cell"][None]))
     result = reference.sequence(**tensors, **case.options)
     close(result.hidden, output.numpy())
     close(result.state.hidden, hidden[0].numpy())
