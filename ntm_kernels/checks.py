@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Arguments:
 
     def tensor(self, name: str, value: Any, dims: str) -> None:
         """``value`` must be a dense floating-point tensor with the dimensions ``dims``."""
-        if self.tensors.get(name) is value:
+        if name in self.tensors and self.tensors[name] is value:
             return
         _require_tensor(self.op, name, value)
         if value.layout is not torch.strided or value.is_nested:
@@ -107,7 +107,7 @@ class Arguments:
                 )
 
 
-def needs_grad(op: str, inputs: tuple[Any, ...]) -> bool:
+def needs_grad(op: str, inputs: NamedTuple) -> bool:
     """Whether an op on this record has to save for a backward; raises for every other kind of
     derivative (forward mode, ``torch.func``)."""
     if not torch.compiler.is_compiling():
@@ -121,10 +121,10 @@ _Transform = torch._C._functorch.TransformType
 _TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
 
 
-def _refuse_transforms(op: str, inputs: tuple[Any, ...]) -> None:
+def _refuse_transforms(op: str, inputs: NamedTuple) -> None:
     """Raise under forward-mode AD and under the transforms of ``torch.func``."""
     if forward_ad._current_level >= 0:
-        for name, value in zip(type(inputs).__annotations__, inputs, strict=True):
+        for name, value in zip(inputs._fields, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:
                 raise NotImplementedError(
                     f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "

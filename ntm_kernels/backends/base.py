@@ -13,7 +13,7 @@ from ntm_kernels.ops.declare import Inputs, NothingSaved, Outputs, empty, fields
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
-Saved = TypeVar("Saved", bound=tuple[Any, ...])
+Saved = TypeVar("Saved", bound=NamedTuple)
 
 
 class BackendError(RuntimeError):
@@ -125,8 +125,6 @@ class Backend(ABC):
 def restore(kernel: Kernel[Any, Any, Saved], saved: list[Tensor], sizes: Sizes) -> Saved:
     """The record of what ``kernel`` saved from the list of the tensors that are there."""
     rest = iter(saved)
-    there = {
-        name: next(rest) if field.present(sizes) else None
-        for name, field in fields(kernel.saved).items()
-    }
-    return kernel.saved(**there)
+    return kernel.saved._make(
+        next(rest) if field.present(sizes) else None for field in fields(kernel.saved).values()
+    )

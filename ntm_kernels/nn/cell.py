@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ntm_kernels import functional
 from ntm_kernels.checks import FLOATS, Arguments, lengths_within, positive_int
-from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
 from ntm_kernels.nn.state import (
@@ -20,6 +19,7 @@ from ntm_kernels.nn.state import (
     map_tensors,
     require_state,
 )
+from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace, activate
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ntm_kernels.checks import positive_int
-from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.nn.cell import NTMCell
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, map_tensors
+from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
 
 

@@ -1,7 +1,7 @@
 """The ops, each declared once; ``library`` makes them ``torch.ops.ntm``."""
 
 from ntm_kernels.ops.address import ADDRESS, AddressInputs, AddressOutputs
-from ntm_kernels.ops.declare import Field, NoOptions, NothingSaved, Op
+from ntm_kernels.ops.declare import Field, NoOptions, NothingSaved, Op, record
 from ntm_kernels.ops.read import READ, ReadInputs, ReadOutputs
 from ntm_kernels.ops.sequence import SEQUENCE, SequenceInputs, SequenceOptions, SequenceOutputs
 from ntm_kernels.ops.sizes import Sizes
@@ -32,6 +32,7 @@ __all__ = [
     "StepOutputs",
     "WriteInputs",
     "WriteOutputs",
+    "record",
 ]
 
 OPS = {op.name: op for op in (ADDRESS, READ, WRITE, STEP, SEQUENCE)}

@@ -5,10 +5,11 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from ntm_kernels.checks import Arguments
-from ntm_kernels.ops.declare import Field, NoOptions, Op, check_record
+from ntm_kernels.ops.declare import Field, NoOptions, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 
 
+@record
 class AddressInputs(NamedTuple):
     memory: Annotated[Tensor, Field("B N M", "memory")]
     key: Annotated[Tensor, Field("B H M", "head_parameters")]
@@ -19,6 +20,7 @@ class AddressInputs(NamedTuple):
     previous_weightings: Annotated[Tensor, Field("B H N", "weightings")]
 
 
+@record
 class AddressOutputs(NamedTuple):
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
 

@@ -9,14 +9,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 import ntm_kernels.ops.library  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import checks
 from ntm_kernels.backends import Problem, choose
 from ntm_kernels.backends import get as get_backend
-from ntm_kernels.ops.declare import Inputs, Op, Options, Outputs, fields, unpack
-from ntm_kernels.ops.sizes import Sizes
+from ntm_kernels.ops.declare import (
+    Inputs,
+    Op,
+    Options,
+    Outputs,
+    fields,
+    options_of,
+    those_present,
+    unpack,
+)
 
 
 class Prepared(NamedTuple):
@@ -61,9 +68,8 @@ def _problem(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> 
 
 
 def run(
-    op: Op[Inputs, Outputs, Options],
+    op: Op[Inputs, Outputs, Any],
     inputs: Inputs,
-    options: Options,
     prepared: Prepared,
     backend: str | None,
 ) -> Outputs:
@@ -75,19 +81,14 @@ def run(
     if prepared.plain and kernel.differentiates and checks.eager_alone():
         outputs, _ = kernel.forward(inputs, sizes, save_for_backward)
         return outputs
+    options = options_of(op, sizes)
     results = getattr(torch.ops.ntm, op.name)(*inputs, *options, save_for_backward, chosen)
     flat, _ = unpack(results, op.outputs)
-    return _with_none(op, flat, sizes)
-
-
-def _with_none(op: Op[Any, Outputs, Any], outputs: Outputs, sizes: Sizes) -> Outputs:
-    """``None`` for the outputs that are not there, which the op returns as empty tensors."""
-    parts = zip(fields(op.outputs).values(), outputs, strict=True)
-    return op.outputs(*(part if field.present(sizes) else None for field, part in parts))
+    return those_present(flat, sizes)
 
 
 def call(
     op: Op[Inputs, Outputs, Options], inputs: Inputs, options: Options, backend: str | None
 ) -> Outputs:
     """Check, choose and run."""
-    return run(op, inputs, options, prepare(op, inputs, options), backend)
+    return run(op, inputs, prepare(op, inputs, options), backend)

@@ -2,6 +2,7 @@
 
 A record is a ``NamedTuple`` whose fields say what they hold::
 
+    @record
     class ReadInputs(NamedTuple):
         memory: Annotated[Tensor, Field("B N M", "memory")]
         weightings: Annotated[Tensor, Field("B H N", "weightings")]
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 
@@ -29,10 +29,10 @@ from ntm_kernels.checks import Arguments
 from ntm_kernels.ops.sizes import NO_MORE, Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
-Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
-Outputs = TypeVar("Outputs", bound=tuple[Any, ...])
-Options = TypeVar("Options", bound=tuple[Any, ...])
-Record = TypeVar("Record", bound=tuple[Any, ...])
+Inputs = TypeVar("Inputs", bound=NamedTuple)
+Outputs = TypeVar("Outputs", bound=NamedTuple)
+Options = TypeVar("Options", bound=NamedTuple)
+Record = TypeVar("Record", bound=NamedTuple)
 
 
 @dataclass(frozen=True)
@@ -58,27 +58,36 @@ class Field:
         return not self.when or bool(getattr(sizes, self.when))
 
 
-@cache
-def fields(record: type[tuple[Any, ...]]) -> dict[str, Field]:
+_fields: dict[type[NamedTuple], dict[str, Field]] = {}
+
+
+def record(declared: type[Record]) -> type[Record]:
+    """Decorates a record: its annotations are read once."""
+    hints = get_type_hints(declared, include_extras=True)
+    _fields[declared] = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    return declared
+
+
+def fields(declared: type[NamedTuple]) -> dict[str, Field]:
     """The fields of a record by name, in order."""
-    hints = get_type_hints(record, include_extras=True)
-    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+    return _fields[declared]
 
 
-def names(record: type[tuple[Any, ...]]) -> tuple[str, ...]:
+def names(declared: type[NamedTuple]) -> tuple[str, ...]:
     """The names of a record's fields, in order."""
-    return tuple(record.__annotations__)
+    return declared._fields
 
 
 class NoOptions(NamedTuple):
     """The options of an op that has none."""
 
 
+@record
 class NothingSaved(NamedTuple):
     """What a backend saves whose backward needs the inputs and kept outputs alone."""
 
 
-def check_record(given: Arguments, inputs: tuple[Any, ...], options: Any = None) -> None:
+def check_record(given: Arguments, inputs: NamedTuple, options: Any = None) -> None:
     """Check every tensor of a record against its field, and their dtypes against each other."""
     kinds: dict[str, list[str]] = {}
     for (name, field), value in zip(fields(type(inputs)).items(), inputs, strict=True):
@@ -148,8 +157,8 @@ class Op(Generic[Inputs, Outputs, Options]):
         return [name for name, field in fields(self.outputs).items() if field.kept]
 
 
-def _tensors(record: type[tuple[Any, ...]]) -> Iterator[str]:
-    for name, field in fields(record).items():
+def _tensors(declared: type[NamedTuple]) -> Iterator[str]:
+    for name, field in fields(declared).items():
         yield f"Tensor{'?' if field.when else ''} {name}"
 
 
@@ -157,25 +166,25 @@ def _arguments(*parts: str) -> str:
     return ", ".join(parts)
 
 
-def choose(record: type[Record], chosen: Iterable[str], values: Iterable[Any]) -> Record:
+def choose(declared: type[Record], chosen: Iterable[str], values: Iterable[Any]) -> Record:
     """A record with ``values`` under the names ``chosen``, in that order, and ``None`` elsewhere."""
     given = dict(zip(chosen, values, strict=True))
-    return record(**{name: given.get(name) for name in names(record)})
+    return declared._make(given.get(name) for name in names(declared))
 
 
-def unpack(values: Iterable[Any], *shapes: type[tuple[Any, ...]] | int) -> Iterator[Any]:
+def unpack(values: Iterable[Any], *shapes: type[NamedTuple] | int) -> Iterator[Any]:
     """Cut a flat list into records, or into lists of a given length; the rest comes last."""
     rest = iter(values)
     for shape in shapes:
         if isinstance(shape, int):
             yield list(islice(rest, shape))
         else:
-            yield shape(*islice(rest, len(names(shape))))
+            yield shape._make(islice(rest, len(names(shape))))
     yield list(rest)
 
 
 def empty(
-    record: type[Record],
+    declared: type[Record],
     sizes: Sizes,
     like: Tensor,
     dtypes: Mapping[str, torch.dtype],
@@ -192,10 +201,21 @@ def empty(
         dtype = dtypes.get(field.kind, dtypes["arithmetic"])
         return like.new_empty(sizes.shape(field.dims, letters), dtype=dtype)
 
-    return record(*map(one, fields(record).values()))
+    return declared._make(map(one, fields(declared).values()))
 
 
-def dtypes_of(inputs: tuple[Any, ...]) -> dict[str, torch.dtype]:
+def those_present(declared: Record, sizes: Sizes) -> Record:
+    """``None`` for the fields that are not there, which ops take and return as empty tensors."""
+    parts = zip(fields(type(declared)).values(), declared, strict=True)
+    return declared._make(part if field.present(sizes) else None for field, part in parts)
+
+
+def options_of(op: Op[Any, Any, Options], sizes: Sizes) -> Options:
+    """The options of a call, from its sizes."""
+    return op.options._make(getattr(sizes, name) for name in names(op.options))
+
+
+def dtypes_of(inputs: NamedTuple) -> dict[str, torch.dtype]:
     """The dtype of each kind of tensor in a record of inputs; a kind without one has the memory's."""
     kinds: dict[str, torch.dtype] = {}
     for field, tensor in zip(fields(type(inputs)).values(), inputs, strict=True):

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from ntm_kernels.backends import get as get_backend
 from ntm_kernels.backends.base import restore
 from ntm_kernels.ops import OPS
-from ntm_kernels.ops.declare import Op, choose, dtypes_of, empty, fields, unpack
+from ntm_kernels.ops.declare import Op, choose, dtypes_of, empty, fields, those_present, unpack
 
 _library = torch.library.Library("ntm", "DEF")
 
@@ -75,10 +75,9 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
 
     def backward(*args: Any) -> Any:
         given, inputs, kept, (saved,), options, (wanted, backend) = unpack(args, *shapes)
-        grads = choose(op.outputs, op.differentiated_outputs, given)
+        sizes, names = op.sizes(inputs, options), _wanted(op, wanted)
+        grads = those_present(choose(op.outputs, op.differentiated_outputs, given), sizes)
         outputs = choose(op.outputs, op.kept_outputs, kept)
-        names = _wanted(op, wanted)
-        sizes = op.sizes(inputs, options)
         kernel = get_backend(backend).kernels[op.name]
         found = kernel.backward(
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names

@@ -4,15 +4,17 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.ops.declare import Field, NoOptions, Op
+from ntm_kernels.ops.declare import Field, NoOptions, Op, record
 from ntm_kernels.ops.sizes import Sizes
 
 
+@record
 class ReadInputs(NamedTuple):
     memory: Annotated[Tensor, Field("B N M", "memory")]
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
 
 
+@record
 class ReadOutputs(NamedTuple):
     read_vectors: Annotated[Tensor, Field("B H M", "memory")]
 

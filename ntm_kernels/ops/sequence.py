@@ -6,11 +6,12 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from ntm_kernels.checks import Arguments, positive_int, sequence_pairs
-from ntm_kernels.ops.declare import Field, Op, check_record
+from ntm_kernels.ops.declare import Field, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.ops.step import check_heads
 
 
+@record
 class SequenceInputs(NamedTuple):
     """With an ``input_weight``, x is still to be projected; without, it has G elements."""
 
@@ -28,6 +29,7 @@ class SequenceInputs(NamedTuple):
     input_bias: Annotated[Tensor | None, Field("G", "input", "projects_input")]
 
 
+@record
 class SequenceOutputs(NamedTuple):
     hidden: Annotated[Tensor, Field("T B C", "state", kept=True)]
     read_vectors: Annotated[Tensor, Field("T B R M", "memory", kept=True)]

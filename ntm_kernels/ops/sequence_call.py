@@ -38,7 +38,7 @@ def call_sequence(
         initial_hidden=_widen_if(inputs.initial_hidden),
         initial_cell=_widen_if(inputs.initial_cell),
     )
-    outputs = run(SEQUENCE, widened, options, prepared, backend)
+    outputs = run(SEQUENCE, widened, prepared, backend)
     return _result(outputs, start, sizes, lengths)
 
 

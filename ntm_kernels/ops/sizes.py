@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ntm_kernels.interface import InterfaceLayout
 
-
 NO_MORE: Mapping[str, int] = MappingProxyType({})
 
 

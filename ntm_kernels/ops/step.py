@@ -6,16 +6,18 @@ from torch import Tensor
 
 from ntm_kernels.checks import Arguments, positive_int
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.ops.declare import Field, Op, check_record
+from ntm_kernels.ops.declare import Field, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 
 
+@record
 class StepInputs(NamedTuple):
     memory: Annotated[Tensor, Field("B N M", "memory")]
     interface: Annotated[Tensor, Field("B P", "head_parameters")]
     previous_weightings: Annotated[Tensor, Field("B H N", "weightings")]
 
 
+@record
 class StepOutputs(NamedTuple):
     read_vectors: Annotated[Tensor, Field("B R M", "memory")]
     memory: Annotated[Tensor, Field("B N M", "memory")]

@@ -4,10 +4,11 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.ops.declare import Field, NoOptions, Op
+from ntm_kernels.ops.declare import Field, NoOptions, Op, record
 from ntm_kernels.ops.sizes import Sizes
 
 
+@record
 class WriteInputs(NamedTuple):
     memory: Annotated[Tensor, Field("B N M", "memory")]
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
@@ -15,6 +16,7 @@ class WriteInputs(NamedTuple):
     add: Annotated[Tensor, Field("B H M", "head_parameters")]
 
 
+@record
 class WriteOutputs(NamedTuple):
     memory: Annotated[Tensor, Field("B N M", "memory")]
 

@@ -102,7 +102,7 @@ def test_forward_mode_of_the_op_itself_raises(entry):
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(tensors["memory"], torch.ones_like(tensors["memory"]))
         with pytest.raises(NotImplementedError, match="forward-mode AD of read"):
-            torch.ops.ntm.read(dual, tensors["weightings"], entry.backend)
+            torch.ops.ntm.read(dual, tensors["weightings"], True, entry.backend)
 
 
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "vmap", "hessian"])
@@ -126,7 +126,7 @@ def test_batched_gradients_are_refused(entry, case):
     tensors = leaves(problem(entry, case))
     outputs = list(call(case, tensors, entry.backend).values())
     grads = [part.detach().expand(3, *part.shape) for part in outputs]
-    own = case.op in get(entry.backend).differentiates
+    own = get(entry.backend).kernels[case.op].differentiates
     message = "batched gradients" if own else f"rule not implemented for ntm::{case.op}_backward"
     with pytest.raises(RuntimeError, match=message):
         torch.autograd.grad(outputs, list(tensors.values()), grads, is_grads_batched=True)

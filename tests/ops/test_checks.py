@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 
-import ntm_kernels.ops.call
 from ntm_kernels import BackendError, InterfaceLayout, functional, ops
 from tests.support.cases import Case, Dtypes, arguments
 
@@ -110,7 +109,12 @@ def test_each_size(op, name):
         ("step", "interface", (2, 50), "interface must be [B=2, P="),
         ("step", "previous_weightings", (2, 2, 7), "(H as in num_read_heads + num_write_heads)"),
         ("sequence", "recurrent_weight", (24, 10), "recurrent_weight must be [G=24, K=16]"),
-        ("sequence", "x", (4, 2, 6), "(I as in interface_weight, x being projected), got [4, 2, 6]"),
+        (
+            "sequence",
+            "x",
+            (4, 2, 6),
+            "(I as in interface_weight, x being projected), got [4, 2, 6]",
+        ),
         ("sequence", "interface_weight", (10, 6), "(P as in the interface layout), got [10, 6]"),
     ],
 )
@@ -123,7 +127,9 @@ def test_message(op, name, shape, message):
 def test_device(op, name):
     """Not all on one device."""
     tensor = arguments(CASES[op], Dtypes.all(torch.float32))[name]
-    with refused(ValueError, op, " is on ", "meta" if name not in ("memory", "initial_memory") else "cpu"):
+    with refused(
+        ValueError, op, " is on ", "meta" if name not in ("memory", "initial_memory") else "cpu"
+    ):
         call(op, **{name: tensor.to("meta")})
 
 
@@ -166,7 +172,7 @@ def test_checkpoint_every():
 
 @pytest.mark.parametrize("missing", ["initial_hidden", "initial_cell"])
 def test_half_an_lstm(missing):
-    with refused(ValueError, "sequence: give both hidden and cell (LSTM) or none"):
+    with refused(ValueError, "sequence: give both initial_hidden and initial_cell (LSTM) or none"):
         call("sequence", **{missing: None})
 
 

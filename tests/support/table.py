@@ -5,7 +5,6 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import tests.triton.interpreted  # noqa: F401  (registers itself)
 from ntm_kernels.backends import BackendError, get
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64

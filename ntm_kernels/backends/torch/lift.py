@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -10,12 +10,12 @@ from ntm_kernels.ops.declare import Field, dtypes_of, fields
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
-Record = TypeVar("Record", bound=tuple[Any, ...])
+Record = TypeVar("Record", bound=NamedTuple)
 
 
 def lift(record: Record) -> Record:
     """Every floating-point tensor of a record in the dtype it is computed in."""
-    return type(record)(*map(_lifted, record))
+    return type(record)._make(map(_lifted, record))
 
 
 def _lifted(tensor: Tensor | None) -> Tensor | None:
@@ -24,15 +24,12 @@ def _lifted(tensor: Tensor | None) -> Tensor | None:
     return tensor.to(arithmetic_dtype(tensor.dtype))
 
 
-def lower(record: Record, inputs: tuple[Any, ...]) -> Record:
+def lower(record: Record, inputs: NamedTuple) -> Record:
     """Contiguous tensors, each in the dtype of the inputs of its kind."""
     dtypes = dtypes_of(inputs)
     parts = zip(fields(type(record)).values(), record, strict=True)
-    return type(record)(
-        *(
-            None if part is None else part.to(dtypes[field.kind]).contiguous()
-            for field, part in parts
-        )
+    return type(record)._make(
+        None if part is None else part.to(dtypes[field.kind]).contiguous() for field, part in parts
     )
 
 
@@ -44,4 +41,4 @@ def with_zeros(grads: Record, sizes: Sizes, like: Tensor) -> Record:
             return grad
         return like.new_zeros(sizes.shape(field.dims))
 
-    return type(grads)(*map(one, fields(type(grads)).values(), grads))
+    return type(grads)._make(map(one, fields(type(grads)).values(), grads))

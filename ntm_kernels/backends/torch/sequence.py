@@ -23,9 +23,10 @@ from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
 from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
 from ntm_kernels.backends.torch.write import write
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
-from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, StepOutputs
+from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, StepOutputs, record
 
 
+@record
 class Saved(NamedTuple):
     checkpoints: Annotated[Tensor, Field("Q B N M")]
     weightings: Annotated[Tensor, Field("T B H N")]
