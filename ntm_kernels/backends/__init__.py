@@ -16,6 +16,7 @@ from ntm_kernels.backends.choice import (
     requested,
     use_backend,
 )
+from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.torch import TorchBackend
 
 __all__ = [
@@ -36,3 +37,4 @@ __all__ = [
 ]
 
 register(TorchBackend())
+register(CpuBackend())

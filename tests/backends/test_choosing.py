@@ -13,6 +13,7 @@ import torch
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
 from ntm_kernels.backends import ENVIRONMENT_VARIABLE, Kernel, Problem, get, register
+from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.torch import TorchBackend
 from ntm_kernels.ops import OPS
 from tests.support.cases import Case, arguments, call, run
@@ -161,7 +162,7 @@ def test_broken_cpu_kernels_are_said_once(registry, tmp_path, monkeypatch):
     monkeypatch.delenv("NTM_KERNELS_ISA", raising=False)
     (tmp_path / "_cpu.so").write_text("no library")
     register(CpuBackend(tmp_path / "_cpu.so"))
-    with pytest.warns(RuntimeWarning, match=r"'reference': _cpu.so does not load"):
+    with pytest.warns(RuntimeWarning, match=r"'torch': _cpu.so does not load"):
         functional.read(*READ)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
