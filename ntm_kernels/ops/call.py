@@ -74,11 +74,12 @@ def run(
     backend: str | None,
 ) -> Outputs:
     """Run a prepared call on the backend of that name, or the one that is chosen."""
-    chosen = choose(prepared.problem, backend).backend
+    problem, plain = prepared
+    chosen = choose(problem, backend).backend
     save_for_backward = checks.needs_grad(op.name, inputs)
     kernel = get_backend(chosen).kernels[op.name]
-    sizes = prepared.problem.sizes
-    if prepared.plain and kernel.differentiates and checks.eager_alone():
+    sizes = problem.sizes
+    if plain and kernel.differentiates and checks.eager_alone():
         outputs, _ = kernel.forward(inputs, sizes, save_for_backward)
         return outputs
     options = options_of(op, sizes)

@@ -17,9 +17,10 @@ position a tensor stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 import torch
@@ -170,6 +171,19 @@ def choose(declared: type[Record], chosen: Iterable[str], values: Iterable[Any])
     """A record with ``values`` under the names ``chosen``, in that order, and ``None`` elsewhere."""
     given = dict(zip(chosen, values, strict=True))
     return declared._make(given.get(name) for name in names(declared))
+
+
+def head(declared: type[Record], values: Sequence[Any]) -> tuple[Record, Any]:
+    """The record that ``values`` begin with, and the one value after it."""
+    *of_record, last = values
+    return declared._make(of_record), last
+
+
+def getter(attributes: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that returns these attributes of an object as a tuple."""
+    if len(attributes) > 1:
+        return attrgetter(*attributes)
+    return lambda thing: tuple(getattr(thing, name) for name in attributes)
 
 
 def unpack(values: Iterable[Any], *shapes: type[NamedTuple] | int) -> Iterator[Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +10,7 @@ import torch
 from ntm_kernels.backends.base import Kernel, restore
 from ntm_kernels.backends.cpu.records import SAVED, row_stride
 from ntm_kernels.ops import NothingSaved, Op, Sizes
-from ntm_kernels.ops.declare import choose, names
+from ntm_kernels.ops.declare import choose, getter, head, names
 
 
 class CpuKernel(Kernel[Any, Any, Any]):
@@ -26,19 +24,16 @@ class CpuKernel(Kernel[Any, Any, Any]):
         # Looked up once: a small call feels every attribute.
         self._forward = getattr(torch.ops.ntm, f"cpu_{op.name}").default
         self._backward = getattr(torch.ops.ntm, f"cpu_{op.name}_backward").default
-        self._num_outputs = len(names(op.outputs))
         # The kernels divide by the spacing of the checkpoints, which may be any number.
         renamed = {"checkpoint_every": "segment"}
-        self._options = [attrgetter(renamed.get(name, name)) for name in names(op.options)]
+        self._options = getter([renamed.get(name, name) for name in names(op.options)])
 
     def saved_letters(self, sizes: Sizes) -> Mapping[str, int]:
         return {"Z": row_stride(sizes.memory_size)}
 
     def forward(self, inputs: Any, sizes: Sizes, save_for_backward: bool) -> tuple[Any, Any]:
-        results = self._forward(*inputs, *(get(sizes) for get in self._options), save_for_backward)
-        rest = iter(results)
-        outputs = self.op.outputs._make(islice(rest, self._num_outputs))
-        (saved,) = rest
+        results = self._forward(*inputs, *self._options(sizes), save_for_backward)
+        outputs, saved = head(self.op.outputs, results)
         # Where autograd records here, what is saved stays with its node.
         return outputs, restore(self, saved, sizes) if saved else None
 
@@ -58,7 +53,7 @@ class CpuKernel(Kernel[Any, Any, Any]):
             *inputs,
             *(kept[name] for name in op.kept_outputs),
             [part for part in saved if part is not None],
-            *(get(sizes) for get in self._options),
+            *self._options(sizes),
             [name in wanted for name in op.differentiated_inputs],
         )
         results = found if isinstance(found, (tuple, list)) else (found,)
