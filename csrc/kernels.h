@@ -6,143 +6,50 @@
 
 #include <cstdint>
 
+#include "records.h"
 #include "sizes.h"
 
 namespace ntm::cpu {
 
-template <typename T>
-struct Address {
-  const T* memory;       // [B, N, M]
-  Heads<const T> heads;  // of the first sequence: key [B, H, M], strength [B, H], …
-  const T* previous;     // [B, H, N]
-  T* weightings;         // [B, H, N]
+// Arrays of the tensors of an op, forward. Those that are not there are null.
+template <typename Op, typename T>
+struct Forward {
+  typename Op::template Inputs<const T*> inputs;
+  typename Op::template Outputs<T*> outputs;
 };
 
-template <typename T>
-struct AddressBackward {
-  const T* memory;  // [B, N, M]
-  Heads<const T> heads;
-  const T* previous;      // [B, H, N]
-  const T* d_weightings;  // [B, H, N]
-  T* d_memory;            // [B, N, M]
-  Heads<T> d_heads;
-  T* d_previous;  // [B, H, N]
+// And backward: gradients of the outputs and of the inputs. A gradient that is null counts as 0.
+template <typename Op, typename T>
+struct Backward {
+  typename Op::template Inputs<const T*> inputs;
+  typename Op::template Outputs<const T*> grads;
+  typename Op::template Inputs<T*> d_inputs;
 };
 
+// A sequence takes its weights packed, as factors of matrix products, in place of those among the
+// inputs; and saves, where its arrays are not null, what its backward needs.
 template <typename T>
-struct Read {
-  const T* memory;      // [B, N, M]
-  const T* weightings;  // [B, R, N]
-  T* read_vectors;      // [B, R, M]
-};
-
-template <typename T>
-struct ReadBackward {
-  const T* memory;          // [B, N, M]
-  const T* weightings;      // [B, R, N]
-  const T* d_read_vectors;  // [B, R, M]
-  T* d_memory;              // [B, N, M]
-  T* d_weightings;          // [B, R, N]
-};
-
-template <typename T>
-struct Write {
-  const T* memory;      // [B, N, M]
-  const T* weightings;  // [B, W, N]
-  const T* erase;       // [B, W, M]
-  const T* add;         // [B, W, M]
-  T* written;           // [B, N, M]
-};
-
-template <typename T>
-struct WriteBackward {
-  const T* memory;      // [B, N, M]
-  const T* weightings;  // [B, W, N]
-  const T* erase;       // [B, W, M]
-  const T* add;         // [B, W, M]
-  const T* d_written;   // [B, N, M]
-  T* d_memory;          // [B, N, M]
-  T* d_weightings;      // [B, W, N]
-  T* d_erase;           // [B, W, M]
-  T* d_add;             // [B, W, M]
-};
-
-template <typename T>
-struct Step {
-  const T* memory;     // [B, N, M]
-  const T* interface;  // [B, P] raw
-  const T* previous;   // [B, H, N]
-  T* read_vectors;     // [B, R, M]
-  T* written;          // [B, N, M]
-  T* weightings;       // [B, H, N]
-};
-
-template <typename T>
-struct StepBackward {
-  const T* memory;          // [B, N, M]
-  const T* interface;       // [B, P] raw
-  const T* previous;        // [B, H, N]
-  const T* d_read_vectors;  // [B, R, M] or null for 0, as the next two
-  const T* d_written;       // [B, N, M]
-  const T* d_weightings;    // [B, H, N]
-  T* d_memory;              // [B, N, M]
-  T* d_interface;           // [B, P]
-  T* d_previous;            // [B, H, N]
-};
-
-// The state between two steps: given at the first, gradients of it, or after the last.
-template <typename T>
-struct State {
-  T* memory;        // [B, N, M]
-  T* weightings;    // [B, H, N]
-  T* read_vectors;  // [B, R, M]
-  T* hidden;        // [B, C], LSTM only
-  T* cell;          // [B, C], LSTM only
-};
-
-// What a forward leaves for its backward; all null if there will be none.
-template <typename T>
-struct Saved {
-  T* checkpoints;  // [ceil(T / every), B, M, stride] memory before every `every`-th step,
-                   // transposed
-  T* weightings;   // [T, B, H, N]
-  T* interface;    // [T, B, P] raw
-  T* gates;        // [T, B, G] activated, LSTM only
-  T* cell;         // [T, B, C], LSTM only
-};
-
-template <typename T>
-struct Sequence {
-  const T* projected;         // [T, B, G], or null
-  const T* input;             // [T, B, I], or null
-  const T* input_bias;        // [G], or null
+struct SequenceForward {
+  ops::SequenceInputs<const T*> inputs;
   const T* gate_weight;       // [G, K + I] of r, h and x, packed transposed
   const T* interface_weight;  // [P, C] packed transposed
-  const T* interface_bias;    // [P]
   const int64_t* lengths;     // [B] or null
-  State<const T> initial;
-  T* hidden;        // [T, B, C]
-  T* read_vectors;  // [T, B, R, M]
-  State<T> final;
-  T* trace_weightings;  // [T, B, H, N] or null
-  T* trace_interface;   // [T, B, P] activated, or null
-  Saved<T> saved;
+  ops::SequenceOutputs<T*> outputs;
+  ops::SequenceSaved<T*> saved;
 };
 
 template <typename T>
 struct SequenceBackward {
-  const T* recurrent_weight;  // [G, K] packed
-  const T* interface_weight;  // [P, C] packed
-  const int64_t* lengths;     // [B] or null
-  State<const T> initial;
-  const T* hidden;  // [T, B, C]
-  Saved<const T> saved;
-  const T* d_hidden;        // [T, B, C] or null for 0, as what follows
-  const T* d_read_vectors;  // [T, B, R, M]
-  State<const T> d_final;
-  T* d_projected;  // [T, B, G]
-  T* d_interface;  // [T, B, P] raw
-  State<T> d_initial;
+  ops::SequenceInputs<const T*> inputs;
+  const T* recurrent_weight;               // [G, K] packed
+  const T* interface_weight;               // [P, C] packed
+  const int64_t* lengths;                  // [B] or null
+  ops::SequenceOutputs<const T*> outputs;  // those that are kept
+  ops::SequenceSaved<const T*> saved;
+  ops::SequenceOutputs<const T*> grads;
+  T* d_projected;                    // [T, B, G]
+  T* d_interface;                    // [T, B, P] raw
+  ops::SequenceInputs<T*> d_inputs;  // the initial state alone
 };
 
 // d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each of some arrays x: over `count`
@@ -183,15 +90,15 @@ struct Kernels {
   template <typename Arguments>
   using Kernel = void (*)(const Sizes&, const Arguments&, int64_t begin, int64_t end);
 
-  Kernel<Address<T>> address;
-  Kernel<AddressBackward<T>> address_backward;
-  Kernel<Read<T>> read;
-  Kernel<ReadBackward<T>> read_backward;
-  Kernel<Write<T>> write;
-  Kernel<WriteBackward<T>> write_backward;
-  Kernel<Step<T>> step;
-  Kernel<StepBackward<T>> step_backward;
-  Kernel<Sequence<T>> sequence;
+  Kernel<Forward<ops::Address, T>> address;
+  Kernel<Backward<ops::Address, T>> address_backward;
+  Kernel<Forward<ops::Read, T>> read;
+  Kernel<Backward<ops::Read, T>> read_backward;
+  Kernel<Forward<ops::Write, T>> write;
+  Kernel<Backward<ops::Write, T>> write_backward;
+  Kernel<Forward<ops::Step, T>> step;
+  Kernel<Backward<ops::Step, T>> step_backward;
+  Kernel<SequenceForward<T>> sequence;
   Kernel<SequenceBackward<T>> sequence_backward;
 
   int64_t (*packed_size)(int64_t columns, int64_t inner);

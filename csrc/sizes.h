@@ -15,18 +15,23 @@ struct Sizes {
   int64_t num_taps = 1;          // S
   int64_t time = 0;              // T
   int64_t hidden_size = 0;       // C
-  int64_t input_size = 0;        // I, or 0 if the input comes projected
+  int64_t input_size = 0;        // I, or G if the input comes projected
   int64_t checkpoint_every = 1;  // steps between two checkpoints of the memory
-  bool lstm = false;
+  bool is_lstm = false;
+  bool has_lengths = false;
+  bool projects_input = false;
+  bool return_trace = false;
 
-  int64_t num_heads() const { return num_read_heads + num_write_heads; }      // H
-  int64_t read_size() const { return num_read_heads * word_size; }            // R * M
-  int64_t gate_size() const { return lstm ? 4 * hidden_size : hidden_size; }  // G
-  int64_t recurrent_size() const { return lstm ? read_size() + hidden_size : read_size(); }  // K
+  int64_t num_heads() const { return num_read_heads + num_write_heads; }         // H
+  int64_t read_size() const { return num_read_heads * word_size; }               // R * M
+  int64_t gate_size() const { return is_lstm ? 4 * hidden_size : hidden_size; }  // G
+  int64_t recurrent_size() const { return is_lstm ? read_size() + hidden_size : read_size(); }  // K
   int64_t scalars() const { return num_heads() * (3 + num_taps); }  // per-head scalars
   int64_t interface_size() const {
     return (num_heads() + 2 * num_write_heads) * word_size + scalars();
   }  // P
+  // Columns of the input weight; 0 if the input comes projected.
+  int64_t input_columns() const { return projects_input ? input_size : 0; }
   int64_t num_checkpoints() const { return (time + checkpoint_every - 1) / checkpoint_every; }
 
   // Floats from one row of a transposed memory [M][N] to the next: an odd number of cache lines,

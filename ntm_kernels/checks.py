@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Arguments:
 
     def tensor(self, name: str, value: Any, dims: str) -> None:
         """``value`` must be a dense floating-point tensor with the dimensions ``dims``."""
+        if name in self.tensors and self.tensors[name] is value:
+            return
         _require_tensor(self.op, name, value)
         if value.layout is not torch.strided or value.is_nested:
             kind = "a nested tensor" if value.is_nested else str(value.layout)
@@ -53,13 +56,17 @@ class Arguments:
                 f"got {value.dtype}"
             )
         self._shape(name, value, dims)
-        if self.tensors:
-            first, other = next(iter(self.tensors.items()))
+        for first, other in islice(self.tensors.items(), 1):
             if value.device != other.device:
                 raise ValueError(
                     f"{self.op}: {name} is on {value.device}, {first} on {other.device}"
                 )
         self.tensors[name] = value
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors that are checked already."""
+        return next(iter(self.tensors.values())).device
 
     def lengths(self, value: Any, device: torch.device) -> None:
         """``value`` must be ``[B]``, of any integer dtype, on ``device``."""
@@ -96,10 +103,6 @@ class Arguments:
                 "with one of bfloat16 and float16"
             )
 
-    def needs_grad(self) -> bool:
-        """Whether the op has to save for a backward; raises under forward-mode AD."""
-        return needs_grad(self.op, self.tensors)
-
     def _shape(self, name: str, value: Tensor, dims: str) -> None:
         letters = dims.split()
         if value.dim() != len(letters):
@@ -120,27 +123,27 @@ class Arguments:
                 )
 
 
-def needs_grad(op: str, tensors: Mapping[str, Tensor | None]) -> bool:
-    """Whether an op on these has to save for a backward; raises where its derivative is asked for
-    in another way than that."""
+def needs_grad(op: str, inputs: NamedTuple) -> bool:
+    """Whether an op on this record has to save for a backward; raises for every other kind of
+    derivative (forward mode, ``torch.func``)."""
     if not torch.compiler.is_compiling():
-        _refuse_transforms(op, tensors)
+        _refuse_transforms(op, inputs)
     if is_tracing():
         # The graph keeps this answer, and may be run with gradients wherever it was traced.
         return True
     if not torch.is_grad_enabled():
         return False
-    return any(value is not None and value.requires_grad for value in tensors.values())
+    return any(value is not None and value.requires_grad for value in inputs)
 
 
 _Transform = torch._C._functorch.TransformType
 _TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
 
 
-def _refuse_transforms(op: str, tensors: Mapping[str, Tensor | None]) -> None:
+def _refuse_transforms(op: str, inputs: NamedTuple) -> None:
     """Raise under forward-mode AD and under the transforms of ``torch.func``."""
     if forward_ad._current_level >= 0:
-        for name, value in tensors.items():
+        for name, value in zip(inputs._fields, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:
                 raise NotImplementedError(
                     f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
@@ -169,14 +172,16 @@ def refuse_batched(op: str, grads: Iterable[Any]) -> None:
 
 
 def sequence_pairs(
-    hidden: Tensor | None,
-    cell: Tensor | None,
+    initial_hidden: Tensor | None,
+    initial_cell: Tensor | None,
     input_weight: Tensor | None,
     input_bias: Tensor | None,
 ) -> None:
     """An LSTM has both states, a projection weight and bias."""
-    if (hidden is None) != (cell is None):
-        raise ValueError("sequence: give both hidden and cell (LSTM) or none (feed-forward)")
+    if (initial_hidden is None) != (initial_cell is None):
+        raise ValueError(
+            "sequence: give both initial_hidden and initial_cell (LSTM) or none (feed-forward)"
+        )
     if (input_weight is None) != (input_bias is None):
         raise ValueError("sequence: give both input_weight and input_bias or none")
 
@@ -211,6 +216,8 @@ def signature(*arguments: Any) -> Any:
             parts += value.shape, value.dtype, value.device, value.layout
         elif value is None or type(value) is int:
             parts.append(value)
+        elif type(value) is bool:  # True must not pass for the 1 of a call before.
+            parts.append(str(value))
         else:
             return None
     return tuple(parts)
@@ -248,18 +255,17 @@ def _index(value: Any) -> int | None:
         return None
 
 
+def as_int(value: Any) -> Any:
+    """An integer of any type as an ``int``; all else as it is."""
+    if type(value) in (int, bool) or value is None or isinstance(value, torch.SymInt):
+        return value
+    return _index(value)
+
+
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for a type of device; torch itself raises for a type, such as
     ``"meta"``, that has no autocast."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def odd_taps(op: str, shift: Tensor) -> None:
-    """The last dimension of ``shift`` must be odd: offsets −r … +r."""
-    if shift.shape[-1] % 2 == 0:
-        raise ValueError(
-            f"{op}: shift must have an odd number of taps, offsets −r … +r, got {shift.shape[-1]}"
-        )
 
 
 def _require_tensor(op: str, name: str, value: Any) -> None:

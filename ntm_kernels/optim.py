@@ -156,7 +156,7 @@ class GravesRMSprop(Optimizer):
                 left.append(parameter)
         for some in alike.values():
             states = [self._state_of(p, group) for p in some]
-            torch.ops.ntm_cpu.graves_rmsprop_(
+            torch.ops.ntm.cpu_graves_rmsprop_(
                 some,
                 [p.grad for p in some],
                 [state["square_avg"] for state in states],

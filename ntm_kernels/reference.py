@@ -296,11 +296,11 @@ def sequence(
     recurrent_weight: Tensor,
     interface_weight: Tensor,
     interface_bias: Tensor,
-    memory: Tensor,
-    weightings: Tensor,
-    read_vectors: Tensor,
-    hidden: Tensor | None = None,
-    cell: Tensor | None = None,
+    initial_memory: Tensor,
+    initial_weightings: Tensor,
+    initial_read_vectors: Tensor,
+    initial_hidden: Tensor | None = None,
+    initial_cell: Tensor | None = None,
     *,
     num_read_heads: int,
     num_write_heads: int,
@@ -310,21 +310,21 @@ def sequence(
     input_bias: Tensor | None = None,
     return_trace: bool = False,
 ) -> SequenceResult:
-    """The whole recurrence, with an LSTM controller if ``hidden`` and ``cell`` are given, else a
+    """The whole recurrence, with an LSTM controller if ``initial_hidden`` and ``initial_cell`` are given, else a
     feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
 
     Raises:
-        ValueError: one of ``hidden`` and ``cell``, or of ``input_weight`` and ``input_bias``.
+        ValueError: one of ``initial_hidden`` and ``initial_cell``, or of ``input_weight`` and ``input_bias``.
     """
-    sequence_pairs(hidden, cell, input_weight, input_bias)
+    sequence_pairs(initial_hidden, initial_cell, input_weight, input_bias)
     state = SequenceState(
-        _lift(memory)[0],
-        _lift(weightings)[0],
-        _lift(read_vectors)[0],
-        None if hidden is None else _lift(hidden)[0],
-        None if cell is None else _lift(cell)[0],
+        _lift(initial_memory)[0],
+        _lift(initial_weightings)[0],
+        _lift(initial_read_vectors)[0],
+        None if initial_hidden is None else _lift(initial_hidden)[0],
+        None if initial_cell is None else _lift(initial_cell)[0],
     )
     x, recurrent_weight, interface_weight, interface_bias = _lift(
         x, recurrent_weight, interface_weight, interface_bias
@@ -334,7 +334,7 @@ def sequence(
         x = torch.where(inside[..., None], x, 0)
     if input_weight is not None and input_bias is not None:
         x = linear(x, *_lift(input_weight, input_bias))
-    layout = InterfaceLayout(memory.shape[-1], num_read_heads, num_write_heads, shift_range)
+    layout = InterfaceLayout(initial_memory.shape[-1], num_read_heads, num_write_heads, shift_range)
     hiddens, reads, traces = [], [], []
     for time, projected in enumerate(x.unbind(0)):
         active = None if lengths is None else lengths > time
@@ -365,20 +365,22 @@ def sequence(
         hiddens.append(new_hidden)
         reads.append(new_reads)
         if return_trace:
-            traced = state.weightings.detach().to(weightings.dtype)
+            traced = state.weightings.detach().to(initial_weightings.dtype)
             traces.append((traced, *activate(interface.detach(), layout)))
 
     final = SequenceState(
-        state.memory.to(memory.dtype),
-        state.weightings.to(weightings.dtype),
-        state.read_vectors.to(read_vectors.dtype),
-        None if state.hidden is None or hidden is None else state.hidden.to(hidden.dtype),
-        None if state.cell is None or cell is None else state.cell.to(cell.dtype),
+        state.memory.to(initial_memory.dtype),
+        state.weightings.to(initial_weightings.dtype),
+        state.read_vectors.to(initial_read_vectors.dtype),
+        None
+        if state.hidden is None or initial_hidden is None
+        else state.hidden.to(initial_hidden.dtype),
+        None if state.cell is None or initial_cell is None else state.cell.to(initial_cell.dtype),
     )
     trace = None
     if return_trace:
-        blank = x.new_zeros(memory.shape[0], layout.size)
-        first = (torch.zeros_like(weightings), *layout.split(blank))
+        blank = x.new_zeros(initial_memory.shape[0], layout.size)
+        first = (torch.zeros_like(initial_weightings), *layout.split(blank))
         trace = Trace(*(torch.stack(part)[1:] for part in zip(first, *traces, strict=True)))
         if lengths is not None:
             active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
@@ -388,11 +390,11 @@ def sequence(
                     for part in trace
                 )
             )
-    hidden_dtype = memory.dtype if hidden is None else hidden.dtype
-    batch, hidden_size = memory.shape[0], interface_weight.shape[1]
+    hidden_dtype = initial_memory.dtype if initial_hidden is None else initial_hidden.dtype
+    batch, hidden_size = initial_memory.shape[0], interface_weight.shape[1]
     return SequenceResult(
         torch.stack([x.new_zeros(batch, hidden_size), *hiddens])[1:].to(hidden_dtype),
-        torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(memory.dtype),
+        torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(initial_memory.dtype),
         final,
         trace,
     )

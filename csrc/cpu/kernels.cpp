@@ -6,25 +6,19 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// Heads whose parameters are arrays of their own: those of sequence b.
-template <typename T>
-Heads<T> heads_of(const Sizes& s, const Heads<const T>& all, int64_t b) {
-  const int64_t heads = s.num_heads();
-  Heads<T> at;
-  at.key = const_cast<T*>(all.key) + b * heads * s.word_size;
-  at.strength = const_cast<T*>(all.strength) + b * heads;
-  at.gate = const_cast<T*>(all.gate) + b * heads;
-  at.shift = const_cast<T*>(all.shift) + b * heads * s.num_taps;
-  at.sharpening = const_cast<T*>(all.sharpening) + b * heads;
-  at.erase = at.add = nullptr;
-  return at;
-}
-template <typename T>
-Heads<T> heads_of(const Sizes& s, const Heads<T>& all, int64_t b) {
-  Heads<const T> same;
-  same.key = all.key, same.strength = all.strength, same.gate = all.gate;
-  same.shift = all.shift, same.sharpening = all.sharpening;
-  return heads_of(s, same, b);
+// The parameters of sequence b, of heads that write nothing.
+template <typename T, typename V>
+Heads<T> heads_of(const Sizes& s, const ops::AddressInputs<V*>& all, int64_t b) {
+  const int64_t H = s.num_heads();
+  const auto at = [&](V* of_all, int64_t n) { return const_cast<T*>(of_all) + b * n; };
+  Heads<T> heads;
+  heads.key = at(all.key, H * s.word_size);
+  heads.strength = at(all.strength, H);
+  heads.gate = at(all.gate, H);
+  heads.shift = at(all.shift, H * s.num_taps);
+  heads.sharpening = at(all.sharpening, H);
+  heads.erase = heads.add = nullptr;
+  return heads;
 }
 
 template <typename T>
@@ -72,118 +66,123 @@ void each_sequence(const Sizes& s, int64_t begin, int64_t end, Body&& body) {
 }
 
 template <typename T>
-void address(const Sizes& s, const Address<T>& io, int64_t begin, int64_t end) {
+void address(const Sizes& s, const Forward<ops::Address, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, HN = s.num_heads() * N;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    address(s, to.memory, heads_of<T>(s, io.heads, b), io.previous + b * HN, io.weightings + b * HN,
-            N, to.addressing);
+    load_memory(s, io.inputs.memory, b, to.memory);
+    address(s, to.memory, heads_of<T>(s, io.inputs, b), io.inputs.previous_weightings + b * HN,
+            io.outputs.weightings + b * HN, N, to.addressing);
   });
 }
 
 template <typename T>
-void address_backward(const Sizes& s, const AddressBackward<T>& io, int64_t begin, int64_t end) {
+void address_backward(const Sizes& s, const Backward<ops::Address, T>& io, int64_t begin,
+                      int64_t end) {
   const int64_t N = s.memory_size, HN = s.num_heads() * N;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
+    load_memory(s, io.inputs.memory, b, to.memory);
     zero(s.transposed_size(), to.d_memory);
-    const Heads<T> heads = heads_of<T>(s, io.heads, b);
-    T* const d_weightings = io.d_previous + b * HN;
-    copy(HN, io.d_weightings + b * HN, d_weightings);
+    const Heads<T> heads = heads_of<T>(s, io.inputs, b);
+    T* const d_weightings = io.d_inputs.previous_weightings + b * HN;
+    copy(HN, io.grads.weightings + b * HN, d_weightings);
     match(s, to.memory, heads.key, to.addressing.row, to.addressing.matches);
-    focus(s, to.addressing.matches, heads, io.previous + b * HN, N, to.addressing);
-    address_backward(s, to.memory, heads, io.previous + b * HN, N, to.addressing, d_weightings, N,
-                     heads_of<T>(s, io.d_heads, b), to.d_memory);
-    store_memory(s, to.d_memory, b, io.d_memory);
+    focus(s, to.addressing.matches, heads, io.inputs.previous_weightings + b * HN, N,
+          to.addressing);
+    address_backward(s, to.memory, heads, io.inputs.previous_weightings + b * HN, N, to.addressing,
+                     d_weightings, N, heads_of<T>(s, io.d_inputs, b), to.d_memory);
+    store_memory(s, to.d_memory, b, io.d_inputs.memory);
   });
 }
 
 template <typename T>
-void read(const Sizes& s, const Read<T>& io, int64_t begin, int64_t end) {
+void read(const Sizes& s, const Forward<ops::Read, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, R = s.num_read_heads;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    read(s, to.memory, R, io.weightings + b * R * N, N, io.read_vectors + b * s.read_size());
+    load_memory(s, io.inputs.memory, b, to.memory);
+    read(s, to.memory, R, io.inputs.weightings + b * R * N, N,
+         io.outputs.read_vectors + b * s.read_size());
   });
 }
 
 template <typename T>
-void read_backward(const Sizes& s, const ReadBackward<T>& io, int64_t begin, int64_t end) {
+void read_backward(const Sizes& s, const Backward<ops::Read, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, R = s.num_read_heads;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
+    load_memory(s, io.inputs.memory, b, to.memory);
     zero(s.transposed_size(), to.d_memory);
-    T* const d_weightings = io.d_weightings + b * R * N;
+    T* const d_weightings = io.d_inputs.weightings + b * R * N;
     zero(R * N, d_weightings);
-    read_backward(s, to.memory, R, io.weightings + b * R * N, N,
-                  io.d_read_vectors + b * s.read_size(), d_weightings, N, to.d_memory);
-    store_memory(s, to.d_memory, b, io.d_memory);
+    read_backward(s, to.memory, R, io.inputs.weightings + b * R * N, N,
+                  io.grads.read_vectors + b * s.read_size(), d_weightings, N, to.d_memory);
+    store_memory(s, to.d_memory, b, io.d_inputs.memory);
   });
 }
 
 template <typename T>
-void write(const Sizes& s, const Write<T>& io, int64_t begin, int64_t end) {
+void write(const Sizes& s, const Forward<ops::Write, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, W = s.num_write_heads, words = W * s.word_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    write(s, to.memory, io.weightings + b * W * N, N, io.erase + b * words, io.add + b * words,
-          to.memory);
-    store_memory(s, to.memory, b, io.written);
+    load_memory(s, io.inputs.memory, b, to.memory);
+    write(s, to.memory, io.inputs.weightings + b * W * N, N, io.inputs.erase + b * words,
+          io.inputs.add + b * words, to.memory);
+    store_memory(s, to.memory, b, io.outputs.memory);
   });
 }
 
 template <typename T>
-void write_backward(const Sizes& s, const WriteBackward<T>& io, int64_t begin, int64_t end) {
+void write_backward(const Sizes& s, const Backward<ops::Write, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, W = s.num_write_heads, words = W * s.word_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    load_memory(s, io.d_written, b, to.d_memory);
-    T* const d_weightings = io.d_weightings + b * W * N;
+    load_memory(s, io.inputs.memory, b, to.memory);
+    load_memory(s, io.grads.memory, b, to.d_memory);
+    T* const d_weightings = io.d_inputs.weightings + b * W * N;
     zero(W * N, d_weightings);
-    write_backward(s, to.memory, io.weightings + b * W * N, N, io.erase + b * words,
-                   io.add + b * words, to.products, to.d_memory, d_weightings, N,
-                   io.d_erase + b * words, io.d_add + b * words);
-    store_memory(s, to.d_memory, b, io.d_memory);
+    write_backward(s, to.memory, io.inputs.weightings + b * W * N, N, io.inputs.erase + b * words,
+                   io.inputs.add + b * words, to.products, to.d_memory, d_weightings, N,
+                   io.d_inputs.erase + b * words, io.d_inputs.add + b * words);
+    store_memory(s, to.d_memory, b, io.d_inputs.memory);
   });
 }
 
 template <typename T>
-void step(const Sizes& s, const Step<T>& io, int64_t begin, int64_t end) {
+void step(const Sizes& s, const Forward<ops::Step, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, HN = s.num_heads() * N, P = s.interface_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    activate(s, io.interface + b * P, to.activated);
-    T* const weightings = io.weightings + b * HN;
-    copy(HN, io.previous + b * HN, weightings);
+    load_memory(s, io.inputs.memory, b, to.memory);
+    activate(s, io.inputs.interface + b * P, to.activated);
+    T* const weightings = io.outputs.weightings + b * HN;
+    copy(HN, io.inputs.previous_weightings + b * HN, weightings);
     step(s, Heads<T>(to.activated, s), to.addressing, to.memory, weightings, N,
-         io.read_vectors + b * s.read_size());
-    store_memory(s, to.memory, b, io.written);
+         io.outputs.read_vectors + b * s.read_size());
+    store_memory(s, to.memory, b, io.outputs.memory);
   });
 }
 
 template <typename T>
-void step_backward(const Sizes& s, const StepBackward<T>& io, int64_t begin, int64_t end) {
+void step_backward(const Sizes& s, const Backward<ops::Step, T>& io, int64_t begin, int64_t end) {
   const int64_t N = s.memory_size, HN = s.num_heads() * N, P = s.interface_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
-    load_memory(s, io.memory, b, to.memory);
-    if (io.d_written) {
-      load_memory(s, io.d_written, b, to.d_memory);
+    load_memory(s, io.inputs.memory, b, to.memory);
+    if (io.grads.memory) {
+      load_memory(s, io.grads.memory, b, to.d_memory);
     } else {
       zero(s.transposed_size(), to.d_memory);
     }
-    const T* const previous = io.previous + b * HN;
-    const T* const raw = io.interface + b * P;
-    T* const d_weightings = io.d_previous + b * HN;
-    copy_or_zero(HN, io.d_weightings ? io.d_weightings + b * HN : nullptr, d_weightings);
-    copy_or_zero(s.read_size(), io.d_read_vectors ? io.d_read_vectors + b * s.read_size() : nullptr,
+    const T* const previous = io.inputs.previous_weightings + b * HN;
+    const T* const raw = io.inputs.interface + b * P;
+    T* const d_weightings = io.d_inputs.previous_weightings + b * HN;
+    copy_or_zero(HN, io.grads.weightings ? io.grads.weightings + b * HN : nullptr, d_weightings);
+    copy_or_zero(s.read_size(),
+                 io.grads.read_vectors ? io.grads.read_vectors + b * s.read_size() : nullptr,
                  to.d_reads);
     activate(s, raw, to.activated);
     const Heads<T> heads(to.activated, s);
     address(s, to.memory, heads, previous, to.weightings, N, to.addressing);
     step_backward(s, to.memory, heads, previous, to.weightings, N, to.addressing, to.products,
-                  to.d_reads, to.d_memory, d_weightings, N, Heads<T>(io.d_interface + b * P, s));
-    activate_backward(s, raw, to.activated, io.d_interface + b * P);
-    store_memory(s, to.d_memory, b, io.d_memory);
+                  to.d_reads, to.d_memory, d_weightings, N,
+                  Heads<T>(io.d_inputs.interface + b * P, s));
+    activate_backward(s, raw, to.activated, io.d_inputs.interface + b * P);
+    store_memory(s, to.d_memory, b, io.d_inputs.memory);
   });
 }
 

@@ -33,7 +33,7 @@ NTM_INLINE bool active(const int64_t* lengths, int64_t b, int64_t t) {
 // the tiles of a product; more bring nothing.
 inline int64_t together(const Sizes& s, int64_t count) {
   const int64_t weights =
-      s.gate_size() * (s.recurrent_size() + s.input_size) + s.interface_size() * s.hidden_size;
+      s.gate_size() * (s.recurrent_size() + s.input_columns()) + s.interface_size() * s.hidden_size;
   const int64_t worthwhile = std::clamp<int64_t>(weights / s.transposed_size(), 1, 8);
   return std::min(worthwhile, count);
 }
@@ -52,7 +52,7 @@ struct SequenceScratch {
   SequenceScratch(Arena& arena, const Sizes& s, int64_t rows)
       : memory(arena.take<T>(rows * s.transposed_size())),
         weightings(arena.take<T>(rows * s.num_heads() * s.memory_size)),
-        seen(arena.take<T>(rows * (s.recurrent_size() + s.input_size))),
+        seen(arena.take<T>(rows * (s.recurrent_size() + s.input_columns()))),
         cell(arena.take<T>(rows * s.hidden_size)),
         gates(arena.take<T>(rows * s.gate_size())),
         interface(arena.take<T>(rows * s.interface_size())),
@@ -61,25 +61,25 @@ struct SequenceScratch {
 };
 
 template <typename T>
-inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch<T>& scratch,
+inline void sequence_rows(const Sizes& s, const SequenceForward<T>& io, SequenceScratch<T>& scratch,
                           int64_t begin, int64_t rows) {
   const int64_t B = s.batch, C = s.hidden_size, K = s.recurrent_size(), G = s.gate_size(),
                 P = s.interface_size();
   const int64_t reads = s.read_size(), HN = s.num_heads() * s.memory_size,
                 NM = s.memory_size * s.word_size;
-  const int64_t I = s.input_size, all = K + I;
+  const int64_t I = s.input_columns(), all = K + I;
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
     T* const memory = scratch.memory + i * s.transposed_size();
     zero(s.transposed_size(), memory);  // what lies between the rows ends up in the checkpoints
-    transpose(s.memory_size, s.word_size, io.initial.memory + b * NM, s.word_size, memory,
+    transpose(s.memory_size, s.word_size, io.inputs.initial_memory + b * NM, s.word_size, memory,
               s.row_stride());
-    copy(HN, io.initial.weightings + b * HN, scratch.weightings + i * HN);
-    copy(reads, io.initial.read_vectors + b * reads, scratch.seen + i * all);
-    if (s.lstm) {
-      copy(C, io.initial.hidden + b * C, scratch.seen + i * all + reads);
-      copy(C, io.initial.cell + b * C, scratch.cell + i * C);
+    copy(HN, io.inputs.initial_weightings + b * HN, scratch.weightings + i * HN);
+    copy(reads, io.inputs.initial_read_vectors + b * reads, scratch.seen + i * all);
+    if (s.is_lstm) {
+      copy(C, io.inputs.initial_hidden + b * C, scratch.seen + i * all + reads);
+      copy(C, io.inputs.initial_cell + b * C, scratch.cell + i * C);
     }
   }
 
@@ -87,26 +87,26 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
     const int64_t at = t * B + begin;  // of the first of these sequences in an array [T, B, …]
     T* const gates = io.saved.gates ? io.saved.gates + at * G : scratch.gates;
     T* const interface = io.saved.interface ? io.saved.interface + at * P : scratch.interface;
-    T* const hiddens = io.hidden + at * C;
+    T* const hiddens = io.outputs.hidden + at * C;
     for (int64_t i = 0; I && i < rows; ++i) {
-      copy(I, io.input + (at + i) * I, scratch.seen + i * all + K);
+      copy(I, io.inputs.x + (at + i) * I, scratch.seen + i * all + K);
     }
-    const T* const start = io.projected ? io.projected + at * G : io.input_bias;
-    gemm<T>(rows, G, all, {scratch.seen, all}, {io.gate_weight}, start, io.projected ? G : 0, gates,
-            G);
+    const T* const start = I ? io.inputs.input_bias : io.inputs.x + at * G;
+    gemm<T>(rows, G, all, {scratch.seen, all}, {io.gate_weight}, start, I ? 0 : G, gates, G);
     for (int64_t i = 0; i < rows; ++i) {
       T* const hidden = hiddens + i * C;
       if (!active(io.lengths, begin + i, t)) {
         zero(C, hidden);
-      } else if (s.lstm) {
+      } else if (s.is_lstm) {
         lstm(C, gates + i * G, scratch.cell + i * C, scratch.cell + i * C, hidden);
         copy(C, hidden, scratch.seen + i * all + reads);
       } else {
         feedforward(C, gates + i * G, hidden);
       }
-      if (io.saved.cell) copy(C, scratch.cell + i * C, io.saved.cell + (at + i) * C);
+      if (io.saved.cells) copy(C, scratch.cell + i * C, io.saved.cells + (at + i) * C);
     }
-    gemm<T>(rows, P, C, {hiddens, C}, {io.interface_weight}, io.interface_bias, 0, interface, P);
+    gemm<T>(rows, P, C, {hiddens, C}, {io.interface_weight}, io.inputs.interface_bias, 0, interface,
+            P);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = at + i;
       T* const memory = scratch.memory + i * s.transposed_size();
@@ -116,41 +116,42 @@ inline void sequence_rows(const Sizes& s, const Sequence<T>& io, SequenceScratch
         const int64_t index = t / s.checkpoint_every * B + begin + i;
         copy(s.transposed_size(), memory, io.saved.checkpoints + index * s.transposed_size());
       }
-      T* const activated = io.trace_interface ? io.trace_interface + row * P : scratch.activated;
+      T* const activated =
+          io.outputs.trace_interface ? io.outputs.trace_interface + row * P : scratch.activated;
       if (t + 1 < s.time) {
         if (io.saved.weightings) {
           prefetch<1>(HN, io.saved.weightings + (row + B) * HN);
           prefetch<1>(P, io.saved.interface + (row + B) * P);
-          if (s.lstm) {
+          if (s.is_lstm) {
             prefetch<1>(G, io.saved.gates + (row + B) * G);
-            prefetch<1>(C, io.saved.cell + (row + B) * C);
+            prefetch<1>(C, io.saved.cells + (row + B) * C);
           }
         }
-        prefetch<1>(C, io.hidden + (row + B) * C);
+        prefetch<1>(C, io.outputs.hidden + (row + B) * C);
       }
       if (active(io.lengths, begin + i, t)) {
         activate(s, interface + i * P, activated);
         step(s, Heads<T>(activated, s), scratch.addressing, memory, weightings, s.memory_size,
              read_vectors);
-        copy(reads, read_vectors, io.read_vectors + row * reads);
+        copy(reads, read_vectors, io.outputs.read_vectors + row * reads);
       } else {
-        zero(reads, io.read_vectors + row * reads);
-        if (io.trace_interface) zero(P, activated);
+        zero(reads, io.outputs.read_vectors + row * reads);
+        if (io.outputs.trace_interface) zero(P, activated);
       }
       if (io.saved.weightings) copy(HN, weightings, io.saved.weightings + row * HN);
-      if (io.trace_weightings) copy(HN, weightings, io.trace_weightings + row * HN);
+      if (io.outputs.trace_weightings) copy(HN, weightings, io.outputs.trace_weightings + row * HN);
     }
   }
 
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
     transpose(s.word_size, s.memory_size, scratch.memory + i * s.transposed_size(), s.row_stride(),
-              io.final.memory + b * NM, s.word_size);
-    copy(HN, scratch.weightings + i * HN, io.final.weightings + b * HN);
-    copy(reads, scratch.seen + i * all, io.final.read_vectors + b * reads);
-    if (s.lstm) {
-      copy(C, scratch.seen + i * all + reads, io.final.hidden + b * C);
-      copy(C, scratch.cell + i * C, io.final.cell + b * C);
+              io.outputs.final_memory + b * NM, s.word_size);
+    copy(HN, scratch.weightings + i * HN, io.outputs.final_weightings + b * HN);
+    copy(reads, scratch.seen + i * all, io.outputs.final_read_vectors + b * reads);
+    if (s.is_lstm) {
+      copy(C, scratch.seen + i * all + reads, io.outputs.final_hidden + b * C);
+      copy(C, scratch.cell + i * C, io.outputs.final_cell + b * C);
     }
   }
 }
@@ -166,7 +167,7 @@ inline void by_groups(int64_t begin, int64_t end, int64_t most, Body&& body) {
 }
 
 template <typename T>
-inline void sequence(const Sizes& s, const Sequence<T>& io, int64_t begin, int64_t end) {
+inline void sequence(const Sizes& s, const SequenceForward<T>& io, int64_t begin, int64_t end) {
   const int64_t most = together(s, end - begin);
   Arena measure;
   SequenceScratch<T>(measure, s, most);
@@ -235,8 +236,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
     T* const d_memory = scratch.d_memory + i * s.transposed_size();
-    if (io.d_final.memory) {
-      transpose(s.memory_size, s.word_size, io.d_final.memory + b * NM, s.word_size, d_memory,
+    if (io.grads.final_memory) {
+      transpose(s.memory_size, s.word_size, io.grads.final_memory + b * NM, s.word_size, d_memory,
                 s.row_stride());
     } else {
       zero(s.transposed_size(), d_memory);
@@ -244,11 +245,11 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
     const auto start = [&](int64_t n, const T* from, T* to) {
       copy_or_zero(n, from ? from + b * n : nullptr, to);
     };
-    start(HN, io.d_final.weightings, scratch.d_weightings + i * HN);
-    start(reads, io.d_final.read_vectors, scratch.d_recurrent + i * K);
-    if (s.lstm) {
-      start(C, io.d_final.hidden, scratch.d_recurrent + i * K + reads);
-      start(C, io.d_final.cell, scratch.d_cell + i * C);
+    start(HN, io.grads.final_weightings, scratch.d_weightings + i * HN);
+    start(reads, io.grads.final_read_vectors, scratch.d_recurrent + i * K);
+    if (s.is_lstm) {
+      start(C, io.grads.final_hidden, scratch.d_recurrent + i * K + reads);
+      start(C, io.grads.final_cell, scratch.d_cell + i * C);
     }
   }
 
@@ -285,11 +286,11 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           continue;
         }
         const Heads<T> heads = heads_at(step, i);
-        const T* const previous =
-            t ? io.saved.weightings + (row - B) * HN : io.initial.weightings + (begin + i) * HN;
+        const T* const previous = t ? io.saved.weightings + (row - B) * HN
+                                    : io.inputs.initial_weightings + (begin + i) * HN;
         const T* d_reads = scratch.d_recurrent + i * K;
-        if (io.d_read_vectors) {
-          const T* more = io.d_read_vectors + row * reads;
+        if (io.grads.read_vectors) {
+          const T* more = io.grads.read_vectors + row * reads;
           each<T>(reads, [&](int64_t j, auto n) {
             store(scratch.d_reads + j, load(d_reads + j, n) + load(more + j, n), n);
           });
@@ -300,9 +301,9 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           prefetch(P, io.saved.interface + before * P);
           prefetch<1>(P, io.d_interface + before * P);
           prefetch<1>(G, io.d_projected + before * G);
-          if (s.lstm) {
+          if (s.is_lstm) {
             prefetch(G, io.saved.gates + before * G);
-            if (t > 1) prefetch(C, io.saved.cell + (before - B) * C);
+            if (t > 1) prefetch(C, io.saved.cells + (before - B) * C);
           }
           if (t > 1) prefetch(HN, io.saved.weightings + (before - B) * HN);
         }
@@ -316,8 +317,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
 
       for (int64_t i = 0; i < rows; ++i) {
         T* const d_hidden = scratch.d_hidden + i * C;
-        copy_or_zero(C, io.d_hidden ? io.d_hidden + (at + i) * C : nullptr, d_hidden);
-        if (s.lstm) {
+        copy_or_zero(C, io.grads.hidden ? io.grads.hidden + (at + i) * C : nullptr, d_hidden);
+        if (s.is_lstm) {
           const T* more = scratch.d_recurrent + i * K + reads;
           each<T>(C, [&](int64_t c, auto n) {
             store(d_hidden + c, load(d_hidden + c, n) + load(more + c, n), n);
@@ -332,13 +333,13 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         const T* const d_hidden = scratch.d_hidden + i * C;
         if (!active(io.lengths, begin + i, t)) {
           zero(G, d_gates);
-        } else if (s.lstm) {
+        } else if (s.is_lstm) {
           const T* const previous =
-              t ? io.saved.cell + (row - B) * C : io.initial.cell + (begin + i) * C;
-          lstm_backward(C, io.saved.gates + row * G, previous, io.saved.cell + row * C, d_hidden,
+              t ? io.saved.cells + (row - B) * C : io.inputs.initial_cell + (begin + i) * C;
+          lstm_backward(C, io.saved.gates + row * G, previous, io.saved.cells + row * C, d_hidden,
                         scratch.d_cell + i * C, d_gates);
         } else {
-          feedforward_backward(C, io.hidden + row * C, d_hidden, d_gates);
+          feedforward_backward(C, io.outputs.hidden + row * C, d_hidden, d_gates);
         }
       }
       gemm<T>(rows, K, G, {io.d_projected + at * G, G}, {io.recurrent_weight}, nullptr, 0,
@@ -353,12 +354,12 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t b = begin + i;
     transpose(s.word_size, s.memory_size, scratch.d_memory + i * s.transposed_size(),
-              s.row_stride(), io.d_initial.memory + b * NM, s.word_size);
-    copy(HN, scratch.d_weightings + i * HN, io.d_initial.weightings + b * HN);
-    copy(reads, scratch.d_recurrent + i * K, io.d_initial.read_vectors + b * reads);
-    if (s.lstm) {
-      copy(C, scratch.d_recurrent + i * K + reads, io.d_initial.hidden + b * C);
-      copy(C, scratch.d_cell + i * C, io.d_initial.cell + b * C);
+              s.row_stride(), io.d_inputs.initial_memory + b * NM, s.word_size);
+    copy(HN, scratch.d_weightings + i * HN, io.d_inputs.initial_weightings + b * HN);
+    copy(reads, scratch.d_recurrent + i * K, io.d_inputs.initial_read_vectors + b * reads);
+    if (s.is_lstm) {
+      copy(C, scratch.d_recurrent + i * K + reads, io.d_inputs.initial_hidden + b * C);
+      copy(C, scratch.d_cell + i * C, io.d_inputs.initial_cell + b * C);
     }
   }
 }

@@ -3,15 +3,7 @@
 Each backend has a folder: ``cuda``, ``triton``, ``cpu`` and ``torch``.
 """
 
-from ntm_kernels.backends.base import (
-    OPS,
-    Backend,
-    BackendError,
-    Problem,
-    SequenceArguments,
-    SequenceOutputs,
-    Sizes,
-)
+from ntm_kernels.backends.base import Backend, BackendError, Kernel, Problem
 from ntm_kernels.backends.choice import (
     ENVIRONMENT_VARIABLE,
     BackendChoice,
@@ -27,21 +19,16 @@ from ntm_kernels.backends.choice import (
     use_backend,
 )
 from ntm_kernels.backends.cpu import CpuBackend
-from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.torch import TorchBackend
-from ntm_kernels.backends.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
-    "OPS",
     "Backend",
     "BackendChoice",
     "BackendError",
     "BackendStatus",
+    "Kernel",
     "Problem",
-    "SequenceArguments",
-    "SequenceOutputs",
-    "Sizes",
     "available_backends",
     "choose",
     "explain",
@@ -54,6 +41,4 @@ __all__ = [
 ]
 
 register(TorchBackend())
-register(TritonBackend())
-register(CudaBackend())
 register(CpuBackend())

@@ -189,7 +189,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         name, source = explicit
         if name not in _registry:
             raise BackendError(f"{_unknown(name)} ({name!r} was asked for by {source})")
-        why_not = _unavailable(name) or get(name).unsupported(problem)
+        why_not = _unavailable(name) or get(name).refuses(problem)
         if why_not is not None:
             raise BackendError(
                 f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"
@@ -197,7 +197,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         return BackendChoice(name, f"asked for by {source}", {})
     rejected: dict[str, str] = {}
     for name in _automatic:
-        why_not = _missing(name, problem.device) or _registry[name].unsupported(problem)
+        why_not = _missing(name, problem.device) or _registry[name].refuses(problem)
         if why_not is None:
             return BackendChoice(name, "the first that serves the call", rejected)
         rejected[name] = why_not

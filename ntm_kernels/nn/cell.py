@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ntm_kernels import allocation, functional
 from ntm_kernels.backends import require_registered
 from ntm_kernels.checks import autocast_enabled, positive_int
-from ntm_kernels.functional import beyond
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.checks import StateSizes, check_dtype, check_input, check_lengths, check_state
 from ntm_kernels.nn.controllers import (
@@ -40,6 +39,7 @@ from ntm_kernels.nn.state import (
     batch_removed,
     map_tensors,
 )
+from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace, activate
 
 BUILT_IN = (LSTMController, FeedforwardController)

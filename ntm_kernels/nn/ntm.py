@@ -11,11 +11,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
-from ntm_kernels.functional import beyond
 from ntm_kernels.nn.cell import NTMCell
 from ntm_kernels.nn.checks import as_lengths, check_dtype, check_lengths
 from ntm_kernels.nn.parts import dtype_and_device
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
+from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
 
 

@@ -12,9 +12,10 @@ import torch
 
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
-from ntm_kernels.backends import ENVIRONMENT_VARIABLE, OPS, Problem, get, register
+from ntm_kernels.backends import ENVIRONMENT_VARIABLE, Kernel, Problem, get, register
 from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.ops import OPS
 from tests.support.cases import Case, arguments, call, run
 
 READ = (torch.rand(2, 3, 4), torch.rand(2, 1, 3))
@@ -24,31 +25,37 @@ class Listener(TorchBackend):
     """The reference, writing down what it is asked."""
 
     def __init__(self, name, why_not=None, refuses=None):
-        self.name, self.why_not, self.refuses = name, why_not, refuses
+        self.name, self.why_not, self.refused = name, why_not, refuses
+        super().__init__()
         self.served = []
+        self.kernels = {
+            op: Listening(op, kernel, self.served) for op, kernel in self.kernels.items()
+        }
 
     def unavailable(self):
         return self.why_not
 
     def unsupported(self, problem):
-        return self.refuses(problem) if self.refuses else None
+        return self.refused(problem) if self.refused else None
 
     def describe(self):
         return f"{self.name} listens"
 
 
-def _listening(name):
-    forward = getattr(TorchBackend, name)
+class Listening(Kernel):
+    """A kernel that writes down what it is asked."""
 
-    def serve(self, *args):
-        self.served.append(name)
-        return forward(self, *args)
+    def __init__(self, name, kernel, served):
+        self.name, self.kernel, self.served = name, kernel, served
+        self.saved = kernel.saved
 
-    return serve
+    def forward(self, *args):
+        self.served.append(self.name)
+        return self.kernel.forward(*args)
 
-
-for _op in (*OPS, *(f"{op}_backward" for op in OPS)):
-    setattr(Listener, _op, _listening(_op))
+    def backward(self, *args):
+        self.served.append(f"{self.name}_backward")
+        return self.kernel.backward(*args)
 
 
 @pytest.fixture
@@ -197,8 +204,9 @@ def test_unsupported(registry):
     problem = seen[0]
     assert isinstance(problem, Problem)
     assert (problem.op, problem.device) == ("read", "cpu")
-    assert problem.memory_dtype == problem.parameter_dtype == torch.float32
-    assert problem.sizes[:4] == (2, 3, 4, 1)
+    assert problem.dtype == torch.float32
+    sizes = problem.sizes
+    assert (sizes.batch, sizes.memory_size, sizes.word_size, sizes.num_heads) == (2, 3, 4, 1)
 
 
 def test_no_backend_at_all(registry, monkeypatch):

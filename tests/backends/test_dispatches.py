@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backends import SequenceArguments, Sizes, get
+from ntm_kernels.backends import get
+from ntm_kernels.ops import SEQUENCE, SequenceInputs, SequenceOptions, SequenceOutputs
 from tests.support.cases import Case, Dtypes, arguments
 
 
@@ -27,28 +28,20 @@ def test_dispatches_of_the_paper_size(lengths):
     case = Case("sequence", 16, 128, 20, time=41, hidden_size=100)
     tensors = arguments(case, Dtypes.all(torch.float32))
     given = torch.full((case.batch,), case.time) if lengths else None
-    packed = SequenceArguments(*tensors.values(), lengths=given)
-    sizes = Sizes(
-        batch=case.batch,
-        memory_size=case.memory_size,
-        word_size=case.word_size,
-        num_read_heads=1,
-        num_write_heads=1,
-        num_taps=3,
-        time=case.time,
-        hidden_size=case.hidden_size,
-        checkpoint_every=6,
-    )
-    backend = get("torch")
+    inputs = SequenceInputs(**{name: tensors.get(name) for name in SequenceInputs._fields})
+    inputs = inputs._replace(lengths=given)
+    options = SequenceOptions(1, 1, 1, checkpoint_every=6, return_trace=False)
+    sizes = SEQUENCE.sizes(inputs, options)
+    kernel = get("torch").kernels["sequence"]
     with torch.no_grad():
-        backend.sequence(packed, sizes, "lstm", True, False)  # fills the caches
+        kernel.forward(inputs, sizes, True)  # fills the caches
         with Count() as forward:
-            outputs, saved = backend.sequence(packed, sizes, "lstm", True, False)
-        grads = [torch.randn_like(part) for part in outputs[:7]]
+            outputs, saved = kernel.forward(inputs, sizes, True)
+        grads = SequenceOutputs(
+            *(None if part is None else torch.randn_like(part) for part in outputs)
+        )
         with Count() as backward:
-            backend.sequence_backward(
-                grads, packed, outputs.hidden, outputs.read_vectors, saved, sizes, "lstm"
-            )
+            kernel.backward(grads, inputs, outputs, saved, sizes, frozenset({"x"}))
     per_step = forward.ops.total() / case.time, backward.ops.total() / case.time
     assert per_step[0] <= 120, forward.ops.most_common()
     assert per_step[1] <= 240, backward.ops.most_common()

@@ -27,7 +27,7 @@ Sizes sizes() {
   Sizes s;
   s.batch = 11, s.memory_size = 37, s.word_size = 5, s.num_read_heads = 2, s.num_write_heads = 1,
   s.num_taps = 3;
-  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.lstm = true;
+  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.is_lstm = true;
   return s;
 }
 

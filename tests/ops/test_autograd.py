@@ -101,7 +101,7 @@ def test_forward_mode_of_the_op_itself_raises(entry):
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(tensors["memory"], torch.ones_like(tensors["memory"]))
         with pytest.raises(NotImplementedError, match="forward-mode AD of read"):
-            torch.ops.ntm.read(dual, tensors["weightings"], entry.backend)
+            torch.ops.ntm.read(dual, tensors["weightings"], True, entry.backend)
 
 
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "vmap", "hessian"])

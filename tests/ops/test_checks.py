@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ntm_kernels import BackendError, InterfaceLayout, functional
+from ntm_kernels import BackendError, InterfaceLayout, functional, ops
 from ntm_kernels.checks import INTEGERS
 from tests.support.cases import Case, Dtypes, arguments
 
@@ -37,7 +37,7 @@ def refused(error, *words):
         (op, name, value)
         for op, name in TENSORS
         for value in (3.0, [1.0], "x", None)
-        if value is not None or name not in ("hidden", "cell")
+        if value is not None or name not in ("initial_hidden", "initial_cell")
     ],
 )
 def test_not_a_tensor(op, name, value):
@@ -110,7 +110,12 @@ def test_each_size(op, name):
         ("step", "interface", (2, 50), "interface must be [B=2, P="),
         ("step", "previous_weightings", (2, 2, 7), "(H as in num_read_heads + num_write_heads)"),
         ("sequence", "recurrent_weight", (24, 10), "recurrent_weight must be [G=24, K=16]"),
-        ("sequence", "x", (4, 2, 6), "(G as in interface_weight), got [4, 2, 6]"),
+        (
+            "sequence",
+            "x",
+            (4, 2, 6),
+            "(I as in interface_weight, x being projected), got [4, 2, 6]",
+        ),
         ("sequence", "interface_weight", (10, 6), "(P as in the interface layout), got [10, 6]"),
     ],
 )
@@ -123,7 +128,9 @@ def test_message(op, name, shape, message):
 def test_device(op, name):
     """Not all on one device."""
     tensor = arguments(CASES[op], Dtypes.all(torch.float32))[name]
-    with refused(ValueError, op, " is on ", "meta" if name != "memory" else "cpu"):
+    with refused(
+        ValueError, op, " is on ", "meta" if name not in ("memory", "initial_memory") else "cpu"
+    ):
         call(op, **{name: tensor.to("meta")})
 
 
@@ -203,9 +210,9 @@ def test_checkpoint_every():
             call("sequence", checkpoint_every=value)
 
 
-@pytest.mark.parametrize("missing", ["hidden", "cell"])
+@pytest.mark.parametrize("missing", ["initial_hidden", "initial_cell"])
 def test_half_an_lstm(missing):
-    with refused(ValueError, "sequence: give both hidden and cell (LSTM) or none"):
+    with refused(ValueError, "sequence: give both initial_hidden and initial_cell (LSTM) or none"):
         call("sequence", **{missing: None})
 
 
@@ -233,8 +240,8 @@ KINDS = {
     "address": [("key", "strength", "gate", "shift", "sharpening")],
     "write": [("erase", "add")],
     "sequence": [
-        ("memory", "read_vectors"),
-        ("hidden", "cell"),
+        ("initial_memory", "initial_read_vectors"),
+        ("initial_hidden", "initial_cell"),
         ("recurrent_weight", "interface_weight", "interface_bias"),
     ],
 }
@@ -260,11 +267,11 @@ def test_float64_goes_alone(op, name):
 @pytest.mark.parametrize("op", CASES)
 def test_two_16_bit_dtypes(op):
     names = {"address": "previous_weightings", "read": "weightings", "write": "weightings"}
-    other = names.get(op, {"step": "interface", "sequence": "weightings"}.get(op))
+    other = names.get(op, {"step": "interface", "sequence": "initial_weightings"}.get(op))
     tensors = arguments(CASES[op])
-    changes = {"memory": tensors["memory"].to(torch.bfloat16), other: tensors[other].half()}
-    if op == "sequence":
-        changes["read_vectors"] = tensors["read_vectors"].to(torch.bfloat16)
+    memories = ("initial_memory", "initial_read_vectors") if op == "sequence" else ("memory",)
+    changes = {name: tensors[name].to(torch.bfloat16) for name in memories}
+    changes[other] = tensors[other].half()
     with refused(TypeError, f"{op}: cannot mix", "bfloat16", "float16"):
         call(op, **changes)
 
@@ -300,7 +307,7 @@ def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
         name: change(tensors[name]) if callable(change) else change
         for name, change in changes.items()
     }
-    monkeypatch.setattr(functional, "_plans", {})
+    monkeypatch.setattr(ops.call, "_problems", {})
     wanted = error(op, **changes)
     call(op)
     if "lengths" in changes:
@@ -308,10 +315,10 @@ def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
     assert error(op, **changes) == wanted
 
 
-def test_plans_stay_few(monkeypatch):
+def test_remembered_problems_stay_few(monkeypatch):
     plans = {}
-    monkeypatch.setattr(functional, "_plans", plans)
-    monkeypatch.setattr(functional, "MOST_PLANS", 3)
+    monkeypatch.setattr(ops.call, "_problems", plans)
+    monkeypatch.setattr(ops.call, "MOST_PROBLEMS", 3)
     case = CASES["step"]
     for batch in (1, 2, 3, 4, 5, 1, 2):
         tensors = arguments(case.with_(batch=batch))

@@ -6,7 +6,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
-from ntm_kernels.backends import SequenceArguments
+from ntm_kernels.ops import OPS, SequenceInputs
+from ntm_kernels.ops.declare import unpack
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -45,13 +46,10 @@ def assert_close(found, wanted):
 
 
 def op_arguments(case, tensors, backend, save, lengths=None, trace=False):
-    if case.op in ("read", "write"):
-        return (*tensors.values(), backend)
     if case.op != "sequence":
         return (*tensors.values(), *case.options.values(), save, backend)
-    values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceArguments._fields]
-    values[0] = tensors["x"]
-    return (*values, *case.options.values(), case.controller, 2, save, trace, backend)
+    values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceInputs._fields]
+    return (*values, *case.options.values(), 2, trace, save, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -88,25 +86,21 @@ def test_opcheck_of_the_backward(entry, case):
     op = getattr(torch.ops.ntm, case.op)
     given = op_arguments(case, tensors, entry.backend, True)
     results = op(*given)
-    results = results if isinstance(results, (tuple, list)) else (results,)
-    tail = ()
-    if case.op in ("read", "write"):
-        grads = [torch.randn_like(results[0])]
-    else:
-        *outputs, saved = results
-        outputs = [part for part in outputs if isinstance(part, torch.Tensor)]
-        if case.op == "sequence":
-            grads = [torch.randn_like(part) if part.numel() else None for part in outputs[:7]]
-            tail = (*outputs[:2], saved, *given[12:17], True)
-            given = (*given[:12], entry.backend)
-        else:
-            grads = [torch.randn_like(part) for part in outputs]
-            tail = (outputs[-1], saved, *case.options.values())
-            given = (*tensors.values(), entry.backend)
+    declared = OPS[case.op]
+    inputs, options, _ = unpack(given, declared.inputs, declared.options)
+    outputs, (saved,) = unpack(results, declared.outputs)
+    named = outputs._asdict()
+    grads = [
+        torch.randn_like(named[name]) if named[name].numel() else None
+        for name in declared.differentiated_outputs
+    ]
+    kept = [named[name] for name in declared.kept_outputs]
+    there = inputs._asdict()
+    wanted = [there[name] is not None for name in declared.differentiated_inputs]
     backward = getattr(torch.ops.ntm, f"{case.op}_backward").default
     torch.library.opcheck(
         backward,
-        (*grads, *given[:-1], *tail, entry.backend),
+        (*grads, *inputs, *kept, saved, *options, wanted, entry.backend),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from ntm_kernels import functional
+from ntm_kernels.ops import OPS
+from ntm_kernels.ops.declare import names
 from tests.support.cases import (
     SMALL,
     Case,
@@ -202,8 +204,9 @@ def test_changed_argument_is_noticed(entry, case):
     """As for every op of torch: an argument changed in place before the backward raises."""
     tensors, grads = problem(entry, case)
     wanted = leaves(tensors)
-    memory = wanted["memory"].clone()
-    outputs = call(case, wanted | {"memory": memory}, entry.backend)
+    name = "initial_memory" if case.op == "sequence" else "memory"
+    memory = wanted[name].clone()
+    outputs = call(case, wanted | {name: memory}, entry.backend)
     memory.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         differentiate(outputs, grads, wanted)
@@ -253,12 +256,13 @@ def test_no_graph_without_gradients(entry, case):
 @each_backend
 def test_only_a_forward_with_gradients_saves(entry, case):
     tensors, _ = problem(entry, case)
-    options, tail = [*case.options.values()], [entry.backend]
-    if case.op == "sequence":
-        options, tail = [None, None, None, *options, "lstm", 2], [False, entry.backend]
+    declared = OPS[case.op]
+    options = case.options | {"checkpoint_every": 2, "return_trace": False}
 
     def forward(tensors, save):
-        return getattr(torch.ops.ntm, case.op)(*tensors.values(), *options, save, *tail)
+        inputs = [tensors.get(name) for name in names(declared.inputs)]
+        numbers = [options[name] for name in names(declared.options)]
+        return getattr(torch.ops.ntm, case.op)(*inputs, *numbers, save, entry.backend)
 
     assert forward(tensors, False)[-1] == []
     assert all(isinstance(part, torch.Tensor) for part in forward(tensors, True)[-1])

@@ -90,7 +90,7 @@ def test_sequence_keeps_weightings(entry, size, time, controller, raw, start, se
     case = Case("sequence", **size, time=time, hidden_size=3, controller=controller)
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device, seed=seed)
     tensors["interface_bias"] *= raw
-    tensors["weightings"] = weighting(tensors["weightings"], start)
+    tensors["initial_weightings"] = weighting(tensors["initial_weightings"], start)
     lengths = torch.tensor(lengths, device=entry.device)[: case.batch].clamp(max=time)
     outputs, grads = run(case, tensors, entry.backend, lengths=lengths)
     moved = outputs["final_weightings"][lengths > 0]

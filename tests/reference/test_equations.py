@@ -147,10 +147,12 @@ def test_sequence_of_no_steps_returns_its_state():
     assert result.hidden.shape == (0, case.batch, case.hidden_size)
     assert result.read_vectors.shape == (0, case.batch, case.num_read_heads, case.word_size)
     for name, part in result.state._asdict().items():
-        assert torch.equal(part, tensors[name])
+        assert torch.equal(part, tensors[f"initial_{name}"])
 
 
-@pytest.mark.parametrize("missing", ["hidden", "cell", "input_weight", "input_bias"])
+@pytest.mark.parametrize(
+    "missing", ["initial_hidden", "initial_cell", "input_weight", "input_bias"]
+)
 def test_what_goes_together_is_given_together(missing):
     case = Case("sequence", input_size=3)
     with pytest.raises(ValueError, match="sequence: give both"):
@@ -164,10 +166,10 @@ def test_step_by_step_is_the_sequence():
     whole = reference.sequence(**tensors, **case.options)
     for time, projected in enumerate(tensors["x"]):
         one = reference.sequence(**tensors | {"x": projected[None]}, **case.options)
-        tensors |= one.state._asdict()
+        tensors |= {f"initial_{name}": part for name, part in one.state._asdict().items()}
         close(one.hidden[0], whole.hidden[time])
     for name, part in whole.state._asdict().items():
-        close(part, tensors[name])
+        close(part, tensors[f"initial_{name}"])
 
 
 def test_lstm_is_that_of_torch():
@@ -182,7 +184,9 @@ def test_lstm_is_that_of_torch():
         lstm.weight_hh_l0.copy_(tensors["recurrent_weight"][:, reads:])
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
         tensors["x"] = inputs @ lstm.weight_ih_l0.mT + bias
-        output, (hidden, cell) = lstm(inputs, (tensors["hidden"][None], tensors["cell"][None]))
+        output, (hidden, cell) = lstm(
+            inputs, (tensors["initial_hidden"][None], tensors["initial_cell"][None])
+        )
     result = reference.sequence(**tensors, **case.options)
     close(result.hidden, output.numpy())
     close(result.state.hidden, hidden[0].numpy())

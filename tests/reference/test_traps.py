@@ -22,7 +22,7 @@ NOT_SMOOTH = {
     "nearly no weighting": "gate previous_weightings",
     "no weighting but for rounding": "gate previous_weightings",
     "one-hot, sharpening 1.5": "gate previous_weightings shift",
-    "sequence from the default start": "memory",
+    "sequence from the default start": "initial_memory",
 }
 
 

@@ -113,12 +113,12 @@ class Case:
             "recurrent_weight": ((G, K), "parameters"),
             "interface_weight": ((P, C), "parameters"),
             "interface_bias": ((P,), "parameters"),
-            "memory": memory,
-            "weightings": weightings,
-            "read_vectors": ((B, self.num_read_heads, M), "memory"),
+            "initial_memory": memory,
+            "initial_weightings": weightings,
+            "initial_read_vectors": ((B, self.num_read_heads, M), "memory"),
         }
         if lstm:
-            shapes |= {"hidden": ((B, C), "state"), "cell": ((B, C), "state")}
+            shapes |= {"initial_hidden": ((B, C), "state"), "initial_cell": ((B, C), "state")}
         if self.input_size:
             shapes |= {
                 "input_weight": ((G, self.input_size), "input"),
@@ -172,7 +172,7 @@ class Dtypes:
 
 def _values(name, shape, generator):
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if name in ("weightings", "previous_weightings"):
+    if name.endswith("weightings"):
         return (2 * noise).softmax(-1)
     if name == "shift":
         return noise.softmax(-1)

@@ -62,8 +62,8 @@ def _sequence(controller, raw, memory=None):
     case = Case("sequence", 2, 5, 3, 1, 2, time=3, hidden_size=3, controller=controller)
     tensors = arguments(case)
     if memory is not None:
-        tensors["memory"][:] = memory
-    tensors["weightings"][:] = torch.eye(5)[0]
+        tensors["initial_memory"][:] = memory
+    tensors["initial_weightings"][:] = torch.eye(5)[0]
     parameters = slice(case.num_heads * case.word_size, -case.num_write_heads * case.word_size)
     generator = torch.Generator().manual_seed(7)
     bias = tensors["interface_bias"][parameters]

@@ -12,20 +12,14 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ntm_kernels.backends.base import (
-    Backend,
-    BackendError,
-    Problem,
-    SequenceArguments,
-    SequenceOutputs,
-    Sizes,
-)
+from ntm_kernels.backends.base import Backend, BackendError, Problem
 from ntm_kernels.backends.building import how_to_build
+from ntm_kernels.backends.cpu.kernel import CpuKernel
+from ntm_kernels.ops import OPS
 
-LIBRARY = Path(__file__).parents[2] / "_cpu.so"
 COMPILER = "a C++ compiler"
+LIBRARY = Path(__file__).parents[2] / "_cpu.so"
 
 
 def load(library: Path) -> str | None:
@@ -34,7 +28,7 @@ def load(library: Path) -> str | None:
         return f"the CPU kernels are not built; {how_to_build(library, COMPILER)}"
     try:
         torch.ops.load_library(library)
-        torch.ops.ntm_cpu.isa()
+        torch.ops.ntm.cpu_isa()
     except OSError as error:
         return f"{library.name} does not load: {error}; {how_to_build(library, COMPILER)}"
     except RuntimeError as error:
@@ -46,11 +40,11 @@ class CpuBackend(Backend):
     """Compiled C++ kernels for CPUs."""
 
     name = "cpu"
-    projects_input = True
-    differentiates = frozenset({"step", "sequence"})
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)
+        there = OPS.values() if self._why_not is None else ()
+        self.kernels = {op.name: CpuKernel(op) for op in there}
         self._warned = False
 
     def unavailable(self) -> str | None:
@@ -76,158 +70,7 @@ class CpuBackend(Backend):
         return None
 
     def describe(self) -> str:
-        return f"C++ on the CPU, {torch.ops.ntm_cpu.isa()}"
+        return f"C++ on the CPU, {torch.ops.ntm.cpu_isa()}"
 
     def release_workspaces(self) -> int:
-        return int(torch.ops.ntm_cpu.release_workspaces())
-
-    def saved_shapes(self, op: str, sizes: Sizes, controller: str = "") -> list[tuple[int, ...]]:
-        if op != "sequence":
-            return []
-        steps = (sizes.time, sizes.batch)
-        cells = sizes.hidden_size if controller == "lstm" else 0
-        stride = (sizes.memory_size + 15) // 16 // 2 * 32 + 16
-        return [
-            (sizes.num_checkpoints, sizes.batch, sizes.word_size, stride),
-            (*steps, sizes.num_heads, sizes.memory_size),
-            (*steps, sizes.layout.size),
-            (*steps, 4 * cells),
-            (*steps, cells),
-        ]
-
-    def address(
-        self,
-        memory: Tensor,
-        key: Tensor,
-        strength: Tensor,
-        gate: Tensor,
-        shift: Tensor,
-        sharpening: Tensor,
-        previous_weightings: Tensor,
-        save_for_backward: bool,
-    ) -> tuple[Tensor, list[Tensor]]:
-        weightings = torch.ops.ntm_cpu.address(
-            memory, key, strength, gate, shift, sharpening, previous_weightings
-        )
-        return weightings, []
-
-    def address_backward(
-        self,
-        grad_weightings: Tensor,
-        memory: Tensor,
-        key: Tensor,
-        strength: Tensor,
-        gate: Tensor,
-        shift: Tensor,
-        sharpening: Tensor,
-        previous_weightings: Tensor,
-        weightings: Tensor,
-        saved: list[Tensor],
-    ) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.ops.ntm_cpu.address_backward(
-                grad_weightings, memory, key, strength, gate, shift, sharpening, previous_weightings
-            )
-        )
-
-    def read(self, memory: Tensor, weightings: Tensor) -> Tensor:
-        return torch.ops.ntm_cpu.read(memory, weightings)
-
-    def read_backward(
-        self, grad_read_vectors: Tensor, memory: Tensor, weightings: Tensor
-    ) -> tuple[Tensor, ...]:
-        return tuple(torch.ops.ntm_cpu.read_backward(grad_read_vectors, memory, weightings))
-
-    def write(self, memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor) -> Tensor:
-        return torch.ops.ntm_cpu.write(memory, weightings, erase, add)
-
-    def write_backward(
-        self, grad_memory: Tensor, memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor
-    ) -> tuple[Tensor, ...]:
-        return tuple(torch.ops.ntm_cpu.write_backward(grad_memory, memory, weightings, erase, add))
-
-    def step(
-        self,
-        memory: Tensor,
-        interface: Tensor,
-        previous_weightings: Tensor,
-        sizes: Sizes,
-        save_for_backward: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        read_vectors, written, weightings = torch.ops.ntm_cpu.step(
-            memory,
-            interface,
-            previous_weightings,
-            sizes.num_read_heads,
-            sizes.num_write_heads,
-            sizes.shift_range,
-        )
-        return read_vectors, written, weightings, []
-
-    def step_backward(
-        self,
-        grad_read_vectors: Tensor | None,
-        grad_memory: Tensor | None,
-        grad_weightings: Tensor | None,
-        memory: Tensor,
-        interface: Tensor,
-        previous_weightings: Tensor,
-        weightings: Tensor,
-        saved: list[Tensor],
-        sizes: Sizes,
-    ) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.ops.ntm_cpu.step_backward(
-                grad_read_vectors,
-                grad_memory,
-                grad_weightings,
-                memory,
-                interface,
-                previous_weightings,
-                sizes.num_read_heads,
-                sizes.num_write_heads,
-                sizes.shift_range,
-            )
-        )
-
-    def sequence(
-        self,
-        arguments: SequenceArguments,
-        sizes: Sizes,
-        controller: str,
-        save_for_backward: bool,
-        return_trace: bool,
-    ) -> tuple[SequenceOutputs, list[Tensor]]:
-        results = torch.ops.ntm_cpu.sequence(
-            *arguments,
-            sizes.num_read_heads,
-            sizes.num_write_heads,
-            sizes.shift_range,
-            sizes.segment,
-            save_for_backward,
-            return_trace,
-        )
-        return SequenceOutputs(*results[:9]), results[9:]
-
-    def sequence_backward(
-        self,
-        grads: list[Tensor | None],
-        arguments: SequenceArguments,
-        hidden: Tensor,
-        read_vectors: Tensor,
-        saved: list[Tensor],
-        sizes: Sizes,
-        controller: str,
-    ) -> tuple[Tensor, ...]:
-        results = torch.ops.ntm_cpu.sequence_backward(
-            grads,
-            *arguments,
-            hidden,
-            read_vectors,
-            saved,
-            sizes.num_read_heads,
-            sizes.num_write_heads,
-            sizes.shift_range,
-            sizes.segment,
-        )
-        return tuple(results if arguments.input_weight is not None else results[:9])
+        return int(torch.ops.ntm.cpu_release_workspaces())

@@ -9,28 +9,75 @@ through its steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Annotated, NamedTuple
+
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import SequenceArguments, SequenceOutputs, Sizes
-from ntm_kernels.backends.torch.addressing import Addressing, Similarity, address
+from ntm_kernels.backends.project import ProjectedSequence
+from ntm_kernels.backends.torch.address import Addressing, Similarity, address
+from ntm_kernels.backends.torch.controller import controller_of, shifted_in
 from ntm_kernels.backends.torch.interface import activate, activate_backward, activation_slopes
-from ntm_kernels.backends.torch.memory import write
-from ntm_kernels.backends.torch.step import step, step_backward
+from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
+from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
+from ntm_kernels.backends.torch.write import write
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
+from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, StepOutputs, record
 
 
-def saved_shapes(sizes: Sizes, controller: str) -> list[tuple[int, ...]]:
-    steps = (sizes.time, sizes.batch)
-    gates = 4 if controller == "lstm" else 0
-    cells = 1 if controller == "lstm" else 0
-    return [
-        (sizes.num_checkpoints, sizes.batch, sizes.memory_size, sizes.word_size),
-        (*steps, sizes.num_heads, sizes.memory_size),
-        (*steps, sizes.layout.size),
-        (*steps, gates * sizes.hidden_size),
-        (*steps, cells * sizes.hidden_size),
-    ]
+@record
+class Saved(NamedTuple):
+    checkpoints: Annotated[Tensor, Field("Q B N M")]
+    weightings: Annotated[Tensor, Field("T B H N")]
+    interface: Annotated[Tensor, Field("T B P")]
+    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]
+    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+
+
+class State(NamedTuple):
+    """What one step hands to the next, or its gradient."""
+
+    memory: Tensor  # [B, N, M]
+    weightings: Tensor  # [B, H, N]
+    read_vectors: Tensor  # [B, R·M]
+    hidden: Tensor | None  # [B, C], LSTM only
+    cell: Tensor | None  # [B, C], LSTM only
+
+
+class Kept(NamedTuple):
+    """What of a step is stacked over all steps; ``None`` where nobody asks for it."""
+
+    hidden: Tensor  # [B, C], 0 beyond a sequence's length, as the next
+    read_vectors: Tensor  # [B, R·M]
+    weightings: Tensor | None  # [B, H, N]
+    interface: Tensor | None  # [B, P]
+    gates: Tensor | None  # [B, G], LSTM only
+    cell: Tensor | None  # [B, C], LSTM only
+
+
+class Sequence(ProjectedSequence[Saved]):
+    saved = Saved
+
+    def forward_projected(
+        self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+    ) -> tuple[SequenceOutputs, Saved | None]:
+        outputs, saved = sequence(lift(inputs), sizes, save_for_backward)
+        if save_for_backward and outputs.trace_weightings is not None:
+            # The trace is the caller's; what the backward reads must not change with it.
+            outputs = outputs._replace(trace_weightings=outputs.trace_weightings.clone())
+        return lower(outputs, inputs), saved
+
+    def backward_projected(
+        self,
+        grads: SequenceOutputs,
+        inputs: SequenceInputs,
+        outputs: SequenceOutputs,
+        saved: Saved,
+        sizes: Sizes,
+    ) -> SequenceInputs:
+        given = with_zeros(lift(grads), sizes, saved.checkpoints)
+        return lower(sequence_backward(given, lift(inputs), lift(outputs), saved, sizes), inputs)
 
 
 def active_steps(lengths: Tensor, time: int) -> Tensor:
@@ -38,137 +85,124 @@ def active_steps(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device=lengths.device).unsqueeze(-1) < lengths
 
 
-def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden, cell and the activated gates ``i, f, g, o`` side by side."""
-    size = cell.shape[-1]
-    activated = torch.sigmoid(gates)
-    candidate = activated.narrow(-1, 2 * size, size)
-    torch.tanh(gates.narrow(-1, 2 * size, size), out=candidate)
-    input_gate, forget_gate, candidate, output_gate = activated.chunk(4, -1)
-    cell = torch.addcmul(forget_gate * cell, input_gate, candidate)
-    return output_gate * torch.tanh(cell), cell, activated
-
-
-def lstm_slopes(activated: Tensor, cells: Tensor, previous_cells: Tensor) -> tuple[Tensor, Tensor]:
-    """For all steps at once, what turns ``dc`` and ``dh`` into the gradients of the gates.
-
-    ``[..., 4C]`` factors of ``dc`` for i, f, g and of ``dh`` for o, and ``dh/dc [..., C]``.
-    """
-    input_gate, forget_gate, candidate, output_gate = activated.chunk(4, -1)
-    squashed = torch.tanh(cells)
-    slopes = torch.cat(
-        [
-            candidate * input_gate * (1 - input_gate),
-            previous_cells * forget_gate * (1 - forget_gate),
-            input_gate * (1 - candidate.square()),
-            squashed * output_gate * (1 - output_gate),
-        ],
-        -1,
-    )
-    return slopes, output_gate * (1 - squashed.square())
+def _inside(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
+    """``[T, B, 1]``: whether a step is inside its sequence; ``None`` if all are."""
+    if inputs.lengths is None:
+        return None
+    return active_steps(inputs.lengths, sizes.time).unsqueeze(-1)
 
 
 def sequence(
-    arguments: SequenceArguments,
-    sizes: Sizes,
-    controller: str,
-    save_for_backward: bool,
-    return_trace: bool,
-) -> tuple[SequenceOutputs, list[Tensor]]:
-    is_lstm = controller == "lstm"
-    layout = sizes.layout
-    recurrent_weight = arguments.recurrent_weight.mT
-    interface_weight = arguments.interface_weight.mT
-    x = arguments.input
-    inside: tuple[Tensor, ...] = ()
-    if arguments.lengths is not None:
-        active = active_steps(arguments.lengths, sizes.time).unsqueeze(-1)
-        x = x.masked_fill(~active, 0)
-        inside = active.unbind(0)
-
-    state: tuple[Tensor, ...]
-    state = (arguments.memory, arguments.weightings, arguments.read_vectors.flatten(1))
-    if arguments.hidden is not None and arguments.cell is not None:
-        state += (arguments.hidden, arguments.cell)
-    hiddens: list[Tensor] = []
-    all_reads: list[Tensor] = []
+    inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+) -> tuple[SequenceOutputs, Saved | None]:
+    projected, inside = inputs.x, _inside(inputs, sizes)
+    if inside is not None:
+        projected = projected.masked_fill(~inside, 0)
+    state = State(
+        memory=inputs.initial_memory,
+        weightings=inputs.initial_weightings,
+        read_vectors=inputs.initial_read_vectors.flatten(1),
+        hidden=inputs.initial_hidden,
+        cell=inputs.initial_cell,
+    )
+    one_step = _OneStep(inputs, sizes, save_for_backward)
     checkpoints: list[Tensor] = []
-    all_weightings: list[Tensor] = []
-    interfaces: list[Tensor] = []
-    all_gates: list[Tensor] = []
-    cells: list[Tensor] = []
-    controller_state: list[Tensor]
-    traced = save_for_backward or return_trace
-    for time, projected in enumerate(x.unbind(0)):
-        memory, weightings, read_vectors, *controller_state = state
+    kept: list[Kept] = []
+    active = [None] * sizes.time if inside is None else inside.unbind(0)
+    for time, (x, now) in enumerate(zip(projected.unbind(0), active, strict=True)):
         if save_for_backward and time % sizes.checkpoint_every == 0:
-            checkpoints.append(memory)
-        if is_lstm:
-            hidden, cell = controller_state
-            recurrent = torch.cat((read_vectors, hidden), -1)
-            hidden, cell, gates = lstm(torch.addmm(projected, recurrent, recurrent_weight), cell)
-            controller_state = [hidden, cell]
-        else:
-            hidden = torch.addmm(projected, read_vectors, recurrent_weight).tanh_()
-        interface = torch.addmm(arguments.interface_bias, hidden, interface_weight)
-        heads = activate(interface, layout)
-        reads, memory, weightings = step(memory, heads, weightings, sizes.num_read_heads)
-        read_vectors = reads.flatten(1)
-        new = (memory, weightings, read_vectors, *controller_state)
-        if inside:
-            now = inside[time]
-            hidden, read_vectors = hidden.masked_fill(~now, 0), read_vectors.masked_fill(~now, 0)
-            new = _hold(now, new, state)
-        state = new
-        hiddens.append(hidden)
-        all_reads.append(read_vectors)
-        if traced:
-            all_weightings.append(state[1])
-            interfaces.append(interface)
-        if save_for_backward and is_lstm:
-            all_gates.append(gates)
-            cells.append(state[4])
-
-    memory, weightings, read_vectors, *controller_state = state
-    weightings_of_all = torch.stack(all_weightings) if traced else memory.new_empty(0)
-    interface_of_all = torch.stack(interfaces) if traced else memory.new_empty(0)
-    saved: list[Tensor] = []
-    if save_for_backward:
-        no_gates = memory.new_empty(sizes.time, sizes.batch, 0)
-        saved = [
-            torch.stack(checkpoints),
-            weightings_of_all,
-            interface_of_all,
-            torch.stack(all_gates) if is_lstm else no_gates,
-            torch.stack(cells) if is_lstm else no_gates.clone(),
-        ]
-    # One each: outputs of an op may not be the same tensor.
-    no_state, no_trace = ([memory.new_empty(0) for _ in range(2)] for _ in range(2))
-    final_hidden, final_cell = controller_state if is_lstm else no_state
-    trace = no_trace
-    if return_trace:
-        trace = [weightings_of_all, _activated(interface_of_all, layout)]
-    read_shape = (sizes.num_read_heads, sizes.word_size)
-    outputs = SequenceOutputs(
-        hidden=torch.stack(hiddens),
-        read_vectors=torch.stack(all_reads).view(sizes.time, sizes.batch, *read_shape),
-        memory=memory,
-        weightings=weightings,
-        final_read_vectors=read_vectors.view(sizes.batch, *read_shape),
-        final_hidden=final_hidden,
-        final_cell=final_cell,
-        trace_weightings=trace[0],
-        trace_interface=trace[1],
+            checkpoints.append(state.memory)
+        state, of_step = one_step(x, now, state)
+        kept.append(of_step)
+    steps = _stacked(kept)
+    outputs = _outputs(steps, state, sizes)
+    if not save_for_backward:
+        return outputs, None
+    assert steps.weightings is not None and steps.interface is not None
+    return outputs, Saved(
+        checkpoints=torch.stack(checkpoints),
+        weightings=steps.weightings,
+        interface=steps.interface,
+        gates=steps.gates,
+        cells=steps.cell,
     )
-    return outputs, saved
 
 
-def _hold(active: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+class _OneStep:
+    """The step of a sequence: controller, interface vector, heads."""
+
+    def __init__(self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) -> None:
+        self.controller = controller_of(inputs)
+        self.interface_weight = inputs.interface_weight.mT
+        self.interface_bias = inputs.interface_bias
+        self.sizes, self.layout = sizes, sizes.layout
+        self.save = save_for_backward
+        self.keep = save_for_backward or sizes.return_trace
+
+    def __call__(self, x: Tensor, active: Tensor | None, state: State) -> tuple[State, Kept]:
+        hidden, cell, gates = self.controller.step(x, state.read_vectors, state.hidden, state.cell)
+        interface = torch.addmm(self.interface_bias, hidden, self.interface_weight)
+        heads = activate(interface, self.layout)
+        after = step(HeadsInputs(state.memory, heads, state.weightings), self.sizes.num_read_heads)
+        read_vectors = after.read_vectors.flatten(1)
+        new = State(
+            memory=after.memory,
+            weightings=after.weightings,
+            read_vectors=read_vectors,
+            hidden=hidden if self.sizes.is_lstm else None,
+            cell=cell,
+        )
+        if active is not None:
+            hidden = hidden.masked_fill(~active, 0)
+            read_vectors = read_vectors.masked_fill(~active, 0)
+            new = _hold(active, new, state)
+        return new, Kept(
+            hidden=hidden,
+            read_vectors=read_vectors,
+            weightings=new.weightings if self.keep else None,
+            interface=interface if self.keep else None,
+            gates=gates if self.save else None,
+            cell=new.cell if self.save else None,
+        )
+
+
+def _stacked(kept: list[Kept]) -> Kept:
+    """The steps ``[T, …]`` of each part."""
+
+    def stack(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.stack(there) if there else None
+
+    return Kept(*map(stack, zip(*kept, strict=True)))  # type: ignore[arg-type]
+
+
+def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
+    read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
+    trace_interface = None
+    if sizes.return_trace and steps.interface is not None:
+        trace_interface = _activated(steps.interface, sizes.layout)
+    return SequenceOutputs(
+        hidden=steps.hidden,
+        read_vectors=steps.read_vectors.view(sizes.time, *read_shape),
+        final_memory=state.memory,
+        final_weightings=state.weightings,
+        final_read_vectors=state.read_vectors.view(read_shape),
+        final_hidden=state.hidden,
+        final_cell=state.cell,
+        trace_weightings=steps.weightings if sizes.return_trace else None,
+        trace_interface=trace_interface,
+    )
+
+
+def _hold(active: Tensor, new: State, old: State) -> State:
     """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
-    return tuple(
-        torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
-        for after, before in zip(new, old, strict=True)
-    )
+
+    def one(after: Tensor | None, before: Tensor | None) -> Tensor | None:
+        if after is None or before is None:
+            return None
+        return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
+
+    return State(*map(one, new, old))  # type: ignore[arg-type]
 
 
 def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
@@ -177,168 +211,157 @@ def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
 
 
 def sequence_backward(
-    grads: list[Tensor | None],
-    arguments: SequenceArguments,
-    hidden: Tensor,
-    read_vectors: Tensor,
-    saved: list[Tensor],
+    grads: SequenceOutputs,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+    saved: Saved,
     sizes: Sizes,
-    controller: str,
-) -> tuple[Tensor, ...]:
-    checkpoints, all_weightings, interfaces, all_gates, cells = saved
-    time, batch, num_reads = sizes.time, sizes.batch, sizes.num_read_heads * sizes.word_size
-    is_lstm = controller == "lstm"
-    layout = sizes.layout
-
-    def given(grad: Tensor | None, *shape: int) -> Tensor:
-        return checkpoints.new_zeros(shape) if grad is None else grad.reshape(shape)
-
-    d_hiddens = given(grads[0], time, batch, sizes.hidden_size).unbind(0)
-    d_all_reads = given(grads[1], time, batch, num_reads).unbind(0)
-    d_controller: list[Tensor]
-    d_state: tuple[Tensor, ...]
-    d_state = (
-        given(grads[2], batch, sizes.memory_size, sizes.word_size),
-        given(grads[3], batch, sizes.num_heads, sizes.memory_size),
-        given(grads[4], batch, num_reads),
+) -> SequenceInputs:
+    """The gradient of each input; ``grads`` of all outputs are there."""
+    undo = _UndoStep(grads, inputs, outputs, saved, sizes)
+    d_state = State(
+        memory=grads.final_memory,
+        weightings=grads.final_weightings,
+        read_vectors=grads.final_read_vectors.flatten(1),
+        hidden=grads.final_hidden,
+        cell=grads.final_cell,
     )
-    if is_lstm:
-        d_state += (
-            given(grads[5], batch, sizes.hidden_size),
-            given(grads[6], batch, sizes.hidden_size),
-        )
-
-    previous_weightings = _shifted_in(arguments.weightings, all_weightings)
-    flat = interfaces.view(-1, layout.size)
-    heads = activate(flat, layout)
-    slopes = activation_slopes(flat, heads, layout).view_as(interfaces).unbind(0)
-    if arguments.cell is not None:
-        previous_cells = _shifted_in(arguments.cell, cells)
-        all_slopes, all_cell_slopes = lstm_slopes(all_gates, cells, previous_cells)
-        gate_slopes, cell_slopes = all_slopes.unbind(0), all_cell_slopes.unbind(0)
-        forget_gates = all_gates.chunk(4, -1)[1].unbind(0)
-    else:
-        gate_slopes = (1 - hidden.square()).unbind(0)
-    inside: tuple[Tensor, ...] = ()
-    if arguments.lengths is not None:
-        inside = active_steps(arguments.lengths, time).unsqueeze(-1).unbind(0)
-
-    d_gates: list[Tensor] = []
-    d_interfaces: list[Tensor] = []
     for segment in reversed(range(sizes.num_checkpoints)):
         start = segment * sizes.checkpoint_every
-        stop = min(start + sizes.checkpoint_every, time)
-        forward, memories, parameters = _segment(
-            checkpoints[segment],
-            heads,
-            previous_weightings,
-            all_weightings,
-            inside,
-            start,
-            stop,
-            batch,
+        stop = min(start + sizes.checkpoint_every, sizes.time)
+        for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
+            d_state = undo(time, forward, d_state)
+    d_projected, d_interface = undo.collected()
+    return _input_gradients(inputs, outputs, d_projected, d_interface, d_state)
+
+
+class Replayed(NamedTuple):
+    """A step found again: its inputs, head parameters activated, and its addressing."""
+
+    inputs: HeadsInputs
+    addressing: Addressing
+
+
+class _UndoStep:
+    """The backward of one step after the other, from the last to the first."""
+
+    def __init__(
+        self,
+        grads: SequenceOutputs,
+        inputs: SequenceInputs,
+        outputs: SequenceOutputs,
+        saved: Saved,
+        sizes: Sizes,
+    ) -> None:
+        self.saved, self.sizes, self.layout = saved, sizes, sizes.layout
+        self.interface_weight = inputs.interface_weight
+        self.d_hidden = grads.hidden.unbind(0)
+        self.d_read_vectors = grads.read_vectors.flatten(2).unbind(0)
+        self.previous_weightings = shifted_in(inputs.initial_weightings, saved.weightings)
+        flat = saved.interface.view(-1, self.layout.size)
+        self.heads = activate(flat, self.layout)
+        slopes = activation_slopes(flat, self.heads, self.layout)
+        self.slopes = slopes.view_as(saved.interface).unbind(0)
+        self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
+        inside = _inside(inputs, sizes)
+        self.inside = None if inside is None else inside.unbind(0)
+        self.d_projected: list[Tensor] = []
+        self.d_interface: list[Tensor] = []
+
+    def __call__(self, time: int, forward: Replayed, d_after: State) -> State:
+        """The gradient of the state before the step from that of the state after it."""
+        sizes, heads = self.sizes, forward.inputs.heads
+        d_read_vectors = d_after.read_vectors + self.d_read_vectors[time]
+        back = step_backward(
+            StepOutputs(
+                d_read_vectors.view(sizes.batch, sizes.num_read_heads, sizes.word_size),
+                d_after.memory,
+                d_after.weightings,
+            ),
+            forward.addressing,
+            forward.inputs,
         )
-        for t in reversed(range(start, stop)):
-            at = t - start
-            d_memory, d_weightings, d_reads, *d_controller = d_state
-            d_memory, d_heads, d_weightings = step_backward(
-                (d_reads + d_all_reads[t]).view(batch, sizes.num_read_heads, sizes.word_size),
-                d_memory,
-                d_weightings,
-                forward[at],
-                memories[at],
-                parameters[at],
-                previous_weightings[t],
-            )
-            d_interface = activate_backward(d_heads, slopes[t], parameters[at].shift)
-            if is_lstm:
-                d_hidden, d_cell = d_controller
-                d_hidden = d_hidden + d_hiddens[t]
-                d_hidden = torch.addmm(d_hidden, d_interface, arguments.interface_weight)
-                d_cell = torch.addcmul(d_cell, d_hidden, cell_slopes[t])
-                d_gate = torch.cat((d_cell, d_cell, d_cell, d_hidden), -1).mul_(gate_slopes[t])
-                d_recurrent = torch.mm(d_gate, arguments.recurrent_weight)
-                d_reads, d_hidden = d_recurrent.split((num_reads, sizes.hidden_size), -1)
-                d_controller = [d_hidden, d_cell * forget_gates[t]]
-            else:
-                d_hidden = torch.addmm(d_hiddens[t], d_interface, arguments.interface_weight)
-                d_gate = d_hidden.mul_(gate_slopes[t])
-                d_reads = torch.mm(d_gate, arguments.recurrent_weight)
-            d_before = (d_memory, d_weightings, d_reads, *d_controller)
-            if inside:
-                d_interface = d_interface.masked_fill(~inside[t], 0)
-                d_gate = d_gate.masked_fill(~inside[t], 0)
-                d_before = _hold(inside[t], d_before, d_state)
-            d_state = d_before
-            d_gates.append(d_gate)
-            d_interfaces.append(d_interface)
+        d_interface = activate_backward(back.heads, self.slopes[time], heads.shift)
+        d_hidden = self.d_hidden[time]
+        if d_after.hidden is not None:
+            d_hidden = d_after.hidden + d_hidden
+        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
+        d_projected, *d_controller = self.controller.step(time, d_hidden, d_after.cell)
+        d_before = State(back.memory, back.previous_weightings, *d_controller)
+        if self.inside is not None:
+            active = self.inside[time]
+            d_interface = d_interface.masked_fill(~active, 0)
+            d_projected = d_projected.masked_fill(~active, 0)
+            d_before = _hold(active, d_before, d_after)
+        self.d_projected.append(d_projected)
+        self.d_interface.append(d_interface)
+        return d_before
 
-    d_projected = torch.stack(d_gates[::-1])
-    d_all_interfaces = torch.stack(d_interfaces[::-1])
-    recurrent = _shifted_in(arguments.read_vectors, read_vectors).flatten(2)
-    if arguments.hidden is not None:
-        recurrent = torch.cat((recurrent, _shifted_in(arguments.hidden, hidden)), -1)
-    d_memory, d_weightings, d_reads, *d_controller = d_state
-    none = checkpoints.new_empty(0)
-    d_hidden, d_cell = d_controller if is_lstm else (none, none.clone())
-    return (
-        d_projected,
-        torch.mm(d_projected.flatten(0, 1).mT, recurrent.flatten(0, 1)),
-        torch.mm(d_all_interfaces.flatten(0, 1).mT, hidden.flatten(0, 1)),
-        d_all_interfaces.sum((0, 1)),
-        d_memory,
-        d_weightings,
-        d_reads.reshape(batch, sizes.num_read_heads, sizes.word_size),
-        d_hidden,
-        d_cell,
+    def collected(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the projected input and of the interface vectors of all steps."""
+        return torch.stack(self.d_projected[::-1]), torch.stack(self.d_interface[::-1])
+
+    def replay(self, segment: int, start: int, stop: int) -> list[Replayed]:
+        """Each step of a segment again; their addressing is one batch."""
+        batch, steps = self.sizes.batch, stop - start
+
+        def per_step(part: Tensor) -> tuple[Tensor, ...]:
+            return part.view(steps, batch, *part.shape[1:]).unbind(0)
+
+        def all_of(parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+            return zip(*map(per_step, parts), strict=True)
+
+        together = HeadParameters(*(part[start * batch : stop * batch] for part in self.heads))
+        heads = [HeadParameters(*parts) for parts in all_of(together)]
+        memories = self._memories(segment, start, heads)
+        previous = self.previous_weightings[start:stop]
+        given = HeadsInputs(torch.stack(memories).flatten(0, 1), together, previous.flatten(0, 1))
+        found = address(addressed(given))
+        similarities = [Similarity(*parts) for parts in all_of(found.similarity)]
+        weightings = all_of((found.content, found.gathered, found.shifted, found.weightings))
+        addressings = [
+            Addressing(alike, *others)
+            for alike, others in zip(similarities, weightings, strict=True)
+        ]
+        starts = map(HeadsInputs, memories, heads, previous.unbind(0))
+        return list(map(Replayed, starts, addressings))
+
+    def _memories(self, segment: int, start: int, heads: list[HeadParameters]) -> list[Tensor]:
+        """The memory before each step of a segment, by repeating its writes."""
+        memories = [self.saved.checkpoints[segment]]
+        for time, now in enumerate(heads[:-1], start):
+            _, to_write = self.saved.weightings[time].tensor_split((self.sizes.num_read_heads,), 1)
+            written = write(memories[-1], to_write, now.erase, now.add)
+            if self.inside is not None:
+                active = self.inside[time].unsqueeze(-1)
+                written = torch.where(active, written, memories[-1])
+            memories.append(written)
+        return memories
+
+
+def _input_gradients(
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+    d_projected: Tensor,
+    d_interface: Tensor,
+    d_state: State,
+) -> SequenceInputs:
+    """Gradients of the weights are products over all steps."""
+    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
+    if inputs.initial_hidden is not None:
+        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
+    hidden = outputs.hidden.flatten(0, 1)
+    return SequenceInputs(
+        x=d_projected,
+        recurrent_weight=torch.mm(d_projected.flatten(0, 1).mT, seen.flatten(0, 1)),
+        interface_weight=torch.mm(d_interface.flatten(0, 1).mT, hidden),
+        interface_bias=d_interface.sum((0, 1)),
+        initial_memory=d_state.memory,
+        initial_weightings=d_state.weightings,
+        initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),
+        initial_hidden=d_state.hidden,
+        initial_cell=d_state.cell,
+        lengths=None,
+        input_weight=None,
+        input_bias=None,
     )
-
-
-def _shifted_in(first: Tensor, following: Tensor) -> Tensor:
-    """What each step started from: ``first``, then ``following`` without its last step."""
-    return torch.cat((first.unsqueeze(0), following))[:-1]
-
-
-def _segment(
-    checkpoint: Tensor,
-    heads: HeadParameters,
-    previous_weightings: Tensor,
-    all_weightings: Tensor,
-    inside: tuple[Tensor, ...],
-    start: int,
-    stop: int,
-    batch: int,
-) -> tuple[list[Addressing], tuple[Tensor, ...], list[HeadParameters]]:
-    """Addressing, memory before the step and head parameters, for each step of a segment."""
-    steps = stop - start
-    flat_heads = HeadParameters(*(part[start * batch : stop * batch] for part in heads))
-    parameters = [
-        HeadParameters(*parts)
-        for parts in zip(
-            *(part.view(steps, batch, *part.shape[1:]).unbind(0) for part in flat_heads),
-            strict=True,
-        )
-    ]
-    num_write_heads = heads.erase.shape[1]
-    memories = [checkpoint]
-    for at in range(steps - 1):
-        write_weightings = all_weightings[start + at, :, -num_write_heads:]
-        written = write(memories[-1], write_weightings, parameters[at].erase, parameters[at].add)
-        if inside:
-            written = torch.where(inside[start + at].unsqueeze(-1), written, memories[-1])
-        memories.append(written)
-    stacked = torch.stack(memories)
-    together = address(
-        stacked.flatten(0, 1), *flat_heads[:5], previous_weightings[start:stop].flatten(0, 1)
-    )
-
-    def per_step(part: Tensor) -> tuple[Tensor, ...]:
-        return part.view(steps, batch, *part.shape[1:]).unbind(0)
-
-    similarities = zip(*(per_step(part) for part in together.similarity), strict=True)
-    others = zip(*(per_step(part) for part in together[1:]), strict=True)
-    forward = [
-        Addressing(Similarity(*alike), *rest)
-        for alike, rest in zip(similarities, others, strict=True)
-    ]
-    return forward, stacked.unbind(0), parameters

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ntm_kernels.backends.base import Kernel
+from ntm_kernels.backends.torch.lift import lift, lower
+from ntm_kernels.ops import AddressInputs, AddressOutputs, NothingSaved, Sizes
 from ntm_kernels.reference import COSINE_EPS, FOCUS_EPS
 
 
@@ -171,42 +174,58 @@ def _ratio(shifted: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
     return shifted / peak, empty
 
 
-def address(
-    memory: Tensor,
-    key: Tensor,
-    strength: Tensor,
-    gate: Tensor,
-    shift_weighting: Tensor,
-    sharpening: Tensor,
-    previous_weightings: Tensor,
-) -> Addressing:
-    alike = similarity(memory, key)
-    focus = content(alike.value, strength)
-    shifted, gathered = shift(interpolate(focus, previous_weightings, gate), shift_weighting)
-    return Addressing(alike, focus, gathered, shifted, sharpen(shifted, sharpening))
+def address(inputs: AddressInputs) -> Addressing:
+    alike = similarity(inputs.memory, inputs.key)
+    by_content = content(alike.value, inputs.strength)
+    gated = interpolate(by_content, inputs.previous_weightings, inputs.gate)
+    shifted, gathered = shift(gated, inputs.shift)
+    return Addressing(alike, by_content, gathered, shifted, sharpen(shifted, inputs.sharpening))
 
 
 def address_backward(
-    d_weightings: Tensor,
-    forward: Addressing,
-    memory: Tensor,
-    key: Tensor,
-    strength: Tensor,
-    gate: Tensor,
-    shift_weighting: Tensor,
-    sharpening: Tensor,
-    previous_weightings: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients in the order of the arguments of ``address``."""
+    d_weightings: Tensor, forward: Addressing, inputs: AddressInputs
+) -> AddressInputs:
+    """The gradient of each input."""
     d_shifted, d_sharpening = sharpen_backward(
-        d_weightings, forward.weightings, forward.shifted, sharpening
+        d_weightings, forward.weightings, forward.shifted, inputs.sharpening
     )
-    d_gated, d_shift = shift_backward(d_shifted, forward.gathered, shift_weighting)
+    d_gated, d_shift = shift_backward(d_shifted, forward.gathered, inputs.shift)
     d_content, d_previous, d_gate = interpolate_backward(
-        d_gated, forward.content, previous_weightings, gate
+        d_gated, forward.content, inputs.previous_weightings, inputs.gate
     )
     d_similarity, d_strength = content_backward(
-        d_content, forward.content, forward.similarity.value, strength
+        d_content, forward.content, forward.similarity.value, inputs.strength
     )
-    d_memory, d_key = similarity_backward(d_similarity, forward.similarity, memory, key)
-    return d_memory, d_key, d_strength, d_gate, d_shift, d_sharpening, d_previous
+    d_memory, d_key = similarity_backward(
+        d_similarity, forward.similarity, inputs.memory, inputs.key
+    )
+    return AddressInputs(
+        memory=d_memory,
+        key=d_key,
+        strength=d_strength,
+        gate=d_gate,
+        shift=d_shift,
+        sharpening=d_sharpening,
+        previous_weightings=d_previous,
+    )
+
+
+class Address(Kernel[AddressInputs, AddressOutputs, NothingSaved]):
+    def forward(
+        self, inputs: AddressInputs, sizes: Sizes, save_for_backward: bool
+    ) -> tuple[AddressOutputs, NothingSaved]:
+        outputs = AddressOutputs(address(lift(inputs)).weightings)
+        return lower(outputs, inputs), NothingSaved()
+
+    def backward(
+        self,
+        grads: AddressOutputs,
+        inputs: AddressInputs,
+        outputs: AddressOutputs,
+        saved: NothingSaved,
+        sizes: Sizes,
+        wanted: frozenset[str],
+    ) -> AddressInputs:
+        lifted = lift(inputs)
+        found = address_backward(lift(grads).weightings, address(lifted), lifted)
+        return lower(found, inputs)

@@ -1,0 +1,198 @@
+// `sequence` over records: the weights are packed before the kernel, their gradients are products
+// over all steps after it.
+#include <ATen/ops/matmul.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include "kernels.h"
+#include "ops.h"
+
+namespace ntm {
+namespace {
+
+using Inputs = ops::SequenceInputs<Tensor>;
+using Outputs = ops::SequenceOutputs<Tensor>;
+using Options = ops::SequenceOptions;
+
+Sizes sizes_of(const Inputs& inputs, const Options& options) {
+  const Tensor& memory = inputs.initial_memory;
+  Sizes s;
+  s.batch = memory.size(0), s.memory_size = memory.size(1), s.word_size = memory.size(2);
+  s.num_read_heads = options.num_read_heads, s.num_write_heads = options.num_write_heads;
+  s.num_taps = 2 * options.shift_range + 1;
+  s.time = inputs.x.size(0), s.input_size = inputs.x.size(2);
+  s.hidden_size = inputs.interface_weight.size(1);
+  s.checkpoint_every = options.checkpoint_every;
+  s.is_lstm = inputs.initial_hidden.defined();
+  s.has_lengths = inputs.lengths.defined();
+  s.projects_input = inputs.input_weight.defined();
+  s.return_trace = options.return_trace;
+  return s;
+}
+
+double work_of(const Sizes& s) {
+  const double products = double(s.gate_size()) * (s.recurrent_size() + s.input_columns()) +
+                          double(s.interface_size()) * s.hidden_size;
+  return double(s.time) * s.batch * (products + step_work(s));
+}
+
+const int64_t* data_of(const Tensor& lengths) {
+  return lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr;
+}
+
+Tensor contiguous_if(const Tensor& tensor) {
+  return tensor.defined() ? tensor.contiguous() : tensor;
+}
+
+// A weight as right factor of a product.
+template <typename T>
+Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
+  const int64_t columns = weight.size(1), inner = weight.size(0);
+  const int64_t size = kernels.packed_size(columns, inner);
+  const New<T> to{at::IntArrayRef(size)};
+  kernels.pack(columns, inner, Lifted<T>(weight), to);
+  return to.tensor;
+}
+
+// The transpose of a weight, and of a second one's columns beside it, if there is one.
+template <typename T>
+Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
+                         const Tensor& beside = {}) {
+  const int64_t columns = weight.size(0), rows = weight.size(1);
+  const int64_t inner = rows + (beside.defined() ? beside.size(1) : 0);
+  const int64_t size = kernels.packed_size(columns, inner);
+  const New<T> to{at::IntArrayRef(size)};
+  kernels.pack_transposed(columns, inner, 0, rows, Lifted<T>(weight), to);
+  if (beside.defined()) {
+    kernels.pack_transposed(columns, inner, rows, inner - rows, Lifted<T>(beside), to);
+  }
+  return to.tensor;
+}
+
+// The tensors that a forward saves, as the list that the op returns, and back.
+template <typename T>
+Tensors listed(const ops::SequenceSaved<New<T>>& saved) {
+  Tensors list;
+  ops::SequenceSaved<New<T>>(saved).each([&](const New<T>& one) {
+    if (one.tensor.defined()) list.push_back(one.tensor);
+  });
+  return list;
+}
+ops::SequenceSaved<Tensor> restored(const Sizes& s, const Tensors& list) {
+  auto next = list.begin();
+  return ops::SequenceSaved<Tensor>::make(
+      s, [&](const ops::Field& field) { return field.present ? *next++ : Tensor(); });
+}
+
+// The gradients of the weights and biases, once those of all steps are there.
+template <typename T>
+void differentiate_weights(const Sizes& s, const cpu::SequenceBackward<T>& io, double work) {
+  const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
+  const int64_t B = s.batch, C = s.hidden_size, G = s.gate_size(), K = s.recurrent_size();
+  const int64_t P = s.interface_size(), I = s.input_columns(), steps = s.time * B;
+  const auto differentiate = [&](const cpu::WeightGradient<T>& gradient) {
+    parallel(kernels.weight_gradient_blocks(gradient), work,
+             [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
+  };
+  T* const d_recurrent = io.d_inputs.recurrent_weight;
+  differentiate({.count = steps,
+                 .rows = G,
+                 .first_count = B,
+                 .d = io.d_projected,
+                 .d_bias = io.d_inputs.input_bias,
+                 .parts = {{s.read_size(), io.inputs.initial_read_vectors, io.outputs.read_vectors,
+                            d_recurrent, K},
+                           {s.is_lstm ? C : 0, io.inputs.initial_hidden, io.outputs.hidden,
+                            d_recurrent + s.read_size(), K},
+                           {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}});
+  differentiate({.count = steps,
+                 .rows = P,
+                 .first_count = 0,
+                 .d = io.d_interface,
+                 .d_bias = io.d_inputs.interface_bias,
+                 .parts = {{C, nullptr, io.outputs.hidden, io.d_inputs.interface_weight, C}}});
+}
+
+// The gradient of an input that was projected here. Rounded once, after the product.
+Tensor differentiate_input(const Tensor& d_projected, const Inputs& inputs) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Tensor weight = inputs.input_weight.to(d_projected.scalar_type());
+  return at::matmul(d_projected, weight).to(inputs.x.scalar_type());
+}
+
+}  // namespace
+
+template <>
+Sizes sizes<ops::Sequence>(const Inputs& inputs, const Options& options) {
+  return sizes_of(inputs, options);
+}
+
+template <>
+Result<ops::Sequence> forward<ops::Sequence>(const Inputs& inputs, const Options& options,
+                                             bool save_for_backward) {
+  const Sizes s = sizes_of(inputs, options);
+  return in_arithmetic_of(inputs.initial_memory, [&](auto zero) -> Result<ops::Sequence> {
+    using T = decltype(zero);
+    const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
+    const Dtypes dtypes(inputs);
+    const auto from = lifted<T>(inputs);
+    const Tensor gate_weight =
+        packed_transposed(kernels, inputs.recurrent_weight, inputs.input_weight);
+    const Tensor interface_weight = packed_transposed(kernels, inputs.interface_weight);
+    const Tensor lengths = contiguous_if(inputs.lengths);
+    const auto to = allocate<T, ops::SequenceOutputs>(s, dtypes);
+    const auto saved = save_for_backward ? allocate<T, ops::SequenceSaved>(s, dtypes)
+                                         : ops::SequenceSaved<New<T>>{};
+    run(kernels.sequence, s, work_of(s),
+        cpu::SequenceForward<T>{.inputs = pointers<const T*>(from),
+                                .gate_weight = gate_weight.const_data_ptr<T>(),
+                                .interface_weight = interface_weight.const_data_ptr<T>(),
+                                .lengths = data_of(lengths),
+                                .outputs = pointers<T*>(to),
+                                .saved = pointers<T*>(saved)});
+    return {results(to), listed(saved)};
+  });
+}
+
+template <>
+Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const Outputs& outputs,
+                               const Tensors& saved, const Options& options,
+                               const ops::SequenceInputs<bool>& wanted) {
+  const Sizes s = sizes_of(inputs, options);
+  return in_arithmetic_of(inputs.initial_memory, [&](auto zero) -> Inputs {
+    using T = decltype(zero);
+    const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
+    const auto from = lifted<T>(inputs);
+    const auto kept = lifted<T>(outputs);
+    const auto given = lifted<T>(grads);
+    const auto left = lifted<T>(restored(s, saved));
+    const Tensor recurrent_weight = packed(kernels, inputs.recurrent_weight);
+    const Tensor interface_weight = packed(kernels, inputs.interface_weight);
+    const Tensor lengths = contiguous_if(inputs.lengths);
+    auto to = allocate<T, ops::SequenceInputs>(s, Dtypes(inputs));
+    // The gradient of x is that of the projected input, or follows from it.
+    const New<T> d_projected({s.time, s.batch, s.gate_size()}, to.x.wanted);
+    const New<T> d_interface({s.time, s.batch, s.interface_size()});
+    to.lengths = to.x = New<T>();
+    const cpu::SequenceBackward<T> io{.inputs = pointers<const T*>(from),
+                                      .recurrent_weight = recurrent_weight.const_data_ptr<T>(),
+                                      .interface_weight = interface_weight.const_data_ptr<T>(),
+                                      .lengths = data_of(lengths),
+                                      .outputs = pointers<const T*>(kept),
+                                      .saved = pointers<const T*>(left),
+                                      .grads = pointers<const T*>(given),
+                                      .d_projected = d_projected,
+                                      .d_interface = d_interface,
+                                      .d_inputs = pointers<T*>(to)};
+    run(kernels.sequence_backward, s, 2 * work_of(s), io);
+    differentiate_weights(s, io, work_of(s));
+    Inputs found = results(to);
+    if (!s.projects_input) {
+      found.x = d_projected.result();
+    } else if (wanted.x) {
+      found.x = differentiate_input(d_projected.tensor, inputs);
+    }
+    return found;
+  });
+}
+
+}  // namespace ntm

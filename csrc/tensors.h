@@ -1,0 +1,162 @@
+// Tensors for the kernels: inputs in the arithmetic type and contiguous, new ones for results.
+#pragma once
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/accumulate.h>
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "records.h"
+#include "workspace.h"
+
+namespace ntm {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+template <typename T>
+constexpr at::ScalarType kType = sizeof(T) == sizeof(double) ? at::kDouble : at::kFloat;
+
+// body(T{}) in the arithmetic of `like`.
+template <typename Body>
+auto in_arithmetic_of(const Tensor& like, const Body& body) {
+  return like.scalar_type() == at::kDouble ? body(double{}) : body(float{});
+}
+
+// The dtype of each kind of tensor in a record of inputs. A kind without a tensor has the memory's.
+class Dtypes {
+ public:
+  template <typename Inputs>
+  explicit Dtypes(const Inputs& inputs) {
+    size_t index = 0;
+    Inputs(inputs).each([&](const Tensor& tensor) {
+      const auto kind = static_cast<size_t>(Inputs::kinds[index++]);
+      if (tensor.defined() && types_[kind] == at::ScalarType::Undefined)
+        types_[kind] = tensor.scalar_type();
+    });
+    const auto memory = types_[static_cast<size_t>(ops::Kind::memory)];
+    for (auto& type : types_) {
+      if (type == at::ScalarType::Undefined) type = memory;
+    }
+    types_[static_cast<size_t>(ops::Kind::arithmetic)] =
+        memory == at::kDouble ? at::kDouble : at::kFloat;
+  }
+  at::ScalarType operator[](ops::Kind kind) const { return types_[static_cast<size_t>(kind)]; }
+
+ private:
+  std::array<at::ScalarType, static_cast<size_t>(ops::Kind::arithmetic) + 1> types_ = [] {
+    decltype(types_) none;
+    none.fill(at::ScalarType::Undefined);
+    return none;
+  }();
+};
+
+// Contiguous and in the dtype of T; held here for as long as pointers into it are used.
+template <typename T>
+class Lifted {
+ public:
+  Lifted() = default;
+  explicit Lifted(const Tensor& given) {
+    if (!given.defined() || !given.is_floating_point()) return;
+    tensor_ = given;
+    if (tensor_.scalar_type() != kType<T>) tensor_ = tensor_.to(kType<T>);
+    tensor_ = tensor_.contiguous();
+  }
+  operator const T*() const { return tensor_.defined() ? tensor_.const_data_ptr<T>() : nullptr; }
+
+ private:
+  Tensor tensor_;
+};
+
+template <typename T, typename Record>
+auto lifted(const Record& record) {
+  return record.template map<Lifted<T>>([](const Tensor& tensor) { return Lifted<T>(tensor); });
+}
+
+// Storage in leased blocks, resizable like any other.
+class Leased final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    auto lease = std::make_unique<Lease>(bytes);
+    void* const data = lease->data();
+    return {data, lease.release(), end, at::kCPU};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+
+ private:
+  static void end(void* lease) { delete static_cast<Lease*>(lease); }
+};
+
+// From this size on malloc gives memory back to the system and has it mapped and cleared again at
+// the next call, for a tenth of the time of a training iteration: such tensors live in leased
+// blocks.
+constexpr size_t kLeased = size_t{1} << 17;
+
+// A new tensor for a kernel to fill, and the dtype that the caller will see it in; or none.
+template <typename T>
+struct New {
+  Tensor tensor;
+  at::ScalarType wanted = kType<T>;
+
+  New() = default;
+  explicit New(at::IntArrayRef shape, at::ScalarType wanted = kType<T>) : wanted(wanted) {
+    static Leased leased;
+    const bool large = c10::multiply_integers(shape) * sizeof(T) >= kLeased;
+    const c10::DispatchKeySet cpu(c10::DispatchKey::CPU);
+    tensor = large ? at::detail::empty_generic(shape, &leased, cpu, kType<T>, std::nullopt)
+                   : at::empty(shape, at::TensorOptions().dtype(kType<T>));
+  }
+  operator T*() const { return tensor.defined() ? tensor.mutable_data_ptr<T>() : nullptr; }
+  Tensor result() const {
+    return !tensor.defined() || wanted == kType<T> ? tensor : tensor.to(wanted);
+  }
+};
+
+// New tensors for the fields of a record that are there, in the dtypes of their kinds.
+template <typename T, template <typename> class Record>
+Record<New<T>> allocate(const Sizes& s, const Dtypes& dtypes) {
+  return Record<New<T>>::make(s, [&](const ops::Field& field) {
+    if (!field.present) return New<T>();
+    return New<T>({field.shape.sizes, field.shape.rank}, dtypes[field.kind]);
+  });
+}
+
+template <typename P, typename Record>
+auto pointers(const Record& record) {
+  return record.template map<P>([](const auto& one) -> P { return one; });
+}
+
+template <typename Record>
+auto results(const Record& record) {
+  return record.template map<Tensor>([](const auto& one) { return one.result(); });
+}
+
+// Below this many multiplications, waking other threads costs more than it saves.
+constexpr double kWorthThreads = 1 << 21;
+
+template <typename Body>
+void parallel(int64_t n, double work, const Body& body) {
+  if (n == 0) return;
+  if (work < kWorthThreads) return body(0, n);
+  at::parallel_for(0, n, 1, body);
+}
+
+// Multiplications of one step of one sequence of the batch, roughly.
+inline double step_work(const Sizes& s) {
+  return double(s.num_heads()) * s.memory_size * (3 * s.word_size + s.num_taps + 60);
+}
+
+// A kernel over all sequences of the batch.
+template <typename Kernel, typename Arguments>
+void run(Kernel kernel, const Sizes& s, double work, const Arguments& arguments) {
+  parallel(s.batch, work, [&](int64_t begin, int64_t end) { kernel(s, arguments, begin, end); });
+}
+
+}  // namespace ntm

@@ -1,0 +1,26 @@
+"""What the C++ kernels save for their backward, by op."""
+
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+from ntm_kernels.ops import Field, record
+
+
+@record
+class SequenceSaved(NamedTuple):
+    """Z is a padded N: see ``row_stride``."""
+
+    checkpoints: Annotated[Tensor, Field("Q B M Z")]  # transposed
+    weightings: Annotated[Tensor, Field("T B H N")]
+    interface: Annotated[Tensor, Field("T B P")]  # raw
+    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]  # activated
+    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+
+
+def row_stride(memory_size: int) -> int:
+    """Elements from one row of a transposed memory to the next, as in csrc/sizes.h."""
+    return (memory_size + 15) // 16 // 2 * 32 + 16
+
+
+SAVED: dict[str, type[NamedTuple]] = {"sequence": SequenceSaved}

@@ -1,0 +1,42 @@
+"""``address``: the weightings of all heads from activated parameters."""
+
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+from ntm_kernels.checks import Arguments
+from ntm_kernels.ops.declare import Field, NoOptions, Op, check_record, record
+from ntm_kernels.ops.sizes import Sizes
+
+
+@record
+class AddressInputs(NamedTuple):
+    memory: Annotated[Tensor, Field("B N M", "memory")]
+    key: Annotated[Tensor, Field("B H M", "head_parameters")]
+    strength: Annotated[Tensor, Field("B H", "head_parameters")]
+    gate: Annotated[Tensor, Field("B H", "head_parameters")]
+    shift: Annotated[Tensor, Field("B H S", "head_parameters")]
+    sharpening: Annotated[Tensor, Field("B H", "head_parameters")]
+    previous_weightings: Annotated[Tensor, Field("B H N", "weightings")]
+
+
+@record
+class AddressOutputs(NamedTuple):
+    weightings: Annotated[Tensor, Field("B H N", "weightings")]
+
+
+def sizes(inputs: AddressInputs, options: NoOptions) -> Sizes:
+    _, num_heads, num_taps = inputs.shift.shape
+    return Sizes.of(inputs.memory, num_heads, num_taps=num_taps)
+
+
+def check(given: Arguments, inputs: AddressInputs, options: NoOptions) -> None:
+    check_record(given, inputs)
+    num_taps = inputs.shift.shape[-1]
+    if num_taps % 2 == 0:
+        raise ValueError(
+            f"address: shift must have an odd number of taps, offsets −r … +r, got {num_taps}"
+        )
+
+
+ADDRESS = Op("address", AddressInputs, AddressOutputs, NoOptions, sizes, check)

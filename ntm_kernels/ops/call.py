@@ -1,0 +1,116 @@
+"""From the arguments of a call to its results: check, choose a backend, run.
+
+``prepare`` does all that comes before a kernel runs. A call goes on from there with ``run``;
+``ntm_kernels.functional.explain`` stops there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+import ntm_kernels.ops.library  # noqa: F401  (registers torch.ops.ntm)
+from ntm_kernels import allocation, checks
+from ntm_kernels.backends import Problem, choose
+from ntm_kernels.backends import get as get_backend
+from ntm_kernels.ops.declare import (
+    Inputs,
+    Op,
+    Options,
+    Outputs,
+    fields,
+    options_of,
+    those_present,
+    unpack,
+)
+from ntm_kernels.ops.sizes import Sizes
+
+
+class Prepared(NamedTuple):
+    """A call whose arguments are checked.
+
+    ``plain``: its tensors are plain ones and nothing traces it.
+    """
+
+    problem: Problem
+    plain: bool
+
+
+# Checking costs a tenth of the smallest calls: one like a call before is not checked anew.
+_problems: dict[Any, Problem] = {}
+MOST_PROBLEMS = 1000
+
+
+def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Prepared:
+    """Check the arguments; what a backend is to serve follows from them."""
+    signature = checks.signature(*inputs, *options)
+    if signature is None:
+        return Prepared(_problem(op, inputs, options), False)
+    problem = _problems.get((op.name, signature))
+    if problem is None:
+        problem = _problem(op, inputs, options)
+        if len(_problems) >= MOST_PROBLEMS:
+            _problems.clear()
+        _problems[op.name, signature] = problem
+    return Prepared(problem, True)
+
+
+def _problem(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Problem:
+    given = checks.Arguments(op.name)
+    op.check(given, inputs, options)
+    memory = next(
+        tensor
+        for field, tensor in zip(fields(op.inputs).values(), inputs, strict=True)
+        if field.kind == "memory"
+    )
+    device = memory.device
+    sizes = op.sizes(inputs, options._make(map(checks.as_int, options)))
+    return Problem(op.name, device.type, memory.dtype, sizes, device.index or 0)
+
+
+def run(
+    op: Op[Inputs, Outputs, Any],
+    inputs: Inputs,
+    prepared: Prepared,
+    backend: str | None,
+) -> Outputs:
+    """Run a prepared call on the backend of that name, or the one that is chosen."""
+    problem, plain = prepared
+    chosen = choose(problem, backend).backend
+    save_for_backward = checks.needs_grad(op.name, inputs)
+    kernel = get_backend(chosen).kernels[op.name]
+    sizes = problem.sizes
+    try:
+        if plain and kernel.differentiates and checks.eager_alone():
+            # Such a kernel saves for its own derivative whenever gradients are on. With the flag
+            # False a graph traced by torch.jit holds the same call, gradients on or not.
+            outputs, _ = kernel.forward(inputs, sizes, False)
+            return outputs
+        options = options_of(op, sizes)
+        results = getattr(torch.ops.ntm, op.name)(*inputs, *options, save_for_backward, chosen)
+    except RuntimeError as error:
+        _explain_room(error, op.name, sizes)
+        raise
+    flat, _ = unpack(results, op.outputs)
+    return those_present(flat, sizes)
+
+
+def _explain_room(error: RuntimeError, op: str, sizes: Sizes) -> None:
+    """Where memory is short, say which sizes ask for it."""
+    asked = f"batch B={sizes.batch}, N={sizes.memory_size}, M={sizes.word_size}"
+    mend = "make the batch or the memory smaller"
+    if sizes.time:
+        asked = f"T={sizes.time}, {asked}, C={sizes.hidden_size}"
+        mend = (
+            "make the sequence, the batch or the memory smaller, or compute under torch.no_grad() "
+            "where no gradient is needed"
+        )
+    allocation.explain(error, op, f"what it computes for {asked}", mend)
+
+
+def call(
+    op: Op[Inputs, Outputs, Options], inputs: Inputs, options: Options, backend: str | None
+) -> Outputs:
+    """Check, choose and run."""
+    return run(op, inputs, prepare(op, inputs, options), backend)

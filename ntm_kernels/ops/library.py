@@ -1,0 +1,216 @@
+"""``torch.ops.ntm``: each declared op and its backward, with fake kernels and derivative.
+
+An op takes the name of the backend that serves it, chosen in Python, so that its backward, compiled
+graphs and other threads use the same one. Its last output is the list of tensors that the backend
+saves for the backward, empty unless ``save_for_backward``. A tensor that is not there (an LSTM's
+state of a feed-forward controller, a gradient that nobody wants) is an empty one here and ``None``
+in the records. Each backward is an op of its own, through which a second derivative raises.
+
+Arguments are checked in ``ntm_kernels.ops.call``; calling these ops directly checks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ntm_kernels.backends import get as get_backend
+from ntm_kernels.backends.base import restore
+from ntm_kernels.checks import autocast_enabled, refuse_batched
+from ntm_kernels.ops import OPS
+from ntm_kernels.ops.declare import Op, choose, dtypes_of, empty, fields, those_present, unpack
+
+_library = torch.library.Library("ntm", "DEF")
+
+
+def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, _outside_autocast(kernel), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"ntm::{name}", fake, lib=_library)
+
+
+def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel decides its dtypes itself: autocast must not reach into it."""
+
+    def run(*args: Any) -> Any:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if not autocast_enabled(device):
+            return kernel(*args)
+        with torch.autocast(device, enabled=False):
+            return kernel(*args)
+
+    return run
+
+
+def _results(record: Iterable[Tensor | None], like: Tensor) -> list[Tensor]:
+    return [like.new_empty(0) if part is None else part for part in record]
+
+
+def _define_op(op: Op[Any, Any, Any]) -> None:
+    def forward(*args: Any) -> Any:
+        inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
+        kernel = get_backend(backend).kernels[op.name]
+        outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
+        like = _memory(inputs)
+        kept = [] if saved is None else [part for part in saved if part is not None]
+        return *_results(outputs, like), kept
+
+    def fake(*args: Any) -> Any:
+        inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
+        sizes, like = op.sizes(inputs, options), _memory(inputs)
+        outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
+        saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
+        kept = [part for part in saved if part is not None] if save_for_backward else []
+        return *_results(outputs, like), kept
+
+    _define(op.name, op.schema(), forward, fake)
+
+
+def _define_backward(op: Op[Any, Any, Any]) -> None:
+    shapes = (len(op.differentiated_outputs), op.inputs, len(op.kept_outputs), 1, op.options)
+
+    def backward(*args: Any) -> Any:
+        given, inputs, kept, (saved,), options, (wanted, backend) = unpack(args, *shapes)
+        sizes, names = op.sizes(inputs, options), _wanted(op, wanted)
+        grads = those_present(choose(op.outputs, op.differentiated_outputs, given), sizes)
+        outputs = choose(op.outputs, op.kept_outputs, kept)
+        kernel = get_backend(backend).kernels[op.name]
+        found = kernel.backward(
+            grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
+        )._asdict()
+        results = (found[name] if name in names else None for name in op.differentiated_inputs)
+        return tuple(_results(results, _memory(inputs)))
+
+    def fake(*args: Any) -> Any:
+        _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
+        names, tensors = _wanted(op, wanted), inputs._asdict()
+        results = (
+            tensors[name].new_empty(tensors[name].shape) if name in names else None
+            for name in op.differentiated_inputs
+        )
+        return tuple(_results(results, _memory(inputs)))
+
+    _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
+
+
+def _wanted(op: Op[Any, Any, Any], flags: Iterable[bool]) -> frozenset[str]:
+    pairs = zip(op.differentiated_inputs, flags, strict=True)
+    return frozenset(name for name, flag in pairs if flag)
+
+
+def _memory(inputs: Any) -> Tensor:
+    kinds = zip(fields(type(inputs)).values(), inputs, strict=True)
+    return next(tensor for field, tensor in kinds if field.kind == "memory")
+
+
+def _differentiate(op: Op[Any, Any, Any]) -> None:
+    """The derivative of an op, and that of its backward, which raises."""
+    backward_op = getattr(torch.ops.ntm, f"{op.name}_backward")
+
+    def setup(ctx: Any, args: Sequence[Any], results: Sequence[Any]) -> None:
+        inputs, options, (ctx.was_saved, ctx.backend) = unpack(args, op.inputs, op.options)
+        outputs, (saved,) = unpack(results, op.outputs)
+        ctx.options = options
+        named = outputs._asdict()
+        kept = [named[name] for name in op.kept_outputs]
+        ctx.mark_non_differentiable(
+            *(named[name] for name, field in fields(op.outputs).items() if not field.differentiable)
+        )
+        ctx.save_for_backward(*inputs, *kept, *saved)
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if not ctx.was_saved:
+            raise RuntimeError(
+                f"ntm_kernels: {op.name} ran with save_for_backward=False and cannot be "
+                "differentiated"
+            )
+        refuse_batched(op.name, grads)
+        found, _ = unpack(grads, op.outputs)
+        named = found._asdict()
+        given = [named[name] for name in op.differentiated_outputs]
+        if all(grad is None for grad in given):
+            return (None,) * (len(fields(op.inputs)) + len(ctx.options) + 2)
+        inputs, kept, saved = unpack(ctx.saved_tensors, op.inputs, len(op.kept_outputs))
+        wanted = _needed(op, inputs, ctx)
+        results = backward_op(*given, *inputs, *kept, saved, *ctx.options, wanted, ctx.backend)
+        back = (part if flag else None for part, flag in zip(results, wanted, strict=True))
+        of_inputs = choose(op.inputs, op.differentiated_inputs, back)
+        return *of_inputs, *(None,) * (len(ctx.options) + 2)
+
+    _register_derivative(op.name, setup, backward)
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise RuntimeError(
+            f"ntm_kernels: the second derivative of {op.name} is not implemented; "
+            "ntm_kernels.reference has it through plain autograd"
+        )
+
+    _register_derivative(f"{op.name}_backward", lambda ctx, args, results: None, refuse)
+
+
+def _needed(op: Op[Any, Any, Any], inputs: Any, ctx: Any) -> list[bool]:
+    """Of each differentiable input, whether it is there and autograd asks for its gradient."""
+    # The first argument of the autograd function is the set of dispatch keys.
+    flags = islice(ctx.needs_input_grad, 1, None)
+    needed = dict(zip(fields(op.inputs), flags, strict=False))
+    tensors = inputs._asdict()
+    return [needed[name] and tensors[name] is not None for name in op.differentiated_inputs]
+
+
+def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
+    """Below autograd a tangent would be lost and the derivative 0. ``ops.call`` refuses it first,
+    with the argument's name, but not while ``torch.compile`` traces."""
+    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+        return
+    for arg in args:
+        if isinstance(arg, Tensor) and torch._VF._unpack_dual(arg, level=0).tangent is not None:
+            raise NotImplementedError(
+                f"ntm_kernels: forward-mode AD of {name} is not implemented; "
+                "ntm_kernels.reference has it"
+            )
+
+
+def _register_derivative(
+    name: str, setup: Callable[..., None], backward: Callable[..., Any]
+) -> None:
+    """Give an op its derivative, as ``torch.library.register_autograd`` would.
+
+    That one walks the arguments as trees wherever a list is among them, which costs more than the
+    whole op at batch 1. Here the list of saved tensors is no output of the autograd node at all.
+    """
+    overload = getattr(torch.ops.ntm, name).default
+
+    def below_autograd(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    class Derivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+            results = below_autograd(keyset, *args)
+            ctx.set_materialize_grads(False)
+            setup(ctx, args, results)
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return None, *backward(ctx, *grads)
+
+    def run(keyset: Any, *args: Any) -> Any:
+        _refuse_tangents(name, args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return Derivative.apply(keyset, *args)
+        return below_autograd(keyset, *args)
+
+    _library.impl(name, run, "Autograd", with_keyset=True)
+
+
+for _op in OPS.values():
+    _define_op(_op)
+    _define_backward(_op)
+    _differentiate(_op)

@@ -1,0 +1,106 @@
+"""``sequence``: the whole recurrence, controller included."""
+
+import math
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+from ntm_kernels.checks import Arguments, positive_int, sequence_pairs
+from ntm_kernels.ops.declare import Field, Op, check_record, record
+from ntm_kernels.ops.sizes import Sizes
+from ntm_kernels.ops.step import check_heads
+
+
+@record
+class SequenceInputs(NamedTuple):
+    """With an ``input_weight``, x is still to be projected; without, it has G elements."""
+
+    x: Annotated[Tensor, Field("T B I", "input")]
+    recurrent_weight: Annotated[Tensor, Field("G K", "controller_weights")]
+    interface_weight: Annotated[Tensor, Field("P C", "controller_weights")]
+    interface_bias: Annotated[Tensor, Field("P", "controller_weights")]
+    initial_memory: Annotated[Tensor, Field("B N M", "memory")]
+    initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
+    initial_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
+    initial_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    initial_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    lengths: Annotated[Tensor | None, Field("B", "steps", "has_lengths", differentiable=False)]
+    input_weight: Annotated[Tensor | None, Field("G I", "input", "projects_input")]
+    input_bias: Annotated[Tensor | None, Field("G", "input", "projects_input")]
+
+
+@record
+class SequenceOutputs(NamedTuple):
+    hidden: Annotated[Tensor, Field("T B C", "state", kept=True)]
+    read_vectors: Annotated[Tensor, Field("T B R M", "memory", kept=True)]
+    final_memory: Annotated[Tensor, Field("B N M", "memory")]
+    final_weightings: Annotated[Tensor, Field("B H N", "weightings")]
+    final_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
+    final_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    final_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    trace_weightings: Annotated[
+        Tensor | None, Field("T B H N", "weightings", "return_trace", differentiable=False)
+    ]
+    trace_interface: Annotated[
+        Tensor | None, Field("T B P", "arithmetic", "return_trace", differentiable=False)
+    ]
+
+
+class SequenceOptions(NamedTuple):
+    num_read_heads: int
+    num_write_heads: int
+    shift_range: int
+    checkpoint_every: int | None  # None: about √T
+    return_trace: bool
+
+
+def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
+    time, _, input_size = inputs.x.shape
+    checkpoint_every = options.checkpoint_every
+    if checkpoint_every is None:
+        checkpoint_every = max(1, int(math.sqrt(time)))
+    return Sizes.of(
+        inputs.initial_memory,
+        options.num_read_heads,
+        num_write_heads=options.num_write_heads,
+        num_taps=2 * options.shift_range + 1,
+        time=time,
+        hidden_size=inputs.interface_weight.shape[1],
+        checkpoint_every=checkpoint_every,
+        input_size=input_size,
+        is_lstm=inputs.initial_hidden is not None,
+        has_lengths=inputs.lengths is not None,
+        projects_input=inputs.input_weight is not None,
+        return_trace=options.return_trace,
+    )
+
+
+def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) -> None:
+    sequence_pairs(
+        inputs.initial_hidden, inputs.initial_cell, inputs.input_weight, inputs.input_bias
+    )
+    check_heads(
+        given,
+        inputs.initial_memory,
+        options.num_read_heads,
+        options.num_write_heads,
+        options.shift_range,
+        "initial_memory",
+    )
+    if options.checkpoint_every is not None:
+        positive_int(given.op, "checkpoint_every", options.checkpoint_every)
+    given.tensor("interface_weight", inputs.interface_weight, "P C")
+    known = Sizes.of(
+        inputs.initial_memory,
+        options.num_read_heads,
+        hidden_size=inputs.interface_weight.shape[1],
+        is_lstm=inputs.initial_hidden is not None,
+    )
+    given.fix("G", known.gate_size, "interface_weight")
+    given.fix("K", known.recurrent_size, "initial_memory and interface_weight")
+    if inputs.input_weight is None:
+        given.fix("I", known.gate_size, "interface_weight, x being projected")
+    check_record(given, inputs)
+
+
+SEQUENCE = Op("sequence", SequenceInputs, SequenceOutputs, SequenceOptions, sizes, check)

@@ -1,0 +1,28 @@
+"""``write``: the memory after all write heads."""
+
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+from ntm_kernels.ops.declare import Field, NoOptions, Op, record
+from ntm_kernels.ops.sizes import Sizes
+
+
+@record
+class WriteInputs(NamedTuple):
+    memory: Annotated[Tensor, Field("B N M", "memory")]
+    weightings: Annotated[Tensor, Field("B H N", "weightings")]
+    erase: Annotated[Tensor, Field("B H M", "head_parameters")]
+    add: Annotated[Tensor, Field("B H M", "head_parameters")]
+
+
+@record
+class WriteOutputs(NamedTuple):
+    memory: Annotated[Tensor, Field("B N M", "memory")]
+
+
+def sizes(inputs: WriteInputs, options: NoOptions) -> Sizes:
+    return Sizes.of(inputs.memory, 0, num_write_heads=inputs.weightings.shape[1])
+
+
+WRITE = Op("write", WriteInputs, WriteOutputs, NoOptions, sizes)
