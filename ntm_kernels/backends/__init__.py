@@ -17,6 +17,7 @@ from ntm_kernels.backends.choice import (
     use_backend,
 )
 from ntm_kernels.backends.cpu import CpuBackend
+from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.torch import TorchBackend
 
 __all__ = [
@@ -38,3 +39,4 @@ __all__ = [
 
 register(TorchBackend())
 register(CpuBackend())
+register(CudaBackend())
