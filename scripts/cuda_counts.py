@@ -172,8 +172,7 @@ class _Random:
     def like(self, outputs: Outputs) -> Outputs:
         """A gradient for each output that is there."""
         shapes = zip(fields(type(outputs)).values(), outputs, strict=True)
-        grads: list[Any] = [None if part is None else self(field.dims) for field, part in shapes]
-        return type(outputs)(*grads)
+        return outputs._make(None if part is None else self(field.dims) for field, part in shapes)
 
 
 def _per_step(whole: Counts, part: Counts, steps: int) -> Counts:

@@ -6,6 +6,9 @@ import torch
 
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support import emulated  # noqa: E402
+
+emulated.register_backend()  # before the table of backends is made
 
 from tests.support import table  # noqa: E402
 

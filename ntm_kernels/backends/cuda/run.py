@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,15 +63,15 @@ class Runner:
             self.library.launch(op, direction, told, given, plan, stream)
 
 
-def named(record: tuple[Any, ...] | None, prefix: str = "") -> dict[str, Tensor]:
+def named(record: NamedTuple | None, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a record that are there, by their names in the struct of the op."""
     if record is None:
         return {}
-    pairs = zip(type(record).__annotations__, record, strict=True)
-    return {f"{prefix}{name}": tensor for name, tensor in pairs if tensor is not None}
+    tensors = record._asdict().items()
+    return {f"{prefix}{name}": tensor for name, tensor in tensors if tensor is not None}
 
 
-def any_of(record: tuple[Any, ...]) -> Tensor:
+def any_of(record: NamedTuple) -> Tensor:
     """Some tensor of the inputs: all are on one device, and float64 is everywhere or nowhere."""
     found: Tensor = next(tensor for tensor in record if tensor is not None)
     return found
@@ -87,7 +87,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
     """
 
     op: Op[Inputs, Outputs, Any]
-    gradients: type[tuple[Any, ...]] | None = None
+    gradients: type[NamedTuple] | None = None
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner

@@ -14,10 +14,11 @@ from torch import Tensor
 from ntm_kernels.backends.cuda.run import CudaKernel, named
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.controller import shifted_in
-from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes
+from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes, record
 from ntm_kernels.ops.declare import dtypes_of, empty
 
 
+@record
 class Saved(NamedTuple):
     """Of every step what the backward cannot cheaply make again, and some memories."""
 
@@ -28,6 +29,7 @@ class Saved(NamedTuple):
     cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
 
 
+@record
 class LaunchGradients(NamedTuple):
     """The gradients that the launch of the backward gives."""
 

@@ -7,9 +7,10 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from ntm_kernels.backends.cuda.run import CudaKernel
-from ntm_kernels.ops import STEP, Field, StepInputs, StepOutputs
+from ntm_kernels.ops import STEP, Field, StepInputs, StepOutputs, record
 
 
+@record
 class Saved(NamedTuple):
     """The weightings of the outputs before they are rounded to their dtype."""
 

@@ -137,7 +137,7 @@ class Plan(Struct):
 
 
 def params(
-    op: Op[Any, Any, Any], saved: type[tuple[Any, ...]], gradients: type[tuple[Any, ...]]
+    op: Op[Any, Any, Any], saved: type[NamedTuple], gradients: type[NamedTuple]
 ) -> type[Struct]:
     """The parameter struct of an op by the rule above.
 
@@ -159,7 +159,7 @@ def params(
 
 
 def _members(
-    record: type[tuple[Any, ...]],
+    record: type[NamedTuple],
     prefix: str = "",
     note: str = "",
     only_differentiable: bool = False,
