@@ -14,7 +14,7 @@ from torch import Tensor
 from ntm_kernels.backends import Problem
 from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.cuda.run import Runner
-from ntm_kernels.backends.cuda.structs import KernelSizes, Plan
+from ntm_kernels.backends.cuda.structs import Plan, kernel_sizes
 from ntm_kernels.ops import SequenceInputs, Sizes, StepInputs
 from ntm_kernels.ops.declare import Outputs, fields
 
@@ -96,7 +96,7 @@ class Emulated:
 
     def plan(self, op: str, sizes: Sizes, direction: str, shared_bytes: int) -> Plan:
         """How a call would run where a block has so much shared memory."""
-        library, told = self.backend.runner.library, KernelSizes.of(sizes)
+        library, told = self.backend.runner.library, kernel_sizes(sizes)
         return library.plan(op, direction, False, told, shared_bytes)
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:

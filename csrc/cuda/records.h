@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // Of all that stands here; a library that was compiled with another one is refused.
-#define NTM_LAYOUT "7d58344510ca9a80"
+#define NTM_LAYOUT "756fab3b7ede994c"
 
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 

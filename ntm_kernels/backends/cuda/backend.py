@@ -15,7 +15,7 @@ from ntm_kernels.backends.cuda.read import Read
 from ntm_kernels.backends.cuda.run import INT32_MAX, CudaKernel, Runner
 from ntm_kernels.backends.cuda.sequence import Sequence
 from ntm_kernels.backends.cuda.step import Step
-from ntm_kernels.backends.cuda.structs import KernelSizes
+from ntm_kernels.backends.cuda.structs import kernel_sizes
 from ntm_kernels.backends.cuda.write import Write
 from ntm_kernels.ops import Sizes
 
@@ -92,7 +92,7 @@ class CudaBackend(Backend):
         )
 
     def how(self, problem: Problem) -> str:
-        sizes = KernelSizes.of(problem.sizes)
+        sizes = kernel_sizes(problem.sizes)
         is_double = problem.dtype == torch.float64
         forward, backward = (
             self.runner.plan(problem.op, direction, is_double, sizes, problem.device_index)
@@ -123,7 +123,7 @@ def why_unplanned(
     """Why no plan serves a call on that device; ``None`` if one does."""
     if why_not := runner.library.unserved(device):
         return why_not
-    told = KernelSizes.of(sizes)
+    told = kernel_sizes(sizes)
     if max(told) > INT32_MAX:
         return f"a size is beyond {INT32_MAX}"
     rows = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntm_kernels.backends.base import Kernel, Saved
 from ntm_kernels.backends.cuda.library import CudaLibrary
-from ntm_kernels.backends.cuda.structs import KernelSizes, Plan, Struct, params
+from ntm_kernels.backends.cuda.structs import KernelSizes, Plan, Struct, kernel_sizes, params
 from ntm_kernels.ops import Op, Sizes
 from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty
 
@@ -47,7 +47,7 @@ class Runner:
         given = {name: tensor.contiguous() for name, tensor in tensors.items()}
         device = next(iter(given.values())).device
         is_double = any(tensor.dtype == torch.float64 for tensor in given.values())
-        told = KernelSizes.of(sizes)
+        told = kernel_sizes(sizes)
         if max(told) > INT32_MAX:
             raise RuntimeError(f"{op} {direction}: a size is beyond {INT32_MAX}: {sizes}")
         plan = self.plan(op, direction, is_double, told, device.index or 0)

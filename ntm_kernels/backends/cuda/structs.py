@@ -14,6 +14,7 @@ import ctypes
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from ctypes import c_char, c_int32, c_int64, c_void_p
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -81,10 +82,13 @@ class KernelSizes(NamedTuple):
     checkpoint_every: int
     is_lstm: int
 
-    @classmethod
-    def of(cls, sizes: Sizes) -> KernelSizes:
-        given = sizes._replace(checkpoint_every=sizes.segment)
-        return cls(**{name: int(getattr(given, name)) for name in cls._fields})
+
+# Cached, since every launch asks for it.
+@lru_cache(maxsize=1024)
+def kernel_sizes(sizes: Sizes) -> KernelSizes:
+    """What the kernels are told of the sizes of a call."""
+    given = sizes._replace(checkpoint_every=sizes.segment)
+    return KernelSizes._make(int(getattr(given, name)) for name in KernelSizes._fields)
 
 
 class SizesStruct(Struct):
@@ -206,9 +210,9 @@ def all_structs(of_ops: Mapping[str, type[Struct]]) -> list[type[Struct]]:
 
 
 def layout(of_ops: Mapping[str, type[Struct]]) -> str:
-    """A digest of all that Python and C must agree on: the structs, and the numbers of ops and
-    dtypes."""
-    lines = [*of_ops, *(f"{dtype} {number}" for dtype, number in DTYPES.items())]
+    """A digest of all that Python and C must agree on: the numbers of dtypes, and the structs, whose
+    order is that of the numbers of ops."""
+    lines = [f"{dtype} {number}" for dtype, number in DTYPES.items()]
     for struct in all_structs(of_ops):
         lines += [struct.c_name, *map(c_declaration, struct.members)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
