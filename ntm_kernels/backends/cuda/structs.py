@@ -210,8 +210,8 @@ def all_structs(of_ops: Mapping[str, type[Struct]]) -> list[type[Struct]]:
 
 
 def layout(of_ops: Mapping[str, type[Struct]]) -> str:
-    """A digest of all that Python and C must agree on: the numbers of dtypes, and the structs, whose
-    order is that of the numbers of ops."""
+    """A digest of all that Python and C must agree on: the numbers of dtypes, and the structs, in
+    the order of the numbers of ops."""
     lines = [f"{dtype} {number}" for dtype, number in DTYPES.items()]
     for struct in all_structs(of_ops):
         lines += [struct.c_name, *map(c_declaration, struct.members)]
