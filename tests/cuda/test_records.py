@@ -8,15 +8,15 @@ from ntm_kernels.backends import get
 from ntm_kernels.backends.cuda import PARAMS
 from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.backends.cuda.structs import Member, Plan, Struct, layout
-from scripts import generate_records
+from scripts import cuda_records
 from tests.support import emulated
 
 WHY_NOT = get(emulated.NAME).unavailable()
 
 
 def test_the_header_is_what_the_records_give():
-    written = generate_records.CUDA_HEADER.read_text()
-    assert written == generate_records.cuda_header(), "run `python -m scripts.generate_records`"
+    written = cuda_records.HEADER.read_text()
+    assert written == cuda_records.render(), "run `python -m scripts.generate_records`"
 
 
 def with_members(struct, members):
