@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends import Problem, SequenceArguments, Sizes
+from ntm_kernels.backends import Problem
 from ntm_kernels.backends.cuda import CudaBackend
-from ntm_kernels.backends.cuda.library import Plan
+from ntm_kernels.backends.cuda.run import Runner
+from ntm_kernels.backends.cuda.structs import Plan, kernel_sizes
+from ntm_kernels.ops import SequenceInputs, Sizes, StepInputs
+from ntm_kernels.ops.declare import Outputs, fields
 
 
 class Counts(NamedTuple):
@@ -38,7 +41,7 @@ class Emulated:
     """The kernels in the instrumented emulator."""
 
     def __init__(self, library: Path) -> None:
-        self.backend = CudaBackend(library, "cpu", "cuda_emulated")
+        self.backend = CudaBackend(library, Runner("cpu"), "cuda_emulated")
         why_not = self.backend.unavailable()
         if why_not:
             raise RuntimeError(why_not)
@@ -87,94 +90,89 @@ class Emulated:
             memory_traffic=moved / floor if floor else 0.0,
         )
 
-    def why_not(self, op: str, sizes: Sizes, controller: str = "") -> str | None:
+    def why_not(self, op: str, sizes: Sizes) -> str | None:
         """Why no kernel serves a call; None if one does."""
-        dtype = torch.float32
-        return self.backend.unsupported(Problem(op, "cpu", dtype, dtype, controller, sizes))
+        return self.backend.unsupported(Problem(op, "cpu", torch.float32, sizes))
 
-    def plan(
-        self, op: str, sizes: Sizes, controller: str, direction: str, shared_bytes: int
-    ) -> Plan:
+    def plan(self, op: str, sizes: Sizes, direction: str, shared_bytes: int) -> Plan:
         """How a call would run where a block has so much shared memory."""
-        numbers = (*sizes, int(controller == "lstm"))
-        library = self.backend._library
-        assert library is not None
-        return library.plan(op, direction, False, numbers, shared_bytes)
+        library, told = self.backend.runner.library, kernel_sizes(sizes)
+        return library.plan(op, direction, False, told, shared_bytes)
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""
-        generator = torch.Generator().manual_seed(0)
-        batch, rows, heads = sizes.batch, sizes.memory_size, sizes.num_heads
-        memory = torch.randn(batch, rows, sizes.word_size, generator=generator)
-        interface = torch.randn(batch, sizes.layout.size, generator=generator)
-        previous = torch.randn(batch, heads, rows, generator=generator).softmax(-1)
-        launches, result = self.measure(
-            lambda: self.backend.step(memory, interface, previous, sizes, True)
+        random = _Random(sizes)
+        inputs = StepInputs(
+            memory=random("B N M"),
+            interface=random("B P"),
+            previous_weightings=random("B H N").softmax(-1),
         )
-        reads, written, weightings, saved = result
-        forward = self.summarise(launches, [memory, written], batch)
+        kernel, batch = self.backend.kernels["step"], sizes.batch
+        launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
+        forward = self.summarise(launches, [inputs.memory, outputs.memory], batch)
         if not backward:
             return [forward]
-        d_reads, d_written, d_weightings = (
-            torch.randn(output.shape, generator=generator)
-            for output in (reads, written, weightings)
+        grads = random.like(outputs)
+        launches, found = self.measure(
+            lambda: kernel.backward(grads, inputs, outputs, saved, sizes, frozenset())
         )
-        given = d_reads, d_written, d_weightings, memory, interface, previous
-        launches, result = self.measure(
-            lambda: self.backend.step_backward(*given, weightings, saved, sizes)
-        )
-        return [forward, self.summarise(launches, [memory, d_written, result[0]], batch)]
+        return [
+            forward,
+            self.summarise(launches, [inputs.memory, grads.memory, found.memory], batch),
+        ]
 
-    def sequence(self, sizes: Sizes, controller: str) -> list[Counts]:
+    def sequence(self, sizes: Sizes) -> list[Counts]:
         """Forward and backward of one step: the difference between a sequence and half of it."""
         half = sizes._replace(time=sizes.time // 2)
-        whole, part = self._sequence(sizes, controller), self._sequence(half, controller)
+        whole, part = self._sequence(sizes), self._sequence(half)
         steps = sizes.time - half.time
-        hidden, reads = sizes.hidden_size, sizes.num_read_heads * sizes.word_size
-        gates, inputs = (4 * hidden, hidden + reads) if controller == "lstm" else (hidden, reads)
-        products = gates * inputs + sizes.layout.size * hidden
+        products = sizes.gate_size * sizes.recurrent_size + sizes.interface_size * sizes.hidden_size
         forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
         return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
 
-    def _sequence(self, sizes: Sizes, controller: str) -> tuple[Counts, Counts]:
-        generator = torch.Generator().manual_seed(0)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator) * 0.1
-
-        batch, hidden, is_lstm = sizes.batch, sizes.hidden_size, controller == "lstm"
-        gates = 4 * hidden if is_lstm else hidden
-        reads = sizes.num_read_heads * sizes.word_size
-        layout = sizes.layout
-        arguments = SequenceArguments(
-            input=random(sizes.time, batch, gates),
-            recurrent_weight=random(gates, reads + (hidden if is_lstm else 0)),
-            interface_weight=random(layout.size, hidden),
-            interface_bias=random(layout.size),
-            memory=random(batch, sizes.memory_size, sizes.word_size),
-            weightings=random(batch, sizes.num_heads, sizes.memory_size).softmax(-1),
-            read_vectors=random(batch, sizes.num_read_heads, sizes.word_size),
-            hidden=random(batch, hidden) if is_lstm else None,
-            cell=random(batch, hidden) if is_lstm else None,
+    def _sequence(self, sizes: Sizes) -> tuple[Counts, Counts]:
+        random = _Random(sizes, 0.1)
+        inputs = SequenceInputs(
+            x=random("T B G"),
+            recurrent_weight=random("G K"),
+            interface_weight=random("P C"),
+            interface_bias=random("P"),
+            initial_memory=random("B N M"),
+            initial_weightings=random("B H N").softmax(-1),
+            initial_read_vectors=random("B R M"),
+            initial_hidden=random("B C") if sizes.is_lstm else None,
+            initial_cell=random("B C") if sizes.is_lstm else None,
             lengths=None,
+            input_weight=None,
+            input_bias=None,
         )
-        launches, (outputs, saved) = self.measure(
-            lambda: self.backend.sequence(arguments, sizes, controller, True, False)
+        kernel, batch = self.backend.kernels["sequence"], sizes.batch
+        launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
+        forward = self.summarise(launches, [inputs.initial_memory, outputs.final_memory], batch)
+        grads = random.like(outputs)
+        launches, found = self.measure(
+            lambda: kernel.backward(grads, inputs, outputs, saved, sizes, frozenset())
         )
-        memories = [arguments.memory, outputs.memory]
-        forward = self.summarise(launches, memories, batch)
-        grads: list[Tensor | None] = [random(*output.shape) for output in outputs[:7]]
-        if not is_lstm:
-            grads[5:] = [None, None]
-        launches, result = self.measure(
-            lambda: self.backend.sequence_backward(
-                grads, arguments, outputs.hidden, outputs.read_vectors, saved, sizes, controller
-            )
-        )
-        d_memory = grads[2]
-        assert d_memory is not None
-        return forward, self.summarise(launches, [d_memory, result[4]], batch)
+        memories = [grads.final_memory, found.initial_memory]
+        return forward, self.summarise(launches, memories, batch)
+
+
+class _Random:
+    """Tensors of random numbers, the same in each run."""
+
+    def __init__(self, sizes: Sizes, scale: float = 1) -> None:
+        self.sizes, self.scale = sizes, scale
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, letters: str) -> Tensor:
+        shape = self.sizes.shape(letters)
+        return torch.randn(shape, generator=self.generator) * self.scale
+
+    def like(self, outputs: Outputs) -> Outputs:
+        """A gradient for each output that is there."""
+        shapes = zip(fields(type(outputs)).values(), outputs, strict=True)
+        return outputs._make(None if part is None else self(field.dims) for field, part in shapes)
 
 
 def _per_step(whole: Counts, part: Counts, steps: int) -> Counts:

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ntm_kernels.backends import Sizes
+from ntm_kernels.ops import Sizes
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
 from tests.cuda_emulator import build as emulator
@@ -42,8 +42,25 @@ def step(batch: int, rows: int, words: int, heads: int) -> Sizes:
     return Sizes(batch, rows, words, heads, heads, num_taps=3)
 
 
-def paper(heads: int) -> Sizes:
-    return Sizes(1, 128, 20, heads, heads, 3, time=24, hidden_size=100, checkpoint_every=6)
+def paper(heads: int, is_lstm: bool = True) -> Sizes:
+    return sequence(128, 20, heads, time=24, checkpoint_every=6, is_lstm=is_lstm)
+
+
+def sequence(
+    rows: int, words: int, heads: int, time: int, checkpoint_every: int, is_lstm: bool = True
+) -> Sizes:
+    return Sizes(
+        batch=1,
+        memory_size=rows,
+        word_size=words,
+        num_read_heads=heads,
+        num_write_heads=heads,
+        num_taps=3,
+        time=time,
+        hidden_size=100,
+        checkpoint_every=checkpoint_every,
+        is_lstm=is_lstm,
+    )
 
 
 class Case(NamedTuple):
@@ -51,7 +68,6 @@ class Case(NamedTuple):
 
     op: str
     sizes: Sizes
-    controller: str = ""
     architecture: int = 90
     backward: bool = True
 
@@ -69,14 +85,12 @@ CASES = {
     "step, B=4 N=128 M=20 R=W=5": Case("step", step(4, 128, 20, 5)),
     "step, B=1 N=4096 M=64 R=W=1": Case("step", step(1, 4096, 64, 1)),
     "step, B=1 N=65536 M=64 R=W=1": Case("step", step(1, 65536, 64, 1)),
-    "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "lstm"),
-    "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), "lstm", 80),
-    "sequence, LSTM C=100 N=128 M=20 R=W=5": Case("sequence", paper(5), "lstm"),
-    "sequence, feed-forward C=100 N=128 M=20 R=W=1": Case("sequence", paper(1), "feedforward"),
+    "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1)),
+    "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), 80),
+    "sequence, LSTM C=100 N=128 M=20 R=W=5": Case("sequence", paper(5)),
+    "sequence, feed-forward C=100 N=128 M=20 R=W=1": Case("sequence", paper(1, is_lstm=False)),
     "sequence, LSTM C=100 N=4096 M=64 R=W=1": Case(
-        "sequence",
-        Sizes(1, 4096, 64, 1, 1, 3, time=4, hidden_size=100, checkpoint_every=2),
-        "lstm",
+        "sequence", sequence(4096, 64, 1, time=4, checkpoint_every=2)
     ),
 }
 
@@ -106,12 +120,12 @@ def count_case(name: str) -> list[tuple[str, Counts | str]]:
     """Counts of a case, direction by direction, or why no kernel serves it."""
     case = CASES[name]
     os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
-    if case.backward and (why_not := emulated().why_not(*case[:3])):
+    if case.backward and (why_not := emulated().why_not(case.op, case.sizes)):
         return [(name, why_not)]
     if case.op == "step":
         counted = emulated().step(case.sizes, case.backward)
     else:
-        counted = emulated().sequence(case.sizes, case.controller)
+        counted = emulated().sequence(case.sizes)
     directions = zip(("forward", "backward"), counted, strict=False)
     return [(f"{name}, {direction}", counts) for direction, counts in directions]
 
@@ -223,7 +237,7 @@ def plans() -> str:
             continue
         for shared, architectures in sorted(by_shared.items()):
             for direction in ("forward", "backward"):
-                plan = emulated().plan(*case[:3], direction, shared)
+                plan = emulated().plan(case.op, case.sizes, direction, shared)
                 resident = plan.tile_rows == case.sizes.memory_size
                 memories = str(plan.memories) if direction == "backward" else ""
                 rows.append(
@@ -249,7 +263,7 @@ def tiles(counted: dict[str, Counts]) -> str:
             counts = counted.get(f"{name}, {direction}")
             if counts is None or "tiled" not in counts.kernel:
                 continue
-            tile_rows = emulated().plan(*case[:3], direction, shared).tile_rows
+            tile_rows = emulated().plan(case.op, case.sizes, direction, shared).tile_rows
             kept = counts.blocks * tile_rows / (case.sizes.batch * case.sizes.memory_size)
             share = f"{min(kept, 1):.0%}"
             rows.append([f"{name}, {direction}", str(tile_rows), str(counts.blocks), share])

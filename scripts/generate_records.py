@@ -1,6 +1,7 @@
-"""Writes csrc/records.h, the C++ side of the ops that ``ntm_kernels.ops`` declares.
+"""Writes csrc/records.h and csrc/cuda/records.h, the C++ side of the ops that ``ntm_kernels.ops``
+declares.
 
-``python -m scripts.generate_records`` writes it, ``--check`` fails where it is not what would be
+``python -m scripts.generate_records`` writes them, ``--check`` fails where one is not what would be
 written.
 """
 
@@ -16,8 +17,10 @@ from ntm_kernels.backends.cpu.records import SAVED
 from ntm_kernels.ops import OPS, NothingSaved, Op
 from ntm_kernels.ops.declare import Field, fields
 from ntm_kernels.ops.sizes import LETTERS
+from scripts import cuda_records
 
-HEADER = Path(__file__).parents[1] / "csrc" / "records.h"
+ROOT = Path(__file__).parents[1]
+HEADER = ROOT / "csrc/records.h"
 
 # The letters of the shapes in terms of `Sizes` of csrc/sizes.h.
 IN_CPP = {
@@ -164,13 +167,16 @@ def render() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where it differs")
-    if parser.parse_args().check:
-        if HEADER.read_text() == render():
-            return 0
-        print(f"{HEADER.name} is not what scripts.generate_records writes", file=sys.stderr)
-        return 1
-    HEADER.write_text(render())
-    return 0
+    check = parser.parse_args().check
+    stale = []
+    for header, text in ((HEADER, render()), (cuda_records.HEADER, cuda_records.render())):
+        if not check:
+            header.write_text(text)
+        elif header.read_text() != text:
+            stale.append(str(header.relative_to(ROOT)))
+    if stale:
+        print(f"not what scripts.generate_records writes: {', '.join(stale)}", file=sys.stderr)
+    return len(stale)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
   A* saved = static_cast<A*>(params.saved_weightings);
   address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = weighting + static_cast<int64_t>(head) * sizes.N + row;
-    store(params.weightings, at, w);
+    store(params.out_weightings, at, w);
     if (saved != nullptr) saved[at] = w;
   });
 }
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   load_heads(block, heads, params, sizes);
-  load_vector(block, chain.d, params.d_weightings, weighting, H * sizes.N);
+  load_vector(block, chain.d, params.grad_weightings, weighting, H * sizes.N);
   load_vector(block, chain.previous, params.previous_weightings, weighting, H * sizes.N);
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting, H * sizes.N);
   clear_tile(block, d_tile);
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
                    give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
-  store_vector(block, chain.previous, params.d_previous, weighting, H * sizes.N);
+  store_vector(block, chain.previous, params.d_previous_weightings, weighting, H * sizes.N);
 }
 
 static TiledCall tiled_call(const NtmAddressParams& params) {
@@ -101,15 +101,15 @@ static TiledCall tiled_call(const NtmAddressParams& params) {
   call.sizes = params.sizes;
   call.memory = params.memory;
   call.previous = params.previous_weightings;
-  call.weightings = params.weightings;
+  call.weightings = params.out_weightings;
   call.key = params.key;
   call.strength = params.strength;
   call.gate = params.gate;
   call.shift = params.shift;
   call.sharpening = params.sharpening;
-  call.d_weightings = params.d_weightings;
+  call.d_weightings = params.grad_weightings;
   call.d_memory = params.d_memory;
-  call.d_previous = params.d_previous;
+  call.d_previous = params.d_previous_weightings;
   call.d_key = params.d_key;
   call.d_strength = params.d_strength;
   call.d_gate = params.d_gate;

@@ -8,6 +8,11 @@ extern "C" const char* ntm_cuda_architectures() {
   return NTM_CUDA_ARCHITECTURES;
 }
 
+// Of params.h: one of another layout must not be called.
+extern "C" const char* ntm_cuda_layout() {
+  return NTM_LAYOUT;
+}
+
 extern "C" int ntm_cuda_device(int index, NtmDevice* device) {
   const auto ask = [&](cudaDeviceAttr attribute, int32_t& value) {
     return cudaDeviceGetAttribute(&value, attribute, index);

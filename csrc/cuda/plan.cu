@@ -208,18 +208,3 @@ extern "C" void ntm_cuda_plan(int op, int backward, int is_double, const NtmSize
                               int shared_limit, NtmPlan* plan) {
   *plan = ntm::plan_of(op, backward != 0, is_double != 0, *sizes, shared_limit);
 }
-
-extern "C" int64_t ntm_cuda_struct_bytes(int op) {
-  switch (op) {
-    case NTM_ADDRESS:
-      return sizeof(NtmAddressParams);
-    case NTM_READ:
-      return sizeof(NtmReadParams);
-    case NTM_WRITE:
-      return sizeof(NtmWriteParams);
-    case NTM_STEP:
-      return sizeof(NtmStepParams);
-    default:
-      return sizeof(NtmSequenceParams);
-  }
-}

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_forward_kernel(
   for (int column = block.warp; column < sizes.M; column += block.warps)
     read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
   __syncthreads();
-  store_vector(block, space.reads, params.read_vectors, b * sizes.R * sizes.M, sizes.R * sizes.M);
+  store_vector(block, space.reads, params.out_read_vectors, b * sizes.R * sizes.M,
+               sizes.R * sizes.M);
 }
 
 template <typename A>
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   clear_tile(block, d_tile);
-  load_vector(block, space.d_reads, params.d_read_vectors, b * R * M, R * M);
+  load_vector(block, space.d_reads, params.grad_read_vectors, b * R * M, R * M);
   load_vector(block, chain.weightings, params.weightings, weighting, R * N);
   for (int i = block.thread; i < R * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_forward_kernel(
   for (int column = block.warp; column < M; column += block.warps)
     write(block, tile, column, space.previous, W, N, heads.erase, heads.add);
   __syncthreads();
-  store_tile(tile, params.written, memory);
+  store_tile(tile, params.out_memory, memory);
 }
 
 template <typename A>
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   const int64_t b = blockIdx.x, memory = b * N * M, weighting = b * W * N, words = b * W * M;
 
   load_tile(tile, params.memory, memory);
-  load_tile(d_tile, params.d_written, memory);
+  load_tile(d_tile, params.grad_memory, memory);
   load_vector(block, chain.weightings, params.weightings, weighting, W * N);
   load_vector(block, heads.erase, params.erase, words, W * M);
   load_vector(block, heads.add, params.add, words, W * M);

@@ -78,7 +78,7 @@ struct SequenceBackwardSpace : BackwardSpace<A>, NearWeights<A> {
 // Steps of this block's sequence; what is given is not trusted, for nobody has looked at it.
 __device__ inline int length_of(const NtmSequenceParams& params, const Sizes& sizes) {
   if (params.lengths == nullptr) return sizes.T;
-  const int64_t length = params.lengths[blockIdx.x];
+  const int64_t length = static_cast<const int64_t*>(params.lengths)[blockIdx.x];
   return static_cast<int>(max(int64_t(0), min(length, int64_t(sizes.T))));
 }
 

@@ -31,11 +31,11 @@ __device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenc
     const int row = unit % chunks * kWarp + block.lane, word = unit / chunks * some;
     if (row >= tile.rows) continue;
     const int words = min(some, M - word);
-    const A* checkpoint = static_cast<const A*>(params.checkpoints) +
+    const A* checkpoint = static_cast<const A*>(params.saved_checkpoints) +
                           ((segment * B + b) * M + word) * N + tile.first + row;
-    const A* w = static_cast<const A*>(params.all_weightings) + (start * sizes.H + sizes.R) * N +
+    const A* w = static_cast<const A*>(params.saved_weightings) + (start * sizes.H + sizes.R) * N +
                  tile.first + row;
-    const A* erase = static_cast<const A*>(params.interfaces) + start * heads.size +
+    const A* erase = static_cast<const A*>(params.saved_interface) + start * heads.size +
                      heads.index(heads.erase) + word;
     A values[kWordsAtOnce];
 #pragma unroll
@@ -88,11 +88,11 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
   const bool resident = InRegisters || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes);
-  const A* all_weightings = static_cast<const A*>(params.all_weightings);
-  const A* interfaces = static_cast<const A*>(params.interfaces);
-  const A* all_gates = static_cast<const A*>(params.gates);
-  const A* cells = static_cast<const A*>(params.cells);
-  A* d_interfaces = static_cast<A*>(params.d_interfaces);
+  const A* all_weightings = static_cast<const A*>(params.saved_weightings);
+  const A* interfaces = static_cast<const A*>(params.saved_interface);
+  const A* all_gates = static_cast<const A*>(params.saved_gates);
+  const A* cells = static_cast<const A*>(params.saved_cells);
+  A* d_interfaces = static_cast<A*>(params.d_interface);
   const Tile<A> d_whole{space.d_tile, 0, N, M, true};
   const BackwardChain<A> chain = space.chain(Block(), sizes);
 
@@ -101,22 +101,22 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const int64_t offset = b * cells_of_memory + static_cast<int64_t>(d_tile.first) * M;
     if (!first)
       load_tile(d_tile, params.d_initial_memory, offset);
-    else if (params.d_memory.data != nullptr)
-      load_tile(d_tile, params.d_memory, offset);
+    else if (params.grad_final_memory.data != nullptr)
+      load_tile(d_tile, params.grad_final_memory, offset);
     else
       clear_tile(block, d_tile);
   };
   const Block start;
   if (resident) load_d_memory(start, d_whole, true);
-  load_or_clear(start, chain.d, params.d_weightings, b * weighting, weighting);
-  load_or_clear(start, space.d_recurrent, params.d_final_read_vectors, b * reads, reads);
+  load_or_clear(start, chain.d, params.grad_final_weightings, b * weighting, weighting);
+  load_or_clear(start, space.d_recurrent, params.grad_final_read_vectors, b * reads, reads);
   if (is_lstm) {
-    load_or_clear(start, space.d_recurrent + reads, params.d_final_hidden, b * C, C);
-    load_or_clear(start, space.d_cell, params.d_final_cell, b * C, C);
+    load_or_clear(start, space.d_recurrent + reads, params.grad_final_hidden, b * C, C);
+    load_or_clear(start, space.d_cell, params.grad_final_cell, b * C, C);
   }
   for (int64_t t = length; t < T; ++t) {
-    clear(start, params.d_projected, (t * B + b) * gates, gates);
-    clear(start, plain<A>(params.d_interfaces), (t * B + b) * P, P);
+    clear(start, params.d_x, (t * B + b) * gates, gates);
+    clear(start, plain<A>(params.d_interface), (t * B + b) * P, P);
   }
   // Both are transposed.
   const Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> recurrent(
@@ -202,10 +202,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       for (int i = block.thread; i < weighting; i += block.threads)
         chain.weightings[i] = all_weightings[before * weighting + i];
       load_vector(block, chain.previous,
-                  t == 1 ? params.initial_weightings : plain<A>(params.all_weightings),
+                  t == 1 ? params.initial_weightings : plain<A>(params.saved_weightings),
                   (t == 1 ? b : before - B) * weighting, weighting);
       for (int i = block.thread; i < reads; i += block.threads)
-        space.d_reads[i] = load_or_zero<A>(params.d_read_vectors, before * reads + i) +
+        space.d_reads[i] = load_or_zero<A>(params.grad_read_vectors, before * reads + i) +
                            (ends ? A(0) : space.d_recurrent[i]);
       if (resident && --kept < 0) {
         kept = (t - 1) % params.sizes.checkpoint_every % plan.memories;
@@ -216,13 +216,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       interface.times(block, space.d_raw, [&](int unit, A sum) {
         const int row = kRowsAtOnce * unit + lane_row;
         if (row >= C) return;
-        const A d_hidden = sum + load_or_zero<A>(params.d_hidden, at * C + row);
+        const A d_hidden = sum + load_or_zero<A>(params.grad_hidden, at * C + row);
         auto give = [&](int gate, A d_gate) {
           space.d_gates[gate * C + row] = d_gate;
-          store(params.d_projected, at * gates + gate * C + row, d_gate);
+          store(params.d_x, at * gates + gate * C + row, d_gate);
         };
         if (!is_lstm) {
-          const A h = load<A>(params.hidden, at * C + row);
+          const A h = load<A>(params.out_hidden, at * C + row);
           give(0, d_hidden * (1 - h * h));
           return;
         }
@@ -290,5 +290,5 @@ extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const
                                                     ? ntm::sequence_backward_kernel<float, true>
                                                     : ntm::sequence_backward_kernel<float, false>;
   return ntm::dispatch(params, *plan, stream, single, ntm::sequence_backward_kernel<double, false>,
-                       params->d_projected.dtype);
+                       params->d_x.dtype);
 }

@@ -14,7 +14,7 @@ template <typename A>
 __device__ void store_checkpoint(const Tile<A>& tile, const NtmSequenceParams& params,
                                  int64_t offset, int N) {
   const Block block;
-  A* to = static_cast<A*>(params.checkpoints) + offset + tile.first;
+  A* to = static_cast<A*>(params.saved_checkpoints) + offset + tile.first;
 #pragma unroll 1
   for (int column = block.warp; column < tile.word_size; column += block.warps)
 #pragma unroll 2
@@ -43,11 +43,11 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   const bool resident = InRegisters || plan.tile_rows >= N;
   const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
   const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
-  const NtmArray checkpoints = plain<A>(params.checkpoints);
+  const NtmArray checkpoints = plain<A>(params.saved_checkpoints);
   const A* interface_bias = static_cast<const A*>(params.interface_bias);
-  A* all_weightings = static_cast<A*>(params.all_weightings);
-  A* interfaces = static_cast<A*>(params.interfaces);
-  A* trace_interface = static_cast<A*>(params.trace_interface);
+  A* all_weightings = static_cast<A*>(params.saved_weightings);
+  A* interfaces = static_cast<A*>(params.saved_interface);
+  A* trace_interface = static_cast<A*>(params.out_trace_interface);
 
   if (resident)
     load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
@@ -78,23 +78,25 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
       recurrent.times(block, now, [&](int unit, A gate) {
         const bool real = unit < C;
         const int64_t gate_at = at * gates + lane_row * C + unit;
-        if (real) gate += load<A>(params.projected_input, gate_at);
+        if (real) gate += load<A>(params.x, gate_at);
         const LstmUnit<A> lstm(block, gate, real ? space.cell[unit] : A(0));
         __syncwarp();  // every lane has read the cell
         if (!real) return;
-        if (params.gates != nullptr) static_cast<A*>(params.gates)[gate_at] = lstm.activated;
+        if (params.saved_gates != nullptr)
+          static_cast<A*>(params.saved_gates)[gate_at] = lstm.activated;
         if (lane_row != 0) return;
         space.cell[unit] = lstm.cell;
         hidden[unit] = lstm.hidden;
-        store(params.hidden, at * C + unit, lstm.hidden);
-        if (params.cells != nullptr) static_cast<A*>(params.cells)[at * C + unit] = lstm.cell;
+        store(params.out_hidden, at * C + unit, lstm.hidden);
+        if (params.saved_cells != nullptr)
+          static_cast<A*>(params.saved_cells)[at * C + unit] = lstm.cell;
       });
     } else {
       recurrent.times(block, now, [&](int unit, A sum) {
         const int row = kRowsAtOnce * unit + lane_row;
         if (row >= C) return;
-        hidden[row] = tanh_of(sum + load<A>(params.projected_input, at * C + row));
-        store(params.hidden, at * C + row, hidden[row]);
+        hidden[row] = tanh_of(sum + load<A>(params.x, at * C + row));
+        store(params.out_hidden, at * C + row, hidden[row]);
       });
     }
     if (checkpoint && resident)
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
       if (!resident) {
         const int64_t offset = static_cast<int64_t>(tile.first) * M;
         __syncthreads();
-        load_tile(tile, t == 0 ? params.initial_memory : params.memory,
+        load_tile(tile, t == 0 ? params.initial_memory : params.out_final_memory,
                   b * cells_of_memory + offset);
         __syncthreads();
         if (checkpoint) store_checkpoint(tile, params, checkpoint_at, N);
@@ -137,15 +139,15 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
               const int64_t index = static_cast<int64_t>(head) * N + row;
               space.previous[index] = w;  // no warp needs the previous weightings any more
               if (all_weightings != nullptr) all_weightings[at * weighting + index] = w;
-              if (params.trace_weightings.data != nullptr)
-                store(params.trace_weightings, at * weighting + index, w);
+              if (params.out_trace_weightings.data != nullptr)
+                store(params.out_trace_weightings, at * weighting + index, w);
             });
     __syncthreads();
 
     each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
       const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
       if (!resident) {
-        load_tile(tile, t == 0 ? params.initial_memory : params.memory, offset);
+        load_tile(tile, t == 0 ? params.initial_memory : params.out_final_memory, offset);
         __syncthreads();
       }
 #pragma unroll 1
@@ -156,12 +158,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
       }
       __syncthreads();
       if (!resident) {
-        store_tile(tile, params.memory, offset);
+        store_tile(tile, params.out_final_memory, offset);
         __syncthreads();
       }
     });
     for (int i = block.thread; i < reads; i += block.threads)
-      store(params.read_vectors, at * reads + i, next[i]);
+      store(params.out_read_vectors, at * reads + i, next[i]);
     A* last = now;
     now = next;
     next = last;
@@ -170,33 +172,33 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   const int every = params.sizes.checkpoint_every;
   for (int64_t t = length; t < T; ++t) {
     const int64_t at = t * B + b;
-    clear(block, params.hidden, at * C, C);
-    clear(block, params.read_vectors, at * reads, reads);
-    clear(block, params.trace_weightings, at * weighting, weighting);
-    clear(block, plain<A>(params.trace_interface), at * P, P);
-    clear(block, plain<A>(params.all_weightings), at * weighting, weighting);
-    clear(block, plain<A>(params.interfaces), at * P, P);
-    clear(block, plain<A>(params.gates), at * gates, gates);
-    clear(block, plain<A>(params.cells), at * C, C);
+    clear(block, params.out_hidden, at * C, C);
+    clear(block, params.out_read_vectors, at * reads, reads);
+    clear(block, params.out_trace_weightings, at * weighting, weighting);
+    clear(block, plain<A>(params.out_trace_interface), at * P, P);
+    clear(block, plain<A>(params.saved_weightings), at * weighting, weighting);
+    clear(block, plain<A>(params.saved_interface), at * P, P);
+    clear(block, plain<A>(params.saved_gates), at * gates, gates);
+    clear(block, plain<A>(params.saved_cells), at * C, C);
     if (t % every == 0)
       clear(block, checkpoints, (t / every * B + b) * cells_of_memory, cells_of_memory);
   }
   if (resident) {
-    store_tile(Tile<A>{space.tile, 0, N, M, true}, params.memory, b * cells_of_memory);
+    store_tile(Tile<A>{space.tile, 0, N, M, true}, params.out_final_memory, b * cells_of_memory);
   } else if (length == 0) {
     each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
       const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
       load_tile(tile, params.initial_memory, offset);
       __syncthreads();
-      store_tile(tile, params.memory, offset);
+      store_tile(tile, params.out_final_memory, offset);
       __syncthreads();
     });
   }
-  store_vector(block, space.previous, params.weightings, b * weighting, weighting);
-  store_vector(block, now, params.final_read_vectors, b * reads, reads);
+  store_vector(block, space.previous, params.out_final_weightings, b * weighting, weighting);
+  store_vector(block, now, params.out_final_read_vectors, b * reads, reads);
   if (is_lstm) {
-    store_vector(block, now + reads, params.final_hidden, b * C, C);
-    store_vector(block, space.cell, params.final_cell, b * C, C);
+    store_vector(block, now + reads, params.out_final_hidden, b * C, C);
+    store_vector(block, space.cell, params.out_final_cell, b * C, C);
   }
 }
 
@@ -208,5 +210,5 @@ extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const 
                                                     ? ntm::sequence_forward_kernel<float, true>
                                                     : ntm::sequence_forward_kernel<float, false>;
   return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, false>,
-                       params->memory.dtype);
+                       params->out_final_memory.dtype);
 }

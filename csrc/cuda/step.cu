@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
   address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
     space.previous[at] = w;  // no warp needs the previous weightings any more
-    store(params.weightings, weighting + at, w);
+    store(params.out_weightings, weighting + at, w);
     if (saved != nullptr) saved[weighting + at] = w;
   });
   __syncthreads();
@@ -41,8 +41,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
           heads.add);
   }
   __syncthreads();
-  store_tile(tile, params.written, memory);
-  store_vector(block, space.reads, params.read_vectors, b * sizes.R * sizes.M, sizes.R * sizes.M);
+  store_tile(tile, params.out_memory, memory);
+  store_vector(block, space.reads, params.out_read_vectors, b * sizes.R * sizes.M,
+               sizes.R * sizes.M);
 }
 
 template <typename A>
@@ -62,14 +63,14 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   const int64_t reads = b * sizes.R * sizes.M, interface = b * heads.size;
 
   load_tile(tile, params.memory, memory);
-  if (params.d_written.data != nullptr)
-    load_tile(d_tile, params.d_written, memory);
+  if (params.grad_memory.data != nullptr)
+    load_tile(d_tile, params.grad_memory, memory);
   else
     clear_tile(block, d_tile);
   for (int p = block.thread; p < heads.size; p += block.threads)
     space.vector[p] = heads.activate(p, load<A>(params.interface, interface + p));
-  load_or_clear(block, space.d_reads, params.d_read_vectors, reads, sizes.R * sizes.M);
-  load_or_clear(block, chain.d, params.d_weightings, weighting, sizes.H * sizes.N);
+  load_or_clear(block, space.d_reads, params.grad_read_vectors, reads, sizes.R * sizes.M);
+  load_or_clear(block, chain.d, params.grad_weightings, weighting, sizes.H * sizes.N);
   load_vector(block, chain.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting,
               sizes.H * sizes.N);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
                    give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
-  store_vector(block, chain.previous, params.d_previous, weighting, sizes.H * sizes.N);
+  store_vector(block, chain.previous, params.d_previous_weightings, weighting, sizes.H * sizes.N);
 }
 
 static TiledCall tiled_call(const NtmStepParams& params) {
@@ -96,15 +97,15 @@ static TiledCall tiled_call(const NtmStepParams& params) {
   call.sizes = params.sizes;
   call.memory = params.memory;
   call.previous = params.previous_weightings;
-  call.weightings = params.weightings;
-  call.read_vectors = params.read_vectors;
-  call.written = params.written;
+  call.weightings = params.out_weightings;
+  call.read_vectors = params.out_read_vectors;
+  call.written = params.out_memory;
   call.interface = params.interface;
-  call.d_weightings = params.d_weightings;
-  call.d_read_vectors = params.d_read_vectors;
-  call.d_written = params.d_written;
+  call.d_weightings = params.grad_weightings;
+  call.d_read_vectors = params.grad_read_vectors;
+  call.d_written = params.grad_memory;
   call.d_memory = params.d_memory;
-  call.d_previous = params.d_previous;
+  call.d_previous = params.d_previous_weightings;
   call.d_interface = params.d_interface;
   call.saved_weightings = params.saved_weightings;
   call.workspace = params.workspace;

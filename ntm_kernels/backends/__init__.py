@@ -19,6 +19,7 @@ from ntm_kernels.backends.choice import (
     use_backend,
 )
 from ntm_kernels.backends.cpu import CpuBackend
+from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.torch import TorchBackend
 
 __all__ = [
@@ -42,3 +43,4 @@ __all__ = [
 
 register(TorchBackend())
 register(CpuBackend())
+register(CudaBackend())

@@ -3,23 +3,22 @@
 import pytest
 import torch
 
-from ntm_kernels import backend as seam
+from ntm_kernels import backends
+from ntm_kernels.ops import Sizes
 from tests.support.cases import SMALL, TILED, Case, Dtypes, arguments, call, cotangents, run
 
 FLOAT32 = Dtypes.all(torch.float32)
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or seam.get("cuda").unavailable() is not None,
+    not torch.cuda.is_available() or backends.get("cuda").unavailable() is not None,
     reason="needs a CUDA device and the CUDA kernels",
 )
 
 
 def test_is_the_automatic_choice():
     memory = torch.eye(3, device="cuda")[None]
-    problem = seam.Problem(
-        "read", "cuda", torch.float32, torch.float32, "", seam.Sizes.of(memory, 1)
-    )
-    assert seam.choose(problem).backend == "cuda"
+    problem = backends.Problem("read", "cuda", torch.float32, Sizes.of(memory, 1))
+    assert backends.choose(problem).backend == "cuda"
 
 
 @pytest.mark.parametrize(

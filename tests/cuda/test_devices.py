@@ -41,7 +41,7 @@ def test_what_runs_where(architecture, cards, others):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with such cards and the backends ``cuda`` and ``reference``."""
+    """A machine with such cards and the backends ``cuda`` and ``torch``."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(ntm_kernels.backends.choice, "_registry", {"torch": get("torch")})
     monkeypatch.setattr(ntm_kernels.backends.choice, "_automatic", ["torch"])
@@ -50,7 +50,7 @@ def machine(monkeypatch):
         class Library(CudaLibrary):
             """Plans nothing where a block has less than 100,000 bytes."""
 
-            def __init__(self, path):
+            def __init__(self, path, params):
                 self.architectures = ("7.5", "9.0+PTX")
 
             def device(self, index):
@@ -58,7 +58,7 @@ def machine(monkeypatch):
 
             def plan(self, op, direction, is_double, sizes, shared_limit):
                 why_not = b"" if shared_limit >= 100_000 else b"a block has %d" % shared_limit
-                return Plan(tile_rows=sizes[1], why_not=why_not)
+                return Plan(tile_rows=sizes.memory_size, why_not=why_not)
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))

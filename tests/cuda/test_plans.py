@@ -5,7 +5,10 @@ import re
 import pytest
 import torch
 
-from ntm_kernels.backends import Problem, Sizes, _registry, get, register
+from ntm_kernels.backends import BackendError, Problem, get, register
+from ntm_kernels.backends.cuda.backend import why_unplanned
+from ntm_kernels.backends.cuda.structs import KernelSizes
+from ntm_kernels.ops import Sizes
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call
 from tests.support.table import Entry
@@ -17,40 +20,42 @@ WHY_NOT = get(emulated.NAME).unavailable()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
-class CrampedBackend(emulated.EmulatedBackend):
+class CrampedRunner(emulated.EmulatedRunner):
     """As on a device whose blocks have no more than ``limit`` bytes."""
 
     limit = 0
 
-    def _shared_limit(self, device):
+    def shared_limit(self, device):
         return self.limit
+
+
+RUNNER = CrampedRunner()
 
 
 @pytest.fixture
 def cramped(monkeypatch):
-    if NAME not in _registry:
-        backend = CrampedBackend(None, emulated.library())
-        backend.name = NAME
+    try:
+        get(NAME)
+    except BackendError:
+        backend = emulated.EmulatedBackend(None, emulated.library(), RUNNER, NAME)
         assert backend.unavailable() is None
         register(backend, automatic=False)
-    backend = get(NAME)
 
     def plan(limit, case, direction, dtype=torch.float32, checkpoint_every=2):
-        monkeypatch.setattr(backend, "limit", limit)
-        sizes = Sizes(
-            case.batch,
-            case.memory_size,
-            case.word_size,
-            case.num_read_heads,
-            case.num_heads - case.num_read_heads,
-            2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
-            case.time,
-            case.hidden_size,
-            checkpoint_every,
+        monkeypatch.setattr(RUNNER, "limit", limit)
+        sizes = KernelSizes(
+            batch=case.batch,
+            memory_size=case.memory_size,
+            word_size=case.word_size,
+            num_read_heads=case.num_read_heads,
+            num_write_heads=case.num_heads - case.num_read_heads,
+            num_taps=2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
+            time=case.time,
+            hidden_size=case.hidden_size,
+            checkpoint_every=checkpoint_every,
+            is_lstm=case.controller == "lstm",
         )
-        numbers = (*sizes, int(case.controller == "lstm"))
-        is_double = dtype == torch.float64
-        return backend._library.plan(case.op, direction, is_double, numbers, limit)
+        return RUNNER.plan(case.op, direction, dtype == torch.float64, sizes, 0)
 
     return plan
 
@@ -139,20 +144,20 @@ def test_tiles_in_turn(cramped, case, limit, monkeypatch):
 def test_says_how(cramped, monkeypatch):
     backend = get(NAME)
 
-    def how(limit, op, sizes, controller=""):
-        monkeypatch.setattr(backend, "limit", limit)
-        problem = Problem(op, "cpu", torch.float32, torch.float32, controller, sizes)
-        return backend.how(problem)
+    def how(limit, op, sizes):
+        monkeypatch.setattr(RUNNER, "limit", limit)
+        return backend.how(Problem(op, "cpu", torch.float32, sizes))
 
-    step, paper = Sizes(1, 128, 20, 1, 1, 3), Sizes(1, 128, 20, 1, 1, 3, 40, 100, 6)
+    step = Sizes(1, 128, 20, 1, 1, 3)
+    paper = Sizes(1, 128, 20, 1, 1, 3, 40, 100, 6, is_lstm=True)
     assert how(100_000, "step", step) == "one block a sequence, the memory in shared memory"
     assert how(10_000, "step", step) == "the memory in tiles over the whole card"
-    on_h100 = how(227 * 1024, "sequence", paper, "lstm")
+    on_h100 = how(227 * 1024, "sequence", paper)
     assert on_h100 == (
         "one block a sequence, the memory in shared memory; of the controller's weights 0 bytes "
         "from L2 at each step, 0 in its backward"
     )
-    assert ", the memory from L2, 96 rows at a time; " in how(16_000, "sequence", paper, "lstm")
+    assert ", the memory from L2, 96 rows at a time; " in how(16_000, "sequence", paper)
 
 
 def test_says_what_does_not_fit(cramped, monkeypatch):
@@ -161,10 +166,10 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
         assert b"shared memory" in plan.why_not
         assert b"a block has 1000" in plan.why_not
     sizes = Sizes(1, 2**30, 1, 2, 1, 3)
-    assert "weightings" in get(NAME)._why_unplanned("step", torch.float32, "", 0, sizes)
+    assert "weightings" in why_unplanned(RUNNER, "step", False, 0, sizes)
     sizes = Sizes(2**31, 1, 1, 1)
-    assert "beyond" in get(NAME)._why_unplanned("step", torch.float32, "", 0, sizes)
-    monkeypatch.setattr(get(NAME), "limit", 1_000)
+    assert "beyond" in why_unplanned(RUNNER, "step", False, 0, sizes)
+    monkeypatch.setattr(RUNNER, "limit", 1_000)
     given = arguments(SEQUENCE, Dtypes.all(torch.float32))
     with pytest.raises(RuntimeError, match="do not fit in shared memory"):
         call(SEQUENCE, given, NAME)
@@ -198,14 +203,13 @@ def test_the_bytes_that_a_refusal_names_are_enough(cramped, case, direction, dty
         ("read", Sizes(1, 1, 2**29, 4)),
         ("address", Sizes(1, 4, 4, 1, 0, 2**31 - 1)),
         ("step", Sizes(1, 4, 4, 1, 1, 2**30 + 1)),
-        ("sequence", Sizes(1, 4, 4, 1, 1, 3, 1, 2**29, 1)),
+        ("sequence", Sizes(1, 4, 4, 1, 1, 3, 1, 2**29, 1, is_lstm=True)),
         ("step", Sizes(1, 2**26, 4, 8, 8, 3)),
     ],
 )
 def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
-    backend = get(NAME)
-    monkeypatch.setattr(backend, "limit", 232_448)
-    why_not = backend._why_unplanned(op, torch.float64, "lstm" if sizes.time else "", 0, sizes)
+    monkeypatch.setattr(RUNNER, "limit", 232_448)
+    why_not = why_unplanned(RUNNER, op, True, 0, sizes)
     assert why_not is not None
     assert "more than 2147483647 elements" in why_not or "is beyond" in why_not
 
@@ -214,4 +218,4 @@ def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
 def test_a_batch_beyond_32_bits_is_refused_before_the_launch(cramped, which):
     sizes = Sizes(1, 4, 4, 1, 0, 3, time=1)._replace(**{which: 2**32 + 1})
     with pytest.raises(RuntimeError, match="a size is beyond"):
-        get(NAME)._run("address", "forward", sizes, memory=torch.ones(1, 4, 4))
+        RUNNER.run("address", "forward", sizes, {"memory": torch.ones(1, 4, 4)})

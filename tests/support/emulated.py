@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ntm_kernels.backends import register
 from ntm_kernels.backends.cuda import CudaBackend
+from ntm_kernels.backends.cuda.run import Runner
 from tests.cuda_emulator import build as emulator
 
 NAME = "cuda_emulated"
@@ -19,16 +20,23 @@ VARIANT = os.environ.get("NTM_KERNELS_EMULATOR", "plain")
 _ONE_LAUNCH = threading.Lock()
 
 
+class EmulatedRunner(Runner):
+    """Launches one at a time."""
+
+    def __init__(self):
+        super().__init__("cpu")
+
+    def run(self, *args):
+        with _ONE_LAUNCH:
+            super().run(*args)
+
+
 class EmulatedBackend(CudaBackend):
     """Says why there is no emulator before it looks for a library."""
 
-    def __init__(self, why_not, library):
-        super().__init__(library, device_type="cpu", name=NAME)
+    def __init__(self, why_not, library, runner=None, name=NAME):
+        super().__init__(library, EmulatedRunner() if runner is None else runner, name)
         self.why_not = why_not
-
-    def _run(self, *args, **kwargs):
-        with _ONE_LAUNCH:
-            super()._run(*args, **kwargs)
 
     def unavailable(self):
         return self.why_not or super().unavailable()

@@ -1,0 +1,115 @@
+"""``sequence``: all steps in one launch, ``csrc/cuda/sequence_forward.cu`` and ``…_backward.cu``.
+
+The launch of the backward gives the gradients of the projected inputs and the interface vectors of
+all steps; those of the weights are matrix products of these with what the layers saw, after it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.backends.cuda.run import CudaKernel, named
+from ntm_kernels.backends.project import ProjectedSequence
+from ntm_kernels.backends.torch.controller import shifted_in
+from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes, record
+from ntm_kernels.ops.declare import dtypes_of, empty
+
+
+@record
+class Saved(NamedTuple):
+    """Of every step what the backward cannot cheaply make again, and some memories."""
+
+    checkpoints: Annotated[Tensor, Field("Q B M N")]  # memories, transposed
+    weightings: Annotated[Tensor, Field("T B H N")]
+    interface: Annotated[Tensor, Field("T B P")]  # raw, but the erase vectors activated
+    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]  # activated
+    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+
+
+@record
+class LaunchGradients(NamedTuple):
+    """The gradients that the launch of the backward gives."""
+
+    x: Annotated[Tensor, Field("T B G", "input")]
+    interface: Annotated[Tensor, Field("T B P")]
+    initial_memory: Annotated[Tensor, Field("B N M", "memory")]
+    initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
+    initial_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
+    initial_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    initial_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+
+
+class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutputs, Saved]):
+    """``sequence`` by ``ntm_cuda_sequence_forward`` and ``ntm_cuda_sequence_backward``."""
+
+    op = SEQUENCE
+    saved = Saved
+    gradients = LaunchGradients
+
+    def forward_projected(
+        self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+    ) -> tuple[SequenceOutputs, Saved | None]:
+        dtype = dtypes_of(inputs)["arithmetic"]
+        given = inputs._replace(
+            recurrent_weight=inputs.recurrent_weight.to(dtype),
+            interface_weight=inputs.interface_weight.to(dtype),
+            interface_bias=inputs.interface_bias.to(dtype),
+        )
+        return CudaKernel.forward(self, given, sizes, save_for_backward)
+
+    def backward_projected(
+        self,
+        grads: SequenceOutputs,
+        inputs: SequenceInputs,
+        outputs: SequenceOutputs,
+        saved: Saved,
+        sizes: Sizes,
+    ) -> SequenceInputs:
+        dtypes = dtypes_of(inputs)
+        dtype = dtypes["arithmetic"]
+        # The products below need the gradient of x before it is rounded.
+        dtypes["input"] = dtype
+        found = empty(LaunchGradients, sizes, saved.interface, dtypes)
+        tensors = {
+            "recurrent_weight": inputs.recurrent_weight.to(dtype).mT,
+            "interface_weight": inputs.interface_weight.to(dtype).mT,
+            "initial_weightings": inputs.initial_weightings,
+        }
+        if inputs.initial_cell is not None:
+            tensors["initial_cell"] = inputs.initial_cell
+        if inputs.lengths is not None:
+            tensors["lengths"] = inputs.lengths
+        tensors |= named(outputs, "out_") | named(saved, "saved_")
+        tensors |= named(grads, "grad_") | named(found, "d_")
+        self.runner.run("sequence", "backward", sizes, tensors)
+        return _input_gradients(inputs, outputs, found)
+
+
+def _input_gradients(
+    inputs: SequenceInputs, outputs: SequenceOutputs, found: LaunchGradients
+) -> SequenceInputs:
+    """Gradients of the weights are products over all steps."""
+    dtype, weight_dtype = found.interface.dtype, inputs.recurrent_weight.dtype
+    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
+    if inputs.initial_hidden is not None:
+        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
+    hidden = outputs.hidden.flatten(0, 1).to(dtype)
+    d_gates, d_interface = found.x.flatten(0, 1).mT, found.interface.flatten(0, 1).mT
+    d_recurrent_weight = torch.mm(d_gates, seen.flatten(0, 1).to(dtype))
+    return SequenceInputs(
+        x=found.x.to(inputs.x.dtype),
+        recurrent_weight=d_recurrent_weight.to(weight_dtype),
+        interface_weight=torch.mm(d_interface, hidden).to(weight_dtype),
+        interface_bias=found.interface.sum((0, 1)).to(weight_dtype),
+        initial_memory=found.initial_memory,
+        initial_weightings=found.initial_weightings,
+        initial_read_vectors=found.initial_read_vectors,
+        initial_hidden=found.initial_hidden,
+        initial_cell=found.initial_cell,
+        lengths=None,
+        input_weight=None,
+        input_bias=None,
+    )
