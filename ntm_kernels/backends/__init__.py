@@ -17,6 +17,7 @@ from ntm_kernels.backends.choice import (
     use_backend,
 )
 from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -36,3 +37,4 @@ __all__ = [
 ]
 
 register(TorchBackend())
+register(TritonBackend())

@@ -84,7 +84,7 @@ def active_steps(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device=lengths.device).unsqueeze(-1) < lengths
 
 
-def _inside(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
+def inside_steps(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
     """``[T, B, 1]``: whether a step is inside its sequence; ``None`` if all are."""
     if inputs.lengths is None:
         return None
@@ -94,7 +94,7 @@ def _inside(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
 def sequence(
     inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
 ) -> tuple[SequenceOutputs, Saved | None]:
-    projected, inside = inputs.x, _inside(inputs, sizes)
+    projected, inside = inputs.x, inside_steps(inputs, sizes)
     if inside is not None:
         projected = projected.masked_fill(~inside, 0)
     state = State(
@@ -154,7 +154,7 @@ class _OneStep:
         if active is not None:
             hidden = hidden.masked_fill(~active, 0)
             read_vectors = read_vectors.masked_fill(~active, 0)
-            new = _hold(active, new, state)
+            new = hold(active, new, state)
         return new, Kept(
             hidden=hidden,
             read_vectors=read_vectors,
@@ -179,7 +179,7 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
     read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
     trace_interface = None
     if sizes.return_trace and steps.interface is not None:
-        trace_interface = _activated(steps.interface, sizes.layout)
+        trace_interface = activated(steps.interface, sizes.layout)
     return SequenceOutputs(
         hidden=steps.hidden,
         read_vectors=steps.read_vectors.view(sizes.time, *read_shape),
@@ -193,7 +193,7 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
     )
 
 
-def _hold(active: Tensor, new: State, old: State) -> State:
+def hold(active: Tensor, new: State, old: State) -> State:
     """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
 
     def one(after: Tensor | None, before: Tensor | None) -> Tensor | None:
@@ -204,7 +204,7 @@ def _hold(active: Tensor, new: State, old: State) -> State:
     return State(*map(one, new, old))  # type: ignore[arg-type]
 
 
-def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
+def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
     heads = activate(interface, layout)
     return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
 
@@ -262,7 +262,7 @@ class _UndoStep:
         slopes = activation_slopes(flat, self.heads, self.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
         self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
-        inside = _inside(inputs, sizes)
+        inside = inside_steps(inputs, sizes)
         self.inside = None if inside is None else inside.unbind(0)
         self.d_projected: list[Tensor] = []
         self.d_interface: list[Tensor] = []
@@ -291,7 +291,7 @@ class _UndoStep:
             active = self.inside[time]
             d_interface = d_interface.masked_fill(~active, 0)
             d_projected = d_projected.masked_fill(~active, 0)
-            d_before = _hold(active, d_before, d_after)
+            d_before = hold(active, d_before, d_after)
         self.d_projected.append(d_projected)
         self.d_interface.append(d_interface)
         return d_before
