@@ -211,7 +211,7 @@ class Tiled:
     ) -> None:
         """``d_finish`` is added to ``d_memory``."""
         width = d_heads.width
-        d_shifted, d_focus, totals = self.weighting(), self.weighting(), self.part()
+        d_shifted, d_content, totals = self.weighting(), self.weighting(), self.part()
         self.launch(
             self.kernels.sharpen_backward_kernel,
             d_weightings,
@@ -229,7 +229,7 @@ class Tiled:
             heads,
             chain,
             previous_weightings,
-            d_focus,
+            d_content,
             totals,
             d_heads,
             d_previous_weightings,
@@ -239,7 +239,7 @@ class Tiled:
         )
         self.launch(
             self.kernels.scores_backward_kernel,
-            d_focus,
+            d_content,
             totals,
             self.memory,
             heads,

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import stages
+from ntm_kernels.interface import HeadParameters
 
 
 @triton.jit
@@ -28,15 +29,17 @@ def address_kernel(
     i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
     memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(inputs.previous_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = (
-        inputs.key + i_b * H * M,
-        inputs.strength + i_b * H,
-        inputs.gate + i_b * H,
-        inputs.shift + i_b * H * S,
-        inputs.sharpening + i_b * H,
+    heads = HeadParameters(
+        key=inputs.key + i_b * H * M,
+        strength=inputs.strength + i_b * H,
+        gate=inputs.gate + i_b * H,
+        shift=inputs.shift + i_b * H * S,
+        sharpening=inputs.sharpening + i_b * H,
+        erase=None,
+        add=None,
     )
-    weightings = stages.address(memory, previous, heads, H, N, M, S, BH, BS, False)[0]
-    stages.store_rows(outputs.weightings + i_b * H * N, weightings, i_h, i_n, H, N)
+    found = stages.address(memory, previous, heads, H, N, M, S, BH, BS, False)
+    stages.store_rows(outputs.weightings + i_b * H * N, found.weightings, i_h, i_n, H, N)
 
 
 @triton.jit
@@ -60,19 +63,23 @@ def address_backward_kernel(
     memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(inputs.previous_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
     d_weightings = stages.load_rows(grads.weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = (
-        inputs.key + i_b * H * M,
-        inputs.strength + i_b * H,
-        inputs.gate + i_b * H,
-        inputs.shift + i_b * H * S,
-        inputs.sharpening + i_b * H,
+    heads = HeadParameters(
+        key=inputs.key + i_b * H * M,
+        strength=inputs.strength + i_b * H,
+        gate=inputs.gate + i_b * H,
+        shift=inputs.shift + i_b * H * S,
+        sharpening=inputs.sharpening + i_b * H,
+        erase=None,
+        add=None,
     )
-    d_heads = (
-        d_inputs.key + i_b * H * M,
-        d_inputs.strength + i_b * H,
-        d_inputs.gate + i_b * H,
-        d_inputs.shift + i_b * H * S,
-        d_inputs.sharpening + i_b * H,
+    d_heads = HeadParameters(
+        key=d_inputs.key + i_b * H * M,
+        strength=d_inputs.strength + i_b * H,
+        gate=d_inputs.gate + i_b * H,
+        shift=d_inputs.shift + i_b * H * S,
+        sharpening=d_inputs.sharpening + i_b * H,
+        erase=None,
+        add=None,
     )
     d_memory = tl.zeros_like(memory)
     d_memory, d_previous = stages.address_backward(

@@ -72,7 +72,7 @@ def vecmat(
 def controller(
     p_projected,
     p_recurrent_weight,
-    p_reads,
+    p_read_vectors,
     p_state,
     p_cell,
     p_hidden,
@@ -96,7 +96,9 @@ def controller(
             gate_inside = i_gate < i_q * C + C
             gates = stages.load(p_projected + i_gate, gate_inside, ACC)
             stride = K + C
-            gates = matvec(gates, p_recurrent_weight, p_reads, i_gate, gate_inside, stride, K, BK)
+            gates = matvec(
+                gates, p_recurrent_weight, p_read_vectors, i_gate, gate_inside, stride, K, BK
+            )
             gates = matvec(
                 gates, p_recurrent_weight + K, p_state, i_gate, gate_inside, stride, C, BK
             )
@@ -113,7 +115,7 @@ def controller(
                 tl.store(p_cells + i_c, cell, mask=inside)
         else:
             projected = stages.load(p_projected + i_c, inside, ACC)
-            projected = matvec(projected, p_recurrent_weight, p_reads, i_c, inside, K, K, BK)
+            projected = matvec(projected, p_recurrent_weight, p_read_vectors, i_c, inside, K, K, BK)
             tl.store(p_hidden + i_c, stages.tanh(projected), mask=inside)
 
 
@@ -208,7 +210,7 @@ def controller_backward(
 def recurrent_backward(
     p_d_gates,
     p_recurrent_weight,
-    p_d_reads,
+    p_d_read_vectors,
     p_d_state,
     LSTM: tl.constexpr,
     C: tl.constexpr,
@@ -232,7 +234,7 @@ def recurrent_backward(
             G,
             BK,
         )
-        tl.store(p_d_reads + i_k, d_recurrent, mask=i_k < K)
+        tl.store(p_d_read_vectors + i_k, d_recurrent, mask=i_k < K)
         if LSTM:
             tl.store(p_d_state + i_k - K, d_recurrent, mask=(i_k >= K) & (i_k < stride))
 
@@ -280,7 +282,7 @@ def sequence_kernel(
     length = T
     if inputs.lengths is not None:
         length = tl.load(inputs.lengths + i_b).to(tl.int32)
-    p_reads = outputs.final_read_vectors + i_b * K
+    p_read_vectors = outputs.final_read_vectors + i_b * K
     p_state, p_cell = outputs.final_hidden, outputs.final_cell
     if LSTM:
         p_state += i_b * C
@@ -313,7 +315,7 @@ def sequence_kernel(
         controller(
             inputs.x + i_tb * G,
             inputs.recurrent_weight,
-            p_reads,
+            p_read_vectors,
             p_state,
             p_cell,
             p_hidden_now,
@@ -347,7 +349,7 @@ def sequence_kernel(
             weightings,
             p_now,
             outputs.read_vectors + i_tb * K,
-            p_reads,
+            p_read_vectors,
             R,
             W,
             N,
@@ -406,7 +408,7 @@ def sequence_backward_kernel(
     length = T
     if inputs.lengths is not None:
         length = tl.load(inputs.lengths + i_b).to(tl.int32)
-    p_d_reads = d_inputs.initial_read_vectors + i_b * K
+    p_d_read_vectors = d_inputs.initial_read_vectors + i_b * K
     p_d_state, p_d_cell = d_inputs.initial_hidden, d_inputs.initial_cell
     if LSTM:
         p_d_state += i_b * C
@@ -427,8 +429,8 @@ def sequence_backward_kernel(
             stages.store_rows(p, memory, i_n, i_m, N, M)
             i_tb = t * B + i_b
             weightings = stages.load_rows(saved.weightings + i_tb * H * N, i_h, i_n, H, N, ACC)
-            _, p_erase, p_add = groups(saved.interface + i_tb * P, R, W, M, S)
-            memory = stages.write(memory, weightings, p_erase, p_add, R, W, M, True)
+            heads = groups(saved.interface + i_tb * P, R, W, M, S)
+            memory = stages.write(memory, weightings, heads.erase, heads.add, R, W, M, True)
         tl.debug_barrier()
 
         for back in range(stop - start):
@@ -449,7 +451,7 @@ def sequence_backward_kernel(
                 weightings,
                 previous,
                 saved.interface + i_tb * P,
-                p_d_reads,
+                p_d_read_vectors,
                 None if grads.read_vectors is None else grads.read_vectors + i_tb * K,
                 p_d_interface + i_tb * P,
                 R,
@@ -486,7 +488,7 @@ def sequence_backward_kernel(
             recurrent_backward(
                 d_inputs.x + i_tb * G,
                 inputs.recurrent_weight,
-                p_d_reads,
+                p_d_read_vectors,
                 p_d_state,
                 LSTM,
                 C,

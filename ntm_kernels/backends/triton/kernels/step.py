@@ -8,18 +8,20 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import stages
+from ntm_kernels.interface import HeadParameters
 
 
 @triton.jit
 def groups(p, R: tl.constexpr, W: tl.constexpr, M: tl.constexpr, S: tl.constexpr):
-    """Where the groups of an interface vector begin: those of addressing, erase and add."""
+    """Where the groups of an interface vector begin."""
     H: tl.constexpr = R + W
     p_strength = p + H * M
     p_gate = p_strength + H
     p_shift = p_gate + H
     p_sharpening = p_shift + H * S
     p_erase = p_sharpening + H
-    return (p, p_strength, p_gate, p_shift, p_sharpening), p_erase, p_erase + W * M
+    p_add = p_erase + W * M
+    return HeadParameters(p, p_strength, p_gate, p_shift, p_sharpening, p_erase, p_add)
 
 
 @triton.jit
@@ -27,7 +29,7 @@ def step(
     memory,
     previous,
     p_interface,
-    p_reads,
+    p_read_vectors,
     p_copy,
     R: tl.constexpr,
     W: tl.constexpr,
@@ -38,10 +40,11 @@ def step(
     BS: tl.constexpr,
 ):
     """Memory and weightings after the step; stores the read vectors."""
-    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
-    weightings = stages.address(memory, previous, heads, R + W, N, M, S, BH, BS, True)[0]
-    stages.read(memory, weightings, p_reads, p_copy, False, R, M)
-    return stages.write(memory, weightings, p_erase, p_add, R, W, M, True), weightings
+    heads = groups(p_interface, R, W, M, S)
+    found = stages.address(memory, previous, heads, R + W, N, M, S, BH, BS, True)
+    weightings = found.weightings
+    stages.read(memory, weightings, p_read_vectors, p_copy, False, R, M)
+    return stages.write(memory, weightings, heads.erase, heads.add, R, W, M, True), weightings
 
 
 @triton.jit
@@ -52,7 +55,7 @@ def step_backward(
     weightings,
     previous,
     p_interface,
-    p_d_reads,
+    p_d_read_vectors,
     p_d_more,
     p_d_interface,
     R: tl.constexpr,
@@ -68,17 +71,17 @@ def step_backward(
     Write and read come first, with the weightings that the step found: so nothing that addressing
     computes on the way to them takes registers beside theirs.
     """
-    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
-    d_heads, p_d_erase, p_d_add = groups(p_d_interface, R, W, M, S)
+    heads = groups(p_interface, R, W, M, S)
+    d_heads = groups(p_d_interface, R, W, M, S)
     d_memory, d_weightings = stages.write_backward(
         d_memory,
         d_weightings,
         memory,
         weightings,
-        p_erase,
-        p_add,
-        p_d_erase,
-        p_d_add,
+        heads.erase,
+        heads.add,
+        d_heads.erase,
+        d_heads.add,
         False,
         R,
         W,
@@ -86,7 +89,7 @@ def step_backward(
         True,
     )
     d_memory, d_weightings = stages.read_backward(
-        d_memory, d_weightings, memory, weightings, p_d_reads, p_d_more, R, M
+        d_memory, d_weightings, memory, weightings, p_d_read_vectors, p_d_more, R, M
     )
     return stages.address_backward(
         d_memory, d_weightings, memory, previous, heads, d_heads, R + W, N, M, S, BH, BS, True
@@ -158,16 +161,17 @@ def step_backward_kernel(
     if outputs.weightings.dtype.element_ty == ACC:
         weightings = stages.load_rows(outputs.weightings + i_b * H * N, i_h, i_n, H, N, ACC)
     else:  # rounded when they were stored
-        heads, _, _ = groups(inputs.interface + i_b * P, R, W, M, S)
-        weightings = stages.address(memory, previous, heads, H, N, M, S, BH, BS, True)[0]
+        heads = groups(inputs.interface + i_b * P, R, W, M, S)
+        found = stages.address(memory, previous, heads, H, N, M, S, BH, BS, True)
+        weightings = found.weightings
     d_memory, d_weightings = tl.zeros_like(memory), tl.zeros_like(previous)
     if grads.memory is not None:
         d_memory = stages.load_rows(grads.memory + i_b * N * M, i_n, i_m, N, M, ACC)
     if grads.weightings is not None:
         d_weightings = stages.load_rows(grads.weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    p_d_reads = grads.read_vectors
-    if p_d_reads is not None:
-        p_d_reads += i_b * R * M
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_b * R * M
     d_memory, d_previous = step_backward(
         d_memory,
         d_weightings,
@@ -175,7 +179,7 @@ def step_backward_kernel(
         weightings,
         previous,
         inputs.interface + i_b * P,
-        p_d_reads,
+        p_d_read_vectors,
         None,
         d_inputs.interface + i_b * P,
         R,

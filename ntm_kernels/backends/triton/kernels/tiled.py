@@ -88,7 +88,7 @@ def store_at(p, value, index, inside, H: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def focus_at(scores, top, total, inside):
+def content_at(scores, top, total, inside):
     """The content weighting from the scores."""
     return tl.where(inside[None, :], tl.exp(scores - top[:, None]) / total[:, None], 0.0)
 
@@ -184,7 +184,7 @@ def shift_kernel(
             i_from = stages.behind(i_n, s, N, S)
             scores = load_at(p_scores, i_from, inside, H, N, BH, ACC)
             previous = load_at(p_previous, i_from, inside, H, N, BH, ACC)
-            gated = stages.interpolate(focus_at(scores, top, total, inside), previous, gate)
+            gated = stages.interpolate(content_at(scores, top, total, inside), previous, gate)
             shifted += stages.column(shift_weighting, s)[:, None] * gated
         store_at(chain.shifted + i_b * H * N, shifted, i_n, inside, H, N)
         tile_peak, tile_powers = stages.powers_of(shifted, sharpening)
@@ -203,7 +203,7 @@ def finish_kernel(
     heads,  # HeadParameters, the sharpening, erase and add alone
     chain,  # Chain; None if the weightings are given
     p_weightings,  # [B, H, N], given or found
-    p_reads,  # [B, G, R, M], in parts
+    p_read_vectors,  # [B, G, R, M], in parts
     p_written,  # [B, N, M]
     G,
     run,
@@ -230,7 +230,7 @@ def finish_kernel(
         peak, total = power_total(p_peaks, p_powers, sharpening, G, H, BH, BG)
         p_shifted = chain.shifted + i_b * H * N
     if R > 0:
-        p_reads += (i_b * G + i_g) * R * M
+        p_read_vectors += (i_b * G + i_g) * R * M
     if W > 0:
         p_erase = heads.erase + i_b * (P if RAW else W * M)
         p_add = heads.add + i_b * (P if RAW else W * M)
@@ -246,7 +246,7 @@ def finish_kernel(
         if R + W > 0:
             memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
         if R > 0:
-            stages.read(memory, weightings, p_reads, None, start > i_g * run, R, M)
+            stages.read(memory, weightings, p_read_vectors, None, start > i_g * run, R, M)
             tl.debug_barrier()
         if W > 0:
             memory = stages.write(memory, weightings, p_erase, p_add, R, W, M, RAW)
@@ -292,9 +292,9 @@ def finish_backward_kernel(
         p_add = heads.add + i_b * (P if RAW else W * M)
         p_d_erase = d_heads.erase + (i_b * G + i_g) * D
         p_d_add = d_heads.add + (i_b * G + i_g) * D
-    p_d_reads = grads.read_vectors
-    if p_d_reads is not None:
-        p_d_reads += i_b * R * M
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_b * R * M
     mean = tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
@@ -329,7 +329,7 @@ def finish_backward_kernel(
                     RAW,
                 )
             d_memory, d_weightings = stages.read_backward(
-                d_memory, d_weightings, memory, weightings, p_d_reads, None, R, M
+                d_memory, d_weightings, memory, weightings, p_d_read_vectors, None, R, M
             )
             store_tile(p_d_memory + i_b * N * M, d_memory, i_n, inside, M)
             tl.debug_barrier()
@@ -387,7 +387,7 @@ def shift_backward_kernel(
     heads,  # HeadParameters
     chain,  # Chain
     p_previous,  # [B, H, N]
-    p_d_focus,  # [B, H, N]
+    p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G], part of Σ dw^c w^c
     d_heads,  # HeadParameters [B, G, D], in parts: gate and shift
     p_d_previous,  # [B, H, N]
@@ -415,14 +415,18 @@ def shift_backward_kernel(
     p_sums = chain.sums + i_b * H * G
     top, total = softmax_total(p_tops, p_sums, G, H, BH, BG, ACC)
     p_d_shifted += i_b * H * N
-    d_gate, d_shift, focus_total = tl.zeros([BH], ACC), tl.zeros([BH, BS], ACC), tl.zeros([BH], ACC)
+    d_gate, d_shift, content_total = (
+        tl.zeros([BH], ACC),
+        tl.zeros([BH, BS], ACC),
+        tl.zeros([BH], ACC),
+    )
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
         scores = load_at(chain.scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
         previous = load_at(p_previous + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        focus = focus_at(scores, top, total, inside)
-        gated = stages.interpolate(focus, previous, gate)
+        by_content = content_at(scores, top, total, inside)
+        gated = stages.interpolate(by_content, previous, gate)
         d_gated = tl.zeros([BH, BN], ACC)
         for s in range(S):
             i_to = stages.ahead(i_n, s, N, S)
@@ -430,12 +434,14 @@ def shift_backward_kernel(
             d_gated += stages.column(shift_weighting, s)[:, None] * d_ahead
             d_tap = stages.column(d_shift, s) + tl.sum(gated * d_ahead, 1)
             d_shift = stages.with_column(d_shift, s, d_tap)
-        d_focus, d_previous, d_tile = stages.interpolate_backward(d_gated, focus, previous, gate)
-        store_at(p_d_focus + i_b * H * N, d_focus, i_n, inside, H, N)
+        d_content, d_previous, d_tile = stages.interpolate_backward(
+            d_gated, by_content, previous, gate
+        )
+        store_at(p_d_content + i_b * H * N, d_content, i_n, inside, H, N)
         store_at(p_d_previous + i_b * H * N, d_previous, i_n, inside, H, N)
         d_gate += d_tile
-        focus_total += tl.sum(d_focus * focus, 1)
-    store_part(p_totals + i_b * H * G, focus_total, i_g, G, H)
+        content_total += tl.sum(d_content * by_content, 1)
+    store_part(p_totals + i_b * H * G, content_total, i_g, G, H)
     i_part = (i_b * G + i_g) * D
     stages.store_gate_gradient(p_gate, d_heads.gate + i_part, d_gate, False, H, RAW, ACC)
     stages.store_shift_gradient(d_heads.shift + i_part, d_shift, shift_weighting, False, H, S, RAW)
@@ -443,7 +449,7 @@ def shift_backward_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def scores_backward_kernel(
-    p_d_focus,  # [B, H, N]
+    p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G]
     p_memory,  # [B, N, M]
     heads,  # HeadParameters
@@ -472,7 +478,7 @@ def scores_backward_kernel(
     p_tops = chain.tops + i_b * H * G
     p_sums = chain.sums + i_b * H * G
     top, total = softmax_total(p_tops, p_sums, G, H, BH, BG, ACC)
-    focus_total = part_total(p_totals + i_b * H * G, G, H, BH, BG, ACC)
+    content_total = part_total(p_totals + i_b * H * G, G, H, BH, BG, ACC)
     p_d_key = d_heads.key + (i_b * G + i_g) * D
     p_d_strength = d_heads.strength + (i_b * G + i_g) * D
     d_strength = tl.zeros([BH], ACC)
@@ -482,9 +488,11 @@ def scores_backward_kernel(
         memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
         alike, inverse_norms, key_square, memory_square = stages.similarity(memory, p_key, H, M, BH)
         scores = load_at(chain.scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        d_focus = load_at(p_d_focus + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        focus = focus_at(scores, top, total, inside)
-        d_alike, d_tile = stages.content_backward(d_focus, focus, alike, strength, focus_total)
+        d_content = load_at(p_d_content + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        by_content = content_at(scores, top, total, inside)
+        d_alike, d_tile = stages.content_backward(
+            d_content, by_content, alike, strength, content_total
+        )
         d_memory = tl.zeros_like(memory)
         if p_d_finish is not None:
             d_memory = load_tile(p_d_finish + i_b * N * M, i_n, inside, M, BM, ACC)
