@@ -8,30 +8,10 @@ from torch import Tensor
 
 from ntm_kernels.backends.triton.launch_table import most_registers, padded
 from ntm_kernels.backends.triton.launcher import Launcher
+from ntm_kernels.backends.triton.records import Heads
 from ntm_kernels.ops import Field, Sizes, StepOutputs
 from ntm_kernels.ops.declare import empty
 from ntm_kernels.reference import arithmetic_dtype
-
-
-class Heads(NamedTuple):
-    """The parameters of all heads that a call has, or their gradients; else ``None``.
-
-    Raw, they are views into interface vectors ``[B, P]``; activated, tensors of their own. Their
-    gradients are views into parts ``[B, G, D]``, one for each program, that lie side by side.
-    """
-
-    key: Tensor | None = None
-    strength: Tensor | None = None
-    gate: Tensor | None = None
-    shift: Tensor | None = None
-    sharpening: Tensor | None = None
-    erase: Tensor | None = None
-    add: Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        """D of gradients."""
-        return sum(part.shape[2:].numel() for part in self if part is not None)
 
 
 class Chain(NamedTuple):
@@ -73,8 +53,15 @@ class Tiled:
 
     def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         grid = (self.sizes.batch, self.programs)
-        numbers = (self.programs, self.run_length)
-        self.launcher.run(kernel, grid, *arguments, *numbers, **self.constants, **constants)
+        self.launcher.run(
+            kernel,
+            grid,
+            *arguments,
+            self.programs,
+            self.run_length,
+            **self.constants,
+            **constants,
+        )
 
     def new_empty(self, *shape: int) -> Tensor:
         return self.memory.new_empty(shape, dtype=self.dtype)

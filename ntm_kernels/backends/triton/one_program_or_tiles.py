@@ -66,13 +66,13 @@ class OneProgramOrTiles(Kernel[Inputs, Outputs, NothingSaved]):
     ) -> Inputs:
         given, memory = contiguous(inputs), _memory(inputs)
         d_inputs: Inputs = empty(self.op.inputs, sizes, memory, dtypes_of(inputs))
-        known = contiguous(grads), given, contiguous(outputs)
+        grads, outputs = contiguous(grads), contiguous(outputs)
         constants = self._in_registers(memory, sizes)
         if constants is None:
-            self.backward_in_tiles(*known, d_inputs, sizes)
+            self.backward_in_tiles(grads, given, outputs, d_inputs, sizes)
         else:
             kernel = getattr(self.launcher.kernels, f"{self.op.name}_backward_kernel")
-            self.launcher.run(kernel, (sizes.batch,), *known, d_inputs, **constants)
+            self.launcher.run(kernel, (sizes.batch,), grads, given, outputs, d_inputs, **constants)
         return d_inputs
 
     def _in_registers(self, memory: Tensor, sizes: Sizes) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import stages
-from ntm_kernels.interface import HeadParameters
+from ntm_kernels.backends.triton.records import Heads
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def address_kernel(
     i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
     memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(inputs.previous_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = HeadParameters(
+    heads = Heads(
         key=inputs.key + i_b * H * M,
         strength=inputs.strength + i_b * H,
         gate=inputs.gate + i_b * H,
@@ -63,7 +63,7 @@ def address_backward_kernel(
     memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
     previous = stages.load_rows(inputs.previous_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
     d_weightings = stages.load_rows(grads.weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = HeadParameters(
+    heads = Heads(
         key=inputs.key + i_b * H * M,
         strength=inputs.strength + i_b * H,
         gate=inputs.gate + i_b * H,
@@ -72,7 +72,7 @@ def address_backward_kernel(
         erase=None,
         add=None,
     )
-    d_heads = HeadParameters(
+    d_heads = Heads(
         key=d_inputs.key + i_b * H * M,
         strength=d_inputs.strength + i_b * H,
         gate=d_inputs.gate + i_b * H,

@@ -398,7 +398,7 @@ def address(
     BS: tl.constexpr,
     RAW: tl.constexpr,
 ):
-    """An ``Addressing``; ``heads`` are ``HeadParameters``, pointers."""
+    """All of an ``Addressing`` by ``Heads``."""
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N
     strength = load_strength(heads.strength, H, BH, RAW, ACC)

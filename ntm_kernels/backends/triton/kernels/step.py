@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import stages
-from ntm_kernels.interface import HeadParameters
+from ntm_kernels.backends.triton.records import Heads
 
 
 @triton.jit
@@ -21,7 +21,7 @@ def groups(p, R: tl.constexpr, W: tl.constexpr, M: tl.constexpr, S: tl.constexpr
     p_sharpening = p_shift + H * S
     p_erase = p_sharpening + H
     p_add = p_erase + W * M
-    return HeadParameters(p, p_strength, p_gate, p_shift, p_sharpening, p_erase, p_add)
+    return Heads(p, p_strength, p_gate, p_shift, p_sharpening, p_erase, p_add)
 
 
 @triton.jit

@@ -110,7 +110,7 @@ def store_tile(p, value, i_n, inside, M: tl.constexpr):
 @triton.jit(do_not_specialize=VARYING)
 def scores_kernel(
     p_memory,  # [B, N, M]
-    heads,  # HeadParameters
+    heads,  # Heads
     chain,  # Chain: finds scores, tops and sums
     G,
     run,
@@ -147,7 +147,7 @@ def scores_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def shift_kernel(
-    heads,  # HeadParameters
+    heads,  # Heads
     chain,  # Chain: finds shifted, peaks and powers
     p_previous,  # [B, H, N]
     G,
@@ -200,7 +200,7 @@ def shift_kernel(
 @triton.jit(do_not_specialize=VARYING)
 def finish_kernel(
     p_memory,  # [B, N, M]; None if there is nothing to read or write
-    heads,  # HeadParameters, the sharpening, erase and add alone
+    heads,  # Heads
     chain,  # Chain; None if the weightings are given
     p_weightings,  # [B, H, N], given or found
     p_read_vectors,  # [B, G, R, M], in parts
@@ -257,13 +257,13 @@ def finish_kernel(
 def finish_backward_kernel(
     grads,  # StepOutputs, each of which may lack
     p_memory,  # [B, N, M]; None if nothing was read or written
-    heads,  # HeadParameters, the sharpening, erase and add alone
+    heads,  # Heads
     chain,  # Chain; None if the weightings were given
     p_weightings,  # [B, H, N]; None if they were found
     p_d_memory,  # [B, N, M]
     p_d_all_weightings,  # [B, H, N], by all ways
     p_means,  # [B, H, G], part of Σ dw w
-    d_heads,  # HeadParameters [B, G, D], in parts: erase and add
+    d_heads,  # Heads [B, G, D], in parts: erase and add
     G,
     run,
     R: tl.constexpr,
@@ -342,10 +342,10 @@ def finish_backward_kernel(
 def sharpen_backward_kernel(
     p_d_weightings,  # [B, H, N]
     p_means,  # [B, H, G]
-    heads,  # HeadParameters
+    heads,  # Heads
     chain,  # Chain
     p_d_shifted,  # [B, H, N]
-    d_heads,  # HeadParameters [B, G, D], in parts: sharpening
+    d_heads,  # Heads [B, G, D], in parts: sharpening
     G,
     run,
     H: tl.constexpr,
@@ -384,12 +384,12 @@ def sharpen_backward_kernel(
 @triton.jit(do_not_specialize=VARYING)
 def shift_backward_kernel(
     p_d_shifted,  # [B, H, N]
-    heads,  # HeadParameters
+    heads,  # Heads
     chain,  # Chain
     p_previous,  # [B, H, N]
     p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G], part of Σ dw^c w^c
-    d_heads,  # HeadParameters [B, G, D], in parts: gate and shift
+    d_heads,  # Heads [B, G, D], in parts: gate and shift
     p_d_previous,  # [B, H, N]
     G,
     run,
@@ -452,11 +452,11 @@ def scores_backward_kernel(
     p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G]
     p_memory,  # [B, N, M]
-    heads,  # HeadParameters
+    heads,  # Heads
     chain,  # Chain
     p_d_finish,  # [B, N, M], the memory's gradient by reads and writes, or None
     p_d_memory,  # [B, N, M]
-    d_heads,  # HeadParameters [B, G, D], in parts: key and strength
+    d_heads,  # Heads [B, G, D], in parts: key and strength
     G,
     run,
     H: tl.constexpr,
