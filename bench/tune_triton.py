@@ -2,8 +2,8 @@
 
     python -m bench.tune_triton [--device cuda] [--seconds 2]
 
-Each candidate differs from the table, ntm_kernels/backends/triton/launch.py, in one entry. What is
-faster on a card goes into the table by hand, with its reason.
+Each candidate differs from the table, ntm_kernels/backends/triton/launch_table.py, in one entry.
+What is faster on a card goes into the table by hand, with its reason.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bench.contenders import BackendContender
 from bench.runner import Runner
 from bench.workload import Workload
 from ntm_kernels.backends import register
-from ntm_kernels.backends.triton import TritonBackend
-from ntm_kernels.backends.triton.launch import TABLE, Table
+from ntm_kernels.backends.triton import Launcher, TritonBackend
+from ntm_kernels.backends.triton.launch_table import TABLE, Table
 
 WARPS = (1, 2, 4, 8, 16)
 # Entries of the table by what they act on, and the values to try.
@@ -61,7 +61,7 @@ def candidates(device: str) -> Iterator[TritonBackend]:
     for entries in (ON_CHIP, SEQUENCE, TILED):
         for entry, values in entries.items():
             for value in values:
-                yield TritonBackend(f"{entry}={value}", device, changed(entry, value))
+                yield TritonBackend(f"{entry}={value}", device, Launcher(changed(entry, value)))
 
 
 def main() -> int:

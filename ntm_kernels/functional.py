@@ -215,9 +215,9 @@ def sequence(
 ) -> SequenceResult:
     """A whole sequence in one call, controller included.
 
-    With ``initial_hidden`` and ``initial_cell`` the controller is an LSTM, gates ``i, f, g, o = x̂_t + W [r_{t−1},
-    h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is feed-forward,
-    ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
+    With ``initial_hidden`` and ``initial_cell`` the controller is an LSTM, gates
+    ``i, f, g, o = x̂_t + W [r_{t−1}, h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is
+    feed-forward, ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
     ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside;
     or, with ``input_weight`` and ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
 
@@ -306,6 +306,6 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
     bound = inspect.signature(functions[op]).bind(*args, **kwargs)
     bound.apply_defaults()
     given, declared = bound.arguments, OPS[op]
-    inputs = declared.inputs(**{name: given[name] for name in names(declared.inputs)})
-    options = declared.options(**{name: given[name] for name in names(declared.options)})
+    inputs = declared.inputs._make(given[name] for name in names(declared.inputs))
+    options = declared.options._make(given[name] for name in names(declared.options))
     return explain_choice(prepare(declared, inputs, options).problem, given["backend"])

@@ -32,8 +32,8 @@ no weighting gives one, and its slopes, as large as the inverse, would overflow 
 class SequenceState(NamedTuple):
     """What one step of ``sequence`` hands to the next.
 
-    ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]`` and
-    ``cell [B, C]`` of an LSTM controller, ``None`` for a feed-forward one.
+    ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]``
+    and ``cell [B, C]`` of an LSTM controller, ``None`` for a feed-forward one.
     """
 
     memory: Tensor
@@ -220,7 +220,7 @@ def write(memory: Tensor, weightings: Tensor, erase: Tensor, add: Tensor) -> Ten
 def activate(interface: Tensor, layout: InterfaceLayout) -> HeadParameters:
     """The heads' parameters from a raw interface vector ``[..., layout.size]``.
 
-    Key and add are linear, ``β = softplus``, ``g = sigmoid``, ``s = softmax`` over the shift_weighting,
+    Key and add are linear, ``β = softplus``, ``g = sigmoid``, ``s = softmax`` over the taps,
     ``γ = 1 + softplus``, ``e = sigmoid``.
     """
     raw = layout.split(interface)
@@ -310,13 +310,14 @@ def sequence(
     input_bias: Tensor | None = None,
     return_trace: bool = False,
 ) -> SequenceResult:
-    """The whole recurrence, with an LSTM controller if ``initial_hidden`` and ``initial_cell`` are given, else a
-    feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
+    """The whole recurrence, with an LSTM controller if ``initial_hidden`` and ``initial_cell`` are
+    given, else a feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
 
     Raises:
-        ValueError: one of ``initial_hidden`` and ``initial_cell``, or of ``input_weight`` and ``input_bias``.
+        ValueError: one of ``initial_hidden`` and ``initial_cell``, or of ``input_weight`` and
+            ``input_bias``, without the other.
     """
     sequence_pairs(initial_hidden, initial_cell, input_weight, input_bias)
     state = SequenceState(

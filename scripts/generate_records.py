@@ -145,7 +145,8 @@ def _op(op: Op) -> Iterator[str]:  # type: ignore[type-arg]
     yield f'  static constexpr const char* name = "{op.name}";'
     yield f'  static constexpr const char* schema =\n      "cpu_{op.name}{op.schema(more="")}";'
     backward = op.backward_schema(more="")
-    yield f'  static constexpr const char* backward_schema =\n      "cpu_{op.name}_backward{backward}";'
+    yield "  static constexpr const char* backward_schema ="
+    yield f'      "cpu_{op.name}_backward{backward}";'
     for role in ("Inputs", "Outputs", "Saved"):
         yield f"  template <typename V> using {role} = {name}{role}<V>;"
     yield f"  using Options = {name}Options;"

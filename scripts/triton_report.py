@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from ntm_kernels import InterfaceLayout
-from ntm_kernels.backends import SequenceArguments, Sizes
-from ntm_kernels.backends.triton import TritonBackend
+from ntm_kernels.backends.triton import Launcher, TritonBackend
+from ntm_kernels.ops import ADDRESS, READ, SEQUENCE, STEP, WRITE, Op, Sizes
+from ntm_kernels.ops.declare import choose, empty
 
 FOLDER = Path(__file__).parents[1] / "ntm_kernels/backends/triton"
 REPORT, BUDGET = FOLDER / "REPORT.md", FOLDER / "budget.json"
@@ -102,13 +101,13 @@ class Offline:
         return 0
 
 
-class Compiler(TritonBackend):
+class Compiler(Launcher):
     """Compiles what it would launch; ``found`` has the most that a kernel's variants take."""
 
     def __init__(self, target: str) -> None:
         from triton.runtime.driver import driver
 
-        super().__init__(device_type="meta")
+        super().__init__()
         self.target = target
         driver.set_active(Offline(target))
         self.found: dict[str, tuple[frozenset[str], Usage]] = {}
@@ -145,63 +144,60 @@ def usage_of(compiled: Any) -> Usage:
 
 def call_everything(backend: TritonBackend, model: Model) -> None:
     """Every op and its backward; step and sequence with few arguments and with all."""
-    B, T, C = 16, 41, model.hidden
-    N, M, R = model.locations, model.words, model.heads
-    H, taps = 2 * R, 2 * model.shift_range + 1
-    layout = InterfaceLayout(M, R, R, model.shift_range)
-    wide = torch.promote_types(model.memory, torch.float32)
-    given = partial(torch.empty, device="meta", dtype=model.parameters)
-    stored = partial(torch.empty, device="meta", dtype=model.memory)
+    B, N, M, R = 16, model.locations, model.words, model.heads
+    taps, wide = 2 * model.shift_range + 1, torch.promote_types(model.memory, torch.float32)
+    parameters = dict.fromkeys(("head_parameters", "controller_weights", "input"), model.parameters)
+    dtypes = {"memory": model.memory, "weightings": model.memory, **parameters, "arithmetic": wide}
+    call = partial(call_both, backend, dtypes=dtypes)
+    call(ADDRESS, Sizes(B, N, M, 2 * R, num_taps=taps))
+    call(READ, Sizes(B, N, M, R))
+    call(WRITE, Sizes(B, N, M, 0, num_write_heads=R))
+    stepping = Sizes(B, N, M, R, R, num_taps=taps)
+    call(STEP, stepping, grads=["read_vectors"])
+    call(STEP, stepping)
 
-    memory, weightings, some = stored(B, N, M), stored(B, H, N), stored(B, R, N)
-    reads, words, scalar = stored(B, R, M), given(B, R, M), given(B, H)
-    addressing = memory, given(B, H, M), scalar, scalar, given(B, H, taps), scalar, weightings
-    backend.address(*addressing, True)
-    backend.address_backward(weightings, *addressing, weightings, [])
-    backend.read(memory, some)
-    backend.read_backward(reads, memory, some)
-    backend.write(memory, some, words, words)
-    backend.write_backward(memory, memory, some, words, words)
-
-    sizes = Sizes(B, N, M, R, R, taps, T, C, 6)
-    stepping = memory, given(B, layout.size), weightings
-    # The public op widens the state before it calls the backend.
-    state = partial(torch.empty, device="meta", dtype=wide)
-    is_lstm = model.controller == "lstm"
-    G, K = (4 * C, R * M + C) if is_lstm else (C, R * M)
-    arguments = SequenceArguments(
-        given(T, B, G),
-        given(G, K),
-        given(layout.size, C),
-        given(layout.size),
-        state(B, N, M),
-        state(B, H, N),
-        state(B, R, M),
-        state(B, C) if is_lstm else None,
-        state(B, C) if is_lstm else None,
-        None,
+    sizes = stepping._replace(
+        time=41, hidden_size=model.hidden, checkpoint_every=6, is_lstm=model.controller == "lstm"
     )
-    lengths = torch.empty(B, device="meta", dtype=torch.int64)
-    for full in (False, True):
-        backend.step(*stepping, sizes, full)
-        d_memory, d_weightings = (memory, weightings) if full else (None, None)
-        backend.step_backward(reads, d_memory, d_weightings, *stepping, weightings, [], sizes)
-        if full:
-            arguments = arguments._replace(lengths=lengths)
-        else:
-            backend.sequence(arguments, sizes, model.controller, False, False)
-        outputs, saved = backend.sequence(arguments, sizes, model.controller, True, full)
-        grads: list[Tensor | None] = [*outputs[:2], *[None] * 5]
-        if full:
-            grads = [part if part.numel() else None for part in outputs[:7]]
-        results = outputs.hidden, outputs.read_vectors, saved, sizes, model.controller
-        backend.sequence_backward(grads, arguments, *results)
+    sizes = sizes._replace(input_size=sizes.gate_size)
+    # The public op widens the state before it calls the backend.
+    state = dict.fromkeys(("memory", "weightings", "state"), wide)
+    call = partial(call_both, backend, dtypes={**dtypes, **state, "steps": torch.int64})
+    call(SEQUENCE, sizes, forward_alone=True)
+    call(SEQUENCE, sizes, grads=["hidden", "read_vectors"])
+    call(SEQUENCE, sizes._replace(has_lengths=True, return_trace=True))
+
+
+def call_both(
+    backend: TritonBackend,
+    op: Op[Any, Any, Any],
+    sizes: Sizes,
+    dtypes: dict[str, torch.dtype],
+    grads: list[str] | None = None,
+    forward_alone: bool = False,
+) -> None:
+    """Forward and backward, with the gradients of some outputs or of all."""
+    kernel = backend.kernels[op.name]
+    inputs = empty(op.inputs, sizes, torch.empty(0, device="meta"), dtypes)
+    outputs, saved = kernel.forward(inputs, sizes, not forward_alone)
+    if forward_alone:
+        return
+    there = outputs._asdict()
+    given = op.differentiated_outputs if grads is None else grads
+    kernel.backward(
+        choose(op.outputs, given, [there[name] for name in given]),
+        inputs,
+        choose(op.outputs, op.kept_outputs, [there[name] for name in op.kept_outputs]),
+        saved,
+        sizes,
+        frozenset(op.differentiated_inputs),
+    )
 
 
 def compiled_for(job: tuple[str, Model]) -> dict[str, tuple[frozenset[str], Usage]]:
     target, model = job
     compiler = Compiler(target)
-    call_everything(compiler, model)
+    call_everything(TritonBackend(device_type="meta", launcher=compiler), model)
     return compiler.found
 
 

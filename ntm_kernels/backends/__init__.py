@@ -21,6 +21,7 @@ from ntm_kernels.backends.choice import (
 from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.cuda import CudaBackend
 from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.triton import TritonBackend
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -42,5 +43,6 @@ __all__ = [
 ]
 
 register(TorchBackend())
-register(CpuBackend())
+register(TritonBackend())
 register(CudaBackend())
+register(CpuBackend())

@@ -104,7 +104,7 @@ class Backend(ABC):
         available: to warn, or to raise where it was asked for."""
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Why this backend does not serve ``problem``, of an op that it has; ``None`` if it does."""
+        """Why this backend does not serve ``problem`` of an op that it has; ``None`` if it does."""
         return None
 
     def refuses(self, problem: Problem) -> str | None:

@@ -67,7 +67,9 @@ class ProjectedSequence(Kernel[SequenceInputs, SequenceOutputs, Saved]):
         found = self.backward_projected(grads, given, outputs, saved, _projected(sizes))
         rows = found.x.flatten(0, 1)
         d_weight = torch.mm(rows.mT, x.flatten(0, 1).to(rows.dtype))
-        d_x = (found.x @ weight.to(rows.dtype)).to(x.dtype) if "x" in wanted else None
+        d_x = found.x  # nobody reads it
+        if "x" in wanted:
+            d_x = (found.x @ weight.to(rows.dtype)).to(x.dtype)
         return found._replace(
             x=d_x,
             input_weight=d_weight.to(weight.dtype),

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.nn.checks import shapes_of
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
 from ntm_kernels.nn.state import NTMState, map_tensors
+from ntm_kernels.ops.sequence_call import beyond
 
 OWNER = "NTMCell: with lengths"
 PROBED = (2, 3)

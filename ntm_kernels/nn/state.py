@@ -91,8 +91,8 @@ class InitialState:
 
     Attributes:
         memory: a constant, a tensor ``[N, M]``, or ``"learned"``.
-        weightings: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"`` (softmax
-            of learned logits).
+        weightings: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"``
+            (softmax of learned logits).
         read_vectors: a constant or ``"learned"``.
         controller: a constant or ``"learned"``; a user's own controller starts as its
             ``initial_state`` says.
@@ -168,7 +168,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class StartingPoint(nn.Module):
-    """Initial memory, weightings and read vectors of a batch; the learned ones are its parameters."""
+    """Initial memory, weightings and read vectors of a batch; those learned are its parameters."""
 
     given_memory: Tensor | None
 
@@ -251,8 +251,8 @@ class StartingPoint(nn.Module):
     def forward(
         self, batch: int, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory, weightings and read vectors of ``batch`` sequences on ``device``, in the arithmetic
-        dtype of ``dtype``."""
+        """Memory, weightings and read vectors of ``batch`` sequences on ``device``, in the
+        arithmetic dtype of ``dtype``."""
         dtype = arithmetic_dtype(dtype)
 
         def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,8 @@ from ntm_kernels.ops.sizes import Sizes
 
 @record
 class AddressInputs(NamedTuple):
+    """Memory, activated parameters of all heads, and the weightings of the step before."""
+
     memory: Annotated[Tensor, Field("B N M", "memory")]
     key: Annotated[Tensor, Field("B H M", "head_parameters")]
     strength: Annotated[Tensor, Field("B H", "head_parameters")]
@@ -22,6 +24,8 @@ class AddressInputs(NamedTuple):
 
 @record
 class AddressOutputs(NamedTuple):
+    """The weightings of all heads."""
+
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
 
 

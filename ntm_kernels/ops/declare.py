@@ -168,7 +168,7 @@ def _arguments(*parts: str) -> str:
 
 
 def choose(declared: type[Record], chosen: Iterable[str], values: Iterable[Any]) -> Record:
-    """A record with ``values`` under the names ``chosen``, in that order, and ``None`` elsewhere."""
+    """A record with ``values`` under the names ``chosen``, in order, and ``None`` elsewhere."""
     given = dict(zip(chosen, values, strict=True))
     return declared._make(given.get(name) for name in names(declared))
 
@@ -230,7 +230,7 @@ def options_of(op: Op[Any, Any, Options], sizes: Sizes) -> Options:
 
 
 def dtypes_of(inputs: NamedTuple) -> dict[str, torch.dtype]:
-    """The dtype of each kind of tensor in a record of inputs; a kind without one has the memory's."""
+    """The dtype of each kind of tensor in a record of inputs, which has a memory."""
     kinds: dict[str, torch.dtype] = {}
     for field, tensor in zip(fields(type(inputs)).values(), inputs, strict=True):
         if tensor is not None:

@@ -10,12 +10,16 @@ from ntm_kernels.ops.sizes import Sizes
 
 @record
 class ReadInputs(NamedTuple):
+    """Memory, and the weightings of the heads that read it."""
+
     memory: Annotated[Tensor, Field("B N M", "memory")]
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
 
 
 @record
 class ReadOutputs(NamedTuple):
+    """What each head reads."""
+
     read_vectors: Annotated[Tensor, Field("B H M", "memory")]
 
 

@@ -31,6 +31,8 @@ class SequenceInputs(NamedTuple):
 
 @record
 class SequenceOutputs(NamedTuple):
+    """Of every step, and the state after the last; the trace if it is asked for."""
+
     hidden: Annotated[Tensor, Field("T B C", "state", kept=True)]
     read_vectors: Annotated[Tensor, Field("T B R M", "memory", kept=True)]
     final_memory: Annotated[Tensor, Field("B N M", "memory")]
@@ -47,6 +49,8 @@ class SequenceOutputs(NamedTuple):
 
 
 class SequenceOptions(NamedTuple):
+    """How the interface vector is cut, the steps between checkpoints, and whether to trace."""
+
     num_read_heads: int
     num_write_heads: int
     shift_range: int

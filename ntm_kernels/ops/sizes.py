@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
     return_trace: bool = False
 
     @classmethod
-    def of(cls, memory: Tensor, num_read_heads: int, **others: int) -> Sizes:
+    def of(cls, memory: Tensor, num_read_heads: int, **others: Any) -> Sizes:
         """Sizes of a call on ``memory [B, N, M]``."""
         batch, memory_size, word_size = memory.shape
         return cls(batch, memory_size, word_size, num_read_heads, **others)

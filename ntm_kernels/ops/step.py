@@ -12,6 +12,8 @@ from ntm_kernels.ops.sizes import Sizes
 
 @record
 class StepInputs(NamedTuple):
+    """Memory, raw interface vector, and the weightings of the step before."""
+
     memory: Annotated[Tensor, Field("B N M", "memory")]
     interface: Annotated[Tensor, Field("B P", "head_parameters")]
     previous_weightings: Annotated[Tensor, Field("B H N", "weightings")]
@@ -19,12 +21,16 @@ class StepInputs(NamedTuple):
 
 @record
 class StepOutputs(NamedTuple):
+    """What the read heads read, the memory after the write, and all weightings."""
+
     read_vectors: Annotated[Tensor, Field("B R M", "memory")]
     memory: Annotated[Tensor, Field("B N M", "memory")]
     weightings: Annotated[Tensor, Field("B H N", "weightings", kept=True)]
 
 
 class StepOptions(NamedTuple):
+    """How the interface vector is cut."""
+
     num_read_heads: int
     num_write_heads: int
     shift_range: int

@@ -10,6 +10,8 @@ from ntm_kernels.ops.sizes import Sizes
 
 @record
 class WriteInputs(NamedTuple):
+    """Memory, and weightings, erase and add vectors of the heads that write it."""
+
     memory: Annotated[Tensor, Field("B N M", "memory")]
     weightings: Annotated[Tensor, Field("B H N", "weightings")]
     erase: Annotated[Tensor, Field("B H M", "head_parameters")]
@@ -18,6 +20,8 @@ class WriteInputs(NamedTuple):
 
 @record
 class WriteOutputs(NamedTuple):
+    """The memory after the write."""
+
     memory: Annotated[Tensor, Field("B N M", "memory")]
 
 

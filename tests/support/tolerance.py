@@ -2,7 +2,7 @@
 
 The error against float64 is at most twice that of ``ntm_kernels.reference`` under plain autograd in
 the same dtype, or, where that is smaller, 4 ulp of the dtype times the largest magnitude of the
-tensor, times √(T·N) for sums that long. Of a single call this is so for weightings like those of the
+tensor, times √(T·N) for sums that long. Of a single call this is so for weights like those of the
 initialisation; ``tests/ops/test_weight_scale.py`` has larger ones.
 
 For float64 itself there is no better truth than plain autograd in float64, and its error is taken

@@ -12,11 +12,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-import torch
 
 from ntm_kernels.backends import register
-from ntm_kernels.backends.triton import TritonBackend
-from ntm_kernels.backends.triton.launch import TABLE
+from ntm_kernels.backends.triton import Launcher, TritonBackend
+from ntm_kernels.backends.triton.launch_table import TABLE
+from ntm_kernels.backends.triton.launcher import tensors_in
 
 # Nothing fits one program, a tile is a few rows, and a program has several tiles.
 TILED = TABLE._replace(on_chip=(), tile_elements=16, programs_per_sequence=2, combine_block=(1, 8))
@@ -24,13 +24,21 @@ TILED = TABLE._replace(on_chip=(), tile_elements=16, programs_per_sequence=2, co
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-class InterpretedBackend(TritonBackend):
-    """Serves calls that name it; one at a time, as the interpreter's state is global."""
+class InterpretedLauncher(Launcher):
+    """Launches one kernel at a time, as the interpreter's state is global."""
 
     lock = threading.Lock()
 
+    def run(self, kernel, grid, *arguments, **options):
+        with self.lock, patched_once(), accesses_checked(tensors_in(arguments)):
+            super().run(kernel, grid, *arguments, **options)
+
+
+class InterpretedBackend(TritonBackend):
+    """Serves calls that name it."""
+
     def __init__(self, name, table=TABLE):
-        super().__init__(name, "cpu", table)
+        super().__init__(name, "cpu", InterpretedLauncher(table))
 
     def unavailable(self):
         if find_spec("triton") is None:
@@ -46,10 +54,6 @@ class InterpretedBackend(TritonBackend):
 
         return f"Triton {triton.__version__} in its interpreter"
 
-    def run(self, kernel, grid, *arguments, **options):
-        with self.lock, patched_once(), accesses_checked(arguments):
-            super().run(kernel, grid, *arguments, **options)
-
 
 class OutOfBounds(Exception):
     """A kernel accessed memory outside of all tensors that it was given."""
@@ -60,7 +64,7 @@ def accesses_checked(tensors):
     """Raise ``OutOfBounds`` where an unmasked load or store lies outside ``tensors``."""
     from triton.runtime import interpreter
 
-    extents = sorted(extent(part) for part in tensors if isinstance(part, torch.Tensor))
+    extents = sorted(extent(part) for part in tensors)
     starts = np.array([start for start, _ in extents], dtype=np.uint64)
     stops = np.maximum.accumulate(np.array([stop for _, stop in extents], dtype=np.uint64))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.triton.interpreted import InterpretedBackend, extent, needs_interpreter
+from tests.triton.interpreted import InterpretedLauncher, extent, needs_interpreter
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -17,8 +17,8 @@ def copy_kernel(p_from, p_to, loaded, stored, BLOCK: tl.constexpr):
 
 
 def copy(given, result, loaded, stored):
-    backend = InterpretedBackend("checked")
-    backend.run(copy_kernel, (1,), given, result, loaded, stored, BLOCK=8, warps=1)
+    launcher = InterpretedLauncher()
+    launcher.run(copy_kernel, (1,), given, result, loaded, stored, BLOCK=8, warps=1)
 
 
 @needs_interpreter

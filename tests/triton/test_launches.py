@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backends import Problem, SequenceArguments, Sizes, get, register
-from ntm_kernels.backends.triton import TritonBackend
-from ntm_kernels.backends.triton.launch import TABLE, most_registers
+from ntm_kernels.backends import Problem, get, register
+from ntm_kernels.backends.triton import Launcher, TritonBackend
+from ntm_kernels.backends.triton.launch_table import TABLE, most_registers
+from ntm_kernels.ops import SequenceInputs, Sizes, StepInputs
+from ntm_kernels.ops.declare import choose, names
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees
 from tests.support.table import Entry
 from tests.triton.interpreted import TILED, InterpretedBackend, needs_interpreter
@@ -25,11 +27,11 @@ ADDRESS = ["scores", "shift"]
 ADDRESS_BACKWARD = ["sharpen_backward", "shift_backward", "scores_backward", "combine"]
 
 
-class Launches(TritonBackend):
-    """Counts kernels instead of launching them, on tensors without data."""
+class Launches(Launcher):
+    """Counts kernels instead of launching them."""
 
     def __init__(self):
-        super().__init__(device_type="meta")
+        super().__init__()
         self.names = []
         self.bounds = []
 
@@ -61,36 +63,40 @@ def sizes_of(case):
         time=case.time,
         hidden_size=case.hidden_size,
         checkpoint_every=6,
+        is_lstm=case.op == "sequence" and case.controller == "lstm",
     )
 
 
-def packed(case):
+def record(kind, case):
+    """The arguments of ``case``, without data."""
     given = arguments(case, Dtypes.all(torch.float32), "meta")
-    controller = (given.pop("hidden", None), given.pop("cell", None))
-    return SequenceArguments(*given.values(), *controller, lengths=None)
+    return choose(kind, given, given.values())
+
+
+def kernel(op, launcher):
+    return TritonBackend(device_type="meta", launcher=launcher).kernels[op]
 
 
 def step(case):
     """Kernels of a step and of its backward."""
     case = case.with_(op="step")
     forward, backward = Launches(), Launches()
-    memory, interface, previous = arguments(case, Dtypes.all(torch.float32), "meta").values()
-    given = memory, interface, previous
-    reads, written, weightings, saved = forward.step(*given, sizes_of(case), True)
-    backward.step_backward(reads, written, weightings, *given, weightings, saved, sizes_of(case))
+    inputs, sizes = record(StepInputs, case), sizes_of(case)
+    outputs, saved = kernel("step", forward).forward(inputs, sizes, True)
+    wanted = frozenset(names(StepInputs))
+    kernel("step", backward).backward(outputs, inputs, outputs, saved, sizes, wanted)
     return forward.names, backward.names
 
 
 def sequence(case):
     """Kernels of a sequence and of its backward, and operators of torch beside them."""
     forward, backward = Launches(), Launches()
-    given, sizes = packed(case), sizes_of(case)
+    inputs, sizes = record(SequenceInputs, case), sizes_of(case)
     with Dispatches() as beside_forward:
-        outputs, saved = forward.sequence(given, sizes, case.controller, True, False)
-    grads = [part if part.numel() else None for part in outputs[:7]]
-    results = outputs.hidden, outputs.read_vectors, saved, sizes, case.controller
+        outputs, saved = kernel("sequence", forward).forward(inputs, sizes, True)
+    wanted = frozenset(names(SequenceInputs))
     with Dispatches() as beside_backward:
-        backward.sequence_backward(grads, given, *results)
+        kernel("sequence", backward).backward(outputs, inputs, outputs, saved, sizes, wanted)
     counts = beside_forward.count, beside_backward.count
     return Counter(forward.names), Counter(backward.names), counts
 
@@ -153,9 +159,7 @@ def test_launches_in_the_documentation():
     ids=str,
 )
 def test_path_is_told(case, how):
-    problem = Problem(
-        case.op, "cuda", torch.float32, torch.float32, case.controller, sizes_of(case)
-    )
+    problem = Problem(case.op, "cuda", torch.float32, sizes_of(case))
     assert TritonBackend().how(problem) == how
     assert TABLE.too_large(problem) is None
 
@@ -164,10 +168,10 @@ def test_path_is_told(case, how):
 def test_registers_are_bounded_for_ptxas_alone(monkeypatch, hip, bound):
     """ROCm, which calls its devices ``cuda`` too, refuses the option."""
     monkeypatch.setattr(torch.version, "hip", hip)
-    backend = Launches()
-    backend.sequence(packed(PAPER), sizes_of(PAPER), PAPER.controller, True, False)
-    assert backend.bounds == [bound]
-    assert ("ROCm" in backend.describe()) == (hip is not None)
+    launcher = Launches()
+    kernel("sequence", launcher).forward(record(SequenceInputs, PAPER), sizes_of(PAPER), True)
+    assert launcher.bounds == [bound]
+    assert ("ROCm" in TritonBackend(launcher=launcher).describe()) == (hip is not None)
 
 
 def test_cuda_kernels_leave_rocm_alone(monkeypatch):
@@ -176,7 +180,9 @@ def test_cuda_kernels_leave_rocm_alone(monkeypatch):
 
 
 def test_many_heads_take_more_warps_than_their_memory():
-    few, many = (TABLE.fitting(128, 4, heads, 3, torch.float32) for heads in (1, 8))
+    few, many = (
+        TABLE.fitting(Sizes(1, 128, 4, heads, num_taps=3), torch.float32) for heads in (1, 8)
+    )
     assert (few.elements, few.warps) == (512, 1)
     assert (many.elements, many.warps) == (2048, 4)
 
@@ -188,7 +194,7 @@ def test_bound_of_registers():
 def test_largest_sizes():
     def problem(locations, words, heads=1, num_taps=3):
         sizes = Sizes(1, locations, words, heads, heads, num_taps=num_taps)
-        return Problem("step", "cuda", torch.float32, torch.float32, "", sizes)
+        return Problem("step", "cuda", torch.float32, sizes)
 
     assert TABLE.too_large(problem(2**20, 1024)) is None
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))

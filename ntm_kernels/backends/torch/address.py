@@ -211,6 +211,8 @@ def address_backward(
 
 
 class Address(Kernel[AddressInputs, AddressOutputs, NothingSaved]):
+    """The op ``address``."""
+
     def forward(
         self, inputs: AddressInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[AddressOutputs, NothingSaved]:

@@ -16,7 +16,7 @@ from ntm_kernels.ops import SequenceInputs, SequenceOutputs
 
 
 class Controlled(NamedTuple):
-    """After one step: hidden ``[B, C]``; an LSTM's cell ``[B, C]`` and activated gates ``[B, 4C]``."""
+    """After one step: hidden ``[B, C]``, an LSTM's cell ``[B, C]`` and activated gates."""
 
     hidden: Tensor
     cell: Tensor | None = None
@@ -33,11 +33,15 @@ class ControllerGrads(NamedTuple):
 
 
 class ControllerBackward(Protocol):
+    """Undoes the steps of a controller, from the last to the first."""
+
     def step(self, time: int, d_hidden: Tensor, d_cell: Tensor | None) -> ControllerGrads:
         """From the gradients after a step, the interface's share included, to those before it."""
 
 
 class Controller(Protocol):
+    """The network between input and heads."""
+
     def step(
         self, projected: Tensor, read_vectors: Tensor, hidden: Tensor | None, cell: Tensor | None
     ) -> Controlled:
@@ -77,6 +81,8 @@ class Feedforward:
 
 
 class FeedforwardBackward:
+    """The backward of ``Feedforward``."""
+
     def __init__(self, weight: Tensor, outputs: SequenceOutputs) -> None:
         self.weight = weight
         self.slopes = (1 - outputs.hidden.square()).unbind(0)
@@ -98,7 +104,8 @@ class Lstm:
     def step(
         self, projected: Tensor, read_vectors: Tensor, hidden: Tensor | None, cell: Tensor | None
     ) -> Controlled:
-        assert hidden is not None and cell is not None
+        assert hidden is not None
+        assert cell is not None
         seen = torch.cat((read_vectors, hidden), -1)
         gates = torch.addmm(projected, seen, self.weight_transposed)
         size = cell.shape[-1]
@@ -112,7 +119,8 @@ class Lstm:
     def backward(
         self, outputs: SequenceOutputs, gates: Tensor | None, cells: Tensor | None
     ) -> LstmBackward:
-        assert gates is not None and cells is not None
+        assert gates is not None
+        assert cells is not None
         return LstmBackward(self, gates, cells)
 
 

@@ -23,6 +23,8 @@ def read_backward(d_read_vectors: Tensor, inputs: ReadInputs) -> ReadInputs:
 
 
 class Read(Kernel[ReadInputs, ReadOutputs, NothingSaved]):
+    """The op ``read``."""
+
     def forward(
         self, inputs: ReadInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[ReadOutputs, NothingSaved]:

@@ -28,6 +28,8 @@ from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, StepO
 
 @record
 class Saved(NamedTuple):
+    """What the backward needs: see the top of this file."""
+
     checkpoints: Annotated[Tensor, Field("Q B N M")]
     weightings: Annotated[Tensor, Field("T B H N")]
     interface: Annotated[Tensor, Field("T B P")]
@@ -57,6 +59,8 @@ class Kept(NamedTuple):
 
 
 class Sequence(ProjectedSequence[Saved]):
+    """The op ``sequence``."""
+
     saved = Saved
 
     def forward_projected(
@@ -85,7 +89,7 @@ def active_steps(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device=lengths.device).unsqueeze(-1) < lengths
 
 
-def _inside(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
+def inside_steps(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
     """``[T, B, 1]``: whether a step is inside its sequence; ``None`` if all are."""
     if inputs.lengths is None:
         return None
@@ -95,7 +99,7 @@ def _inside(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
 def sequence(
     inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
 ) -> tuple[SequenceOutputs, Saved | None]:
-    projected, inside = inputs.x, _inside(inputs, sizes)
+    projected, inside = inputs.x, inside_steps(inputs, sizes)
     if inside is not None:
         projected = projected.masked_fill(~inside, 0)
     state = State(
@@ -118,7 +122,8 @@ def sequence(
     outputs = _outputs(steps, state, sizes)
     if not save_for_backward:
         return outputs, None
-    assert steps.weightings is not None and steps.interface is not None
+    assert steps.weightings is not None
+    assert steps.interface is not None
     return outputs, Saved(
         checkpoints=torch.stack(checkpoints),
         weightings=steps.weightings,
@@ -155,7 +160,7 @@ class _OneStep:
         if active is not None:
             hidden = hidden.masked_fill(~active, 0)
             read_vectors = read_vectors.masked_fill(~active, 0)
-            new = _hold(active, new, state)
+            new = hold(active, new, state)
         return new, Kept(
             hidden=hidden,
             read_vectors=read_vectors,
@@ -180,7 +185,7 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
     read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
     trace_interface = None
     if sizes.return_trace and steps.interface is not None:
-        trace_interface = _activated(steps.interface, sizes.layout)
+        trace_interface = activated(steps.interface, sizes.layout)
     return SequenceOutputs(
         hidden=steps.hidden,
         read_vectors=steps.read_vectors.view(sizes.time, *read_shape),
@@ -194,7 +199,7 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
     )
 
 
-def _hold(active: Tensor, new: State, old: State) -> State:
+def hold(active: Tensor, new: State, old: State) -> State:
     """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
 
     def one(after: Tensor | None, before: Tensor | None) -> Tensor | None:
@@ -205,7 +210,7 @@ def _hold(active: Tensor, new: State, old: State) -> State:
     return State(*map(one, new, old))  # type: ignore[arg-type]
 
 
-def _activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
+def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
     heads = activate(interface, layout)
     return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
 
@@ -263,7 +268,7 @@ class _UndoStep:
         slopes = activation_slopes(flat, self.heads, self.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
         self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
-        inside = _inside(inputs, sizes)
+        inside = inside_steps(inputs, sizes)
         self.inside = None if inside is None else inside.unbind(0)
         self.d_projected: list[Tensor] = []
         self.d_interface: list[Tensor] = []
@@ -286,13 +291,20 @@ class _UndoStep:
         if d_after.hidden is not None:
             d_hidden = d_after.hidden + d_hidden
         d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
-        d_projected, *d_controller = self.controller.step(time, d_hidden, d_after.cell)
-        d_before = State(back.memory, back.previous_weightings, *d_controller)
+        d_controller = self.controller.step(time, d_hidden, d_after.cell)
+        d_projected = d_controller.d_projected
+        d_before = State(
+            memory=back.memory,
+            weightings=back.previous_weightings,
+            read_vectors=d_controller.d_read_vectors,
+            hidden=d_controller.d_hidden,
+            cell=d_controller.d_cell,
+        )
         if self.inside is not None:
             active = self.inside[time]
             d_interface = d_interface.masked_fill(~active, 0)
             d_projected = d_projected.masked_fill(~active, 0)
-            d_before = _hold(active, d_before, d_after)
+            d_before = hold(active, d_before, d_after)
         self.d_projected.append(d_projected)
         self.d_interface.append(d_interface)
         return d_before

@@ -84,6 +84,8 @@ def step_backward(grads: StepOutputs, forward: Addressing, inputs: HeadsInputs) 
 
 
 class Step(Kernel[StepInputs, StepOutputs, NothingSaved]):
+    """The op ``step``."""
+
     def forward(
         self, inputs: StepInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[StepOutputs, NothingSaved]:

@@ -63,6 +63,8 @@ def others(retained: Tensor, d_kept: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Write(Kernel[WriteInputs, WriteOutputs, NothingSaved]):
+    """The op ``write``."""
+
     def forward(
         self, inputs: WriteInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[WriteOutputs, NothingSaved]:

@@ -1,99 +1,70 @@
-"""``address``: one program per sequence, the memory and all weightings in registers."""
-
-# mypy: allow-untyped-defs, allow-incomplete-defs
+"""The launches of ``address``."""
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+from ntm_kernels.backends.triton.memory_in_tiles import Tiled
+from ntm_kernels.backends.triton.one_program_or_tiles import OneProgramOrTiles
+from ntm_kernels.backends.triton.records import Heads, some
+from ntm_kernels.ops import ADDRESS, AddressInputs, AddressOutputs, Sizes, StepOutputs
 
-from ntm_kernels.backends.triton import stages
+
+class Address(OneProgramOrTiles[AddressInputs, AddressOutputs]):
+    """``address`` in registers or in tiles."""
+
+    op = ADDRESS
+    letters = "H N M S"
+
+    def forward_in_tiles(
+        self, inputs: AddressInputs, outputs: AddressOutputs, sizes: Sizes
+    ) -> None:
+        tiled, heads = Tiled(self.launcher, inputs.memory, sizes), _heads(inputs)
+        chain = tiled.address(heads, inputs.previous_weightings)
+        tiled.finish(heads, chain, some(StepOutputs, weightings=outputs.weightings))
+
+    def backward_in_tiles(
+        self,
+        grads: AddressOutputs,
+        inputs: AddressInputs,
+        outputs: AddressOutputs,
+        d_inputs: AddressInputs,
+        sizes: Sizes,
+    ) -> None:
+        tiled, heads, layout = (
+            Tiled(self.launcher, inputs.memory, sizes),
+            _heads(inputs),
+            sizes.layout,
+        )
+        chain = tiled.address(heads, inputs.previous_weightings)
+        d_weightings, parts = tiled.weighting(), tiled.gradient_parts(layout.size)
+        means = tiled.finish_backward(
+            some(StepOutputs, weightings=grads.weightings),
+            heads,
+            chain=chain,
+            d_weightings=d_weightings,
+        )
+        tiled.address_backward(
+            d_weightings,
+            means,
+            heads,
+            chain,
+            inputs.previous_weightings,
+            d_memory=d_inputs.memory,
+            d_previous_weightings=d_inputs.previous_weightings,
+            d_heads=Heads(*layout.split(parts)),
+        )
+        d_heads = layout.split(tiled.combined(parts))
+        d_inputs.key.copy_(d_heads.key)
+        d_inputs.strength.copy_(d_heads.strength)
+        d_inputs.gate.copy_(d_heads.gate)
+        d_inputs.shift.copy_(d_heads.shift)
+        d_inputs.sharpening.copy_(d_heads.sharpening)
 
 
-@triton.jit
-def address_kernel(
-    p_memory,  # [B, N, M]
-    p_key,  # [B, H, M]
-    p_strength,  # [B, H]
-    p_gate,  # [B, H]
-    p_shift,  # [B, H, S]
-    p_sharpening,  # [B, H]
-    p_previous,  # [B, H, N]
-    p_weightings,  # [B, H, N]
-    H: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    BS: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = (
-        p_key + i_b * H * M,
-        p_strength + i_b * H,
-        p_gate + i_b * H,
-        p_shift + i_b * H * S,
-        p_sharpening + i_b * H,
+def _heads(inputs: AddressInputs) -> Heads:
+    return Heads(
+        key=inputs.key,
+        strength=inputs.strength,
+        gate=inputs.gate,
+        shift=inputs.shift,
+        sharpening=inputs.sharpening,
     )
-    weightings = stages.address(memory, previous, heads, H, N, M, S, BH, BS, False)[0]
-    stages.store_rows(p_weightings + i_b * H * N, weightings, i_h, i_n, H, N)
-
-
-@triton.jit
-def address_backward_kernel(
-    p_d_weightings,  # [B, H, N]
-    p_memory,  # [B, N, M]
-    p_key,  # [B, H, M]
-    p_strength,  # [B, H]
-    p_gate,  # [B, H]
-    p_shift,  # [B, H, S]
-    p_sharpening,  # [B, H]
-    p_previous,  # [B, H, N]
-    p_d_memory,
-    p_d_key,
-    p_d_strength,
-    p_d_gate,
-    p_d_shift,
-    p_d_sharpening,
-    p_d_previous,
-    H: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    BS: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
-    d_weightings = stages.load_rows(p_d_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    heads = (
-        p_key + i_b * H * M,
-        p_strength + i_b * H,
-        p_gate + i_b * H,
-        p_shift + i_b * H * S,
-        p_sharpening + i_b * H,
-    )
-    d_heads = (
-        p_d_key + i_b * H * M,
-        p_d_strength + i_b * H,
-        p_d_gate + i_b * H,
-        p_d_shift + i_b * H * S,
-        p_d_sharpening + i_b * H,
-    )
-    d_memory = tl.zeros_like(memory)
-    d_memory, d_previous = stages.address_backward(
-        d_memory, d_weightings, memory, previous, heads, d_heads, H, N, M, S, BH, BS, False
-    )
-    stages.store_rows(p_d_memory + i_b * N * M, d_memory, i_n, i_m, N, M)
-    stages.store_rows(p_d_previous + i_b * H * N, d_previous, i_h, i_n, H, N)

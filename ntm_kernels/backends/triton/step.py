@@ -1,199 +1,56 @@
-"""``step``: one program per sequence, the memory and all weightings in registers."""
-
-# mypy: allow-untyped-defs, allow-incomplete-defs
+"""The launches of ``step``."""
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-
-from ntm_kernels.backends.triton import stages
-
-
-@triton.jit
-def groups(p, R: tl.constexpr, W: tl.constexpr, M: tl.constexpr, S: tl.constexpr):
-    """Where the groups of an interface vector begin: those of addressing, erase and add."""
-    H: tl.constexpr = R + W
-    p_strength = p + H * M
-    p_gate = p_strength + H
-    p_shift = p_gate + H
-    p_sharpening = p_shift + H * S
-    p_erase = p_sharpening + H
-    return (p, p_strength, p_gate, p_shift, p_sharpening), p_erase, p_erase + W * M
+from ntm_kernels.backends.triton.memory_in_tiles import Tiled
+from ntm_kernels.backends.triton.one_program_or_tiles import OneProgramOrTiles
+from ntm_kernels.backends.triton.records import Heads
+from ntm_kernels.ops import STEP, Sizes, StepInputs, StepOutputs
 
 
-@triton.jit
-def step(
-    memory,
-    previous,
-    p_interface,
-    p_reads,
-    p_copy,
-    R: tl.constexpr,
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    BH: tl.constexpr,
-    BS: tl.constexpr,
-):
-    """Memory and weightings after the step; stores the read vectors."""
-    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
-    weightings = stages.address(memory, previous, heads, R + W, N, M, S, BH, BS, True)[0]
-    stages.read(memory, weightings, p_reads, p_copy, False, R, M)
-    return stages.write(memory, weightings, p_erase, p_add, R, W, M, True), weightings
+class Step(OneProgramOrTiles[StepInputs, StepOutputs]):
+    """``step`` in registers or in tiles."""
 
+    op = STEP
+    letters = "R W N M S P"
 
-@triton.jit
-def step_backward(
-    d_memory,
-    d_weightings,
-    memory,
-    weightings,
-    previous,
-    p_interface,
-    p_d_reads,
-    p_d_more,
-    p_d_interface,
-    R: tl.constexpr,
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    BH: tl.constexpr,
-    BS: tl.constexpr,
-):
-    """Gradients of the memory and the previous weightings; stores that of the interface vector.
+    def forward_in_tiles(self, inputs: StepInputs, outputs: StepOutputs, sizes: Sizes) -> None:
+        tiled = Tiled(self.launcher, inputs.memory, sizes, raw=True)
+        heads = Heads(*sizes.layout.split(inputs.interface))
+        chain = tiled.address(heads, inputs.previous_weightings)
+        tiled.finish(heads, chain, outputs)
 
-    Write and read come first, with the weightings that the step found: so nothing that addressing
-    computes on the way to them takes registers beside theirs.
-    """
-    heads, p_erase, p_add = groups(p_interface, R, W, M, S)
-    d_heads, p_d_erase, p_d_add = groups(p_d_interface, R, W, M, S)
-    d_memory, d_weightings = stages.write_backward(
-        d_memory,
-        d_weightings,
-        memory,
-        weightings,
-        p_erase,
-        p_add,
-        p_d_erase,
-        p_d_add,
-        False,
-        R,
-        W,
-        M,
-        True,
-    )
-    d_memory, d_weightings = stages.read_backward(
-        d_memory, d_weightings, memory, weightings, p_d_reads, p_d_more, R, M
-    )
-    return stages.address_backward(
-        d_memory, d_weightings, memory, previous, heads, d_heads, R + W, N, M, S, BH, BS, True
-    )
-
-
-@triton.jit
-def step_kernel(
-    p_memory,  # [B, N, M]
-    p_interface,  # [B, P]
-    p_previous,  # [B, H, N]
-    p_reads,  # [B, R, M]
-    p_written,  # [B, N, M]
-    p_weightings,  # [B, H, N]
-    R: tl.constexpr,
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    BS: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    H: tl.constexpr = R + W
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
-    memory, weightings = step(
-        memory,
-        previous,
-        p_interface + i_b * P,
-        p_reads + i_b * R * M,
-        None,
-        R,
-        W,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-    )
-    stages.store_rows(p_written + i_b * N * M, memory, i_n, i_m, N, M)
-    stages.store_rows(p_weightings + i_b * H * N, weightings, i_h, i_n, H, N)
-
-
-@triton.jit
-def step_backward_kernel(
-    p_d_reads,  # [B, R, M] or None
-    p_d_written,  # [B, N, M] or None
-    p_d_weightings,  # [B, H, N] or None
-    p_memory,  # [B, N, M]
-    p_interface,  # [B, P]
-    p_previous,  # [B, H, N]
-    p_weightings,  # [B, H, N]
-    p_d_memory,
-    p_d_interface,
-    p_d_previous,
-    R: tl.constexpr,
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    BS: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    H: tl.constexpr = R + W
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    previous = stages.load_rows(p_previous + i_b * H * N, i_h, i_n, H, N, ACC)
-    if p_weightings.dtype.element_ty == ACC:
-        weightings = stages.load_rows(p_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    else:  # rounded when they were stored
-        heads, _, _ = groups(p_interface + i_b * P, R, W, M, S)
-        weightings = stages.address(memory, previous, heads, H, N, M, S, BH, BS, True)[0]
-    d_memory, d_weightings = tl.zeros_like(memory), tl.zeros_like(previous)
-    if p_d_written is not None:
-        d_memory = stages.load_rows(p_d_written + i_b * N * M, i_n, i_m, N, M, ACC)
-    if p_d_weightings is not None:
-        d_weightings = stages.load_rows(p_d_weightings + i_b * H * N, i_h, i_n, H, N, ACC)
-    if p_d_reads is not None:
-        p_d_reads += i_b * R * M
-    d_memory, d_previous = step_backward(
-        d_memory,
-        d_weightings,
-        memory,
-        weightings,
-        previous,
-        p_interface + i_b * P,
-        p_d_reads,
-        None,
-        p_d_interface + i_b * P,
-        R,
-        W,
-        N,
-        M,
-        S,
-        BH,
-        BS,
-    )
-    stages.store_rows(p_d_memory + i_b * N * M, d_memory, i_n, i_m, N, M)
-    stages.store_rows(p_d_previous + i_b * H * N, d_previous, i_h, i_n, H, N)
+    def backward_in_tiles(
+        self,
+        grads: StepOutputs,
+        inputs: StepInputs,
+        outputs: StepOutputs,
+        d_inputs: StepInputs,
+        sizes: Sizes,
+    ) -> None:
+        tiled, layout = Tiled(self.launcher, inputs.memory, sizes, raw=True), sizes.layout
+        heads = Heads(*layout.split(inputs.interface))
+        chain = tiled.address(heads, inputs.previous_weightings)
+        parts = tiled.gradient_parts(layout.size)
+        d_heads = Heads(*layout.split(parts))
+        d_finish, d_weightings = tiled.whole_memory(), tiled.weighting()
+        means = tiled.finish_backward(
+            grads,
+            heads,
+            chain=chain,
+            d_memory=d_finish,
+            d_weightings=d_weightings,
+            d_heads=d_heads,
+        )
+        tiled.address_backward(
+            d_weightings,
+            means,
+            heads,
+            chain,
+            inputs.previous_weightings,
+            d_finish=d_finish,
+            d_memory=d_inputs.memory,
+            d_previous_weightings=d_inputs.previous_weightings,
+            d_heads=d_heads,
+        )
+        tiled.combine(parts, d_inputs.interface)

@@ -1,78 +1,43 @@
-"""``write``: one program per sequence, the memory in registers."""
-
-# mypy: allow-untyped-defs, allow-incomplete-defs
+"""The launches of ``write``."""
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
-
-from ntm_kernels.backends.triton import stages
-
-
-@triton.jit
-def write_kernel(
-    p_memory,  # [B, N, M]
-    p_weightings,  # [B, W, N]
-    p_erase,  # [B, W, M]
-    p_add,  # [B, W, M]
-    p_written,  # [B, N, M]
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    weightings = stages.load_rows(p_weightings + i_b * W * N, i_h, i_n, W, N, ACC)
-    memory = stages.write(
-        memory, weightings, p_erase + i_b * W * M, p_add + i_b * W * M, 0, W, M, False
-    )
-    stages.store_rows(p_written + i_b * N * M, memory, i_n, i_m, N, M)
+from ntm_kernels.backends.triton.memory_in_tiles import Tiled
+from ntm_kernels.backends.triton.one_program_or_tiles import OneProgramOrTiles
+from ntm_kernels.backends.triton.records import Heads, some
+from ntm_kernels.ops import WRITE, Sizes, StepOutputs, WriteInputs, WriteOutputs
 
 
-@triton.jit
-def write_backward_kernel(
-    p_d_written,  # [B, N, M]
-    p_memory,  # [B, N, M]
-    p_weightings,  # [B, W, N]
-    p_erase,  # [B, W, M]
-    p_add,  # [B, W, M]
-    p_d_memory,
-    p_d_weightings,
-    p_d_erase,
-    p_d_add,
-    W: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(p_memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    d_memory = stages.load_rows(p_d_written + i_b * N * M, i_n, i_m, N, M, ACC)
-    weightings = stages.load_rows(p_weightings + i_b * W * N, i_h, i_n, W, N, ACC)
-    d_memory, d_weightings = stages.write_backward(
-        d_memory,
-        tl.zeros_like(weightings),
-        memory,
-        weightings,
-        p_erase + i_b * W * M,
-        p_add + i_b * W * M,
-        p_d_erase + i_b * W * M,
-        p_d_add + i_b * W * M,
-        False,
-        0,
-        W,
-        M,
-        False,
-    )
-    stages.store_rows(p_d_memory + i_b * N * M, d_memory, i_n, i_m, N, M)
-    stages.store_rows(p_d_weightings + i_b * W * N, d_weightings, i_h, i_n, W, N)
+class Write(OneProgramOrTiles[WriteInputs, WriteOutputs]):
+    """``write`` in registers or in tiles."""
+
+    op = WRITE
+    letters = "W N M"
+
+    def forward_in_tiles(self, inputs: WriteInputs, outputs: WriteOutputs, sizes: Sizes) -> None:
+        tiled = Tiled(self.launcher, inputs.memory, sizes)
+        after = some(StepOutputs, memory=outputs.memory, weightings=inputs.weightings)
+        tiled.finish(Heads(erase=inputs.erase, add=inputs.add), None, after)
+
+    def backward_in_tiles(
+        self,
+        grads: WriteOutputs,
+        inputs: WriteInputs,
+        outputs: WriteOutputs,
+        d_inputs: WriteInputs,
+        sizes: Sizes,
+    ) -> None:
+        tiled = Tiled(self.launcher, inputs.memory, sizes)
+        parts = tiled.gradient_parts(2 * sizes.num_write_heads * sizes.word_size)
+        d_erase, d_add = parts.chunk(2, -1)
+        tiled.finish_backward(
+            some(StepOutputs, memory=grads.memory),
+            Heads(erase=inputs.erase, add=inputs.add),
+            weightings=inputs.weightings,
+            d_memory=d_inputs.memory,
+            d_weightings=d_inputs.weightings,
+            d_heads=Heads(erase=d_erase, add=d_add),
+        )
+        d_erase, d_add = tiled.combined(parts).chunk(2, -1)
+        d_inputs.erase.copy_(d_erase.view_as(d_inputs.erase))
+        d_inputs.add.copy_(d_add.view_as(d_inputs.add))

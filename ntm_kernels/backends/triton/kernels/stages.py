@@ -19,6 +19,8 @@ sees the whole memory.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -26,6 +28,21 @@ from ntm_kernels import reference
 
 COSINE_EPS = tl.constexpr(reference.COSINE_EPS)
 FOCUS_EPS = tl.constexpr(reference.FOCUS_EPS)
+
+
+class Addressing(NamedTuple):
+    """The weightings, and what lies between, for the backward."""
+
+    weightings: Any
+    alike: Any
+    inverse_norms: Any
+    key_square: Any
+    memory_square: Any
+    by_content: Any
+    gated: Any
+    shifted: Any
+    peak: Any
+    total: Any
 
 
 # Elementary functions that hold in float32 and float64 alike, accurate to a few ulp.
@@ -275,20 +292,20 @@ def content(alike, strength, N: tl.constexpr):
 
 
 @triton.jit
-def content_backward(d_content, focus, alike, strength, total):
+def content_backward(d_content, by_content, alike, strength, total):
     """``total`` is ``Σ_i d_content_i w^c_i`` of the whole weighting."""
-    d_scores = focus * (d_content - total[:, None])
+    d_scores = by_content * (d_content - total[:, None])
     return d_scores * strength[:, None], tl.sum(d_scores * alike, 1)
 
 
 @triton.jit
-def interpolate(focus, previous, gate):
-    return gate[:, None] * focus + (1.0 - gate)[:, None] * previous
+def interpolate(by_content, previous, gate):
+    return gate[:, None] * by_content + (1.0 - gate)[:, None] * previous
 
 
 @triton.jit
-def interpolate_backward(d_gated, focus, previous, gate):
-    d_gate = tl.sum(d_gated * (focus - previous), 1)
+def interpolate_backward(d_gated, by_content, previous, gate):
+    d_gate = tl.sum(d_gated * (by_content - previous), 1)
     return d_gated * gate[:, None], d_gated * (1.0 - gate)[:, None], d_gate
 
 
@@ -389,30 +406,26 @@ def address(
     BS: tl.constexpr,
     RAW: tl.constexpr,
 ):
-    """The weightings, and what lies between, for the backward.
-
-    ``heads`` point to keys, strengths, gates, shifts and sharpenings.
-    """
-    p_key, p_strength, p_gate, p_shift, p_sharpening = heads
+    """All of an ``Addressing`` by ``Heads``."""
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N
-    strength = load_strength(p_strength, H, BH, RAW, ACC)
-    gate = load_gate(p_gate, H, BH, RAW, ACC)
-    shift_weighting = load_shift(p_shift, H, S, BH, BS, RAW, ACC)
-    sharpening = load_sharpening(p_sharpening, H, BH, RAW, ACC)
-    alike, inverse_norms, key_square, memory_square = similarity(memory, p_key, H, M, BH)
-    focus = content(alike, strength, N)
-    gated = interpolate(focus, previous, gate)
+    strength = load_strength(heads.strength, H, BH, RAW, ACC)
+    gate = load_gate(heads.gate, H, BH, RAW, ACC)
+    shift_weighting = load_shift(heads.shift, H, S, BH, BS, RAW, ACC)
+    sharpening = load_sharpening(heads.sharpening, H, BH, RAW, ACC)
+    alike, inverse_norms, key_square, memory_square = similarity(memory, heads.key, H, M, BH)
+    by_content = content(alike, strength, N)
+    gated = interpolate(by_content, previous, gate)
     shifted = shift(gated, shift_weighting, N, S)
     peak, total = powers_of(shifted, sharpening)
     weightings = sharpen(shifted, peak, total, sharpening, inside, N)
-    return (
+    return Addressing(
         weightings,
         alike,
         inverse_norms,
         key_square,
         memory_square,
-        focus,
+        by_content,
         gated,
         shifted,
         peak,
@@ -438,54 +451,48 @@ def address_backward(
 ):
     """Adds to the gradient of the memory, and returns that of the previous weightings; stores those
     of the parameters."""
-    p_key, p_strength, p_gate, p_shift, p_sharpening = heads
-    p_d_key, p_d_strength, p_d_gate, p_d_shift, p_d_sharpening = d_heads
     ACC: tl.constexpr = memory.dtype
     inside = tl.arange(0, memory.shape[0]) < N
-    strength = load_strength(p_strength, H, BH, RAW, ACC)
-    gate = load_gate(p_gate, H, BH, RAW, ACC)
-    shift_weighting = load_shift(p_shift, H, S, BH, BS, RAW, ACC)
-    sharpening = load_sharpening(p_sharpening, H, BH, RAW, ACC)
-    (
-        weightings,
-        alike,
-        inverse_norms,
-        key_square,
-        memory_square,
-        focus,
-        gated,
-        shifted,
-        peak,
-        total,
-    ) = address(memory, previous, heads, H, N, M, S, BH, BS, RAW)
+    strength = load_strength(heads.strength, H, BH, RAW, ACC)
+    gate = load_gate(heads.gate, H, BH, RAW, ACC)
+    shift_weighting = load_shift(heads.shift, H, S, BH, BS, RAW, ACC)
+    sharpening = load_sharpening(heads.sharpening, H, BH, RAW, ACC)
+    found = address(memory, previous, heads, H, N, M, S, BH, BS, RAW)
 
-    mean = tl.sum(d_weightings * weightings, 1)
+    mean = tl.sum(d_weightings * found.weightings, 1)
     d_shifted, d_sharpening = sharpen_backward(
-        d_weightings, weightings, shifted, peak, total, sharpening, mean, inside
+        d_weightings,
+        found.weightings,
+        found.shifted,
+        found.peak,
+        found.total,
+        sharpening,
+        mean,
+        inside,
     )
-    d_gated, d_shift = shift_backward(d_shifted, gated, shift_weighting, N, S)
-    d_focus, d_previous, d_gate = interpolate_backward(d_gated, focus, previous, gate)
+    d_gated, d_shift = shift_backward(d_shifted, found.gated, shift_weighting, N, S)
+    d_content, d_previous, d_gate = interpolate_backward(d_gated, found.by_content, previous, gate)
     d_alike, d_strength = content_backward(
-        d_focus, focus, alike, strength, tl.sum(d_focus * focus, 1)
+        d_content, found.by_content, found.alike, strength, tl.sum(d_content * found.by_content, 1)
     )
     d_memory = similarity_backward(
         d_memory,
         d_alike,
-        alike,
-        inverse_norms,
-        key_square,
-        memory_square,
+        found.alike,
+        found.inverse_norms,
+        found.key_square,
+        found.memory_square,
         memory,
-        p_key,
-        p_d_key,
+        heads.key,
+        d_heads.key,
         False,
         H,
         M,
     )
-    store_strength_gradient(p_strength, p_d_strength, d_strength, False, H, RAW, ACC)
-    store_gate_gradient(p_gate, p_d_gate, d_gate, False, H, RAW, ACC)
-    store_shift_gradient(p_d_shift, d_shift, shift_weighting, False, H, S, RAW)
-    store_strength_gradient(p_sharpening, p_d_sharpening, d_sharpening, False, H, RAW, ACC)
+    store_strength_gradient(heads.strength, d_heads.strength, d_strength, False, H, RAW, ACC)
+    store_gate_gradient(heads.gate, d_heads.gate, d_gate, False, H, RAW, ACC)
+    store_shift_gradient(d_heads.shift, d_shift, shift_weighting, False, H, S, RAW)
+    store_strength_gradient(heads.sharpening, d_heads.sharpening, d_sharpening, False, H, RAW, ACC)
     return d_memory, d_previous
 
 
@@ -493,12 +500,12 @@ def address_backward(
 
 
 @triton.jit
-def read(memory, weightings, p_reads, p_copy, seen, R: tl.constexpr, M: tl.constexpr):
+def read(memory, weightings, p_read_vectors, p_copy, seen, R: tl.constexpr, M: tl.constexpr):
     """Stores ``r = Σ_i w_i M_i`` of the first R heads, twice if there is a ``p_copy``."""
     i_m = tl.arange(0, memory.shape[1])
     for h in range(R):
         vector = tl.sum(row(weightings, h)[:, None] * memory, 0)
-        store(p_reads + h * M + i_m, vector, i_m < M, seen)
+        store(p_read_vectors + h * M + i_m, vector, i_m < M, seen)
         if p_copy is not None:
             tl.store(p_copy + h * M + i_m, vector, mask=i_m < M)
 
@@ -509,7 +516,7 @@ def read_backward(
     d_weightings,
     memory,
     weightings,
-    p_d_reads,
+    p_d_read_vectors,
     p_d_more,
     R: tl.constexpr,
     M: tl.constexpr,
@@ -518,8 +525,8 @@ def read_backward(
     i_m = tl.arange(0, memory.shape[1])
     for h in range(R):
         d_read = tl.zeros([memory.shape[1]], memory.dtype)
-        if p_d_reads is not None:
-            d_read += load(p_d_reads + h * M + i_m, i_m < M, memory.dtype)
+        if p_d_read_vectors is not None:
+            d_read += load(p_d_read_vectors + h * M + i_m, i_m < M, memory.dtype)
         if p_d_more is not None:
             d_read += load(p_d_more + h * M + i_m, i_m < M, memory.dtype)
         d_memory += row(weightings, h)[:, None] * d_read[None, :]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
-from ntm_kernels.backends.triton.address import address_backward_kernel, address_kernel
-from ntm_kernels.backends.triton.read import read_backward_kernel, read_kernel
-from ntm_kernels.backends.triton.sequence import sequence_backward_kernel, sequence_kernel
-from ntm_kernels.backends.triton.step import step_backward_kernel, step_kernel
-from ntm_kernels.backends.triton.tiled import (
+from ntm_kernels.backends.triton.kernels.address import address_backward_kernel, address_kernel
+from ntm_kernels.backends.triton.kernels.read import read_backward_kernel, read_kernel
+from ntm_kernels.backends.triton.kernels.sequence import sequence_backward_kernel, sequence_kernel
+from ntm_kernels.backends.triton.kernels.step import step_backward_kernel, step_kernel
+from ntm_kernels.backends.triton.kernels.tiled import (
     combine_kernel,
     finish_backward_kernel,
     finish_kernel,
@@ -19,7 +19,7 @@ from ntm_kernels.backends.triton.tiled import (
     shift_backward_kernel,
     shift_kernel,
 )
-from ntm_kernels.backends.triton.write import write_backward_kernel, write_kernel
+from ntm_kernels.backends.triton.kernels.write import write_backward_kernel, write_kernel
 
 __all__ = [
     "ACC",

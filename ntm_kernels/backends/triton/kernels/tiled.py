@@ -23,7 +23,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ntm_kernels.backends.triton import stages
+from ntm_kernels.backends.triton.kernels import stages
 
 # One compilation serves batches of any size, which the number of parts depends on.
 VARYING = ("G",)
@@ -88,7 +88,7 @@ def store_at(p, value, index, inside, H: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def focus_at(scores, top, total, inside):
+def content_at(scores, top, total, inside):
     """The content weighting from the scores."""
     return tl.where(inside[None, :], tl.exp(scores - top[:, None]) / total[:, None], 0.0)
 
@@ -110,11 +110,8 @@ def store_tile(p, value, i_n, inside, M: tl.constexpr):
 @triton.jit(do_not_specialize=VARYING)
 def scores_kernel(
     p_memory,  # [B, N, M]
-    p_key,  # [B, H, M]
-    p_strength,  # [B, H]
-    p_scores,  # [B, H, N], β K
-    p_tops,  # [B, H, G], largest score of a part
-    p_sums,  # [B, H, G], its sum of exponentials
+    heads,  # Heads
+    chain,  # Chain: finds scores, tops and sums
     G,
     run,
     H: tl.constexpr,
@@ -128,8 +125,8 @@ def scores_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    p_key += i_b * (P if RAW else H * M)
-    p_strength += i_b * (P if RAW else H)
+    p_key = heads.key + i_b * (P if RAW else H * M)
+    p_strength = heads.strength + i_b * (P if RAW else H)
     strength = stages.load_strength(p_strength, H, BH, RAW, ACC)
     top, total = tl.full([BH], -float("inf"), ACC), tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
@@ -138,28 +135,21 @@ def scores_kernel(
         memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
         alike, _, _, _ = stages.similarity(memory, p_key, H, M, BH)
         scores = strength[:, None] * alike
-        store_at(p_scores + i_b * H * N, scores, i_n, inside, H, N)
+        store_at(chain.scores + i_b * H * N, scores, i_n, inside, H, N)
         scores = tl.where(inside[None, :], scores, -float("inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         total *= tl.exp(top - higher)
         total += tl.sum(tl.exp(scores - higher[:, None]), 1)
         top = higher
-    store_part(p_tops + i_b * H * G, top, i_g, G, H)
-    store_part(p_sums + i_b * H * G, total, i_g, G, H)
+    store_part(chain.tops + i_b * H * G, top, i_g, G, H)
+    store_part(chain.sums + i_b * H * G, total, i_g, G, H)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def shift_kernel(
-    p_scores,  # [B, H, N]
-    p_tops,  # [B, H, G]
-    p_sums,  # [B, H, G]
-    p_gate,  # [B, H]
-    p_shift,  # [B, H, S]
-    p_sharpening,  # [B, H]
+    heads,  # Heads
+    chain,  # Chain: finds shifted, peaks and powers
     p_previous,  # [B, H, N]
-    p_shifted,  # [B, H, N], w̃
-    p_peaks,  # [B, H, G], largest w̃ of a part
-    p_powers,  # [B, H, G], its sum of powers
     G,
     run,
     H: tl.constexpr,
@@ -174,16 +164,16 @@ def shift_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    gate = stages.load_gate(p_gate + i_b * (P if RAW else H), H, BH, RAW, ACC)
+    gate = stages.load_gate(heads.gate + i_b * (P if RAW else H), H, BH, RAW, ACC)
     shift_weighting = stages.load_shift(
-        p_shift + i_b * (P if RAW else H * S), H, S, BH, BS, RAW, ACC
+        heads.shift + i_b * (P if RAW else H * S), H, S, BH, BS, RAW, ACC
     )
-    p_sharpening += i_b * (P if RAW else H)
+    p_sharpening = heads.sharpening + i_b * (P if RAW else H)
     sharpening = stages.load_sharpening(p_sharpening, H, BH, RAW, ACC)
-    p_tops += i_b * H * G
-    p_sums += i_b * H * G
+    p_tops = chain.tops + i_b * H * G
+    p_sums = chain.sums + i_b * H * G
     top, total = softmax_total(p_tops, p_sums, G, H, BH, BG, ACC)
-    p_scores += i_b * H * N
+    p_scores = chain.scores + i_b * H * N
     p_previous += i_b * H * N
     peak, powers = tl.zeros([BH], ACC), tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
@@ -194,30 +184,26 @@ def shift_kernel(
             i_from = stages.behind(i_n, s, N, S)
             scores = load_at(p_scores, i_from, inside, H, N, BH, ACC)
             previous = load_at(p_previous, i_from, inside, H, N, BH, ACC)
-            gated = stages.interpolate(focus_at(scores, top, total, inside), previous, gate)
+            gated = stages.interpolate(content_at(scores, top, total, inside), previous, gate)
             shifted += stages.column(shift_weighting, s)[:, None] * gated
-        store_at(p_shifted + i_b * H * N, shifted, i_n, inside, H, N)
+        store_at(chain.shifted + i_b * H * N, shifted, i_n, inside, H, N)
         tile_peak, tile_powers = stages.powers_of(shifted, sharpening)
         higher = tl.maximum(peak, tile_peak)
         scale = tl.where(higher == 0, 1.0, higher)
         powers *= stages.power(peak / scale, sharpening, 0.0)
         powers += tile_powers * stages.power(tile_peak / scale, sharpening, 0.0)
         peak = higher
-    store_part(p_peaks + i_b * H * G, peak, i_g, G, H)
-    store_part(p_powers + i_b * H * G, powers, i_g, G, H)
+    store_part(chain.peaks + i_b * H * G, peak, i_g, G, H)
+    store_part(chain.powers + i_b * H * G, powers, i_g, G, H)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def finish_kernel(
     p_memory,  # [B, N, M]; None if there is nothing to read or write
-    p_shifted,  # [B, H, N]; None if the weightings are given
-    p_peaks,  # [B, H, G]
-    p_powers,  # [B, H, G]
-    p_sharpening,  # [B, H]
+    heads,  # Heads
+    chain,  # Chain; None if the weightings are given
     p_weightings,  # [B, H, N], given or found
-    p_erase,  # [B, W, M]
-    p_add,  # [B, W, M]
-    p_reads,  # [B, G, R, M], in parts
+    p_read_vectors,  # [B, G, R, M], in parts
     p_written,  # [B, N, M]
     G,
     run,
@@ -236,22 +222,22 @@ def finish_kernel(
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
     p_weightings += i_b * H * N
-    if p_shifted is not None:
-        p_sharpening += i_b * (P if RAW else H)
+    if chain is not None:
+        p_sharpening = heads.sharpening + i_b * (P if RAW else H)
         sharpening = stages.load_sharpening(p_sharpening, H, BH, RAW, ACC)
-        p_peaks += i_b * H * G
-        p_powers += i_b * H * G
+        p_peaks = chain.peaks + i_b * H * G
+        p_powers = chain.powers + i_b * H * G
         peak, total = power_total(p_peaks, p_powers, sharpening, G, H, BH, BG)
-        p_shifted += i_b * H * N
+        p_shifted = chain.shifted + i_b * H * N
     if R > 0:
-        p_reads += (i_b * G + i_g) * R * M
+        p_read_vectors += (i_b * G + i_g) * R * M
     if W > 0:
-        p_erase += i_b * (P if RAW else W * M)
-        p_add += i_b * (P if RAW else W * M)
+        p_erase = heads.erase + i_b * (P if RAW else W * M)
+        p_add = heads.add + i_b * (P if RAW else W * M)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
-        if p_shifted is not None:
+        if chain is not None:
             shifted = load_at(p_shifted, i_n, inside, H, N, BH, ACC)
             weightings = stages.sharpen(shifted, peak, total, sharpening, inside, N)
             store_at(p_weightings, weightings, i_n, inside, H, N)
@@ -260,7 +246,7 @@ def finish_kernel(
         if R + W > 0:
             memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
         if R > 0:
-            stages.read(memory, weightings, p_reads, None, start > i_g * run, R, M)
+            stages.read(memory, weightings, p_read_vectors, None, start > i_g * run, R, M)
             tl.debug_barrier()
         if W > 0:
             memory = stages.write(memory, weightings, p_erase, p_add, R, W, M, RAW)
@@ -269,22 +255,15 @@ def finish_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def finish_backward_kernel(
-    p_d_reads,  # [B, R, M] or None
-    p_d_written,  # [B, N, M] or None
-    p_d_weightings,  # [B, H, N] or None
+    grads,  # StepOutputs, each of which may lack
     p_memory,  # [B, N, M]; None if nothing was read or written
-    p_shifted,  # [B, H, N]; None if the weightings were given
-    p_peaks,  # [B, H, G]
-    p_powers,  # [B, H, G]
-    p_sharpening,  # [B, H]
+    heads,  # Heads
+    chain,  # Chain; None if the weightings were given
     p_weightings,  # [B, H, N]; None if they were found
-    p_erase,  # [B, W, M]
-    p_add,  # [B, W, M]
     p_d_memory,  # [B, N, M]
     p_d_all_weightings,  # [B, H, N], by all ways
     p_means,  # [B, H, G], part of Σ dw w
-    p_d_erase,  # [B, G, D], in parts
-    p_d_add,  # [B, G, D], in parts
+    d_heads,  # Heads [B, G, D], in parts: erase and add
     G,
     run,
     R: tl.constexpr,
@@ -302,36 +281,37 @@ def finish_backward_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    if p_shifted is not None:
-        p_sharpening += i_b * (P if RAW else H)
+    if chain is not None:
+        p_sharpening = heads.sharpening + i_b * (P if RAW else H)
         sharpening = stages.load_sharpening(p_sharpening, H, BH, RAW, ACC)
-        p_peaks += i_b * H * G
-        p_powers += i_b * H * G
+        p_peaks = chain.peaks + i_b * H * G
+        p_powers = chain.powers + i_b * H * G
         peak, total = power_total(p_peaks, p_powers, sharpening, G, H, BH, BG)
     if W > 0:
-        p_erase += i_b * (P if RAW else W * M)
-        p_add += i_b * (P if RAW else W * M)
-        p_d_erase += (i_b * G + i_g) * D
-        p_d_add += (i_b * G + i_g) * D
-    if p_d_reads is not None:
-        p_d_reads += i_b * R * M
+        p_erase = heads.erase + i_b * (P if RAW else W * M)
+        p_add = heads.add + i_b * (P if RAW else W * M)
+        p_d_erase = d_heads.erase + (i_b * G + i_g) * D
+        p_d_add = d_heads.add + (i_b * G + i_g) * D
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_b * R * M
     mean = tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
-        if p_shifted is not None:
-            shifted = load_at(p_shifted + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        if chain is not None:
+            shifted = load_at(chain.shifted + i_b * H * N, i_n, inside, H, N, BH, ACC)
             weightings = stages.sharpen(shifted, peak, total, sharpening, inside, N)
         else:
             weightings = load_at(p_weightings + i_b * H * N, i_n, inside, H, N, BH, ACC)
         d_weightings = tl.zeros([BH, BN], ACC)
-        if p_d_weightings is not None:
-            d_weightings = load_at(p_d_weightings + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        if grads.weightings is not None:
+            d_weightings = load_at(grads.weightings + i_b * H * N, i_n, inside, H, N, BH, ACC)
         if R + W > 0:
             memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
             d_memory = tl.zeros([BN, BM], ACC)
-            if p_d_written is not None:
-                d_memory = load_tile(p_d_written + i_b * N * M, i_n, inside, M, BM, ACC)
+            if grads.memory is not None:
+                d_memory = load_tile(grads.memory + i_b * N * M, i_n, inside, M, BM, ACC)
             if W > 0:
                 d_memory, d_weightings = stages.write_backward(
                     d_memory,
@@ -349,7 +329,7 @@ def finish_backward_kernel(
                     RAW,
                 )
             d_memory, d_weightings = stages.read_backward(
-                d_memory, d_weightings, memory, weightings, p_d_reads, None, R, M
+                d_memory, d_weightings, memory, weightings, p_d_read_vectors, None, R, M
             )
             store_tile(p_d_memory + i_b * N * M, d_memory, i_n, inside, M)
             tl.debug_barrier()
@@ -362,12 +342,10 @@ def finish_backward_kernel(
 def sharpen_backward_kernel(
     p_d_weightings,  # [B, H, N]
     p_means,  # [B, H, G]
-    p_shifted,  # [B, H, N]
-    p_peaks,  # [B, H, G]
-    p_powers,  # [B, H, G]
-    p_sharpening,  # [B, H]
+    heads,  # Heads
+    chain,  # Chain
     p_d_shifted,  # [B, H, N]
-    p_d_sharpening,  # [B, G, D], in parts
+    d_heads,  # Heads [B, G, D], in parts: sharpening
     G,
     run,
     H: tl.constexpr,
@@ -381,17 +359,17 @@ def sharpen_backward_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    p_sharpening += i_b * (P if RAW else H)
+    p_sharpening = heads.sharpening + i_b * (P if RAW else H)
     sharpening = stages.load_sharpening(p_sharpening, H, BH, RAW, ACC)
-    p_peaks += i_b * H * G
-    p_powers += i_b * H * G
+    p_peaks = chain.peaks + i_b * H * G
+    p_powers = chain.powers + i_b * H * G
     peak, total = power_total(p_peaks, p_powers, sharpening, G, H, BH, BG)
     mean = part_total(p_means + i_b * H * G, G, H, BH, BG, ACC)
     d_sharpening = tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
-        shifted = load_at(p_shifted + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        shifted = load_at(chain.shifted + i_b * H * N, i_n, inside, H, N, BH, ACC)
         d_weightings = load_at(p_d_weightings + i_b * H * N, i_n, inside, H, N, BH, ACC)
         weightings = stages.sharpen(shifted, peak, total, sharpening, inside, N)
         d_shifted, d_tile = stages.sharpen_backward(
@@ -399,23 +377,19 @@ def sharpen_backward_kernel(
         )
         store_at(p_d_shifted + i_b * H * N, d_shifted, i_n, inside, H, N)
         d_sharpening += d_tile
-    p_d_sharpening += (i_b * G + i_g) * D
+    p_d_sharpening = d_heads.sharpening + (i_b * G + i_g) * D
     stages.store_strength_gradient(p_sharpening, p_d_sharpening, d_sharpening, False, H, RAW, ACC)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def shift_backward_kernel(
     p_d_shifted,  # [B, H, N]
-    p_scores,  # [B, H, N]
-    p_tops,  # [B, H, G]
-    p_sums,  # [B, H, G]
-    p_gate,  # [B, H]
-    p_shift,  # [B, H, S]
+    heads,  # Heads
+    chain,  # Chain
     p_previous,  # [B, H, N]
-    p_d_focus,  # [B, H, N]
+    p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G], part of Σ dw^c w^c
-    p_d_gate,  # [B, G, D], in parts
-    p_d_shift,  # [B, G, D], in parts
+    d_heads,  # Heads [B, G, D], in parts: gate and shift
     p_d_previous,  # [B, H, N]
     G,
     run,
@@ -432,23 +406,27 @@ def shift_backward_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    p_gate += i_b * (P if RAW else H)
+    p_gate = heads.gate + i_b * (P if RAW else H)
     gate = stages.load_gate(p_gate, H, BH, RAW, ACC)
     shift_weighting = stages.load_shift(
-        p_shift + i_b * (P if RAW else H * S), H, S, BH, BS, RAW, ACC
+        heads.shift + i_b * (P if RAW else H * S), H, S, BH, BS, RAW, ACC
     )
-    p_tops += i_b * H * G
-    p_sums += i_b * H * G
+    p_tops = chain.tops + i_b * H * G
+    p_sums = chain.sums + i_b * H * G
     top, total = softmax_total(p_tops, p_sums, G, H, BH, BG, ACC)
     p_d_shifted += i_b * H * N
-    d_gate, d_shift, focus_total = tl.zeros([BH], ACC), tl.zeros([BH, BS], ACC), tl.zeros([BH], ACC)
+    d_gate, d_shift, content_total = (
+        tl.zeros([BH], ACC),
+        tl.zeros([BH, BS], ACC),
+        tl.zeros([BH], ACC),
+    )
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
-        scores = load_at(p_scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        scores = load_at(chain.scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
         previous = load_at(p_previous + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        focus = focus_at(scores, top, total, inside)
-        gated = stages.interpolate(focus, previous, gate)
+        by_content = content_at(scores, top, total, inside)
+        gated = stages.interpolate(by_content, previous, gate)
         d_gated = tl.zeros([BH, BN], ACC)
         for s in range(S):
             i_to = stages.ahead(i_n, s, N, S)
@@ -456,31 +434,29 @@ def shift_backward_kernel(
             d_gated += stages.column(shift_weighting, s)[:, None] * d_ahead
             d_tap = stages.column(d_shift, s) + tl.sum(gated * d_ahead, 1)
             d_shift = stages.with_column(d_shift, s, d_tap)
-        d_focus, d_previous, d_tile = stages.interpolate_backward(d_gated, focus, previous, gate)
-        store_at(p_d_focus + i_b * H * N, d_focus, i_n, inside, H, N)
+        d_content, d_previous, d_tile = stages.interpolate_backward(
+            d_gated, by_content, previous, gate
+        )
+        store_at(p_d_content + i_b * H * N, d_content, i_n, inside, H, N)
         store_at(p_d_previous + i_b * H * N, d_previous, i_n, inside, H, N)
         d_gate += d_tile
-        focus_total += tl.sum(d_focus * focus, 1)
-    store_part(p_totals + i_b * H * G, focus_total, i_g, G, H)
+        content_total += tl.sum(d_content * by_content, 1)
+    store_part(p_totals + i_b * H * G, content_total, i_g, G, H)
     i_part = (i_b * G + i_g) * D
-    stages.store_gate_gradient(p_gate, p_d_gate + i_part, d_gate, False, H, RAW, ACC)
-    stages.store_shift_gradient(p_d_shift + i_part, d_shift, shift_weighting, False, H, S, RAW)
+    stages.store_gate_gradient(p_gate, d_heads.gate + i_part, d_gate, False, H, RAW, ACC)
+    stages.store_shift_gradient(d_heads.shift + i_part, d_shift, shift_weighting, False, H, S, RAW)
 
 
 @triton.jit(do_not_specialize=VARYING)
 def scores_backward_kernel(
-    p_d_focus,  # [B, H, N]
+    p_d_content,  # [B, H, N]
     p_totals,  # [B, H, G]
     p_memory,  # [B, N, M]
-    p_key,  # [B, H, M]
-    p_strength,  # [B, H]
-    p_scores,  # [B, H, N]
-    p_tops,  # [B, H, G]
-    p_sums,  # [B, H, G]
+    heads,  # Heads
+    chain,  # Chain
     p_d_finish,  # [B, N, M], the memory's gradient by reads and writes, or None
     p_d_memory,  # [B, N, M]
-    p_d_key,  # [B, G, D], in parts
-    p_d_strength,  # [B, G, D], in parts
+    d_heads,  # Heads [B, G, D], in parts: key and strength
     G,
     run,
     H: tl.constexpr,
@@ -496,25 +472,27 @@ def scores_backward_kernel(
     ACC: tl.constexpr,
 ):
     i_b, i_g = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    p_key += i_b * (P if RAW else H * M)
-    p_strength += i_b * (P if RAW else H)
+    p_key = heads.key + i_b * (P if RAW else H * M)
+    p_strength = heads.strength + i_b * (P if RAW else H)
     strength = stages.load_strength(p_strength, H, BH, RAW, ACC)
-    p_tops += i_b * H * G
-    p_sums += i_b * H * G
+    p_tops = chain.tops + i_b * H * G
+    p_sums = chain.sums + i_b * H * G
     top, total = softmax_total(p_tops, p_sums, G, H, BH, BG, ACC)
-    focus_total = part_total(p_totals + i_b * H * G, G, H, BH, BG, ACC)
-    p_d_key += (i_b * G + i_g) * D
-    p_d_strength += (i_b * G + i_g) * D
+    content_total = part_total(p_totals + i_b * H * G, G, H, BH, BG, ACC)
+    p_d_key = d_heads.key + (i_b * G + i_g) * D
+    p_d_strength = d_heads.strength + (i_b * G + i_g) * D
     d_strength = tl.zeros([BH], ACC)
     for start in range(i_g * run, tl.minimum(i_g * run + run, N), BN):
         i_n = start + tl.arange(0, BN)
         inside = i_n < N
         memory = load_tile(p_memory + i_b * N * M, i_n, inside, M, BM, ACC)
         alike, inverse_norms, key_square, memory_square = stages.similarity(memory, p_key, H, M, BH)
-        scores = load_at(p_scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        d_focus = load_at(p_d_focus + i_b * H * N, i_n, inside, H, N, BH, ACC)
-        focus = focus_at(scores, top, total, inside)
-        d_alike, d_tile = stages.content_backward(d_focus, focus, alike, strength, focus_total)
+        scores = load_at(chain.scores + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        d_content = load_at(p_d_content + i_b * H * N, i_n, inside, H, N, BH, ACC)
+        by_content = content_at(scores, top, total, inside)
+        d_alike, d_tile = stages.content_backward(
+            d_content, by_content, alike, strength, content_total
+        )
         d_memory = tl.zeros_like(memory)
         if p_d_finish is not None:
             d_memory = load_tile(p_d_finish + i_b * N * M, i_n, inside, M, BM, ACC)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ntm_kernels.backends.base import Problem
+from ntm_kernels.ops import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
 INT32_MAX = 2**31 - 1
@@ -60,58 +61,46 @@ class Table(NamedTuple):
     # Parts and their elements that ``combine`` takes at once.
     combine_block: tuple[int, int] = (16, 128)
 
-    def fitting(
-        self,
-        memory_size: int,
-        word_size: int,
-        num_heads: int,
-        num_taps: int,
-        dtype: torch.dtype,
-        sequence: bool = False,
-    ) -> OnChip | None:
+    def fitting(self, sizes: Sizes, dtype: torch.dtype, sequence: bool = False) -> OnChip | None:
         """The row that holds such a memory on the chip, for a step or a sequence, if one does."""
         scale = _scale(dtype)
-        elements = padded(memory_size) * padded(word_size) * scale
-        longest = max(padded(memory_size), padded(num_taps)) * scale
+        elements = padded(sizes.memory_size) * padded(sizes.word_size) * scale
+        longest = max(padded(sizes.memory_size), padded(sizes.num_taps)) * scale
         most = self.sequence_thread_weightings if sequence else self.thread_weightings
         for row in self.on_chip:
             warps = row.sequence_warps if sequence else row.warps
             # The shift gathers within a warp, which thus holds all locations of its heads.
-            weightings = longest * max(padded(num_heads), warps) // (32 * warps)
+            weightings = longest * max(padded(sizes.num_heads), warps) // (32 * warps)
             if elements <= row.elements and weightings <= most:
                 return row
         return None
 
-    def tile(
-        self, batch: int, memory_size: int, word_size: int, num_heads: int, dtype: torch.dtype
-    ) -> tuple[int, int]:
+    def tile(self, sizes: Sizes, dtype: torch.dtype) -> tuple[int, int]:
         """Locations of a tile, and programs per sequence at most."""
         scale = _scale(dtype)
-        beside = self.head_elements // (padded(num_heads) * scale)
-        rows = min(self.tile_elements // (padded(word_size) * scale), beside)
-        rows = max(1, min(rows, padded(memory_size)))
-        programs = max(self.programs // max(batch, 1), 1)
+        beside = self.head_elements // (padded(sizes.num_heads) * scale)
+        rows = min(self.tile_elements // (padded(sizes.word_size) * scale), beside)
+        rows = max(1, min(rows, padded(sizes.memory_size)))
+        programs = max(self.programs // max(sizes.batch, 1), 1)
         return rows, min(programs, self.programs_per_sequence, beside)
 
     def path(self, problem: Problem) -> str:
         """How ``problem`` is served."""
-        sizes = problem.sizes
-        shape = (sizes.memory_size, sizes.word_size, sizes.num_heads, max(sizes.num_taps, 1))
-        one = self.fitting(*shape, problem.memory_dtype)
+        one = self.fitting(problem.sizes, problem.dtype)
         if problem.op == "sequence":
-            if self.fitting(*shape, problem.memory_dtype, sequence=True):
+            if self.fitting(problem.sizes, problem.dtype, sequence=True):
                 return "one launch, the memory in registers over all steps"
             return f"a loop of steps, the memory {'in registers' if one else 'in tiles'}"
         return f"the memory {'in registers' if one else 'in tiles'}"
 
     def too_large(self, problem: Problem) -> str | None:
         """Why no kernel serves ``problem``; ``None`` if one does."""
-        sizes, scale = problem.sizes, _scale(problem.memory_dtype)
+        sizes, scale = problem.sizes, _scale(problem.dtype)
         if sizes.memory_size * sizes.word_size > INT32_MAX:
             return f"a memory of {sizes.memory_size} x {sizes.word_size} needs 64-bit indices"
         if padded(sizes.word_size) * scale > self.tile_elements:
             return f"words of {sizes.word_size} elements do not fit in a tile"
-        if padded(sizes.num_heads) * padded(max(sizes.num_taps, 1)) * scale > self.head_elements:
+        if padded(sizes.num_heads) * padded(sizes.num_taps) * scale > self.head_elements:
             return f"{sizes.num_heads} heads with {sizes.num_taps} taps do not fit in registers"
         return None
 

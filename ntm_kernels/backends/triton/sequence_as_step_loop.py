@@ -1,0 +1,232 @@
+"""``sequence`` as a loop of steps, for memories that no program can hold over all steps.
+
+The controller is the one of the backend ``torch``; ``step`` and ``write`` are this backend's own.
+Keeps what ``sequence_in_one_launch`` keeps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ntm_kernels.backends.torch.controller import controller_of, shifted_in
+from ntm_kernels.backends.torch.lift import lift, with_zeros
+from ntm_kernels.backends.torch.sequence import State, hold, inside_steps
+from ntm_kernels.backends.triton.records import some
+from ntm_kernels.backends.triton.sequence_in_one_launch import Saved, empty_kept
+from ntm_kernels.backends.triton.step import Step
+from ntm_kernels.backends.triton.write import Write
+from ntm_kernels.ops import (
+    WRITE,
+    NoOptions,
+    NothingSaved,
+    SequenceInputs,
+    SequenceOutputs,
+    Sizes,
+    StepInputs,
+    StepOutputs,
+    WriteInputs,
+)
+from ntm_kernels.ops.declare import names
+
+
+def forward(
+    step: Step, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+) -> tuple[SequenceOutputs, Saved]:
+    """Outputs without the trace, and what is kept."""
+    one_step = _OneStep(step, inputs, sizes, save_for_backward)
+    state = State(
+        memory=inputs.initial_memory,
+        weightings=inputs.initial_weightings,
+        read_vectors=inputs.initial_read_vectors.flatten(1),
+        hidden=inputs.initial_hidden,
+        cell=inputs.initial_cell,
+    )
+    for time in range(sizes.time):
+        state = one_step(time, state)
+    outputs = some(
+        SequenceOutputs,
+        hidden=one_step.hidden,
+        read_vectors=one_step.read_vectors.view(sizes.shape("T B R M")),
+        final_memory=state.memory,
+        final_weightings=state.weightings,
+        final_read_vectors=state.read_vectors.view(sizes.shape("B R M")),
+        final_hidden=state.hidden,
+        final_cell=state.cell,
+    )
+    return outputs, one_step.kept
+
+
+class _OneStep:
+    """The step of a sequence: controller, interface vector, heads. Keeps what it is told to."""
+
+    def __init__(
+        self, step: Step, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+    ) -> None:
+        given, memory = lift(inputs), inputs.initial_memory
+        self.step, self.sizes = step, sizes
+        self.controller = controller_of(given)
+        self.interface_weight, self.interface_bias = given.interface_weight.mT, given.interface_bias
+        self.active, self.projected = inside_steps(inputs, sizes), given.x
+        if self.active is not None:
+            self.projected = self.projected.masked_fill(~self.active, 0)
+        self.kept = empty_kept(inputs, sizes, save_for_backward)
+        self.hidden = memory.new_empty(sizes.shape("T B C"))
+        self.read_vectors = memory.new_empty(
+            *sizes.shape("T B"), sizes.num_read_heads * sizes.word_size
+        )
+
+    def __call__(self, time: int, state: State) -> State:
+        """The state after a step, from that before it."""
+        kept, every = self.kept, self.sizes.checkpoint_every
+        if kept.checkpoints is not None and time % every == 0:
+            kept.checkpoints[time // every] = state.memory
+        hidden, cell, gates = self.controller.step(
+            self.projected[time], state.read_vectors, state.hidden, state.cell
+        )
+        interface = torch.addmm(self.interface_bias, hidden, self.interface_weight)
+        given = StepInputs(state.memory, interface, state.weightings)
+        after, _ = self.step.forward(given, self.sizes, False)
+        read_vectors = after.read_vectors.flatten(1)
+        new = State(
+            memory=after.memory,
+            weightings=after.weightings,
+            read_vectors=read_vectors,
+            hidden=hidden if self.sizes.is_lstm else None,
+            cell=cell,
+        )
+        if self.active is not None:
+            active = self.active[time]
+            new = hold(active, new, state)
+            hidden = hidden.masked_fill(~active, 0)
+            read_vectors = read_vectors.masked_fill(~active, 0)
+        self.hidden[time], self.read_vectors[time] = hidden, read_vectors
+        if kept.weightings is not None and kept.interface is not None:
+            kept.weightings[time], kept.interface[time] = new.weightings, interface
+        if kept.gates is not None and gates is not None:
+            kept.gates[time] = gates
+        if kept.cells is not None and new.cell is not None:
+            kept.cells[time] = new.cell
+        return new
+
+
+def backward(
+    step: Step,
+    write: Write,
+    grads: SequenceOutputs,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+    saved: Saved,
+    sizes: Sizes,
+) -> tuple[SequenceInputs, Tensor]:
+    """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
+    given = with_zeros(lift(grads), sizes, saved.checkpoints)
+    undo = _UndoStep(step, given, inputs, outputs, saved, sizes)
+    rewrite = _Rewrite(write, inputs, saved, sizes)
+    d_state = State(
+        memory=given.final_memory,
+        weightings=given.final_weightings,
+        read_vectors=given.final_read_vectors.flatten(1),
+        hidden=given.final_hidden,
+        cell=given.final_cell,
+    )
+    for segment in reversed(range(sizes.num_checkpoints)):
+        start = segment * sizes.checkpoint_every
+        stop = min(start + sizes.checkpoint_every, sizes.time)
+        memories = rewrite(segment, start, stop)
+        for time, memory in reversed(list(enumerate(memories, start))):
+            d_state = undo(time, memory, d_state)
+    found = some(
+        SequenceInputs,
+        x=undo.d_projected,
+        initial_memory=d_state.memory,
+        initial_weightings=d_state.weightings,
+        initial_read_vectors=d_state.read_vectors.view(sizes.shape("B R M")),
+        initial_hidden=d_state.hidden,
+        initial_cell=d_state.cell,
+    )
+    return found, undo.d_interface
+
+
+class _UndoStep:
+    """The backward of one step after the other, from the last to the first."""
+
+    def __init__(
+        self,
+        step: Step,
+        grads: SequenceOutputs,
+        inputs: SequenceInputs,
+        outputs: SequenceOutputs,
+        saved: Saved,
+        sizes: Sizes,
+    ) -> None:
+        given = lift(inputs)
+        self.step, self.grads, self.saved, self.sizes = step, grads, saved, sizes
+        self.controller = controller_of(given).backward(lift(outputs), saved.gates, saved.cells)
+        self.interface_weight = given.interface_weight
+        self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings)
+        self.active = inside_steps(inputs, sizes)
+        self.d_projected = saved.interface.new_empty(sizes.shape("T B G"))
+        self.d_interface = saved.interface.new_empty(sizes.shape("T B P"))
+
+    def __call__(self, time: int, memory: Tensor, d_after: State) -> State:
+        """The gradient of the state before the step from that of the state after it."""
+        d_read_vectors = d_after.read_vectors + self.grads.read_vectors[time].flatten(1)
+        back = self.step.backward(
+            StepOutputs(
+                d_read_vectors.view(self.sizes.shape("B R M")), d_after.memory, d_after.weightings
+            ),
+            StepInputs(memory, self.saved.interface[time], self.previous_weightings[time]),
+            some(StepOutputs, weightings=self.saved.weightings[time]),
+            NothingSaved(),
+            self.sizes,
+            frozenset(names(StepInputs)),
+        )
+        d_interface, d_hidden = back.interface, self.grads.hidden[time]
+        if d_after.hidden is not None:
+            d_hidden = d_after.hidden + d_hidden
+        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
+        found = self.controller.step(time, d_hidden, d_after.cell)
+        d_projected = found.d_projected
+        d_before = State(
+            memory=back.memory,
+            weightings=back.previous_weightings,
+            read_vectors=found.d_read_vectors,
+            hidden=found.d_hidden,
+            cell=found.d_cell,
+        )
+        if self.active is not None:
+            active = self.active[time]
+            d_interface = d_interface.masked_fill(~active, 0)
+            d_projected = d_projected.masked_fill(~active, 0)
+            d_before = hold(active, d_before, d_after)
+        self.d_projected[time], self.d_interface[time] = d_projected, d_interface
+        return d_before
+
+
+class _Rewrite:
+    """Finds the memory before each step of a segment again, by repeating its writes."""
+
+    def __init__(self, write: Write, inputs: SequenceInputs, saved: Saved, sizes: Sizes) -> None:
+        self.write, self.saved, self.sizes = write, saved, sizes
+        heads = sizes.layout.split(saved.interface)
+        self.erase, self.add = torch.sigmoid(heads.erase), heads.add
+        self.active = inside_steps(inputs, sizes)
+
+    def __call__(self, segment: int, start: int, stop: int) -> list[Tensor]:
+        memory = self.saved.checkpoints[segment]
+        memories = [memory]
+        for time in range(start, stop - 1):
+            memory = self._written(time, memory)
+            memories.append(memory)
+        return memories
+
+    def _written(self, time: int, memory: Tensor) -> Tensor:
+        weightings = self.saved.weightings[time].narrow(
+            1, self.sizes.num_read_heads, self.sizes.num_write_heads
+        )
+        given = WriteInputs(memory, weightings, self.erase[time], self.add[time])
+        after, _ = self.write.forward(given, WRITE.sizes(given, NoOptions()), False)
+        if self.active is None:
+            return after.memory
+        return torch.where(self.active[time].unsqueeze(-1), after.memory, memory)

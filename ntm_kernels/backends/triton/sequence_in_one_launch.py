@@ -1,0 +1,148 @@
+"""``sequence`` in one launch, for memories that one program holds over all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple
+
+from torch import Tensor
+
+from ntm_kernels.backends.triton.launch_table import OnChip
+from ntm_kernels.backends.triton.launcher import Launcher
+from ntm_kernels.backends.triton.records import contiguous, some
+from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes
+from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
+from ntm_kernels.reference import arithmetic_dtype
+
+
+class Saved(NamedTuple):
+    """The memory before every ``checkpoint_every``-th step; of each step what the others hold."""
+
+    checkpoints: Annotated[Tensor, Field("Q B N M")]
+    weightings: Annotated[Tensor, Field("T B H N")]
+    interface: Annotated[Tensor, Field("T B P")]
+    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]
+    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+
+
+def empty_kept(inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) -> Saved:
+    """New tensors for what a forward keeps: all, what a trace is made of, or nothing."""
+    kept: Iterable[str] = ()
+    if save_for_backward:
+        kept = names(Saved)
+    elif sizes.return_trace:
+        kept = ("weightings", "interface")
+    memory = inputs.initial_memory
+    dtype = arithmetic_dtype(memory.dtype)
+    there = {
+        name: memory.new_empty(sizes.shape(field.dims), dtype=dtype)
+        for name, field in fields(Saved).items()
+        if name in kept and field.present(sizes)
+    }
+    return some(Saved, **there)
+
+
+def forward(
+    launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+) -> tuple[SequenceOutputs, Saved]:
+    """Outputs without the trace, and what is kept."""
+    untraced = sizes._replace(return_trace=False)
+    outputs = empty(SequenceOutputs, untraced, inputs.initial_memory, dtypes_of(inputs))
+    # What the kernel carries from step to step begins as the initial state.
+    outputs.final_read_vectors.copy_(inputs.initial_read_vectors)
+    if inputs.initial_hidden is not None and outputs.final_hidden is not None:
+        outputs.final_hidden.copy_(inputs.initial_hidden)
+    if inputs.initial_cell is not None and outputs.final_cell is not None:
+        outputs.final_cell.copy_(inputs.initial_cell)
+    kept = empty_kept(inputs, sizes, save_for_backward)
+    keep = kept.interface is not None
+    if not keep:
+        kept = kept._replace(
+            interface=inputs.initial_memory.new_empty(
+                sizes.shape("B P"), dtype=arithmetic_dtype(inputs.initial_memory.dtype)
+            )
+        )
+    launcher.run(
+        launcher.kernels.sequence_kernel,
+        (sizes.batch,),
+        contiguous(inputs),
+        outputs,
+        kept,
+        sizes.time,
+        sizes.batch,
+        sizes.segment,
+        KEEP=keep,
+        BP=4 * launcher.table.controller_rows,
+        **_constants(launcher, row, inputs, sizes),
+    )
+    return outputs, kept
+
+
+def backward(
+    launcher: Launcher,
+    row: OnChip,
+    grads: SequenceOutputs,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+    saved: Saved,
+    sizes: Sizes,
+) -> tuple[SequenceInputs, Tensor]:
+    """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
+    checkpoints = saved.checkpoints
+    # Not x, which has no values here.
+    read = some(
+        SequenceInputs,
+        recurrent_weight=inputs.recurrent_weight,
+        interface_weight=inputs.interface_weight,
+        initial_weightings=inputs.initial_weightings,
+        initial_cell=inputs.initial_cell,
+        lengths=inputs.lengths,
+    )
+    # What the kernel carries from step to step begins as the gradient of the final state.
+    d_inputs = some(
+        SequenceInputs,
+        x=checkpoints.new_empty(sizes.shape("T B G")),
+        initial_memory=inputs.initial_memory.new_empty(sizes.shape("B N M")),
+        initial_weightings=inputs.initial_weightings.new_empty(sizes.shape("B H N")),
+        initial_read_vectors=_copy(grads.final_read_vectors, inputs.initial_read_vectors),
+        initial_hidden=_copy(grads.final_hidden, inputs.initial_hidden),
+        initial_cell=_copy(grads.final_cell, inputs.initial_cell),
+    )
+    d_interface = saved.interface.new_empty(sizes.shape("T B P"))
+    launcher.run(
+        launcher.kernels.sequence_backward_kernel,
+        (sizes.batch,),
+        contiguous(grads),
+        contiguous(read),
+        contiguous(some(SequenceOutputs, hidden=outputs.hidden)),
+        saved,
+        d_inputs,
+        d_interface,
+        checkpoints.new_empty(sizes.segment, *sizes.shape("B N M")),
+        sizes.time,
+        sizes.batch,
+        sizes.segment,
+        **_constants(launcher, row, inputs, sizes),
+    )
+    return d_inputs, d_interface
+
+
+def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """A contiguous copy of a gradient; zeros where there is none."""
+    if like is None:
+        return None
+    if grad is None:
+        return like.new_zeros(like.shape)
+    return like.new_empty(like.shape).copy_(grad)
+
+
+def _constants(
+    launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes
+) -> dict[str, Any]:
+    dtype = inputs.initial_memory.dtype
+    return {
+        **launcher.in_registers(row.sequence_warps, "C R W N M S P", sizes, dtype),
+        "LSTM": sizes.is_lstm,
+        "BC": launcher.table.controller_rows,
+        "BK": launcher.table.controller_columns,
+    }
