@@ -179,6 +179,7 @@ def step(
         ``weightings [B, H, N]``.
 
     >>> import torch
+    >>> from ntm_kernels import InterfaceLayout
     >>> layout = InterfaceLayout(word_size=4, num_read_heads=1, num_write_heads=1, shift_range=1)
     >>> memory, weightings = torch.zeros(2, 8, 4), torch.full((2, 2, 8), 1 / 8)
     >>> read_vectors, memory, weightings = step(
@@ -217,9 +218,10 @@ def sequence(
 
     With ``initial_hidden`` and ``initial_cell`` the controller is an LSTM, gates
     ``i, f, g, o = x̂_t + W [r_{t−1}, h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is
-    feed-forward, ``h_t = tanh(x̂_t + W r_{t−1})``. Then ``interface_weight @ h_t + interface_bias`` drives one
-    ``step``. The input projection ``x̂`` of all steps (bias included) is one matrix product outside;
-    or, with ``input_weight`` and ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
+    feed-forward, ``h_t = tanh(x̂_t + W r_{t−1})``. Then
+    ``interface_weight @ h_t + interface_bias`` drives one ``step``. The input projection ``x̂`` of
+    all steps (bias included) is one matrix product outside; or, with ``input_weight`` and
+    ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
 
     The backward does not store the memory of every step but one in ``checkpoint_every``, and
     recomputes those between.
@@ -252,6 +254,7 @@ def sequence(
 
     >>> import torch
     >>> T, B, N, M, C = 5, 2, 16, 4, 8
+    >>> from ntm_kernels import InterfaceLayout
     >>> layout = InterfaceLayout(M, num_read_heads=1, num_write_heads=1, shift_range=1)
     >>> focus = torch.zeros(B, 2, N)
     >>> focus[:, :, 0] = 1

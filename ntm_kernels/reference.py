@@ -311,7 +311,8 @@ def sequence(
     return_trace: bool = False,
 ) -> SequenceResult:
     """The whole recurrence, with an LSTM controller if ``initial_hidden`` and ``initial_cell`` are
-    given, else a feed-forward one. Arguments and results are those of ``ntm_kernels.functional.sequence``.
+    given, else a feed-forward one. Arguments and results are those of
+    ``ntm_kernels.functional.sequence``.
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
 

@@ -99,21 +99,21 @@ class Place:
     ],
     ids=["no torch", "no C++ compiler", "torch for CPUs", "no nvcc"],
 )
-def test_what_cannot_be_used_is_not_built(tmp_path, contents, native, cuda):
+def test_what_cannot_be_used_is_not_built(tmp_path, contents, cpu, cuda):
     place = Place(tmp_path, *contents)
     done, said, calls = place.build()
     assert done.returncode == 0, done.stdout
-    about_native, about_cuda = said
-    assert about_native.startswith(f"CPU kernels {native}")
+    about_cpu, about_cuda = said
+    assert about_cpu.startswith(f"CPU kernels {cpu}")
     assert about_cuda.startswith(f"CUDA kernels {cuda}")
-    assert ("c++" in calls) == native.startswith("built")
+    assert ("c++" in calls) == cpu.startswith("built")
     assert "nvcc" not in calls
 
 
 def test_compilation_is_announced_where_something_is_compiled(tmp_path):
     place = Place(tmp_path, "torch for CUDA", "c++", "nvcc")
     _, said, calls = place.build()
-    assert [line.partition(" ")[0] for line in said] == ["cpu", "compiling", "CUDA"]
+    assert [line.partition(" ")[0] for line in said] == ["CPU", "compiling", "CUDA"]
     assert calls.split().count("nvcc") == 3  # two sources and the library
     _, said, calls = place.build()
     assert [line.partition(" ")[0] for line in said] == ["cpu", "CUDA"]

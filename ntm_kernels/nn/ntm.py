@@ -114,7 +114,7 @@ class NTM(nn.Module):
         if output_size is not None:
             seen = self.cell.feature_size if output_from == "features" else self.cell.read_size
             shape = (output_size, seen)
-            what = f"the output layer's weightings [output_size, {output_from}]"
+            what = f"the output layer's weights [output_size, {output_from}]"
             with allocation.room_for("NTM", what, shape, dtype, "make output_size smaller"):
                 self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
             self._reset_output()

@@ -1,5 +1,7 @@
 """The ops, each declared once; ``library`` makes them ``torch.ops.ntm``."""
 
+from typing import Any
+
 from ntm_kernels.ops.address import ADDRESS, AddressInputs, AddressOutputs
 from ntm_kernels.ops.declare import Field, NoOptions, NothingSaved, Op, record
 from ntm_kernels.ops.read import READ, ReadInputs, ReadOutputs
@@ -35,4 +37,4 @@ __all__ = [
     "record",
 ]
 
-OPS = {op.name: op for op in (ADDRESS, READ, WRITE, STEP, SEQUENCE)}
+OPS: dict[str, Op[Any, Any, Any]] = {op.name: op for op in (ADDRESS, READ, WRITE, STEP, SEQUENCE)}

@@ -83,7 +83,7 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
     sequence_pairs(
         inputs.initial_hidden, inputs.initial_cell, inputs.input_weight, inputs.input_bias
     )
-    check_heads(
+    layout = check_heads(
         given,
         inputs.initial_memory,
         options.num_read_heads,
@@ -96,7 +96,7 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
     given.tensor("interface_weight", inputs.interface_weight, "P C")
     known = Sizes.of(
         inputs.initial_memory,
-        options.num_read_heads,
+        layout.num_read_heads,
         hidden_size=inputs.interface_weight.shape[1],
         is_lstm=inputs.initial_hidden is not None,
     )

@@ -57,7 +57,7 @@ def check_heads(
     num_write_heads: int,
     shift_range: int,
     name: str = "memory",
-) -> None:
+) -> InterfaceLayout:
     """Check the options of the heads, and fix the sizes that follow from them and the memory."""
     reads = positive_int(given.op, "num_read_heads", num_read_heads)
     writes = positive_int(given.op, "num_write_heads", num_write_heads)
@@ -67,6 +67,7 @@ def check_heads(
     given.fix("R", reads, "num_read_heads")
     given.fix("H", layout.num_heads, "num_read_heads + num_write_heads")
     given.fix("P", layout.size, "the interface layout")
+    return layout
 
 
 STEP = Op("step", StepInputs, StepOutputs, StepOptions, sizes, check)

@@ -4,9 +4,14 @@ import pytest
 
 from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.cuda import CudaBackend
+from ntm_kernels.backends.cuda.run import Runner
 
 CPU = (lambda folder: CpuBackend(folder / "_cpu.so"), "_cpu.so", "a C++ compiler")
-CUDA = (lambda folder: CudaBackend(folder / "_cuda.so", device_type="cpu"), "_cuda.so", "nvcc")
+CUDA = (
+    lambda folder: CudaBackend(folder / "_cuda.so", Runner(device_type="cpu")),
+    "_cuda.so",
+    "nvcc",
+)
 
 
 @pytest.fixture

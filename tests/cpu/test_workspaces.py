@@ -11,7 +11,7 @@ from ntm_kernels.backends import get
 from tests.support.cases import Case, Dtypes, arguments, run
 
 MIB = 2**20
-LARGE = Case("sequence", 16, 512, 64, time=25, hidden=8)  # five checkpoints of 2 MiB
+LARGE = Case("sequence", 16, 512, 64, time=25, hidden_size=8)  # five checkpoints of 2 MiB
 
 pytestmark = pytest.mark.skipif(
     get("cpu").unavailable() is not None, reason="the CPU kernels are not built"
@@ -28,13 +28,13 @@ def resident():
 
 def test_released_memory_goes_back_to_the_system():
     tensors = arguments(LARGE, Dtypes.all(torch.float32))
-    first = run(LARGE, tensors, "cpu")[1]["memory"].clone()
+    first = run(LARGE, tensors, "cpu")[1]["initial_memory"].clone()
     before = resident()
     freed = ntm_kernels.release_workspaces()
     assert freed > 8 * MIB
     assert before - resident() > freed / 2
     assert ntm_kernels.release_workspaces() == 0
-    assert torch.equal(run(LARGE, tensors, "cpu")[1]["memory"], first)
+    assert torch.equal(run(LARGE, tensors, "cpu")[1]["initial_memory"], first)
 
 
 def test_what_is_in_use_stays():

@@ -27,7 +27,8 @@ Sizes sizes() {
   Sizes s;
   s.batch = 11, s.memory_size = 37, s.word_size = 5, s.num_read_heads = 2, s.num_write_heads = 1,
   s.num_taps = 3;
-  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.is_lstm = true;
+  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3,
+  s.is_lstm = s.projects_input = true;
   return s;
 }
 
@@ -67,12 +68,6 @@ struct State {
         read_vectors(make(s.batch * s.read_size())),
         hidden(make(s.batch * s.hidden_size)),
         cell(make(s.batch * s.hidden_size)) {}
-  cpu::State<float> pointers() {
-    return {memory.data(), weightings.data(), read_vectors.data(), hidden.data(), cell.data()};
-  }
-  cpu::State<const float> constant() const {
-    return {memory.data(), weightings.data(), read_vectors.data(), hidden.data(), cell.data()};
-  }
 };
 
 // A forward and a backward over all steps: the last state and every gradient, one after the other.
@@ -98,21 +93,36 @@ Array run(const Sizes& s, int threads) {
       checkpoints(s.num_checkpoints() * s.batch * s.transposed_size());
   Array weightings(TB * s.num_heads() * s.memory_size), interface(TB * P), gates(TB * G),
       cell(TB * C);
-  const cpu::Sequence<float> io{
-      nullptr,
-      x.data(),
-      bias.data(),
-      gates_packed.data(),
-      interface_packed.data(),
-      interface_bias.data(),
-      nullptr,
-      first.constant(),
-      hidden.data(),
-      reads.data(),
-      last.pointers(),
-      nullptr,
-      nullptr,
-      {checkpoints.data(), weightings.data(), interface.data(), gates.data(), cell.data()}};
+  const ops::SequenceInputs<const float*> inputs{.x = x.data(),
+                                                 .recurrent_weight = nullptr,
+                                                 .interface_weight = nullptr,
+                                                 .interface_bias = interface_bias.data(),
+                                                 .initial_memory = first.memory.data(),
+                                                 .initial_weightings = first.weightings.data(),
+                                                 .initial_read_vectors = first.read_vectors.data(),
+                                                 .initial_hidden = first.hidden.data(),
+                                                 .initial_cell = first.cell.data(),
+                                                 .lengths = nullptr,
+                                                 .input_weight = nullptr,
+                                                 .input_bias = bias.data()};
+  const cpu::SequenceForward<float> io{.inputs = inputs,
+                                       .gate_weight = gates_packed.data(),
+                                       .interface_weight = interface_packed.data(),
+                                       .lengths = nullptr,
+                                       .outputs = {.hidden = hidden.data(),
+                                                   .read_vectors = reads.data(),
+                                                   .final_memory = last.memory.data(),
+                                                   .final_weightings = last.weightings.data(),
+                                                   .final_read_vectors = last.read_vectors.data(),
+                                                   .final_hidden = last.hidden.data(),
+                                                   .final_cell = last.cell.data(),
+                                                   .trace_weightings = nullptr,
+                                                   .trace_interface = nullptr},
+                                       .saved = {.checkpoints = checkpoints.data(),
+                                                 .weightings = weightings.data(),
+                                                 .interface = interface.data(),
+                                                 .gates = gates.data(),
+                                                 .cells = cell.data()}};
   parallel(threads, s.batch,
            [&](int64_t begin, int64_t end) { kernels().sequence(s, io, begin, end); });
 
@@ -121,19 +131,32 @@ Array run(const Sizes& s, int threads) {
   kernels().pack(C, P, interface_weight.data(), back_packed.data());
   const Array d_hidden = numbers(TB * C), d_reads = numbers(TB * s.read_size());
   Array d_projected(TB * G), d_interface(TB * P);
-  const cpu::SequenceBackward<float> back{
-      recurrent_packed.data(),
-      back_packed.data(),
-      nullptr,
-      first.constant(),
-      hidden.data(),
-      {checkpoints.data(), weightings.data(), interface.data(), gates.data(), cell.data()},
-      d_hidden.data(),
-      d_reads.data(),
-      d_last.constant(),
-      d_projected.data(),
-      d_interface.data(),
-      d_first.pointers()};
+  cpu::SequenceBackward<float> back{};
+  back.inputs = inputs;
+  back.recurrent_weight = recurrent_packed.data();
+  back.interface_weight = back_packed.data();
+  back.outputs.hidden = hidden.data();
+  back.saved = {.checkpoints = checkpoints.data(),
+                .weightings = weightings.data(),
+                .interface = interface.data(),
+                .gates = gates.data(),
+                .cells = cell.data()};
+  back.grads = {.hidden = d_hidden.data(),
+                .read_vectors = d_reads.data(),
+                .final_memory = d_last.memory.data(),
+                .final_weightings = d_last.weightings.data(),
+                .final_read_vectors = d_last.read_vectors.data(),
+                .final_hidden = d_last.hidden.data(),
+                .final_cell = d_last.cell.data(),
+                .trace_weightings = nullptr,
+                .trace_interface = nullptr};
+  back.d_projected = d_projected.data();
+  back.d_interface = d_interface.data();
+  back.d_inputs.initial_memory = d_first.memory.data();
+  back.d_inputs.initial_weightings = d_first.weightings.data();
+  back.d_inputs.initial_read_vectors = d_first.read_vectors.data();
+  back.d_inputs.initial_hidden = d_first.hidden.data();
+  back.d_inputs.initial_cell = d_first.cell.data();
   parallel(threads, s.batch,
            [&](int64_t begin, int64_t end) { kernels().sequence_backward(s, back, begin, end); });
 

@@ -241,7 +241,7 @@ def test_initial_state_is_checked(field, value):
         ),
         ({"dtype": torch.int64}, TypeError, "NTMCell: dtype must be torch.float32, .*int64"),
         ({"dtype": "float32"}, TypeError, "NTMCell: dtype must be torch.float32, .*'float32'"),
-        ({"backend": "foo"}, BackendError, "NTMCell: there is no backend named 'foo'; .*reference"),
+        ({"backend": "foo"}, BackendError, "NTMCell: there is no backend named 'foo'; .*torch"),
         ({"backend": 3}, TypeError, "NTMCell: backend must be the name of a backend or None"),
         (
             {"initial_state": InitialState(memory=torch.zeros(2, 2))},

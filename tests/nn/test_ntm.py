@@ -432,10 +432,10 @@ def test_numpy_integers():
         ({"hidden_size": 10**13}, ("input_weight [4·hidden_size, input]", "make hidden_size")),
         ({"hidden_size": 10**30}, ("input_weight [4·hidden_size, input]", "make hidden_size")),
         ({"word_size": 10**12}, ("recurrent_weight", "word_size")),
-        ({"shift_range": 10**13}, ("interface's weightings [P, hidden_size]", "shift_range")),
+        ({"shift_range": 10**13}, ("interface's weights [P, hidden_size]", "shift_range")),
         (
             {"output_size": 10**13},
-            ("NTM: ", "output layer's weightings", "make output_size smaller"),
+            ("NTM: ", "output layer's weights", "make output_size smaller"),
         ),
         (
             {"memory_size": 10**13, "initial_state": InitialState(memory="learned")},
@@ -443,7 +443,7 @@ def test_numpy_integers():
         ),
         (
             {"memory_size": 10**13, "initial_state": InitialState(weightings="learned")},
-            ("learned initial weights [H, N] = [3, 10000000000000]",),
+            ("learned initial weightings [H, N] = [3, 10000000000000]",),
         ),
     ],
 )

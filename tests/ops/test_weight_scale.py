@@ -13,7 +13,7 @@ from functools import lru_cache
 import pytest
 import torch
 
-from ntm_kernels.backends.torch import addressing
+from ntm_kernels.backends.torch import address as addressing
 from tests.support.cases import F64, Case, Dtypes, arguments, call, cotangents, run, to_dtype
 from tests.support.table import Entry, each_backend, fitting
 from tests.support.tolerance import allowed_error, largest_error
@@ -42,10 +42,10 @@ def at_scale(case, seed):
         uniform(name, case.hidden_size**-0.5)
     uniform("interface_weight", 1.4 * math.sqrt(6 / (case.layout.size + case.hidden_size)))
     tensors["interface_bias"] *= SCALE * 0.01
-    tensors["memory"][:] = 1e-6
-    tensors["weightings"][:] = torch.eye(case.memory_size)[0]
-    tensors["read_vectors"] *= 0.01
-    for name in {"hidden", "cell"} & tensors.keys():
+    tensors["initial_memory"][:] = 1e-6
+    tensors["initial_weightings"][:] = torch.eye(case.memory_size)[0]
+    tensors["initial_read_vectors"] *= 0.01
+    for name in {"initial_hidden", "initial_cell"} & tensors.keys():
         tensors[name] *= 0.05
     return to_dtype(tensors, torch.float32)
 

@@ -265,14 +265,14 @@ OUTSIDE |= {
         Case("step", 2, 20, 4, 2, 2), previous_weightings=((0, 1, 18), -3.0)
     ),
     "step, memory infinite": lambda: _set(Case("step", 2, 20, 4), memory=((0, 1, 2), inf)),
-    "sequence, negative weight": lambda: _sequence_with("weightings", -3.0),
+    "sequence, negative weight": lambda: _sequence_with("initial_weightings", -3.0),
     "sequence, negative weightings of several": lambda: _sequence_with(
-        "weightings", -3.0, "feedforward", num_read_heads=2, num_write_heads=2
+        "initial_weightings", -3.0, "feedforward", num_read_heads=2, num_write_heads=2
     ),
-    "sequence, memory infinite": lambda: _sequence_with("memory", inf),
-    "sequence, cell infinite": lambda: _sequence_with("cell", inf),
-    "sequence, hidden infinite": lambda: _sequence_with("hidden", inf),
+    "sequence, memory infinite": lambda: _sequence_with("initial_memory", inf),
+    "sequence, cell infinite": lambda: _sequence_with("initial_cell", inf),
+    "sequence, hidden infinite": lambda: _sequence_with("initial_hidden", inf),
     "sequence, read vector infinite": lambda: _sequence_with(
-        "read_vectors", inf, controller="feedforward"
+        "initial_read_vectors", inf, controller="feedforward"
     ),
 }
