@@ -1,18 +1,97 @@
-"""The README's examples run, one after the other; docs/addressing.md is in test_article."""
+"""Examples of the pages run, and what the pages name exists.
+
+The examples of docs/addressing.md run in tests/reference/test_article.py.
+"""
 
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
-README = Path(__file__).parents[1] / "README.md"
+import ntm_kernels
+from ntm_kernels import functional, reference
+from ntm_kernels.backends import choice
+
+ROOT = Path(__file__).parents[1]
+DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(map(str, DOCS)))
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINKS = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]*))?\)")
+FOLDERS = "ntm_kernels|csrc|tests|docs|bench|scripts"
+PATHS = re.compile(rf"`((?:{FOLDERS})/[\w/.-]*)(?::\d+)?`")
+MODULES = re.compile(r"python -m ((?:ntm_kernels|bench|scripts)[\w.]*)")
+CODE = re.compile(r"```bash\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+TARGETS = re.compile(r"^make ((?:[a-z-]+ ?)+)", re.MULTILINE)
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def examples(page):
+    return EXAMPLES.findall((ROOT / page).read_text())
+
+
+def run(page):
+    """Run the examples of a page, one after the other, and return their names."""
+    names = {}
+    for number, block in enumerate(examples(page), start=1):
+        exec(compile(block, f"{page}, example {number}", "exec"), names)
+    return names
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_readme():
-    blocks = EXAMPLES.findall(README.read_text())
-    assert len(blocks) >= 3
+    assert len(examples("README.md")) >= 3
     torch.manual_seed(0)
-    names = {}
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"README, example {number}", "exec"), names)
+    run("README.md")
+
+
+def test_backend_of_contributing(monkeypatch):
+    """It is registered, and agrees with the reference."""
+    monkeypatch.setattr(choice, "_registry", dict(choice._registry))
+    monkeypatch.setattr(choice, "_automatic", list(choice._automatic))
+    name = run("CONTRIBUTING.md")["EinsumBackend"].name
+    memory = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    weightings = torch.rand(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert functional.explain("read", memory, weightings).backend == name
+    vectors = functional.read(memory, weightings)
+    torch.testing.assert_close(vectors, reference.read(memory, weightings))
+    torch.autograd.gradcheck(
+        lambda *given: functional.read(*given, backend=name), (memory, weightings)
+    )
+
+
+def test_citation_has_the_version():
+    found = re.findall(r"^  version = \{(.*)\},$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert found == [ntm_kernels.__version__]
+
+
+@each_page
+def test_links(page):
+    here = ROOT / page
+    for target, anchor in LINKS.findall(here.read_text()):
+        there = here.parent / target if target else here
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+@each_page
+def test_paths(page):
+    for path in PATHS.findall((ROOT / page).read_text()):
+        is_built = path.endswith(".so")
+        assert is_built or (ROOT / path).exists(), path
+
+
+@each_page
+def test_commands(page):
+    code = "\n".join(map("".join, CODE.findall((ROOT / page).read_text())))
+    for module in MODULES.findall(code):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    makefile = (ROOT / "Makefile").read_text()
+    for target in " ".join(TARGETS.findall(code)).split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
