@@ -212,7 +212,7 @@ def collect(
     python: Callable[[str, Path], Iterator[Place]],
     cpp: Callable[[str, Path], Iterator[Place]] | None,
 ) -> list[Place]:
-    """What two searches find in all sources but the one that knows positions."""
+    """What a search in Python and one in C++ find, but in the sources that are left out."""
     found: list[Place] = []
     for file in production(root):
         search = python if file.suffix == ".py" else cpp

@@ -116,6 +116,24 @@ def test_definitions_in_cpp():
     ]
 
 
+def test_definitions_in_the_sources_end_with_a_brace():
+    found = [
+        (file, one)
+        for file in structure.production(structure.ROOT)
+        if file.suffix in functions.CPP_SUFFIXES
+        for one in functions.definitions(structure.ROOT / file)
+        if not one.is_type
+    ]
+    texts = {
+        file: functions.blank((structure.ROOT / file).read_text()).splitlines() for file, _ in found
+    }
+    names = {(file.name, one.name) for file, one in found}
+    assert {("sequence.h", "sequence_backward_rows"), ("tiled.cu", "tiled_kernel")} <= names
+    for file, one in found:
+        last = texts[file][one.line + one.lines - 2]
+        assert last.rstrip().endswith(("}", "};")), (file, one)
+
+
 def test_definitions_in_python():
     source = (
         "class A:\n  @d\n  def f(self, a, /, b, *args, c=1):\n    def g(): pass\n    return g\n"
