@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,8 +54,12 @@ test-isas: build ## run the ops on the CPU kernels of the lesser instruction set
 	$(ensure) --need $(testing)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
 
+structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources: long functions, names of stages
+	@$(PYTHON) -m scripts.structure $(ARGS)
+
 check-all: lint build ## run every check there is, the slow ones too
 	$(ensure) --need $(testing) --want $(training)
+	@$(PYTHON) -m scripts.structure --check
 	@$(pytest)
 	@$(MAKE) --no-print-directory test-isas
 	@$(PYTHON) -m tests.cuda_emulator.sanitize --all -n logical

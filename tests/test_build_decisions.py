@@ -116,7 +116,7 @@ def test_compilation_is_announced_where_something_is_compiled(tmp_path):
     assert [line.partition(" ")[0] for line in said] == ["CPU", "compiling", "CUDA"]
     assert calls.split().count("nvcc") == 3  # two sources and the library
     _, said, calls = place.build()
-    assert [line.partition(" ")[0] for line in said] == ["cpu", "CUDA"]
+    assert [line.partition(" ")[0] for line in said] == ["CPU", "CUDA"]
     assert calls.split().count("nvcc") == 1
 
 

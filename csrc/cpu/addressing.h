@@ -19,7 +19,7 @@ template <typename T>
 struct Addressing {
   int64_t row;     // elements from one head to the next, at least N
   int64_t halo;    // elements before and after a circular row
-  T* matches;      // [1 + H][N] ‖M_i‖² and k·M_i
+  T* dots;         // [1 + H][N] ‖M_i‖² and k·M_i
   T* memory_norm;  // [N] ‖M_i‖
   T* key_norm;     // [H] ‖k‖
   T* norms;        // [H][N] ‖k‖ ‖M_i‖, −∞ where the similarity is cut off
@@ -34,7 +34,7 @@ struct Addressing {
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.num_taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.num_heads();
-    matches = arena.take<T>((1 + heads) * row);
+    dots = arena.take<T>((1 + heads) * row);
     memory_norm = arena.take<T>(row);
     key_norm = arena.take<T>(heads);
     norms = arena.take<T>(heads * row);
@@ -61,9 +61,9 @@ inline void close_circle(int64_t n, int64_t reach, T* x) {
   }
 }
 
-// ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> matches [1 + H][N], rows `row` apart.
+// ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> dots [1 + H][N], rows `row` apart.
 template <typename T>
-inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T* matches) {
+inline void similarity_dots(const Sizes& s, const T* memory, const T* key, int64_t row, T* dots) {
   const int64_t heads = s.num_heads(), stride = s.row_stride();
   if (heads == 2) {
     by_vectors<T, kManyRegisters ? 8 : 4>(s.memory_size, [&](int64_t i, auto count, auto n) {
@@ -80,33 +80,33 @@ inline void match(const Sizes& s, const T* memory, const T* key, int64_t row, T*
       }
 #pragma GCC unroll 8
       for (int k = 0; k < count.value; ++k) {
-        T* const to = matches + i + k * L;
+        T* const to = dots + i + k * L;
         store(to, square[k], n), store(to + row, first[k], n), store(to + 2 * row, second[k], n);
       }
     });
     return;
   }
   gemm<T>(heads, s.memory_size, s.word_size, {key, s.word_size}, {memory, stride}, nullptr, 0,
-          matches + row, row);
+          dots + row, row);
   each<T>(s.memory_size, [&](int64_t i, auto n) {
     Vec<T> square{};
     for (int64_t m = 0; m < s.word_size; ++m) {
       const Vec<T> x = load(memory + m * stride + i, n);
       square += x * x;
     }
-    store(matches + i, square, n);
+    store(dots + i, square, n);
   });
 }
 
-// `write` and then `match` of what was written.
+// `write` and then `similarity_dots` of what was written.
 template <typename T>
-inline void write_match(const Sizes& s, const T* memory, const T* weightings, int64_t row,
-                        const T* erase, const T* add, T* written, const T* key, int64_t matches_row,
-                        T* matches) {
+inline void write_and_similarity_dots(const Sizes& s, const T* memory, const T* weightings,
+                                      int64_t row, const T* erase, const T* add, T* written,
+                                      const T* key, int64_t dots_row, T* dots) {
   const int64_t stride = s.row_stride();
   if (s.num_write_heads != 1 || s.num_heads() != 2) {
     write(s, memory, weightings, row, erase, add, written);
-    match(s, written, key, matches_row, matches);
+    similarity_dots(s, written, key, dots_row, dots);
     return;
   }
   by_vectors<T, kManyRegisters ? 4 : 2>(s.memory_size, [&](int64_t i, auto count, auto n) {
@@ -131,18 +131,19 @@ inline void write_match(const Sizes& s, const T* memory, const T* weightings, in
     }
 #pragma GCC unroll 8
     for (int k = 0; k < count.value; ++k) {
-      T* const to = matches + i + k * L;
-      store(to, square[k], n), store(to + matches_row, first[k], n);
-      store(to + 2 * matches_row, second[k], n);
+      T* const to = dots + i + k * L;
+      store(to, square[k], n), store(to + dots_row, first[k], n);
+      store(to + 2 * dots_row, second[k], n);
     }
   });
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `match`, 0 where the product of the norms is below ε.
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `similarity_dots`, 0 where the product of the norms
+// is below ε.
 template <typename T>
-inline void similarity(const Sizes& s, const T* matches, const T* key, Addressing<T>& a) {
+inline void similarity(const Sizes& s, const T* dots, const T* key, Addressing<T>& a) {
   each<T>(s.memory_size,
-          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(matches + i, n)), n); });
+          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(dots + i, n)), n); });
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     Vec<T> square{};
     each<T>(s.word_size, [&](int64_t m, auto n) {
@@ -155,15 +156,15 @@ inline void similarity(const Sizes& s, const T* matches, const T* key, Addressin
       const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
       const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(-__builtin_inf())) : product;
       store(a.norms + h * a.row + i, norms, n);
-      store(similarity + i, load(matches + (1 + h) * a.row + i, n) / norms, n);
+      store(similarity + i, load(dots + (1 + h) * a.row + i, n) / norms, n);
     });
   }
 }
 
 // d_key [H, M] += Σ_i d_dots_i M_i and d_memory [M][N] += Σ_h d_dots k − pull M.
 template <typename T>
-inline void products_backward(const Sizes& s, const T* memory, const T* key, const Addressing<T>& a,
-                              T* d_key, T* d_memory) {
+inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* key,
+                                     const Addressing<T>& a, T* d_key, T* d_memory) {
   const int64_t heads = s.num_heads(), stride = s.row_stride(), word_size = s.word_size;
   if (heads == 2) {
     by_rows<kLanes<T> / 2>(word_size, [&](int64_t m, auto rows) {
@@ -229,7 +230,7 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
     store(a.pull + i, square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square, n);
   });
-  products_backward(s, memory, key, a, d_key, d_memory);
+  similarity_dots_backward(s, memory, key, a, d_key, d_memory);
 }
 
 // w^c = softmax_i(β K_i).
@@ -410,12 +411,13 @@ inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* s
   return sum<T>(d_sharpening);
 }
 
-// From `match`: content, interpolate and shift of all heads; previous weightings [H][N] `row`
-// apart.
+// From `similarity_dots`: content, interpolate and shift of all heads; previous weightings [H][N]
+// `row` apart.
 template <typename T>
-inline void focus(const Sizes& s, const T* matches, const Heads<T>& heads, const T* previous,
-                  int64_t row, Addressing<T>& a) {
-  similarity(s, matches, heads.key, a);
+inline void similarity_content_interpolate_shift(const Sizes& s, const T* dots,
+                                                 const Heads<T>& heads, const T* previous,
+                                                 int64_t row, Addressing<T>& a) {
+  similarity(s, dots, heads.key, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     T* gated = a.gated + h * a.circular();
     content(s.memory_size, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
@@ -429,15 +431,15 @@ inline void focus(const Sizes& s, const T* matches, const Heads<T>& heads, const
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
                     T* weightings, int64_t row, Addressing<T>& a) {
-  match(s, memory, heads.key, a.row, a.matches);
-  focus(s, a.matches, heads, previous, row, a);
+  similarity_dots(s, memory, heads.key, a.row, a.dots);
+  similarity_content_interpolate_shift(s, a.dots, heads, previous, row, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     sharpen(s.memory_size, a.shifted + h * a.row, heads.sharpening[h], weightings + h * row);
   }
 }
 
-// After `focus`: d_weightings [H][N] becomes that of the previous weightings; d_memory [M][N] is
-// added to.
+// After `similarity_content_interpolate_shift`: d_weightings [H][N] becomes that of the previous
+// weightings; d_memory [M][N] is added to.
 template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
                              const T* previous, int64_t row, Addressing<T>& a, T* d_weightings,

@@ -85,9 +85,9 @@ void address_backward(const Sizes& s, const Backward<ops::Address, T>& io, int64
     const Heads<T> heads = heads_of<T>(s, io.inputs, b);
     T* const d_weightings = io.d_inputs.previous_weightings + b * HN;
     copy(HN, io.grads.weightings + b * HN, d_weightings);
-    match(s, to.memory, heads.key, to.addressing.row, to.addressing.matches);
-    focus(s, to.addressing.matches, heads, io.inputs.previous_weightings + b * HN, N,
-          to.addressing);
+    similarity_dots(s, to.memory, heads.key, to.addressing.row, to.addressing.dots);
+    similarity_content_interpolate_shift(s, to.addressing.dots, heads,
+                                         io.inputs.previous_weightings + b * HN, N, to.addressing);
     address_backward(s, to.memory, heads, io.inputs.previous_weightings + b * HN, N, to.addressing,
                      d_weightings, N, heads_of<T>(s, io.d_inputs, b), to.d_memory);
     store_memory(s, to.d_memory, b, io.d_inputs.memory);

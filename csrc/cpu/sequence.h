@@ -181,7 +181,7 @@ inline void sequence(const Sizes& s, const SequenceForward<T>& io, int64_t begin
 template <typename T>
 struct SequenceBackwardScratch {
   T* memories;      // [every - 1][rows][M][N] before each step of a segment but the first
-  T* matches;       // [every][rows][1 + H][N] of the memory before each step
+  T* dots;          // [every][rows][1 + H][N] of the memory before each step
   T* activated;     // [every][rows, P]
   T* d_memory;      // [rows][M][N]
   T* d_weightings;  // [rows, H, N]
@@ -195,7 +195,7 @@ struct SequenceBackwardScratch {
 
   SequenceBackwardScratch(Arena& arena, const Sizes& s, int64_t rows)
       : memories(arena.take<T>((steps(s) - 1) * rows * s.transposed_size())),
-        matches(arena.take<T>(steps(s) * rows * (1 + s.num_heads()) * Addressing<T>::row_of(s))),
+        dots(arena.take<T>(steps(s) * rows * (1 + s.num_heads()) * Addressing<T>::row_of(s))),
         activated(arena.take<T>(steps(s) * rows * s.interface_size())),
         d_memory(arena.take<T>(rows * s.transposed_size())),
         d_weightings(arena.take<T>(rows * s.num_heads() * s.memory_size)),
@@ -225,9 +225,9 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
     return step ? scratch.memories + ((step - 1) * rows + i) * s.transposed_size()
                 : checkpoint + i * s.transposed_size();
   };
-  const int64_t matches_row = scratch.addressing.row;
-  const auto matches_at = [&](int64_t step, int64_t i) {
-    return scratch.matches + (step * rows + i) * (1 + s.num_heads()) * matches_row;
+  const int64_t dots_row = scratch.addressing.row;
+  const auto dots_at = [&](int64_t step, int64_t i) {
+    return scratch.dots + (step * rows + i) * (1 + s.num_heads()) * dots_row;
   };
   const auto heads_at = [&](int64_t step, int64_t i) {
     return Heads<T>(scratch.activated + (step * rows + i) * P, s);
@@ -264,15 +264,16 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
         const Heads<T> heads = heads_at(step, i);
         activate(s, io.saved.interface + row * P, heads.key);
         if (step == 0) {
-          match(s, memory_at(0, i), heads.key, matches_row, matches_at(0, i));
+          similarity_dots(s, memory_at(0, i), heads.key, dots_row, dots_at(0, i));
           continue;
         }
         const Heads<T> before = heads_at(step - 1, i);
         const T* const weightings =
             io.saved.weightings + (row - B) * HN + s.num_read_heads * s.memory_size;
-        write_match(s, memory_at(step - 1, i), weightings, s.memory_size, before.erase, before.add,
-                    scratch.memories + ((step - 1) * rows + i) * s.transposed_size(), heads.key,
-                    matches_row, matches_at(step, i));
+        write_and_similarity_dots(s, memory_at(step - 1, i), weightings, s.memory_size,
+                                  before.erase, before.add,
+                                  scratch.memories + ((step - 1) * rows + i) * s.transposed_size(),
+                                  heads.key, dots_row, dots_at(step, i));
       }
     }
 
@@ -307,7 +308,8 @@ inline void sequence_backward_rows(const Sizes& s, const SequenceBackward<T>& io
           }
           if (t > 1) prefetch(HN, io.saved.weightings + (before - B) * HN);
         }
-        focus(s, matches_at(step, i), heads, previous, s.memory_size, scratch.addressing);
+        similarity_content_interpolate_shift(s, dots_at(step, i), heads, previous, s.memory_size,
+                                             scratch.addressing);
         step_backward(s, memory_at(step, i), heads, previous, io.saved.weightings + row * HN,
                       s.memory_size, scratch.addressing, scratch.products, d_reads,
                       scratch.d_memory + i * s.transposed_size(), scratch.d_weightings + i * HN,

@@ -19,8 +19,9 @@ inline void step(const Sizes& s, const Heads<T>& heads, Addressing<T>& a, T* mem
   write(s, memory, weightings + s.num_read_heads * row, row, heads.erase, heads.add, memory);
 }
 
-// After `focus` on the memory before the step. d_memory and d_weightings, of what the step left,
-// become those of what it found; d_read_vectors [R, M]; d_heads are set.
+// After `similarity_content_interpolate_shift` on the memory before the step. d_memory and
+// d_weightings, of what the step left, become those of what it found; d_read_vectors [R, M];
+// d_heads are set.
 template <typename T>
 inline void step_backward(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
                           const T* weightings, int64_t row, Addressing<T>& a, Products<T>& products,

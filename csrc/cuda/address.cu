@@ -82,15 +82,15 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting, H * sizes.N);
   clear_tile(block, d_tile);
   __syncthreads();
-  content(block, tile, heads, sizes, chain);
+  similarity(block, tile, heads, sizes, chain);
   sharpen_backward_dots(block, tile, sizes, chain);
   __syncthreads();
   address_backward(block, heads, sizes, chain, space.d_taps);
   __syncthreads();
   auto give = [&](int index, A d) { store_parameter(heads, params, sizes, index, d); };
   scalars_backward(block, heads, sizes, chain, space.d_taps, false, give);
-  columns_backward(block, tile, d_tile, heads, Parts(0, 0, H), sizes.N, space.d_reads, chain, true,
-                   give);
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, 0, H), sizes.N, space.d_reads,
+                                 chain, true, give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous_weightings, weighting, H * sizes.N);

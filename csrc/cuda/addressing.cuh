@@ -12,12 +12,12 @@
 
 namespace ntm {
 
-// The parameters of one head that the chain uses after the content scores.
+// The parameters of one head that the chain uses after the similarities.
 template <typename A>
-struct Focus {
+struct HeadScalars {
   A strength, gate, sharpening;
   const A* taps;
-  __device__ Focus(const Heads<A>& heads, int head, int num_taps)
+  __device__ HeadScalars(const Heads<A>& heads, int head, int num_taps)
       : strength(heads.strength[head]),
         gate(heads.gate[head]),
         sharpening(heads.sharpening[head]),
@@ -65,11 +65,12 @@ struct BackwardChain : Chain<A> {
   Partials<A> d_sharpening, d_gate, d_strength;
 };
 
-// K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the softmax's pairs of β K.
+// K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the pairs of β K from which
+// `content_interpolate_shift` has the softmax.
 // All keys share a pass; ‖k‖ comes for free beside k·M_i. What goes along uses the same words.
 template <typename A, typename C, typename F = Nothing>
-__device__ void content(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
-                        const Sizes& sizes, const C& chain, F along = {}) {
+__device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
+                           const Sizes& sizes, const C& chain, F along = {}) {
   constexpr bool kAlong = !std::is_same_v<F, Nothing>;
   const RowUnits units(tile.rows, block.warps);
   const int M = tile.word_size;
@@ -146,39 +147,40 @@ __device__ A interpolate(A content, A previous, A gate) {
   return gate * content + (1 - gate) * previous;
 }
 
-// Content weighting, interpolation and shift of the rows, w̃, and the pairs of the sharpening. A
-// backward keeps w^c, w^g and w̃.
+// Content weighting, interpolation and shift of the rows, w̃, and the pairs of w̃^γ from which
+// `sharpen` has its sum. A backward keeps w^c, w^g and w̃; a forward leaves w̃^γ in place of w̃.
 //
 // With `gated_first` w^g goes through `gated` behind a barrier; without, every tap gates its row
 // again, which is cheaper for few taps and needs nothing of other tiles but their similarities.
 template <typename A, typename C>
-__device__ void shift(const Block& block, const Rows& rows, const Heads<A>& heads,
-                      const Sizes& sizes, const C& chain, bool gated_first) {
+__device__ void content_interpolate_shift(const Block& block, const Rows& rows,
+                                          const Heads<A>& heads, const Sizes& sizes, const C& chain,
+                                          bool gated_first) {
   const int N = sizes.N, S = sizes.S, share = chain.powers.share;
   if (gated_first) {
     rows.each_head(block, sizes.H, share, [&](int head, int slot) {
-      const Focus<A> focus(heads, head, S);
+      const HeadScalars<A> scalars(heads, head, S);
       const Pair<A> softmax = fold_softmax(block, chain.scores, head);
       rows.each(block, slot, [&](int row) {
         const int64_t at = static_cast<int64_t>(head) * N + row;
-        const A content = content_weight(chain.similarity[at], focus.strength, softmax);
-        chain.gated[at] = interpolate(content, chain.previous[at], focus.gate);
+        const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
+        chain.gated[at] = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kKeeps) chain.content[at] = content;
       });
     });
     __syncthreads();
   }
   rows.each_head(block, sizes.H, share, [&](int head, int slot) {
-    const Focus<A> focus(heads, head, S);
+    const HeadScalars<A> scalars(heads, head, S);
     const Pair<A> softmax = fold_softmax(block, chain.scores, head);
     const int64_t base = static_cast<int64_t>(head) * N;
     A peak = 0;
     rows.each(block, slot, [&](int row) {
-      const A value = through_taps(focus.taps, S, row, N, 1, [&](int from, bool own) {
+      const A value = through_taps(scalars.taps, S, row, N, 1, [&](int from, bool own) {
         const int64_t at = base + from;
         if (gated_first) return chain.gated[at];
-        const A content = content_weight(chain.similarity[at], focus.strength, softmax);
-        const A gated = interpolate(content, chain.previous[at], focus.gate);
+        const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
+        const A gated = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kKeeps) {
           if (own) {
             chain.content[at] = content;
@@ -195,7 +197,7 @@ __device__ void shift(const Block& block, const Rows& rows, const Heads<A>& head
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
       // Of 0 the root is 0, and of what is negative it is NaN, as its logarithm.
-      const A power = peak > 0 ? power_of_ratio(value / peak, focus.sharpening) : sqrt_of(value);
+      const A power = peak > 0 ? power_of_ratio(value / peak, scalars.sharpening) : sqrt_of(value);
       if constexpr (!C::kKeeps) value = power;
       sum += power;
     });
@@ -210,8 +212,9 @@ __device__ bool focused(const Pair<A>& powers) {
   return powers.peak >= Constants<A>::focus_eps || powers.sum != powers.sum;
 }
 
-// w = w̃^γ / Σ w̃^γ from what `shift` left; f(head, row, w). Uniform where no w̃ reaches ε.
-// `own` are the pairs of the warps that wrote these rows, `all` the same or already reduced.
+// w = w̃^γ / Σ w̃^γ from what `content_interpolate_shift` left; f(head, row, w). Uniform where no w̃
+// reaches ε. `own` are the pairs of the warps that wrote these rows, `all` the same or already
+// reduced.
 template <typename A, typename F>
 __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& heads,
                         const Sizes& sizes, const A* shifted, const Partials<Pair<A>>& own,
@@ -277,11 +280,12 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
   });
 }
 
-// Backward of shift and interpolation: dw^g_j = Σ_o s_o dw̃_{j+o}, dw^c = g dw^g,
+// Backward of interpolation and shift: dw^g_j = Σ_o s_o dw̃_{j+o}, dw^c = g dw^g,
 // dw_{t−1} = (1 − g) dw^g, dg = Σ dw^g (w^c − w_{t−1}); and Σ dw^c w^c for the softmax.
 template <typename A>
-__device__ void shift_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
-                               const Sizes& sizes, const BackwardChain<A>& chain) {
+__device__ void interpolate_shift_backward(const Block& block, const Rows& rows,
+                                           const Heads<A>& heads, const Sizes& sizes,
+                                           const BackwardChain<A>& chain) {
   rows.each_head(block, sizes.H, chain.d_gate.share, [&](int head, int slot) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const A gate = heads.gate[head];
@@ -323,11 +327,13 @@ __device__ void shift_backward_taps(const Block& block, const Rows& rows, const 
   }
 }
 
-// Backward of the softmax and of the cosine: dK = β w^c (dw^c − Σ dw^c w^c), d(k·M_i) = dK /
+// Backward of the cosine and of the softmax, up to the products k·M_i, from which
+// `similarity_read_write_backward` goes on: dK = β w^c (dw^c − Σ dw^c w^c), d(k·M_i) = dK /
 // (‖k‖‖M_i‖) and what the norm of the row takes of it, dK K / ‖M_i‖²; dβ = Σ dK K / β.
 template <typename A>
-__device__ void content_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
-                                 const Sizes& sizes, const BackwardChain<A>& chain) {
+__device__ void similarity_content_backward(const Block& block, const Rows& rows,
+                                            const Heads<A>& heads, const Sizes& sizes,
+                                            const BackwardChain<A>& chain) {
   rows.each_head(block, sizes.H, chain.d_strength.share, [&](int head, int slot) {
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const A strength = heads.strength[head], key_norm = chain.key_norms[head];

@@ -47,7 +47,7 @@ struct Heads {
   }
 
   // The derivative of what `activate` does.
-  __device__ A slope(int index, A raw) const {
+  __device__ A activate_backward_slope(int index, A raw) const {
     const A* at = key + index;
     if (at < strength) return 1;
     if (at < gate) return sigmoid(raw);
@@ -61,7 +61,7 @@ struct Heads {
 
 // Softmax of the raw taps in place, one warp a head; from the last warp on, which has least to do.
 template <typename A>
-__device__ void activate_shift(const Block& block, const Heads<A>& heads, const Sizes& sizes) {
+__device__ void activate_taps(const Block& block, const Heads<A>& heads, const Sizes& sizes) {
 #pragma unroll 1
   for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
     A* taps = heads.shift + head * sizes.S;
@@ -82,7 +82,8 @@ __device__ void activate_shift(const Block& block, const Heads<A>& heads, const 
 // The gradient of a head's raw taps from that of the activated ones, give(tap, gradient), by a
 // warp.
 template <typename A, typename F>
-__device__ void taps_backward(const Block& block, const A* taps, const A* d_taps, int S, F give) {
+__device__ void activate_backward_taps(const Block& block, const A* taps, const A* d_taps, int S,
+                                       F give) {
   A dot = 0;
   for (int tap = block.lane; tap < S; tap += kWarp) dot += d_taps[tap] * taps[tap];
   dot = warp_sum(dot);

@@ -129,7 +129,7 @@ struct RowUnits {
 };
 
 // Read vectors [R, M] from weightings [R, N], one column; what earlier tiles gave is added to. The
-// backward of the content sums over rows alike, with the gradients of k·M_i for weightings.
+// backward of the similarity sums over rows alike, with the gradients of k·M_i for weightings.
 template <typename A>
 __device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weightings,
                      int heads, int N, A* read_vectors) {
@@ -240,7 +240,7 @@ __device__ void read_backward_weightings(const Block& block, const Tile<A>& tile
 // weightings and d_weightings [W, N]. Where they are asked for, also the parts of Σ dw w, of heads
 // from `first_head` on.
 template <typename A>
-struct WriteBackwardWeights {
+struct WriteBackwardWeightings {
   Tile<A> d_written;
   const A* weightings;
   int passes, N;
@@ -294,7 +294,7 @@ __device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
   }
 }
 
-// Nothing to go along with the content.
+// Nothing to go along with the similarity.
 struct Nothing {
   static constexpr int passes = 0;
 };

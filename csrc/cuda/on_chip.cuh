@@ -133,27 +133,27 @@ template <typename A, typename F>
 __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                         const Sizes& sizes, const Chain<A>& chain, F f) {
   const Rows all{0, sizes.N};
-  content(block, tile, heads, sizes, chain);
+  similarity(block, tile, heads, sizes, chain);
   __syncthreads();
-  shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
+  content_interpolate_shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
   __syncthreads();
   sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers, f);
 }
 
 // From dw and its sums, K and the norms to the gradients of everything the chain starts from but
-// what `columns_backward` and `scalars_backward` sum up. Ends without a barrier.
+// what `similarity_read_write_backward` and `scalars_backward` sum up. Ends without a barrier.
 template <typename A>
 __device__ void address_backward(const Block& block, const Heads<A>& heads, const Sizes& sizes,
                                  const BackwardChain<A>& chain, A* d_taps) {
   const Rows all{0, sizes.N};
-  shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
+  content_interpolate_shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
   __syncthreads();
   sharpen_backward(block, all, heads, sizes, chain);
   __syncthreads();
-  shift_backward(block, all, heads, sizes, chain);
+  interpolate_shift_backward(block, all, heads, sizes, chain);
   shift_backward_taps(block, all, sizes, chain, d_taps);
   __syncthreads();
-  content_backward(block, all, heads, sizes, chain);
+  similarity_content_backward(block, all, heads, sizes, chain);
 }
 
 // The gradients of each head's scalars and taps, give(index in the vector, gradient), a warp a
@@ -176,7 +176,8 @@ __device__ void scalars_backward(const Block& block, const Heads<A>& heads, cons
     const int at = heads.index(heads.shift) + head * S;
     const A* d = d_taps + head * S;
     if (raw_taps)
-      taps_backward(block, heads.key + at, d, S, [&](int tap, A d_tap) { give(at + tap, d_tap); });
+      activate_backward_taps(block, heads.key + at, d, S,
+                             [&](int tap, A d_tap) { give(at + tap, d_tap); });
     else
       for (int tap = block.lane; tap < S; tap += kWarp) give(at + tap, d[tap]);
   }
@@ -188,29 +189,31 @@ __device__ A key_pull(A strength, A d_strength, A norm) {
   return norm > 0 ? strength * d_strength / (norm * norm) : A(0);
 }
 
-// The content, and of dw what the write heads give.
+// The similarity, and of dw what the write heads give.
 template <typename A>
-__device__ void content_with_writes(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
-                                    const Heads<A>& heads, const Sizes& sizes,
-                                    const BackwardChain<A>& chain) {
+__device__ void similarity_and_write_backward_weightings(const Block& block, const Tile<A>& tile,
+                                                         const Tile<A>& d_tile,
+                                                         const Heads<A>& heads, const Sizes& sizes,
+                                                         const BackwardChain<A>& chain) {
   const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
-  content(block, tile, heads, sizes, chain,
-          WriteBackwardWeights<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
-                                  heads.add, chain.d + writing, chain.weight_dots, sizes.R});
+  similarity(
+      block, tile, heads, sizes, chain,
+      WriteBackwardWeightings<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
+                                 heads.add, chain.d + writing, chain.weight_dots, sizes.R});
 }
 
 // All that a step's backward sums over the words of a row: K, the norms, and dw from read and
 // write.
 template <typename A>
-__device__ void rows_backward(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
-                              const Heads<A>& heads, const Sizes& sizes, const A* d_reads,
-                              const BackwardChain<A>& chain) {
-  content_with_writes(block, tile, d_tile, heads, sizes, chain);
+__device__ void similarity_and_read_write_backward_weightings(
+    const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
+    const Sizes& sizes, const A* d_reads, const BackwardChain<A>& chain) {
+  similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
   read_backward_weightings(block, tile, d_reads, sizes.R, sizes.N, chain.weightings, chain.d,
                            chain.weight_dots);
 }
 
-// How many of each kind of head take part in `columns_backward`.
+// How many of each kind of head take part in `similarity_read_write_backward`.
 struct Parts {
   int reads, writes, keys;
   __device__ explicit Parts(const Sizes& sizes) : Parts(sizes.R, sizes.W, sizes.H) {}
@@ -224,9 +227,10 @@ struct Parts {
 // need dM', two of the others at a time: four sums each way. With `whole`, dβ is known, and of dk
 // is taken what ‖k‖ takes back.
 template <typename A, typename F>
-__device__ void columns_backward(const Block& block, const Tile<A>& tile, const Tile<A>& d_tile,
-                                 const Heads<A>& heads, const Parts& parts, int N, const A* d_reads,
-                                 const BackwardChain<A>& chain, bool whole, F give) {
+__device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
+                                               const Tile<A>& d_tile, const Heads<A>& heads,
+                                               const Parts& parts, int N, const A* d_reads,
+                                               const BackwardChain<A>& chain, bool whole, F give) {
   const int M = tile.word_size, R = parts.reads, W = parts.writes, K = parts.keys;
   const int first_other = max(0, W - 1), passes = first_other + max(1, (max(R, K) + 1) / 2);
   const int lane_column = block.lane % 2, lane_half = block.lane / 2 % 2;

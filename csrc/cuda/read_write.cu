@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
   for (int i = block.thread; i < R * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
   read_backward_weightings(block, tile, space.d_reads, R, N, chain.weightings, chain.d, {});
-  columns_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N, space.d_reads, chain, true,
-                   [](int, A) {});
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N, space.d_reads,
+                                 chain, true, [](int, A) {});
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.d, params.d_weightings, weighting, R * N);
@@ -104,15 +104,15 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   for (int i = block.thread; i < W * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
   over_rows(block, tile,
-            WriteBackwardWeights<A>{
+            WriteBackwardWeightings<A>{
                 d_tile, chain.weightings, W, N, heads.erase, heads.add, chain.d, {}, 0});
   __syncthreads();
-  columns_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads, chain, true,
-                   [&](int index, A d) {
-                     const bool adds = index >= W * M;
-                     store(adds ? params.d_add : params.d_erase,
-                           b * W * M + (adds ? index - W * M : index), d);
-                   });
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads,
+                                 chain, true, [&](int index, A d) {
+                                   const bool adds = index >= W * M;
+                                   store(adds ? params.d_add : params.d_erase,
+                                         b * W * M + (adds ? index - W * M : index), d);
+                                 });
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.d, params.d_weightings, weighting, W * N);

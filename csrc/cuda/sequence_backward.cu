@@ -4,8 +4,9 @@
 // its gradient stays in shared memory, or passes through it tile by tile from its place in the
 // result. The gradients of the weights are left to matrix products after the loop.
 //
-// Seven barriers a step: shift | sharpen | shift's backward | content | columns | interface and, of
-// the step before, the memory | recurrent and, of the step before, the rows.
+// Seven barriers a step: content to shift | backward of sharpen | of interpolate and shift | of
+// similarity and content | of read and write, to the memory | interface and, of the step before,
+// the memory | recurrent and, of the step before, the similarity.
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
@@ -155,7 +156,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       const Block block;
 
       auto give = [&](int p, A d_raw) { space.d_raw[p] = d_interfaces[at * P + p] = d_raw; };
-      auto give_scalar = [&](int p, A d) { give(p, d * heads.slope(p, interfaces[at * P + p])); };
+      auto give_scalar = [&](int p, A d) {
+        give(p, d * heads.activate_backward_slope(p, interfaces[at * P + p]));
+      };
       // Keys and add vectors are linear, and of the erase vector the activated is at hand.
       auto give_vector = [&](int p, A d) {
         const A erase = space.vector[p];
@@ -176,8 +179,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
           else
             sum = tile.fresh ? d : sum + d;
         };
-        columns_backward(block, tile, d_tile, heads, Parts(sizes), N, space.d_reads, chain, true,
-                         gather);
+        similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), N, space.d_reads,
+                                       chain, true, gather);
         if (resident) return;
         __syncthreads();
         store_tile(d_tile, params.d_initial_memory,
@@ -245,7 +248,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
         if (begins && row < reads) space.d_reads[row] += sum;
       });
     if (begins) {
-      activate_shift(block, heads, sizes);
+      activate_taps(block, heads, sizes);
       each_tile_of_memory([&](const Tile<A>& tile) {
         const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
         if (!resident) {
@@ -256,7 +259,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
           read_backward_weightings(block, tile, space.d_reads, sizes.R, N, chain.weightings,
                                    chain.d, chain.weight_dots);
         }
-        content_with_writes(block, tile, d_tile, heads, sizes, chain);
+        similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
       });
     }
     __syncthreads();

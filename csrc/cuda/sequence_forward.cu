@@ -1,8 +1,8 @@
 // `sequence` forward: one launch for all steps, with a block for each sequence.
 //
 // The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
-// step, from its place in the result. Six barriers a step: hidden state | interface | content |
-// shift | weightings | read and write.
+// step, from its place in the result. Six barriers a step: hidden state | interface |
+// similarity | content to shift | sharpen | read and write.
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     });
     __syncthreads();
 
-    activate_shift(block, heads, sizes);
+    activate_taps(block, heads, sizes);
     each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
       if (!resident) {
         const int64_t offset = static_cast<int64_t>(tile.first) * M;
@@ -124,14 +124,14 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
         __syncthreads();
         if (checkpoint) store_checkpoint(tile, params, checkpoint_at, N);
       }
-      content(block, tile, heads, sizes, chain);
+      similarity(block, tile, heads, sizes, chain);
     });
     __syncthreads();
 
     if (trace_interface != nullptr)
       for (int p = block.thread; p < P; p += block.threads)
         trace_interface[at * P + p] = space.vector[p];
-    shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
+    content_interpolate_shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
     __syncthreads();
 
     sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers,

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
     space.vector[p] = heads.activate(p, load<A>(params.interface, b * heads.size + p));
   load_vector(block, space.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   __syncthreads();
-  activate_shift(block, heads, sizes);
+  activate_taps(block, heads, sizes);
   A* saved = static_cast<A*>(params.saved_weightings);
   address(block, tile, heads, sizes, space.chain(block, sizes), [&](int head, int row, A w) {
     const int64_t at = static_cast<int64_t>(head) * sizes.N + row;
@@ -75,18 +75,19 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting,
               sizes.H * sizes.N);
   __syncthreads();
-  activate_shift(block, heads, sizes);
-  rows_backward(block, tile, d_tile, heads, sizes, space.d_reads, chain);
+  activate_taps(block, heads, sizes);
+  similarity_and_read_write_backward_weightings(block, tile, d_tile, heads, sizes, space.d_reads,
+                                                chain);
   __syncthreads();
   address_backward(block, heads, sizes, chain, space.d_taps);
   __syncthreads();
   auto give = [&](int p, A d_active) {
-    const A slope = heads.slope(p, load<A>(params.interface, interface + p));
+    const A slope = heads.activate_backward_slope(p, load<A>(params.interface, interface + p));
     store(params.d_interface, interface + p, d_active * slope);
   };
   scalars_backward(block, heads, sizes, chain, space.d_taps, true, give);
-  columns_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N, space.d_reads, chain, true,
-                   give);
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N, space.d_reads,
+                                 chain, true, give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous_weightings, weighting, sizes.H * sizes.N);

@@ -60,7 +60,7 @@ struct TileOfGrid {
 
   // After load_heads and a barrier, before another one.
   __device__ void finish_heads() const {
-    if (call.interface.data != nullptr) activate_shift(block, heads, sizes);
+    if (call.interface.data != nullptr) activate_taps(block, heads, sizes);
   }
 
   // The tile's rows of a weighting between an array and the workspace; what is not given is 0.
@@ -141,7 +141,7 @@ __device__ void load_d_reads(const TileOfGrid<A, true>& my) {
 
 // K, norms and the scores' pairs; backward also dw.
 template <typename A, bool Backward>
-__device__ void content_of_tile(const TileOfGrid<A, Backward>& my) {
+__device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
   load_memories(my, false);
   my.load_heads();
   my.load_rows(my.space.previous, my.call.previous);
@@ -154,25 +154,26 @@ __device__ void content_of_tile(const TileOfGrid<A, Backward>& my) {
   chain.scores = my.of_warps(my.space.scores);
   if constexpr (Backward) {
     chain.weight_dots = my.of_warps(my.space.weight_dots);
-    rows_backward(my.block, my.tile, my.d_tile, my.heads, my.sizes, my.space.d_reads, chain);
+    similarity_and_read_write_backward_weightings(my.block, my.tile, my.d_tile, my.heads, my.sizes,
+                                                  my.space.d_reads, chain);
   } else {
-    content(my.block, my.tile, my.heads, my.sizes, chain);
+    similarity(my.block, my.tile, my.heads, my.sizes, chain);
   }
 }
 
 template <typename A, bool Backward>
-__device__ void shift_tile(const TileOfGrid<A, Backward>& my) {
+__device__ void content_interpolate_shift_of_tile(const TileOfGrid<A, Backward>& my) {
   my.load_heads();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
   auto chain = my.chain();
   chain.powers = my.of_warps(my.space.powers);
-  shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
+  content_interpolate_shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
 }
 
 template <typename A>
-__device__ void write_tile(const TileOfGrid<A, false>& my, bool here) {
+__device__ void sharpen_read_write_of_tile(const TileOfGrid<A, false>& my, bool here) {
   const Sizes& sizes = my.sizes;
   const int64_t weighting = my.b * sizes.H * sizes.N;
   A* saved = static_cast<A*>(my.call.saved_weightings);
@@ -202,26 +203,27 @@ __device__ void write_tile(const TileOfGrid<A, false>& my, bool here) {
 }
 
 template <typename A>
-__device__ void sharpen_backward_tile(const TileOfGrid<A, true>& my) {
+__device__ void sharpen_backward_of_tile(const TileOfGrid<A, true>& my) {
   my.load_heads();
   __syncthreads();
   sharpen_backward(my.block, my.tile.range(), my.heads, my.sizes, my.chain());
 }
 
 template <typename A>
-__device__ void shift_backward_tile(const TileOfGrid<A, true>& my) {
+__device__ void interpolate_shift_backward_of_tile(const TileOfGrid<A, true>& my) {
   my.load_heads();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
   BackwardChain<A> chain = my.chain();
   chain.content_dots = my.of_warps(my.space.content_dots);
-  shift_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
+  interpolate_shift_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
   shift_backward_taps(my.block, my.tile.range(), my.sizes, chain, my.d_heads().shift);
 }
 
 template <typename A>
-__device__ void memory_backward_of_tile(const TileOfGrid<A, true>& my, bool here) {
+__device__ void similarity_content_read_write_backward_of_tile(const TileOfGrid<A, true>& my,
+                                                               bool here) {
   load_memories(my, here);
   my.load_heads();
   load_d_reads(my);
@@ -229,12 +231,12 @@ __device__ void memory_backward_of_tile(const TileOfGrid<A, true>& my, bool here
   __syncthreads();
   const BackwardChain<A> chain = my.chain();
   const Heads<A> d_heads = my.d_heads();
-  content_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
+  similarity_content_backward(my.block, my.tile.range(), my.heads, my.sizes, chain);
   __syncthreads();
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
   scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
-  columns_backward(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes), my.sizes.N,
-                   my.space.d_reads, chain, false, give);
+  similarity_read_write_backward(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
+                                 my.sizes.N, my.space.d_reads, chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }
@@ -262,12 +264,12 @@ __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
   if (call.interface.data != nullptr) {
     for (int head = block.warp; head < H; head += block.warps) {
       A* d_taps = d_heads.shift + head * S;
-      taps_backward(block, heads.shift + head * S, d_taps, S,
-                    [&](int tap, A d) { d_taps[tap] = d; });
+      activate_backward_taps(block, heads.shift + head * S, d_taps, S,
+                             [&](int tap, A d) { d_taps[tap] = d; });
     }
     __syncthreads();
     for (int p = block.thread; p < heads.size; p += block.threads) {
-      const A slope = heads.slope(p, load<A>(call.interface, b * heads.size + p));
+      const A slope = heads.activate_backward_slope(p, load<A>(call.interface, b * heads.size + p));
       store(call.d_interface, b * heads.size + p, slope * gradient(p));
     }
     return;
@@ -383,25 +385,26 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
          [&](int64_t b, int number, bool) { f(My(call, plan, shared, b, 0), number); });
   };
 
-  each_tile([](const My& my) { content_of_tile(my); });
+  each_tile([](const My& my) { similarity_of_tile(my); });
   grid.sync();
   each_of_sequence(sizes.H, [](const My& my, int head) { fold_head<Fold::scores>(my, head); });
   grid.sync();
-  each_tile([](const My& my) { shift_tile(my); });
+  each_tile([](const My& my) { content_interpolate_shift_of_tile(my); });
   grid.sync();
   each_of_sequence(sizes.H, [](const My& my, int head) { fold_head<Fold::powers>(my, head); });
   grid.sync();
   if constexpr (Backward) {
-    each_tile([](const My& my) { sharpen_backward_tile(my); });
+    each_tile([](const My& my) { sharpen_backward_of_tile(my); });
     grid.sync();
-    each_tile([](const My& my) { shift_backward_tile(my); });
+    each_tile([](const My& my) { interpolate_shift_backward_of_tile(my); });
     grid.sync();
     each_of_sequence(sizes.H,
                      [](const My& my, int head) { fold_head<Fold::content_dots>(my, head); });
     grid.sync();
-    each_tile_from_last([](const My& my, bool here) { memory_backward_of_tile(my, here); });
+    each_tile_from_last(
+        [](const My& my, bool here) { similarity_content_read_write_backward_of_tile(my, here); });
   } else {
-    each_tile_from_last([](const My& my, bool here) { write_tile(my, here); });
+    each_tile_from_last([](const My& my, bool here) { sharpen_read_write_of_tile(my, here); });
     if (call.written.data == nullptr) return;
   }
   grid.sync();

@@ -171,8 +171,8 @@ class LSTMController(nn.Module):
         self.state_sizes = (pair,) * num_layers if num_layers > 1 else pair
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        parts = self.start(batch_size, *dtype_and_device(self.layers[0]))
-        pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
+        parts = iter(self.start(batch_size, *dtype_and_device(self.layers[0])))
+        pairs = tuple(zip(parts, parts, strict=True))  # each takes the next: hidden and cell
         return pairs if len(pairs) > 1 else pairs[0]
 
     def forward(self, input: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:

@@ -64,12 +64,12 @@ def _probe(controller: Any, name: str, device: torch.device) -> bool:
                 f"{PROBED[1]}, to see where its state has the batch, and raised {error!r}; mend "
                 "it, or set state_batch_first = True if every tensor has the batch first"
             ) from error
-    tensors = [
+    one, other = (
         [part for part in tree_leaves(state) if isinstance(part, Tensor)] for state in states
-    ]
-    follows = len(tensors[0]) == len(tensors[1]) and all(
+    )
+    follows = len(one) == len(other) and all(
         part.dim() > 0 and part.shape[0] == batch
-        for batch, parts in zip(PROBED, tensors, strict=True)
+        for batch, parts in zip(PROBED, (one, other), strict=True)
         for part in parts
     )
     if not follows:
@@ -80,7 +80,7 @@ def _probe(controller: Any, name: str, device: torch.device) -> bool:
             f"for one of {PROBED[1]}. Put the batch first (a number that all sequences share too, "
             "as [B]), or give sequences of one length at a time, without lengths"
         )
-    return len(tensors[0]) > 0
+    return len(one) > 0
 
 
 def require_unambiguous(controller: nn.Module, state: Any, batch: int) -> None:

@@ -19,7 +19,7 @@ from ntm_kernels.ops.declare import (
     Op,
     Options,
     Outputs,
-    fields,
+    memory_of,
     options_of,
     those_present,
     unpack,
@@ -59,11 +59,7 @@ def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> P
 def _problem(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Problem:
     given = checks.Arguments(op.name)
     op.check(given, inputs, options)
-    memory = next(
-        tensor
-        for field, tensor in zip(fields(op.inputs).values(), inputs, strict=True)
-        if field.kind == "memory"
-    )
+    memory = memory_of(inputs)
     device = memory.device
     sizes = op.sizes(inputs, options._make(map(checks.as_int, options)))
     return Problem(op.name, device.type, memory.dtype, sizes, device.index or 0)

@@ -9,16 +9,17 @@ A record is a ``NamedTuple`` whose fields say what they hold::
 
 An op has a record of inputs, one of outputs and one of options (plain numbers); each backend adds
 a record of the tensors that its backward needs. From these follow the schemas of the op and of its
-backward (``schema``, ``backward_schema``), the checks of arguments (``checks.record``), the fake
-kernels (``empty``), what autograd saves (``pack`` and ``unpack``) and the C++ structs
-(``scripts/generate_records.py``). Records travel whole: nothing outside this file knows at which
-position a tensor stands.
+backward (``schema``, ``backward_schema``), the checks of arguments (``check_record``), the fake
+kernels (``empty``), the way of records through torch's flat lists of arguments (``unpack``,
+``choose``) and the C++ structs (``scripts/generate_records.py``). Records travel whole: nothing
+outside this file knows at which position a tensor stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
@@ -197,6 +198,23 @@ def unpack(values: Iterable[Any], *shapes: type[NamedTuple] | int) -> Iterator[A
     yield list(rest)
 
 
+def _shapes(
+    declared: type[NamedTuple], sizes: Sizes, letters: Mapping[str, int]
+) -> list[tuple[str, tuple[int, ...] | None]]:
+    """The kind and shape of every field of a record; no shape where it is not there."""
+    return [
+        (field.kind, sizes.shape(field.dims, letters) if field.present(sizes) else None)
+        for field in fields(declared).values()
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _known_shapes(
+    declared: type[NamedTuple], sizes: Sizes, letters: tuple[tuple[str, int], ...]
+) -> list[tuple[str, tuple[int, ...] | None]]:
+    return _shapes(declared, sizes, dict(letters))
+
+
 def empty(
     declared: type[Record],
     sizes: Sizes,
@@ -208,14 +226,15 @@ def empty(
 
     ``dtypes`` has the dtype of each kind, ``letters`` sizes beyond those of ``Sizes``.
     """
-
-    def one(field: Field) -> Tensor | None:
-        if not field.present(sizes):
-            return None
-        dtype = dtypes.get(field.kind, dtypes["arithmetic"])
-        return like.new_empty(sizes.shape(field.dims, letters), dtype=dtype)
-
-    return declared._make(map(one, fields(declared).values()))
+    try:
+        shapes = _known_shapes(declared, sizes, tuple(letters.items()))
+    except TypeError:  # the sizes of torch.compile have no hash
+        shapes = _shapes(declared, sizes, letters)
+    arithmetic = dtypes["arithmetic"]
+    return declared._make(
+        None if shape is None else like.new_empty(shape, dtype=dtypes.get(kind, arithmetic))
+        for kind, shape in shapes
+    )
 
 
 def those_present(declared: Record, sizes: Sizes) -> Record:
@@ -227,6 +246,12 @@ def those_present(declared: Record, sizes: Sizes) -> Record:
 def options_of(op: Op[Any, Any, Options], sizes: Sizes) -> Options:
     """The options of a call, from its sizes."""
     return op.options._make(getattr(sizes, name) for name in names(op.options))
+
+
+def memory_of(inputs: NamedTuple) -> Tensor:
+    """The memory among the inputs of an op: every op has one."""
+    parts = zip(fields(type(inputs)).values(), inputs, strict=True)
+    return next(tensor for field, tensor in parts if field.kind == "memory")
 
 
 def dtypes_of(inputs: NamedTuple) -> dict[str, torch.dtype]:

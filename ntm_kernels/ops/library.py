@@ -23,7 +23,16 @@ from ntm_kernels.backends import get as get_backend
 from ntm_kernels.backends.base import restore
 from ntm_kernels.checks import autocast_enabled, refuse_batched
 from ntm_kernels.ops import OPS
-from ntm_kernels.ops.declare import Op, choose, dtypes_of, empty, fields, those_present, unpack
+from ntm_kernels.ops.declare import (
+    Op,
+    choose,
+    dtypes_of,
+    empty,
+    fields,
+    memory_of,
+    those_present,
+    unpack,
+)
 
 _library = torch.library.Library("ntm", "DEF")
 
@@ -56,13 +65,13 @@ def _define_op(op: Op[Any, Any, Any]) -> None:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
         kernel = get_backend(backend).kernels[op.name]
         outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
-        like = _memory(inputs)
+        like = memory_of(inputs)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
 
     def fake(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
-        sizes, like = op.sizes(inputs, options), _memory(inputs)
+        sizes, like = op.sizes(inputs, options), memory_of(inputs)
         outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
         saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
         kept = [part for part in saved if part is not None] if save_for_backward else []
@@ -84,7 +93,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
         )._asdict()
         results = (found[name] if name in names else None for name in op.differentiated_inputs)
-        return tuple(_results(results, _memory(inputs)))
+        return tuple(_results(results, memory_of(inputs)))
 
     def fake(*args: Any) -> Any:
         _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
@@ -93,7 +102,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             tensors[name].new_empty(tensors[name].shape) if name in names else None
             for name in op.differentiated_inputs
         )
-        return tuple(_results(results, _memory(inputs)))
+        return tuple(_results(results, memory_of(inputs)))
 
     _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
 
@@ -101,11 +110,6 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
 def _wanted(op: Op[Any, Any, Any], flags: Iterable[bool]) -> frozenset[str]:
     pairs = zip(op.differentiated_inputs, flags, strict=True)
     return frozenset(name for name, flag in pairs if flag)
-
-
-def _memory(inputs: Any) -> Tensor:
-    kinds = zip(fields(type(inputs)).values(), inputs, strict=True)
-    return next(tensor for field, tensor in kinds if field.kind == "memory")
 
 
 def _differentiate(op: Op[Any, Any, Any]) -> None:

@@ -13,7 +13,7 @@ from ntm_kernels.backends.base import Kernel, Saved
 from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.backends.cuda.structs import KernelSizes, Plan, Struct, kernel_sizes, params
 from ntm_kernels.ops import Op, Sizes
-from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty
+from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty, memory_of
 
 INT32_MAX = 2**31 - 1
 
@@ -71,12 +71,6 @@ def named(record: NamedTuple | None, prefix: str = "") -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor for name, tensor in tensors if tensor is not None}
 
 
-def any_of(record: NamedTuple) -> Tensor:
-    """Some tensor of the inputs: all are on one device, and float64 is everywhere or nowhere."""
-    found: Tensor = next(tensor for tensor in record if tensor is not None)
-    return found
-
-
 class CudaKernel(Kernel[Inputs, Outputs, Saved]):
     """Forward and backward of an op, each one launch.
 
@@ -100,7 +94,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
     def forward(
         self, inputs: Inputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[Outputs, Saved | None]:
-        like = any_of(inputs)
+        like = memory_of(inputs)
         outputs = empty(self.op.outputs, sizes, like, dtypes_of(inputs))
         saved = self.empty_saved(sizes, like) if save_for_backward else None
         tensors = named(inputs) | named(outputs, "out_") | named(saved, "saved_")
@@ -116,7 +110,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
         sizes: Sizes,
         wanted: frozenset[str],
     ) -> Inputs:
-        found = empty(self.op.inputs, sizes, any_of(inputs), dtypes_of(inputs))
+        found = empty(self.op.inputs, sizes, memory_of(inputs), dtypes_of(inputs))
         tensors = named(inputs) | named(saved, "saved_")
         tensors |= named(grads, "grad_") | named(found, "d_")
         self.runner.run(self.op.name, "backward", sizes, tensors)

@@ -9,11 +9,12 @@ from torch import Tensor
 from ntm_kernels.backends.triton.launch_table import most_registers, padded
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.records import Heads
-from ntm_kernels.ops import Field, Sizes, StepOutputs
+from ntm_kernels.ops import Field, Sizes, StepOutputs, record
 from ntm_kernels.ops.declare import empty
 from ntm_kernels.reference import arithmetic_dtype
 
 
+@record
 class Chain(NamedTuple):
     """An addressing, as far as its backward needs it. G are the programs of a sequence."""
 

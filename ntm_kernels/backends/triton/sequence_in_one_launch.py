@@ -10,11 +10,12 @@ from torch import Tensor
 from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.records import contiguous, some
-from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes
+from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, record
 from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
 from ntm_kernels.reference import arithmetic_dtype
 
 
+@record
 class Saved(NamedTuple):
     """The memory before every ``checkpoint_every``-th step; of each step what the others hold."""
 
