@@ -199,7 +199,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     for name in _automatic:
         why_not = _missing(name, problem.device) or _registry[name].refuses(problem)
         if why_not is None:
-            return BackendChoice(name, "the first that serves the call", rejected)
+            return BackendChoice(name, "the fastest that supports the call", rejected)
         rejected[name] = why_not
     reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
     raise BackendError(f"no backend serves {problem.op}: {reasons}")

@@ -86,7 +86,7 @@ def chosen(**options):
 
 
 def test_automatic(registry):
-    assert chosen() == ("torch", "the first that serves the call", {})
+    assert chosen() == ("torch", "the fastest that supports the call", {})
 
 
 def test_latest_registered_is_tried_first(registry):

@@ -43,8 +43,12 @@ class CpuBackend(Backend):
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)
-        there = OPS.values() if self._why_not is None else ()
-        self.kernels = {op.name: CpuKernel(op) for op in there}
+        # A library from before an op was declared lacks that op alone.
+        self.kernels = {
+            op.name: CpuKernel(op)
+            for op in OPS.values()
+            if hasattr(torch.ops.ntm, f"cpu_{op.name}")
+        }
         self._warned = False
 
     def unavailable(self) -> str | None:
