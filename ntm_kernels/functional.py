@@ -86,7 +86,7 @@ def address(
         backend: name of the backend, or ``None`` to choose.
 
     Returns:
-        Weights ``[B, H, N]``, in the dtype of ``previous_weightings``.
+        Weightings ``[B, H, N]``, in the dtype of ``previous_weightings``.
 
     The focus is on row 0 and moves one row on:
 
