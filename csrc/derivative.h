@@ -1,6 +1,6 @@
-// The derivative of an op for calls that come straight from `ntm_kernels.ops.call`. It follows from
-// the same records as the one in ntm_kernels/ops/library.py, which takes a good part of the time of
-// a small call.
+// The derivative of an op for calls that come straight from `ntm_kernels.ops.call`. There is a
+// second one, in Python, from the same records, for every other call (ntm_kernels/ops/library.py);
+// but its own cost would be a good part of the time of a small call.
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -15,7 +15,7 @@ namespace ntm {
 
 using torch::autograd::variable_list;
 
-// The record of f(value, flag) for each value of `record` and each flag of `flags`, in order.
+// Calls f(value, flag) for each value of `record` and each flag of `flags`, in order.
 template <typename Record>
 void with_flags(Record record, const bool* flags, const auto& f) {
   record.each([&](auto& value) { f(value, *flags++); });
@@ -39,6 +39,8 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
         present.template map<Tensor>([&](bool is_there) { return is_there ? *next++ : Tensor(); });
     Result<Op> result = ntm::forward<Op>(inputs, options, true);
     variable_list kept, outputs, not_differentiable;
+    kept.reserve(Inputs::count + Outputs::count + result.saved.size());
+    outputs.reserve(Outputs::count);
     Inputs(inputs).each([&](const Tensor& input) { kept.push_back(input); });
     with_flags(result.outputs, Outputs::kept, [&](const Tensor& output, bool is_kept) {
       if (is_kept) kept.push_back(output);
@@ -49,6 +51,7 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     });
     kept.insert(kept.end(), result.saved.begin(), result.saved.end());
     std::vector<int64_t> numbers;
+    numbers.reserve(Options::count);
     options.each([&](auto number) { numbers.push_back(number); });
     ctx->set_materialize_grads(false);
     ctx->saved_data["options"] = std::move(numbers);
@@ -103,7 +106,11 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
   // As `refuse_batched` in ntm_kernels/checks.py.
   static void require_plain(const variable_list& grads) {
     for (const Tensor& grad : grads) {
-      TORCH_CHECK_NOT_IMPLEMENTED(!grad.defined() || grad.has_storage(), Op::name,
+      if (!grad.defined()) continue;
+      TORCH_CHECK_TYPE(grad.layout() == at::kStrided, Op::name,
+                       ": the gradient of an output must be a dense tensor, got one of layout ",
+                       grad.layout(), "; convert it with to_dense()");
+      TORCH_CHECK_NOT_IMPLEMENTED(grad.has_storage(), Op::name,
                                   ": batched gradients (is_grads_batched, vectorize, "
                                   "torch.func.vmap of a gradient) are not implemented; the "
                                   "functions of ntm_kernels.reference have them, or ask for the "

@@ -82,6 +82,7 @@ template <typename Op>
 void recorded_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto call = Call<Op>::read(*stack);
   std::vector<Tensor> tensors;
+  tensors.reserve(Op::template Inputs<Tensor>::count);
   bool needs_grad = false;
   auto inputs = call.inputs;
   inputs.each([&](const Tensor& tensor) {
@@ -158,6 +159,10 @@ std::string isa_name() {
   return cpu::isa().name;
 }
 
+std::string records_digest() {
+  return ops::kDigest;
+}
+
 int64_t released_bytes() {
   return static_cast<int64_t>(release_workspaces());
 }
@@ -192,6 +197,7 @@ using Ops = All<ops::Address, ops::Read, ops::Write, ops::Step, ops::Sequence>;
 TORCH_LIBRARY_FRAGMENT(ntm, m) {
   Ops::define(m);
   m.def("cpu_isa() -> str", isa_name);
+  m.def("cpu_records() -> str", records_digest);
   m.def("cpu_release_workspaces() -> int", released_bytes);
   m.def(
       "cpu_graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "

@@ -647,4 +647,7 @@ struct Sequence {
   using Options = SequenceOptions;
 };
 
+// A hash of all of the above, which the package compares with its own.
+constexpr const char* kDigest = "4197f0574801dbb0";
+
 }  // namespace ntm::ops

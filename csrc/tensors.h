@@ -63,7 +63,7 @@ class Lifted {
   Lifted() = default;
   explicit Lifted(const Tensor& given) {
     if (!given.defined() || !given.is_floating_point()) return;
-    tensor_ = given;
+    tensor_ = given.resolve_neg();
     if (tensor_.scalar_type() != kType<T>) tensor_ = tensor_.to(kType<T>);
     tensor_ = tensor_.contiguous();
   }

@@ -12,7 +12,7 @@ from torch import nn
 
 # By these words, of allocators and of the arithmetic of sizes, an error of torch is recognised.
 _SIGNS = (
-    "allocate memory",
+    "can't allocate memory",
     "not enough memory",
     "Storage size calculation overflowed",
     "integer multiplication overflow",

@@ -123,11 +123,8 @@ class Arguments:
                 )
 
 
-def needs_grad(op: str, inputs: NamedTuple) -> bool:
-    """Whether an op on this record has to save for a backward; raises for every other kind of
-    derivative (forward mode, ``torch.func``)."""
-    if not torch.compiler.is_compiling():
-        _refuse_transforms(op, inputs)
+def needs_grad(inputs: NamedTuple) -> bool:
+    """Whether an op on this record has to save for a backward."""
     if is_tracing():
         # The graph keeps this answer, and may be run with gradients wherever it was traced.
         return True
@@ -140,8 +137,11 @@ _Transform = torch._C._functorch.TransformType
 _TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
 
 
-def _refuse_transforms(op: str, inputs: NamedTuple) -> None:
-    """Raise under forward-mode AD and under the transforms of ``torch.func``."""
+def refuse_transforms(op: str, inputs: NamedTuple) -> None:
+    """Raise under forward-mode AD and under the transforms of ``torch.func``, which an op on this
+    record does not have."""
+    if torch.compiler.is_compiling():
+        return
     if forward_ad._current_level >= 0:
         for name, value in zip(inputs._fields, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-from ntm_kernels.backends.cpu.records import SAVED
+from ntm_kernels.backends.cpu.records import SAVED, digest
 from ntm_kernels.ops import OPS, NothingSaved, Op
 from ntm_kernels.ops.declare import Field, fields
 from ntm_kernels.ops.sizes import LETTERS
@@ -161,6 +161,9 @@ def render() -> str:
     lines = [TOP.replace("KINDS", ", ".join(kinds))]
     for op in OPS.values():
         lines += _op(op)
+    lines.append("// A hash of all of the above, which the package compares with its own.")
+    lines.append(f'constexpr const char* kDigest = "{digest()}";')
+    lines.append("")
     lines.append("}  // namespace ntm::ops")
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -93,7 +94,7 @@ class Backend(ABC):
     """
 
     name: str
-    kernels: Mapping[str, Kernel[Any, Any, Any]]
+    kernels: Mapping[str, Kernel[Any, Any, Any]] = MappingProxyType({})
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run on this machine at all; ``None`` if it can."""

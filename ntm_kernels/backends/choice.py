@@ -56,8 +56,11 @@ def register(backend: Backend, *, automatic: bool = True) -> None:
     """Make ``backend`` known under its name.
 
     With ``automatic`` it is tried before the backends registered earlier; without, it only serves
-    calls that name it. Raises ``ValueError`` if the name is taken.
+    calls that name it. Raises ``ValueError`` if the name is taken, ``TypeError``
+    for what is no ``Backend``.
     """
+    if not isinstance(backend, Backend):
+        raise TypeError(f"register: backend must be a Backend, got {type(backend).__name__}")
     if backend.name in _registry:
         raise ValueError(f"a backend named {backend.name!r} is registered already")
     _registry[backend.name] = backend

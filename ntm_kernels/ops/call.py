@@ -74,7 +74,7 @@ def run(
     """Run a prepared call on the backend of that name, or the one that is chosen."""
     problem, plain = prepared
     chosen = choose(problem, backend).backend
-    save_for_backward = checks.needs_grad(op.name, inputs)
+    checks.refuse_transforms(op.name, inputs)
     kernel = get_backend(chosen).kernels[op.name]
     sizes = problem.sizes
     try:
@@ -83,7 +83,7 @@ def run(
             # False a graph traced by torch.jit holds the same call, gradients on or not.
             outputs, _ = kernel.forward(inputs, sizes, False)
             return outputs
-        options = options_of(op, sizes)
+        options, save_for_backward = options_of(op, sizes), checks.needs_grad(inputs)
         results = getattr(torch.ops.ntm, op.name)(*inputs, *options, save_for_backward, chosen)
     except RuntimeError as error:
         _explain_room(error, op.name, sizes)

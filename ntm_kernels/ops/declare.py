@@ -44,7 +44,7 @@ class Field:
     Attributes:
         dims: the letters of its shape, as in ``Sizes``.
         kind: fields of one kind have one dtype. ``"arithmetic"`` is float32, or float64 where the
-            memory is float64; ``"steps"`` is int64 and never differentiated.
+            memory is float64; ``"steps"``, the kind of ``lengths`` alone, is int64 inside the op.
         when: the property of ``Sizes`` that says whether the tensor is there; ``""``: always.
         kept: an output that the backward reads.
         differentiable: whether it takes part in differentiation.

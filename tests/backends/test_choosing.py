@@ -12,7 +12,7 @@ import torch
 
 import ntm_kernels
 from ntm_kernels import BackendError, functional, use_backend
-from ntm_kernels.backends import ENVIRONMENT_VARIABLE, Kernel, Problem, get, register
+from ntm_kernels.backends import ENVIRONMENT_VARIABLE, Backend, Kernel, Problem, get, register
 from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.torch import TorchBackend
 from ntm_kernels.ops import OPS
@@ -222,6 +222,19 @@ def test_no_backend_at_all(registry, monkeypatch):
 def test_name_is_taken(loud):
     with pytest.raises(ValueError, match="'loud' is registered already"):
         register(Listener("loud"))
+
+
+def test_only_backends_are_registered(registry):
+    with pytest.raises(TypeError, match="register: backend must be a Backend, got object"):
+        register(object())
+
+
+def test_a_backend_without_kernels_serves_nothing(registry):
+    class Bare(Backend):
+        name = "bare"
+
+    register(Bare())
+    assert chosen().rejected == {"bare": "it has no kernel for read"}
 
 
 def test_status(loud):

@@ -212,6 +212,19 @@ def test_changed_argument_is_noticed(entry, case):
         differentiate(outputs, grads, wanted)
 
 
+@each_small
+@each_backend
+def test_outputs_are_no_views(entry, case):
+    """So that they may be changed in place, recorded by autograd or not."""
+    tensors, _ = problem(entry, case)
+    for given in (tensors, leaves(tensors)):
+        for name, part in call(case, given, entry.backend).items():
+            assert part._base is None, name
+            part.detach().add_(1)
+            if part.is_floating_point() and not part.is_leaf:
+                part.add_(1)
+
+
 @pytest.fixture
 def unset_memory_is_nan():
     """Fresh memory holds NaN (integers: their maximum), so that reading it shows."""

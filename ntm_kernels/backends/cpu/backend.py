@@ -16,6 +16,7 @@ import torch
 from ntm_kernels.backends.base import Backend, BackendError, Problem
 from ntm_kernels.backends.building import how_to_build
 from ntm_kernels.backends.cpu.kernel import CpuKernel
+from ntm_kernels.backends.cpu.records import digest
 from ntm_kernels.ops import OPS
 
 COMPILER = "a C++ compiler"
@@ -29,7 +30,9 @@ def load(library: Path) -> str | None:
     try:
         torch.ops.load_library(library)
         torch.ops.ntm.cpu_isa()
-    except OSError as error:
+        if torch.ops.ntm.cpu_records() != digest():
+            raise OSError("it was built from other sources than this package")
+    except (OSError, AttributeError) as error:
         return f"{library.name} does not load: {error}; {how_to_build(library, COMPILER)}"
     except RuntimeError as error:
         return f"{library.name} does not load: {error}"
@@ -43,12 +46,8 @@ class CpuBackend(Backend):
 
     def __init__(self, library: Path = LIBRARY) -> None:
         self._why_not = load(library)
-        # A library from before an op was declared lacks that op alone.
-        self.kernels = {
-            op.name: CpuKernel(op)
-            for op in OPS.values()
-            if hasattr(torch.ops.ntm, f"cpu_{op.name}")
-        }
+        there = OPS.values() if self._why_not is None else ()
+        self.kernels = {op.name: CpuKernel(op) for op in there}
         self._warned = False
 
     def unavailable(self) -> str | None:

@@ -1,10 +1,12 @@
 """What the C++ kernels save for their backward, by op."""
 
+import hashlib
 from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.ops import Field, record
+from ntm_kernels.ops import OPS, Field, record
+from ntm_kernels.ops.declare import fields
 
 
 @record
@@ -24,3 +26,11 @@ def row_stride(memory_size: int) -> int:
 
 
 SAVED: dict[str, type[NamedTuple]] = {"sequence": SequenceSaved}
+
+
+def digest() -> str:
+    """A hash of all records. The compiled library has that of the sources it was built from: one
+    that was built from others would take one tensor for another."""
+    declared = [op.schema("") + op.backward_schema("") for op in OPS.values()]
+    saved = [f"{op}: {fields(kept)}" for op, kept in SAVED.items()]
+    return hashlib.sha256("\n".join(declared + saved).encode()).hexdigest()[:16]

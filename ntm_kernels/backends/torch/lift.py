@@ -25,12 +25,17 @@ def _lifted(tensor: Tensor | None) -> Tensor | None:
 
 
 def lower(record: Record, inputs: NamedTuple) -> Record:
-    """Contiguous tensors, each in the dtype of the inputs of its kind."""
+    """Contiguous tensors that are no views, each in the dtype of the inputs of its kind."""
     dtypes = dtypes_of(inputs)
-    parts = zip(fields(type(record)).values(), record, strict=True)
-    return type(record)._make(
-        None if part is None else part.to(dtypes[field.kind]).contiguous() for field, part in parts
-    )
+
+    def one(field: Field, part: Tensor | None) -> Tensor | None:
+        if part is None:
+            return None
+        result = part.to(dtypes[field.kind]).contiguous()
+        # A view could not be changed in place once autograd has recorded the op.
+        return result.clone() if result._base is not None else result
+
+    return type(record)._make(map(one, fields(type(record)).values(), record))
 
 
 def with_zeros(grads: Record, sizes: Sizes, like: Tensor) -> Record:

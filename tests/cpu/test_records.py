@@ -1,0 +1,51 @@
+"""The compiled library and the package speak of the same records."""
+
+import pytest
+import torch
+
+from ntm_kernels import functional
+from ntm_kernels.backends.cpu import backend
+from ntm_kernels.backends.cpu.records import row_stride
+from scripts import generate_records
+
+pytestmark = pytest.mark.skipif(
+    backend.CpuBackend().unavailable() is not None, reason="the CPU kernels are not built"
+)
+
+
+def test_the_header_is_what_the_records_give():
+    assert generate_records.HEADER.read_text() == generate_records.render()
+
+
+def test_a_library_of_other_records_is_refused(monkeypatch):
+    monkeypatch.setattr(backend, "digest", lambda: "of other sources")
+    stale = backend.CpuBackend()
+    assert "was built from other sources than this package" in stale.unavailable()
+    assert "builds _cpu.so" in stale.unavailable()
+    assert not stale.kernels
+
+
+@pytest.mark.parametrize("memory_size", [1, 15, 16, 17, 128, 1000])
+def test_rows_are_an_odd_number_of_cache_lines_apart(memory_size):
+    stride = row_stride(memory_size)
+    assert stride >= memory_size
+    assert stride // 16 % 2 == 1
+    assert stride % 16 == 0
+
+
+def test_negated_views_are_negative():
+    memory, weightings = torch.rand(1, 3, 2), torch.rand(1, 1, 3).requires_grad_()
+    negated = torch._neg_view(memory)
+    read_vectors = functional.read(negated, weightings, backend="cpu")
+    torch.testing.assert_close(read_vectors, functional.read(-memory, weightings, backend="cpu"))
+    (found,) = torch.autograd.grad(
+        read_vectors, weightings, torch._neg_view(torch.ones_like(read_vectors))
+    )
+    torch.testing.assert_close(found, memory.sum(-1).unsqueeze(1))
+
+
+def test_sparse_gradients_are_named():
+    memory = torch.rand(1, 3, 2, requires_grad=True)
+    read_vectors = functional.read(memory, torch.rand(1, 1, 3), backend="cpu")
+    with pytest.raises(TypeError, match=r"^read: the gradient of an output must be a dense tensor"):
+        read_vectors.backward(torch.ones(1, 1, 2).to_sparse())
