@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "ops.h"
@@ -79,18 +80,22 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     const auto grads = Outputs::make(sizes<Op>(inputs, options), [&](const ops::Field& field) {
       return field.present ? *grad++ : Tensor();
     });
-    size_t index = 0;
-    const auto wanted = inputs.template map<bool>(
-        [&](const Tensor& input) { return input.defined() && ctx->needs_input_grad(index++); });
+    // Asked once: autograd looks each answer up.
+    std::array<bool, Inputs::count> flags{};
+    size_t index = 0, edge = 0;
+    inputs.each([&](const Tensor& input) {
+      flags[index++] = input.defined() && ctx->needs_input_grad(edge++);
+    });
+    auto flag = flags.begin();
+    const auto wanted = Op::template Inputs<bool>::from([&] { return *flag++; });
     Inputs found = at::GradMode::is_enabled()
                        ? recorded(grads, inputs, outputs, saved, options, wanted)
                        : ntm::backward<Op>(grads, inputs, outputs, saved, options, wanted);
     auto to = of_arguments.begin();
     index = 0;
-    found.each([&](const Tensor& gradient) {
-      if (!kept[index++].defined()) return;
-      *to = ctx->needs_input_grad(to - of_arguments.begin()) ? gradient : Tensor();
-      ++to;
+    found.each([&](Tensor& gradient) {
+      if (flags[index]) *to = std::move(gradient);
+      to += kept[index++].defined();
     });
     return of_arguments;
   }
