@@ -23,7 +23,7 @@ COPIED = (
 )
 TESTING = ("numpy", "pytest", "hypothesis", "pytest-xdist")
 # Every op, both ways, and what most depends on the torch: autograd, fake tensors and the compiler.
-SELECTED = "cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
+SELECTED = "cpu-cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
 CHECK = """
 import torch
 from ntm_kernels.backends.cuda.library import LIBRARY, CudaLibrary

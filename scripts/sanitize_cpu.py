@@ -26,7 +26,7 @@ COPIED = (
     "LICENSE",
 )
 # torch.compile starts compilers, which do not run under a sanitizer of this process.
-SELECTED = "cpu and not compile and not opcheck"
+SELECTED = "cpu-cpu and not compile and not opcheck"
 
 
 def runtime(name: str) -> str:

@@ -16,7 +16,7 @@ from ntm_kernels.backends.cpu.backend import LIBRARY
 
 ROOT = Path(__file__).parents[1]
 # What torch does with an op is the same on every instruction set.
-SELECTED = "cpu and not compile and not opcheck"
+SELECTED = "cpu-cpu and not compile and not opcheck"
 
 
 def below_the_best() -> list[str]:
