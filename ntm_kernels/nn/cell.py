@@ -12,7 +12,14 @@ from ntm_kernels import allocation, functional
 from ntm_kernels.backends import require_registered
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.nn.checks import StateSizes, check_dtype, check_input, check_lengths, check_state
+from ntm_kernels.nn.checks import (
+    StateSizes,
+    check_batch_size,
+    check_dtype,
+    check_input,
+    check_lengths,
+    check_state,
+)
 from ntm_kernels.nn.controllers import (
     PROTOCOL,
     CellController,
@@ -215,6 +222,7 @@ class NTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
+        batch_size = check_batch_size("NTMCell.initial_state", batch_size)
         memory, weightings, reads = self.start(batch_size, *self._dtype_and_device())
         return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 

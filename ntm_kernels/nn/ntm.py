@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import NTMCell
-from ntm_kernels.nn.checks import as_lengths, check_dtype, check_lengths
+from ntm_kernels.nn.checks import as_lengths, check_batch_size, check_dtype, check_lengths
 from ntm_kernels.nn.parts import dtype_and_device
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
@@ -140,7 +140,7 @@ class NTM(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        return self.cell.initial_state(batch_size)
+        return self.cell.initial_state(check_batch_size("NTM.initial_state", batch_size))
 
     def forward(
         self,
