@@ -34,6 +34,7 @@ from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
     is_plain,
+    require_linear_weights,
     transform_weights,
     weight_of,
     weights_suffice,
@@ -209,7 +210,12 @@ class NTMCell(nn.Module):
         return self.hidden_size + self.read_size
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction."""
+        """Draw every parameter anew, as at construction.
+
+        Raises ``TypeError``, before anything is drawn, where ``interface`` was replaced by a
+        module without a weight that can be drawn, such as a quantized layer.
+        """
+        require_linear_weights("NTMCell", "interface", self.interface)
         for module in self.modules():
             reset = getattr(module, "reset_parameters", None)
             if module is not self and callable(reset):
@@ -217,8 +223,10 @@ class NTMCell(nn.Module):
         self._reset_interface()
 
     def _reset_interface(self) -> None:
-        nn.init.xavier_uniform_(self.interface.weight, gain=1.4)
-        nn.init.normal_(self.interface.bias, std=0.01)
+        weight, bias = require_linear_weights("NTMCell", "interface", self.interface)
+        nn.init.xavier_uniform_(weight, gain=1.4)
+        if bias is not None:
+            nn.init.normal_(bias, std=0.01)
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
