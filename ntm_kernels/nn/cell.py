@@ -48,13 +48,17 @@ from ntm_kernels.nn.state import (
     map_tensors,
 )
 from ntm_kernels.ops.sequence_call import beyond
-from ntm_kernels.reference import Trace, activate
+from ntm_kernels.reference import Trace, activate, arithmetic_dtype
 
 BUILT_IN = (LSTMController, FeedforwardController)
 
 
 class Unrolled(NamedTuple):
-    """Controller outputs ``[T, B, C]``, read vectors ``[T, B, R, M]``, final state and trace."""
+    """Controller outputs ``[T, B, C]``, read vectors ``[T, B, R, M]``, final state and trace.
+
+    ``hidden`` of a built-in controller has the dtype of the state, float32 at least; that of a
+    controller of your own has the dtype that it returns.
+    """
 
     hidden: Tensor
     read_vectors: Tensor
@@ -390,9 +394,18 @@ class NTMCell(nn.Module):
         trace = self._trace(traced, state, lengths) if return_trace else None
         if hiddens:
             return Unrolled(torch.stack(hiddens), torch.stack(reads), state, trace)
-        hidden = x.new_empty(0, x.shape[1], self.hidden_size)
+        hidden = x.new_empty(0, x.shape[1], self.hidden_size, dtype=self._hidden_dtype())
         read_vectors = state.read_vectors.new_empty(0, *state.read_vectors.shape)
         return Unrolled(hidden, read_vectors, map_tensors(torch.clone, state), trace)
+
+    def _hidden_dtype(self) -> torch.dtype:
+        """Dtype of the controller's output, as far as it is known before the first call.
+
+        A built-in controller computes in the arithmetic dtype. One of the user's own is taken to
+        return the dtype of its parameters.
+        """
+        dtype, _ = dtype_and_device(self.controller, self.interface)
+        return arithmetic_dtype(dtype) if isinstance(self.controller, BUILT_IN) else dtype
 
     def check_input(self, owner: str, name: str, x: Any, forms: Sequence[Sequence[str]]) -> None:
         """``x`` must have one of the forms, and then ``input_size``; ``owner`` is the module that

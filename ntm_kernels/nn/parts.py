@@ -97,9 +97,11 @@ def require_linear_weights(owner: str, name: str, part: nn.Module) -> tuple[Tens
     Raises ``TypeError`` for a module that does not keep them as floating-point tensors, such as a
     quantized layer.
     """
-    weight, bias = getattr(part, "weight", None), getattr(part, "bias", None)
-    drawable = [isinstance(value, Tensor) and value.is_floating_point() for value in (weight, bias)]
-    if not (drawable[0] and (drawable[1] or bias is None)):
+    weight: Any = getattr(part, "weight", None)
+    bias: Any = getattr(part, "bias", None)
+    # A quantized layer has integers, or methods of these names.
+    present = [weight] if bias is None else [weight, bias]
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in present):
         kind = f"{type(part).__module__}.{type(part).__qualname__}"
         raise TypeError(
             f"{owner}.reset_parameters: {name} must be a linear layer with a floating-point "
