@@ -382,6 +382,21 @@ def test_help_names_every_option(capsys):
         assert word in text
 
 
+def test_help_of_the_package_is_one_line_of_its_docstring(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert "Neural Turing Machines with fused kernels." in text
+    assert ">>>" not in text
+
+
+def test_a_wrong_backend_is_said_to_come_from_its_option(tmp_path, capsys):
+    assert cli.main(["train", "copy", "--backend", "fastest", "--run-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "got 'fastest' by --backend" in error
+    assert "argument" not in error
+
+
 def test_info(capsys):
     assert cli.main(["info"]) == 0
     text = capsys.readouterr().out
