@@ -175,8 +175,8 @@ def _unavailable(name: str) -> str | None:
 
 @assume_constant_result
 def _missing(name: str, device: str) -> str | None:
-    """As ``_unavailable``, for an automatic choice: it calls ``Backend.missed`` of a backend that is
-    not available, which may warn or raise."""
+    """As ``_unavailable``, for an automatic choice: it calls ``Backend.missed`` of a backend that
+    is not available, which may warn or raise."""
     why_not = _unavailable(name)
     if why_not is not None:
         get(name).missed(device, why_not)
