@@ -40,11 +40,8 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     own = None
     if words and words[0] in ("train", "eval"):
         own, rest = _named_task(words[1:])
-        if words[0] == "train" and own is None and ":" in "".join(rest[:1]):
-            raise ValueError(
-                f"TASK must be one of {', '.join(known)}, got {rest[0]!r}; "
-                f"a task of your own is named by an option: --task {shlex.quote(rest[0])}"
-            )
+        if words[0] == "train" and own is None:
+            _refuse_class_as_task(rest)
         if own is not None:
             known[own.name] = own
             words = [words[0], *([own.name] if words[0] == "train" else []), *rest]
@@ -83,6 +80,16 @@ def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return tasks.find(name), rest
+
+
+def _refuse_class_as_task(words: Sequence[str]) -> None:
+    """Raises ValueError where the class of a task stands where TASK does, after ``train``."""
+    for word in words[:1]:
+        if ":" in word and not word.startswith("-"):
+            raise ValueError(
+                f"TASK must be one of {', '.join(tasks.TASKS)}, got {word!r}; "
+                f"a task of your own is named by an option: --task {shlex.quote(word)}"
+            )
 
 
 class _Parser(argparse.ArgumentParser):

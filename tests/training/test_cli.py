@@ -263,6 +263,7 @@ def test_a_file_that_is_no_checkpoint_names_no_older_one(finished, capsys):
         ("fly", "invalid choice: 'fly'", ""),
         ("eval", "arguments are required: RUN", " eval"),
         ("train", "arguments are required: TASK", " train"),
+        ("train --run-dir=a:b copy", "unrecognized arguments: --run-dir=a:b", " train"),
         ("train sorting", "invalid choice: 'sorting'", " train"),
         ("train copy --lr fast", "--lr: must be a number, got 'fast'", " train copy"),
         ("train copy --width 2.5", "--width: must be a whole number, got '2.5'", " train copy"),
