@@ -5,7 +5,7 @@
 
 namespace ntm {
 
-// The letters of the shape tags: [B, N, M] is batch, locations, word.
+// The letters of the shape tags: [B, N, M] is batch, memory_size, word_size.
 struct Sizes {
   int64_t batch = 0;             // B
   int64_t memory_size = 0;       // N

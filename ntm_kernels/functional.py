@@ -288,7 +288,7 @@ def sequence(
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
-    """Which backend would serve ``op(*args, **kwargs)``, why, and why not those before it.
+    """Which backend would serve ``op(*args, **kwargs)``, why, and why no backend tried before it.
 
     The call itself is not run. Raises what the call would raise.
 

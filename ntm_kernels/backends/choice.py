@@ -29,7 +29,7 @@ class BackendStatus(NamedTuple):
 
 
 class BackendChoice(NamedTuple):
-    """The backend that serves a call, why, and why those before it do not."""
+    """The backend that serves a call, why, and why the backends tried before it do not."""
 
     backend: str
     reason: str
@@ -164,13 +164,13 @@ def _require_name(rule: str, name: object) -> None:
         raise TypeError(f"{rule}, got {type(name).__name__}")
 
 
-# Constants to torch.compile: it would guard on the variable only where it is set,
+# A constant to torch.compile, which would guard on the variable only where it is set.
 @assume_constant_result
 def _environment() -> str | None:
     return os.environ.get(ENVIRONMENT_VARIABLE)
 
 
-# and finding out may load a library.
+# A constant to torch.compile, since it may load a library, which cannot be traced.
 @assume_constant_result
 def _unavailable(name: str) -> str | None:
     return get(name).unavailable()
@@ -178,7 +178,8 @@ def _unavailable(name: str) -> str | None:
 
 @assume_constant_result
 def _missing(name: str, device: str) -> str | None:
-    """The same for the automatic choice, and the backend hears of it."""
+    """As ``_unavailable``, for an automatic choice: it calls ``Backend.missed`` of a backend that
+    is not available, which may warn or raise."""
     why_not = _unavailable(name)
     if why_not is not None:
         get(name).missed(device, why_not)

@@ -12,7 +12,14 @@ from ntm_kernels import allocation, functional
 from ntm_kernels.backends import require_registered
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
-from ntm_kernels.nn.checks import StateSizes, check_dtype, check_input, check_lengths, check_state
+from ntm_kernels.nn.checks import (
+    StateSizes,
+    check_batch_size,
+    check_dtype,
+    check_input,
+    check_lengths,
+    check_state,
+)
 from ntm_kernels.nn.controllers import (
     PROTOCOL,
     CellController,
@@ -27,6 +34,7 @@ from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
     is_plain,
+    require_linear_weights,
     transform_weights,
     weight_of,
     weights_suffice,
@@ -40,13 +48,17 @@ from ntm_kernels.nn.state import (
     map_tensors,
 )
 from ntm_kernels.ops.sequence_call import beyond
-from ntm_kernels.reference import Trace, activate
+from ntm_kernels.reference import Trace, activate, arithmetic_dtype
 
 BUILT_IN = (LSTMController, FeedforwardController)
 
 
 class Unrolled(NamedTuple):
-    """Controller outputs ``[T, B, C]``, read vectors ``[T, B, R, M]``, final state and trace."""
+    """Controller outputs ``[T, B, C]``, read vectors ``[T, B, R, M]``, final state and trace.
+
+    ``hidden`` of a built-in controller has the dtype of the state, float32 at least; that of a
+    controller of your own has the dtype that it returns.
+    """
 
     hidden: Tensor
     read_vectors: Tensor
@@ -202,7 +214,12 @@ class NTMCell(nn.Module):
         return self.hidden_size + self.read_size
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction."""
+        """Draw every parameter anew, as at construction.
+
+        Raises ``TypeError``, before anything is drawn, where ``interface`` was replaced by a
+        module without a weight that can be drawn, such as a quantized layer.
+        """
+        require_linear_weights("NTMCell", "interface", self.interface)
         for module in self.modules():
             reset = getattr(module, "reset_parameters", None)
             if module is not self and callable(reset):
@@ -210,11 +227,14 @@ class NTMCell(nn.Module):
         self._reset_interface()
 
     def _reset_interface(self) -> None:
-        nn.init.xavier_uniform_(self.interface.weight, gain=1.4)
-        nn.init.normal_(self.interface.bias, std=0.01)
+        weight, bias = require_linear_weights("NTMCell", "interface", self.interface)
+        nn.init.xavier_uniform_(weight, gain=1.4)
+        if bias is not None:
+            nn.init.normal_(bias, std=0.01)
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
+        batch_size = check_batch_size("NTMCell.initial_state", batch_size)
         memory, weightings, reads = self.start(batch_size, *self._dtype_and_device())
         return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 
@@ -374,9 +394,18 @@ class NTMCell(nn.Module):
         trace = self._trace(traced, state, lengths) if return_trace else None
         if hiddens:
             return Unrolled(torch.stack(hiddens), torch.stack(reads), state, trace)
-        hidden = x.new_empty(0, x.shape[1], self.hidden_size)
+        hidden = x.new_empty(0, x.shape[1], self.hidden_size, dtype=self._hidden_dtype())
         read_vectors = state.read_vectors.new_empty(0, *state.read_vectors.shape)
         return Unrolled(hidden, read_vectors, map_tensors(torch.clone, state), trace)
+
+    def _hidden_dtype(self) -> torch.dtype:
+        """Dtype of the controller's output, as far as it is known before the first call.
+
+        A built-in controller computes in the arithmetic dtype. One of the user's own is taken to
+        return the dtype of its parameters.
+        """
+        dtype, _ = dtype_and_device(self.controller, self.interface)
+        return arithmetic_dtype(dtype) if isinstance(self.controller, BUILT_IN) else dtype
 
     def check_input(self, owner: str, name: str, x: Any, forms: Sequence[Sequence[str]]) -> None:
         """``x`` must have one of the forms, and then ``input_size``; ``owner`` is the module that

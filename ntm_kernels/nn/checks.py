@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
-from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within
+from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within, positive_int
 from ntm_kernels.nn.state import NTMState, require_state
 
 
@@ -32,6 +33,14 @@ def check_dtype(owner: str, dtype: Any) -> None:
             f"{owner}: dtype must be torch.float32, torch.float64, torch.bfloat16, torch.float16 "
             f"or None, got {dtype!r}"
         )
+
+
+def check_batch_size(owner: str, batch_size: Any) -> int:
+    """``batch_size`` as an ``int`` of at least 0."""
+    if isinstance(batch_size, Tensor) and is_tracing():
+        # Inside torch.jit.trace the sizes of a tensor are tensors themselves.
+        return cast(int, batch_size)
+    return positive_int(owner, "batch_size", batch_size, minimum=0)
 
 
 def check_input(

@@ -193,6 +193,11 @@ class LSTMController(nn.Module):
         return f"hidden_size={self.hidden_size}, num_layers={len(self.layers)}"
 
 
+def _tanh(x: Tensor) -> Tensor:
+    """The layer's output: tanh in the arithmetic dtype, as in the fused op."""
+    return torch.tanh(x.to(arithmetic_dtype(x.dtype)))
+
+
 class FeedforwardController(nn.Module):
     """``num_layers`` layers ``h = tanh(W [x, r] + b)``; its state is ``()``."""
 
@@ -218,9 +223,9 @@ class FeedforwardController(nn.Module):
     def forward(self, input: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         first, *others = self.layers
         x, reads = input.tensor_split((self.input_size,), -1)
-        output = torch.tanh(first(x, reads))
+        output = _tanh(first(x, reads))
         for layer in others:
-            output = torch.tanh(layer(output))
+            output = _tanh(layer(output.to(dtype_and_device(layer)[0])))
         return output, state
 
     def extra_repr(self) -> str:

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import NTMCell
-from ntm_kernels.nn.checks import as_lengths, check_dtype, check_lengths
-from ntm_kernels.nn.parts import dtype_and_device
+from ntm_kernels.nn.checks import as_lengths, check_batch_size, check_dtype, check_lengths
+from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights
 from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
@@ -129,18 +129,26 @@ class NTM(nn.Module):
         self.cell.fused = fused
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction."""
+        """Draw every parameter anew, as at construction.
+
+        Raises ``TypeError``, before anything is drawn, where ``output`` or ``cell.interface`` was
+        replaced by a module without a weight that can be drawn, such as a quantized layer.
+        """
+        if self.output is not None:
+            require_linear_weights("NTM", "output", self.output)
         self.cell.reset_parameters()
         self._reset_output()
 
     def _reset_output(self) -> None:
         if self.output is not None:
-            nn.init.xavier_uniform_(self.output.weight)
-            nn.init.zeros_(self.output.bias)
+            weight, bias = require_linear_weights("NTM", "output", self.output)
+            nn.init.xavier_uniform_(weight)
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        return self.cell.initial_state(batch_size)
+        return self.cell.initial_state(check_batch_size("NTM.initial_state", batch_size))
 
     def forward(
         self,

@@ -91,6 +91,26 @@ def dtype_and_device(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
     return torch.float32, torch.device("cpu")
 
 
+def require_linear_weights(owner: str, name: str, part: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear layer, to draw them anew; the bias is ``None`` where it has none.
+
+    Raises ``TypeError`` for a module that does not keep them as floating-point tensors, such as a
+    quantized layer.
+    """
+    weight: Any = getattr(part, "weight", None)
+    bias: Any = getattr(part, "bias", None)
+    # A quantized layer has integers, or methods of these names.
+    present = [weight] if bias is None else [weight, bias]
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in present):
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        raise TypeError(
+            f"{owner}.reset_parameters: {name} must be a linear layer with a floating-point "
+            f"weight, as nn.Linear has, got {kind}, which cannot be drawn anew: give {name} an "
+            "nn.Linear first, or make a new model and replace the layer again"
+        )
+    return weight, bias
+
+
 def first_state(controller: nn.Module, batch: int) -> Any:
     """``controller.initial_state(batch)``, or ``None`` where it has no such method."""
     method: Any = getattr(controller, "initial_state", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -39,6 +40,8 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     own = None
     if words and words[0] in ("train", "eval"):
         own, rest = _named_task(words[1:])
+        if words[0] == "train" and own is None:
+            _refuse_class_as_task(rest)
         if own is not None:
             known[own.name] = own
             words = [words[0], *([own.name] if words[0] == "train" else []), *rest]
@@ -79,6 +82,16 @@ def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:
     return tasks.find(name), rest
 
 
+def _refuse_class_as_task(words: Sequence[str]) -> None:
+    """Raises ValueError where the class of a task stands where TASK does, after ``train``."""
+    for word in words[:1]:
+        if ":" in word and not word.startswith("-"):
+            raise ValueError(
+                f"TASK must be one of {', '.join(tasks.TASKS)}, got {word!r}; "
+                f"a task of your own is named by an option: --task {shlex.quote(word)}"
+            )
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, and where to read more."""
 
@@ -97,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(known: Mapping[str, type[Task]]) -> _Parser:
-    parser = _Parser(prog="python -m ntm_kernels", description=ntm_kernels.__doc__)
+    parser = _Parser(prog="python -m ntm_kernels", description=_first_line(ntm_kernels))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("info", help="versions, and which backends are there")
 
@@ -105,8 +118,12 @@ def _parser(known: Mapping[str, type[Task]]) -> _Parser:
     train.add_argument("--task", metavar=_OWN, help="a task of your own, instead of TASK")
     by_task = train.add_subparsers(required=True, metavar="TASK", dest="task")
     for name, task in known.items():
-        summary = ((task.__doc__ or "").strip().splitlines() or [""])[0].replace("%", "%%")
-        one = by_task.add_parser(name, help=summary, argument_default=argparse.SUPPRESS)
+        one = by_task.add_parser(
+            name,
+            prog=f"{train.prog} {shlex.join(words_for(task))}",
+            help=_first_line(task),
+            argument_default=argparse.SUPPRESS,
+        )
         _add_train_options(one, task)
 
     evaluate = commands.add_parser(
@@ -121,6 +138,12 @@ def _parser(known: Mapping[str, type[Task]]) -> _Parser:
     tested = [describe(TrainConfig)[name] for name in RESUMABLE if name != "stop_below"]
     _add_options(evaluate, tested, _defaults(TrainConfig))
     return parser
+
+
+def _first_line(owner: object) -> str:
+    """The first line of a docstring, as argparse takes it."""
+    lines = (owner.__doc__ or "").strip().splitlines() or [""]
+    return lines[0].replace("%", "%%")
 
 
 def _add_train_options(parser: argparse.ArgumentParser, task: type[Task]) -> None:

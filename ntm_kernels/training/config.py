@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,7 @@ class TrainConfig:
     eps: Annotated[float | None, "epsilon of the optimiser; unset: 1e-4, Adam 1e-8"] = None
     clip: Annotated[ClipValue, "every gradient element is clipped to this magnitude"] = 10.0
     clip_norm: Annotated[
-        ClipValue, "then the gradient of all weightings together is scaled down to this norm"
+        ClipValue, "then the gradient of all weights together is scaled down to this norm"
     ] = "off"
     hold: Annotated[float, "share of the schedule at the full rate; it then falls linearly"] = 0.75
     final_lr: Annotated[float, "rate at the end of the schedule as a share of the full one"] = 0.02
@@ -159,9 +159,11 @@ class TrainConfig:
         values = {**_ADDED_LATER, **values}
         known, given = {f.name for f in fields(cls)}, set(values)
         if known != given:
+            kinds = {"unknown": given - known, "missing": known - given}
+            wrong = ", ".join(_counted(names, what) for what, names in kinds.items() if names)
             raise ValueError(
-                "this configuration was written by another version of ntm_kernels: "
-                f"unknown fields {sorted(given - known)}, missing fields {sorted(known - given)}"
+                f"this version of ntm_kernels cannot read the configuration: {wrong}; "
+                "use the version that wrote it, or start a new run"
             )
         return cls(**{**values, "task": tasks.from_dict(values["task"], task_class)})
 
@@ -173,6 +175,18 @@ class TrainConfig:
             for name in ours
             if ours[name] != theirs[name]
         ]
+
+
+def _counted(names: Set[str], what: str) -> str:
+    """How many fields are unknown or missing, and the first of them.
+
+    >>> _counted({"lr", "clip"}, "missing")
+    '2 missing fields (clip, lr)'
+    >>> _counted(set("abcde"), "unknown")
+    '5 unknown fields (a, b, c, …)'
+    """
+    first = sorted(map(str, names))[:3] + ["…"] * (len(names) > 3)
+    return f"{len(names)} {what} field{'s' * (len(names) > 1)} ({', '.join(first)})"
 
 
 # Options of the command line that are no fields.

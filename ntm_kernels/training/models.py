@@ -91,12 +91,15 @@ def _check_backend(name: str | None) -> None:
     asked = requested(name)
     if asked is None:
         return
-    name, source = asked
+    source = asked[1] if name is None else "--backend (the field backend of a TrainConfig)"
+    name, _ = asked
     there = {status.name: status for status in available_backends()}
     if name not in there:
         raise ValueError(f"backend must be one of {', '.join(there)}, got {name!r} by {source}")
     if not there[name].available:
-        raise ValueError(f"backend {name!r} cannot be used here: {there[name].reason}")
+        raise ValueError(
+            f"backend {name!r}, asked for by {source}, cannot be used here: {there[name].reason}"
+        )
 
 
 def answer(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:

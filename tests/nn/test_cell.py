@@ -39,6 +39,29 @@ def test_shapes(controller, num_layers):
     assert again.shape == features.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("time", [0, 2])
+@pytest.mark.parametrize(
+    ("controller", "num_layers", "fused"),
+    [
+        (kind, *way)
+        for kind in ("lstm", "feedforward")
+        for way in ((1, True), (1, False), (2, True))
+    ],
+)
+def test_hidden_has_the_dtype_of_the_state(controller, num_layers, fused, time, dtype):
+    cell = NTMCell(3, 7, **SIZES, controller=controller, num_layers=num_layers, fused=fused)
+    result = cell.to(dtype).unroll(inputs(time).to(dtype))
+    assert result.hidden.dtype == result.state.memory.dtype
+    assert result.hidden.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+
+
+@pytest.mark.parametrize("time", [0, 2])
+def test_hidden_of_a_controller_of_ones_own_has_the_dtype_that_it_returns(time):
+    cell = NTMCell(3, 7, **SIZES, controller=nn.GRUCell(13, 7)).to(torch.bfloat16)
+    assert cell.unroll(inputs(time).to(torch.bfloat16)).hidden.dtype == torch.bfloat16
+
+
 def test_features_are_hidden_then_reads():
     cell = make()
     features, state = cell(inputs()[0])

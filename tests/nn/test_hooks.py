@@ -430,6 +430,12 @@ def test_quantized_linear_layers(dtype, tolerance, output_from, controller):
             output, expected = small(x, **kwargs)[0], model(x, **kwargs)[0]
             assert (output - expected).abs().max() < tolerance * expected.abs().max()
             assert not torch.equal(output, expected)
+    before = {name: part.clone() for name, part in small.named_parameters()}
+    with pytest.raises(TypeError, match=r"^NTM\.reset_parameters: output must be .*quantized"):
+        small.reset_parameters()
+    with pytest.raises(TypeError, match=r"^NTMCell\.reset_parameters: interface .*quantized"):
+        small.cell.reset_parameters()
+    assert all(torch.equal(part, before[name]) for name, part in small.named_parameters())
 
 
 # FSDP2: in one process, whose parameters it shards, gathers and frees as in many.

@@ -324,6 +324,38 @@ def test_reset_draws_every_parameter_anew(controller, num_layers, initial):
             assert torch.equal(part == before[name], before[name] == 0), name
 
 
+def replace_linear_layers(model, **kwargs):
+    for owner, name in ((model.cell, "interface"), (model, "output")):
+        layer = getattr(owner, name)
+        setattr(owner, name, nn.Linear(layer.in_features, layer.out_features, **kwargs))
+
+
+def test_reset_of_linear_layers_without_bias():
+    model = make(torch.float32)
+    replace_linear_layers(model, bias=False)
+    weights = [model.cell.interface.weight, model.output.weight]
+    before = [weight.detach().clone() for weight in weights]
+    model.reset_parameters()
+    assert all((one != other).all() for one, other in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["interface", "output"])
+@pytest.mark.parametrize("kind", [nn.Identity, nn.Sequential])
+def test_reset_of_a_layer_without_a_weight_says_so_and_draws_nothing(name, kind):
+    model = make(torch.float32)
+    owner = model if name == "output" else model.cell
+    setattr(owner, name, kind())
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    message = (
+        rf"^{type(owner).__name__}\.reset_parameters: {name} must be a linear layer .* "
+        rf"got torch\.nn\.modules\.\w+\.{kind.__name__}, .* give {name} an nn\.Linear first"
+    )
+    with pytest.raises(TypeError, match=message):
+        owner.reset_parameters()
+    for one, other in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_learned_start_trains():
     model = make(initial_state=InitialState(memory="learned", weightings="learned"))
     output, _ = model(inputs())

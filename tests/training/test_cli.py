@@ -263,6 +263,7 @@ def test_a_file_that_is_no_checkpoint_names_no_older_one(finished, capsys):
         ("fly", "invalid choice: 'fly'", ""),
         ("eval", "arguments are required: RUN", " eval"),
         ("train", "arguments are required: TASK", " train"),
+        ("train --run-dir=a:b copy", "unrecognized arguments: --run-dir=a:b", " train"),
         ("train sorting", "invalid choice: 'sorting'", " train"),
         ("train copy --lr fast", "--lr: must be a number, got 'fast'", " train copy"),
         ("train copy --width 2.5", "--width: must be a whole number, got '2.5'", " train copy"),
@@ -380,6 +381,21 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     for word in ("--max-repeats", "--hidden-size", "--seed", "--stop-below", "--resume", "--dtype"):
         assert word in text
+
+
+def test_help_of_the_package_is_one_line_of_its_docstring(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert "Neural Turing Machines with fused kernels." in text
+    assert ">>>" not in text
+
+
+def test_a_wrong_backend_is_said_to_come_from_its_option(tmp_path, capsys):
+    assert cli.main(["train", "copy", "--backend", "fastest", "--run-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "got 'fastest' by --backend" in error
+    assert "argument" not in error
 
 
 def test_info(capsys):

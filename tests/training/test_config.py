@@ -1,8 +1,10 @@
 import json
+import re
 
 import pytest
 
 from ntm_kernels import tasks
+from ntm_kernels.fields import describe
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.models import build_model
 
@@ -184,8 +186,24 @@ def test_a_task_is_a_task():
 def test_configuration_of_another_version_is_refused():
     values = preset("copy").to_dict()
     values["depth"] = values.pop("clip")
-    with pytest.raises(ValueError, match=r"unknown fields \['depth'\], missing fields \['clip'\]"):
+    expected = r": 1 unknown field \(depth\), 1 missing field \(clip\); use the version"
+    with pytest.raises(ValueError, match=expected):
         TrainConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [{}, {"task": 5}])
+def test_of_many_missing_fields_the_first_are_named(values):
+    with pytest.raises(ValueError, match=r"\d missing fields \(backend, batch_size, ") as raised:
+        TrainConfig.from_dict(values)
+    assert re.search(r"cannot read the configuration: \d+ missing fields", str(raised.value))
+    assert len(str(raised.value)) < 200
+
+
+def test_help_says_weightings_only_of_the_heads():
+    """The weights of the network are another thing."""
+    texts = {name: field.help for name, field in describe(TrainConfig).items()}
+    assert [name for name in texts if "weightings" in texts[name]] == ["initial_weightings"]
+    assert "the gradient of all weights together" in texts["clip_norm"]
 
 
 def test_configuration_of_before_means_what_it_did():

@@ -240,6 +240,30 @@ def test_what_is_no_task_is_refused_in_one_line(name, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_class_in_the_place_of_a_task_is_told_of_the_option(capsys):
+    assert cli.main(["train", NAME, "--seed", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "TASK must be one of copy, " in error
+    assert error.endswith(
+        f"got {NAME!r}; a task of your own is named by an option: --task {NAME}\n"
+    )
+
+
+def test_wrong_words_after_a_task_of_ones_own_name_the_help_that_there_is(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--task", NAME, "copy"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    end = (
+        f"error: unrecognized arguments: copy; see python -m ntm_kernels train --task {NAME} --help"
+    )
+    assert error == f"{end}\n"
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*end.partition("ntm_kernels ")[2].split()])
+    assert stop.value.code == 0
+    assert f"train --task {NAME}" in capsys.readouterr().out.replace("\n", " ")
+
+
 @dataclass(frozen=True)
 class Confusing(Sizes):
     lr: float = 1.0

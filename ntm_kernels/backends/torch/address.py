@@ -55,16 +55,18 @@ def similarity_backward(
     # Not by the factors alone, which are 0 there: a NaN would stay.
     d_similarity = d_similarity.masked_fill(similarity.cut, 0)
     d_dots = d_similarity * similarity.inverse_norms
-    pull = d_similarity * similarity.value
-    key_pull = pull.sum(-1, keepdim=True) / _square_or_one(similarity.key_norm)
-    memory_pull = pull.sum(1).unsqueeze(-1) / _square_or_one(similarity.memory_norm)
-    d_key = torch.bmm(d_dots, memory).addcmul_(key, key_pull, value=-1)
-    d_memory = torch.bmm(d_dots.mT, key).addcmul_(memory, memory_pull, value=-1)
+    # The part of the gradient that goes through the norms: these numbers times k and M_i.
+    by_norms = d_similarity * similarity.value
+    by_key_norm = by_norms.sum(-1, keepdim=True) / _square_or_one(similarity.key_norm)
+    by_memory_norm = by_norms.sum(1).unsqueeze(-1) / _square_or_one(similarity.memory_norm)
+    d_key = torch.bmm(d_dots, memory).addcmul_(key, by_key_norm, value=-1)
+    d_memory = torch.bmm(d_dots.mT, key).addcmul_(memory, by_memory_norm, value=-1)
     return d_memory, d_key
 
 
 def _square_or_one(norm: Tensor) -> Tensor:
-    """Its numerator is 0 wherever the square is: a cut-off similarity has no pull."""
+    """The square of a norm, to divide by; 1 where it is 0. There the similarity is cut off, so that
+    what is divided is 0."""
     square = norm.square()
     return square.masked_fill_(square == 0, 1)
 

@@ -36,7 +36,7 @@ class ControllerBackward(Protocol):
     """Undoes the steps of a controller, from the last to the first."""
 
     def step(self, time: int, d_hidden: Tensor, d_cell: Tensor | None) -> ControllerGrads:
-        """From the gradients after a step, the interface's share included, to those before it."""
+        """The gradients of a step's inputs; ``d_hidden`` includes what came by the interface."""
 
 
 class Controller(Protocol):
