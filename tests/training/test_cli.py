@@ -225,7 +225,7 @@ def test_errors_are_one_line_and_no_traceback(finished, tmp_path, capsys):
         ("{", "config.json is no JSON file"),
         (b"\xff\xfe", "config.json is no JSON file"),
         ("[]", "config.json: a configuration must be a mapping, got list"),
-        ("{}", "config.json: this configuration was written by another version"),
+        ("{}", "config.json: this version of ntm_kernels cannot read"),
         ({"lr": "fast"}, "config.json: lr must be a number, got 'fast'"),
         ({"seed": True}, "config.json: seed must be a whole number, got True"),
         ({"task": 3}, "config.json: task must be a mapping with its name and parameters, got 3"),
