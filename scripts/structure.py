@@ -54,19 +54,22 @@ class Place(NamedTuple):
 class Measure(NamedTuple):
     """One row of the table.
 
-    ``now`` must be at most ``bound``, at least where ``at_least``; ``detail`` says of what.
+    ``now`` must be at most ``bound``, at least where ``at_least``; ``detail`` says of what. Without
+    a bound the measure is only shown: lines grow with what the package can do.
     """
 
     name: str
     before: str
     to_reach: str
     now: int
-    bound: int
+    bound: int | None
     detail: str = ""
     at_least: bool = False
 
     @property
     def is_worse(self) -> bool:
+        if self.bound is None:
+            return False
         return self.now < self.bound if self.at_least else self.now > self.bound
 
 
@@ -100,7 +103,7 @@ LANGUAGES = (
     Language("C++", lambda f: f.suffix != ".py" and not _is_cuda(f), "146", 152, "20", 13),
     Language("CUDA", _is_cuda, "208", 210, "10", 10),
 )
-POSITIONS, STARRED, SCHEMAS, LINES = 0, 13, 1, 22200
+POSITIONS, STARRED, SCHEMAS = 0, 13, 1
 SAVED = {"torch": 1, "cpu": 1, "triton": 1, "cuda": 3}
 
 
@@ -260,7 +263,7 @@ def measures(root: Path) -> list[Measure]:
     for language in LANGUAGES:
         found += _extremes(language, [one for one in functions if language.of(one.file)])
     lines = sum(text.count("\n") for text in texts.values())
-    found.append(Measure("production lines", "19,200", "fewer", lines, LINES))
+    found.append(Measure("production lines", "19,200", "fewer", lines, None))
     return found
 
 

@@ -368,11 +368,11 @@ def sharpen(shifted, peak, total, sharpening, inside, N: tl.constexpr):
 
 @triton.jit
 def powers_of(shifted, sharpening):
-    """The largest ``w̃`` of a block, and ``Σ u^γ`` relative to it: NaN where a ``w̃`` is negative or
-    γ is not finite."""
+    """The largest ``w̃`` of a block, and ``Σ u^γ`` relative to it: NaN where a ``w̃`` is negative.
+    The sum over all blocks is for the caller to make NaN where γ is not finite."""
     peak = tl.max(shifted, 1)
     ratio = shifted / tl.where(peak > 0, peak, 1.0)[:, None]
-    return peak, tl.sum(power(ratio, sharpening[:, None], 0.0), 1) + 0.0 * sharpening
+    return peak, tl.sum(power(ratio, sharpening[:, None], 0.0), 1)
 
 
 @triton.jit
@@ -418,6 +418,7 @@ def address(
     gated = interpolate(by_content, previous, gate)
     shifted = shift(gated, shift_weighting, N, S)
     peak, total = powers_of(shifted, sharpening)
+    total += 0.0 * sharpening
     weightings = sharpen(shifted, peak, total, sharpening, inside, N)
     return Addressing(
         weightings,

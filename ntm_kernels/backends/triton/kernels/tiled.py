@@ -194,7 +194,7 @@ def shift_kernel(
         powers += tile_powers * stages.power(tile_peak / scale, sharpening, 0.0)
         peak = higher
     store_part(chain.peaks + i_b * H * G, peak, i_g, G, H)
-    store_part(chain.powers + i_b * H * G, powers, i_g, G, H)
+    store_part(chain.powers + i_b * H * G, powers + 0.0 * sharpening, i_g, G, H)
 
 
 @triton.jit(do_not_specialize=VARYING)
