@@ -19,7 +19,7 @@ from tests.support.table import Entry, each_backend, fitting
 from tests.support.tolerance import allowed_error, largest_error
 
 SCALE = 3
-TRAJECTORIES = 5
+TRAJECTORIES = 8
 BAD_LUCK = 20
 EXPLODED = 1e6
 CASES = [
