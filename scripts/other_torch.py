@@ -26,10 +26,10 @@ TESTING = ("numpy", "pytest", "hypothesis", "pytest-xdist")
 SELECTED = "cpu-cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
 CHECK = """
 import torch
-from ntm_kernels.backends.cuda.library import LIBRARY, CudaLibrary
+from ntm_kernels.backends.cuda.backend import LIBRARY, PARAMS, CudaLibrary
 print("torch", torch.__version__, "for CUDA", torch.version.cuda)
 if LIBRARY.exists():
-    print(LIBRARY, "loads; compiled for", *CudaLibrary(LIBRARY).architectures)
+    print(LIBRARY, "loads; compiled for", *CudaLibrary(LIBRARY, PARAMS).architectures)
 """
 
 
