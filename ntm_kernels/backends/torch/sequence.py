@@ -10,7 +10,7 @@ through its steps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -247,6 +247,73 @@ class Replayed(NamedTuple):
     addressing: Addressing
 
 
+class UndoneOutsideHeads(NamedTuple):
+    """Gradients of what a step started from and of what it computed outside the heads."""
+
+    d_before: State
+    d_projected: Tensor  # [B, G]
+    d_interface: Tensor  # [B, P], 0 beyond a sequence's length, as d_projected
+
+
+class KeptOfController(Protocol):
+    """What of a forward the controller's backward needs."""
+
+    @property
+    def gates(self) -> Tensor | None: ...
+    @property
+    def cells(self) -> Tensor | None: ...
+
+
+class UndoOutsideHeads:
+    """The backward of a step without its heads: interface weight, controller and length.
+
+    Serves every loop of steps whose controller is this backend's, whoever computes the heads.
+    """
+
+    def __init__(
+        self,
+        grads: SequenceOutputs,
+        inputs: SequenceInputs,
+        outputs: SequenceOutputs,
+        saved: KeptOfController,
+        sizes: Sizes,
+    ) -> None:
+        self.interface_weight = inputs.interface_weight
+        self.d_hidden = grads.hidden.unbind(0)
+        self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
+        inside = inside_steps(inputs, sizes)
+        self.inside = None if inside is None else inside.unbind(0)
+
+    def __call__(
+        self,
+        time: int,
+        d_interface: Tensor,
+        d_memory: Tensor,
+        d_weightings: Tensor,
+        d_after: State,
+    ) -> UndoneOutsideHeads:
+        """From the gradients that the heads found: of interface, memory and weightings before."""
+        d_hidden = self.d_hidden[time]
+        if d_after.hidden is not None:
+            d_hidden = d_after.hidden + d_hidden
+        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
+        found = self.controller.step(time, d_hidden, d_after.cell)
+        d_projected = found.d_projected
+        d_before = State(
+            memory=d_memory,
+            weightings=d_weightings,
+            read_vectors=found.d_read_vectors,
+            hidden=found.d_hidden,
+            cell=found.d_cell,
+        )
+        if self.inside is not None:
+            active = self.inside[time]
+            d_interface = d_interface.masked_fill(~active, 0)
+            d_projected = d_projected.masked_fill(~active, 0)
+            d_before = hold(active, d_before, d_after)
+        return UndoneOutsideHeads(d_before, d_projected, d_interface)
+
+
 class _UndoStep:
     """The backward of one step after the other, from the last to the first."""
 
@@ -259,17 +326,13 @@ class _UndoStep:
         sizes: Sizes,
     ) -> None:
         self.saved, self.sizes, self.layout = saved, sizes, sizes.layout
-        self.interface_weight = inputs.interface_weight
-        self.d_hidden = grads.hidden.unbind(0)
         self.d_read_vectors = grads.read_vectors.flatten(2).unbind(0)
         self.previous_weightings = shifted_in(inputs.initial_weightings, saved.weightings)
         flat = saved.interface.view(-1, self.layout.size)
         self.heads = activate(flat, self.layout)
         slopes = activation_slopes(flat, self.heads, self.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
-        self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
-        inside = inside_steps(inputs, sizes)
-        self.inside = None if inside is None else inside.unbind(0)
+        self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
         self.d_projected: list[Tensor] = []
         self.d_interface: list[Tensor] = []
 
@@ -287,27 +350,12 @@ class _UndoStep:
             forward.inputs,
         )
         d_interface = activate_backward(back.heads, self.slopes[time], heads.shift)
-        d_hidden = self.d_hidden[time]
-        if d_after.hidden is not None:
-            d_hidden = d_after.hidden + d_hidden
-        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
-        d_controller = self.controller.step(time, d_hidden, d_after.cell)
-        d_projected = d_controller.d_projected
-        d_before = State(
-            memory=back.memory,
-            weightings=back.previous_weightings,
-            read_vectors=d_controller.d_read_vectors,
-            hidden=d_controller.d_hidden,
-            cell=d_controller.d_cell,
+        undone = self.outside_heads(
+            time, d_interface, back.memory, back.previous_weightings, d_after
         )
-        if self.inside is not None:
-            active = self.inside[time]
-            d_interface = d_interface.masked_fill(~active, 0)
-            d_projected = d_projected.masked_fill(~active, 0)
-            d_before = hold(active, d_before, d_after)
-        self.d_projected.append(d_projected)
-        self.d_interface.append(d_interface)
-        return d_before
+        self.d_projected.append(undone.d_projected)
+        self.d_interface.append(undone.d_interface)
+        return undone.d_before
 
     def collected(self) -> tuple[Tensor, Tensor]:
         """Gradients of the projected input and of the interface vectors of all steps."""
@@ -344,8 +392,8 @@ class _UndoStep:
         for time, now in enumerate(heads[:-1], start):
             _, to_write = self.saved.weightings[time].tensor_split((self.sizes.num_read_heads,), 1)
             written = write(memories[-1], to_write, now.erase, now.add)
-            if self.inside is not None:
-                active = self.inside[time].unsqueeze(-1)
+            if self.outside_heads.inside is not None:
+                active = self.outside_heads.inside[time].unsqueeze(-1)
                 written = torch.where(active, written, memories[-1])
             memories.append(written)
         return memories

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntm_kernels.backends.torch.controller import controller_of, shifted_in
 from ntm_kernels.backends.torch.lift import lift, with_zeros
-from ntm_kernels.backends.torch.sequence import State, hold, inside_steps
+from ntm_kernels.backends.torch.sequence import State, UndoOutsideHeads, hold, inside_steps
 from ntm_kernels.backends.triton.records import some
 from ntm_kernels.backends.triton.sequence_in_one_launch import Saved, empty_kept
 from ntm_kernels.backends.triton.step import Step
@@ -162,10 +162,8 @@ class _UndoStep:
     ) -> None:
         given = lift(inputs)
         self.step, self.grads, self.saved, self.sizes = step, grads, saved, sizes
-        self.controller = controller_of(given).backward(lift(outputs), saved.gates, saved.cells)
-        self.interface_weight = given.interface_weight
+        self.outside_heads = UndoOutsideHeads(grads, given, lift(outputs), saved, sizes)
         self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings)
-        self.active = inside_steps(inputs, sizes)
         self.d_projected = saved.interface.new_empty(sizes.shape("T B G"))
         self.d_interface = saved.interface.new_empty(sizes.shape("T B P"))
 
@@ -182,26 +180,11 @@ class _UndoStep:
             self.sizes,
             frozenset(names(StepInputs)),
         )
-        d_interface, d_hidden = back.interface, self.grads.hidden[time]
-        if d_after.hidden is not None:
-            d_hidden = d_after.hidden + d_hidden
-        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
-        found = self.controller.step(time, d_hidden, d_after.cell)
-        d_projected = found.d_projected
-        d_before = State(
-            memory=back.memory,
-            weightings=back.previous_weightings,
-            read_vectors=found.d_read_vectors,
-            hidden=found.d_hidden,
-            cell=found.d_cell,
+        undone = self.outside_heads(
+            time, back.interface, back.memory, back.previous_weightings, d_after
         )
-        if self.active is not None:
-            active = self.active[time]
-            d_interface = d_interface.masked_fill(~active, 0)
-            d_projected = d_projected.masked_fill(~active, 0)
-            d_before = hold(active, d_before, d_after)
-        self.d_projected[time], self.d_interface[time] = d_projected, d_interface
-        return d_before
+        self.d_projected[time], self.d_interface[time] = undone.d_projected, undone.d_interface
+        return undone.d_before
 
 
 class _Rewrite:
