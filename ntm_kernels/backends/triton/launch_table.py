@@ -40,8 +40,7 @@ class Table(NamedTuple):
         OnChip(elements=4096, warps=8, sequence_warps=8),
     )
     # Of each weighting, [heads, locations], that a thread holds on the chip. A backward has about
-    # ten; a step's spills from 16 elements on, and that of ``sequence``, with the controller's
-    # addresses, from 8 on.
+    # ten and would spill with more; that of ``sequence`` also has the controller's addresses.
     thread_weightings: int = 8
     sequence_thread_weightings: int = 4
     # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
@@ -98,6 +97,8 @@ class Table(NamedTuple):
         sizes, scale = problem.sizes, _scale(problem.dtype)
         if sizes.memory_size * sizes.word_size > INT32_MAX:
             return f"a memory of {sizes.memory_size} x {sizes.word_size} needs 64-bit indices"
+        if sizes.num_heads * sizes.memory_size > INT32_MAX:
+            return f"{sizes.num_heads} weightings of {sizes.memory_size} need 64-bit indices"
         if padded(sizes.word_size) * scale > self.tile_elements:
             return f"words of {sizes.word_size} elements do not fit in a tile"
         if padded(sizes.num_heads) * padded(sizes.num_taps) * scale > self.head_elements:

@@ -176,7 +176,7 @@ class Tiled:
             means,
             d_heads,
             D=0 if d_heads is None else d_heads.width,
-            # The one with most blocks of the tile's size at once: 128 registers are a few too few.
+            # The one with most blocks of the tile's size at once; REPORT.md has what it takes.
             registers=most_registers(self.warps),
             **self.heads_on(d_memory),
             **self.words,

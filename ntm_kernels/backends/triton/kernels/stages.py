@@ -45,7 +45,7 @@ class Addressing(NamedTuple):
     total: Any
 
 
-# Elementary functions that hold in float32 and float64 alike, accurate to a few ulp.
+# Elementary functions that hold in float32 and float64 alike.
 
 
 @triton.jit
