@@ -130,6 +130,16 @@ def test_sequence_in_a_loop(case, per_step):
     assert beside[1] <= 18 * case.time
 
 
+@pytest.mark.parametrize("case", [PAPER, MANY_HEADS, LARGE], ids=str)
+def test_outputs_of_a_sequence_are_no_views(case):
+    """Autograd forbids changing a view in place."""
+    inputs, sizes = record(SequenceInputs, case), sizes_of(case)
+    outputs, _ = kernel("sequence", Launches()).forward(inputs, sizes, True)
+    there = [part for part in outputs if part is not None]
+    assert there
+    assert all(part._base is None and part.is_contiguous() for part in there)
+
+
 def test_launches_in_the_documentation():
     rows = {"`step`": [], "`step`, backward": [], "`sequence`": [], "`sequence`, backward": []}
     for case in (PAPER, MANY_HEADS, LARGE):
@@ -198,6 +208,7 @@ def test_largest_sizes():
 
     assert TABLE.too_large(problem(2**20, 1024)) is None
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))
+    assert "64-bit" in TABLE.too_large(problem(2**28, 4, heads=8))
     assert "words of 2049" in TABLE.too_large(problem(8, 2049))
     assert "heads" in TABLE.too_large(problem(8, 4, heads=600))
 

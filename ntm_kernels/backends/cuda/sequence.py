@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ntm_kernels.backends.cuda.run import CudaKernel, named
 from ntm_kernels.backends.project import ProjectedSequence
-from ntm_kernels.backends.torch.controller import shifted_in
+from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes, record
 from ntm_kernels.ops.declare import dtypes_of, empty
 
@@ -91,19 +90,11 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
 def _input_gradients(
     inputs: SequenceInputs, outputs: SequenceOutputs, found: LaunchGradients
 ) -> SequenceInputs:
-    """Gradients of the weights are products over all steps."""
-    dtype, weight_dtype = found.interface.dtype, inputs.recurrent_weight.dtype
-    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
-    if inputs.initial_hidden is not None:
-        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
-    hidden = outputs.hidden.flatten(0, 1).to(dtype)
-    d_gates, d_interface = found.x.flatten(0, 1).mT, found.interface.flatten(0, 1).mT
-    d_recurrent_weight = torch.mm(d_gates, seen.flatten(0, 1).to(dtype))
+    weight_dtype = inputs.recurrent_weight.dtype
+    d_weights = weight_gradients(found.x, found.interface, inputs, outputs)
     return SequenceInputs(
         x=found.x.to(inputs.x.dtype),
-        recurrent_weight=d_recurrent_weight.to(weight_dtype),
-        interface_weight=torch.mm(d_interface, hidden).to(weight_dtype),
-        interface_bias=found.interface.sum((0, 1)).to(weight_dtype),
+        **{name: gradient.to(weight_dtype) for name, gradient in d_weights.items()},
         initial_memory=found.initial_memory,
         initial_weightings=found.initial_weightings,
         initial_read_vectors=found.initial_read_vectors,

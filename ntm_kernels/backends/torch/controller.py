@@ -62,6 +62,26 @@ def shifted_in(initial: Tensor, following: Tensor) -> Tensor:
     return torch.cat((initial.unsqueeze(0), following))[:-1]
 
 
+def weight_gradients(
+    d_projected: Tensor, d_interface: Tensor, inputs: SequenceInputs, outputs: SequenceOutputs
+) -> dict[str, Tensor]:
+    """Gradients of the weights, which are products over all steps, by the names of the inputs.
+
+    From those of all steps' projected inputs ``[T, B, G]`` and interface vectors ``[T, B, P]``,
+    whose dtype they have.
+    """
+    dtype = d_interface.dtype
+    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
+    if inputs.initial_hidden is not None:
+        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
+    hidden = outputs.hidden.flatten(0, 1).to(dtype)
+    return {
+        "recurrent_weight": torch.mm(d_projected.flatten(0, 1).mT, seen.flatten(0, 1).to(dtype)),
+        "interface_weight": torch.mm(d_interface.flatten(0, 1).mT, hidden),
+        "interface_bias": d_interface.sum((0, 1)),
+    }
+
+
 class Feedforward:
     """``h = tanh(x̂ + W r)``."""
 

@@ -10,14 +10,14 @@ through its steps.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.address import Addressing, Similarity, address
-from ntm_kernels.backends.torch.controller import controller_of, shifted_in
+from ntm_kernels.backends.torch.controller import controller_of, shifted_in, weight_gradients
 from ntm_kernels.backends.torch.interface import activate, activate_backward, activation_slopes
 from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
 from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
@@ -236,7 +236,7 @@ def sequence_backward(
         stop = min(start + sizes.checkpoint_every, sizes.time)
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
-    d_projected, d_interface = undo.collected()
+    d_projected, d_interface = undo.outside_heads.collected()
     return _input_gradients(inputs, outputs, d_projected, d_interface, d_state)
 
 
@@ -245,23 +245,6 @@ class Replayed(NamedTuple):
 
     inputs: HeadsInputs
     addressing: Addressing
-
-
-class UndoneOutsideHeads(NamedTuple):
-    """Gradients of what a step started from and of what it computed outside the heads."""
-
-    d_before: State
-    d_projected: Tensor  # [B, G]
-    d_interface: Tensor  # [B, P], 0 beyond a sequence's length, as d_projected
-
-
-class KeptOfController(Protocol):
-    """What of a forward the controller's backward needs."""
-
-    @property
-    def gates(self) -> Tensor | None: ...
-    @property
-    def cells(self) -> Tensor | None: ...
 
 
 class UndoOutsideHeads:
@@ -275,7 +258,7 @@ class UndoOutsideHeads:
         grads: SequenceOutputs,
         inputs: SequenceInputs,
         outputs: SequenceOutputs,
-        saved: KeptOfController,
+        saved: Saved,
         sizes: Sizes,
     ) -> None:
         self.interface_weight = inputs.interface_weight
@@ -283,6 +266,8 @@ class UndoOutsideHeads:
         self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
         inside = inside_steps(inputs, sizes)
         self.inside = None if inside is None else inside.unbind(0)
+        self.d_projected: list[Tensor] = []
+        self.d_interface: list[Tensor] = []
 
     def __call__(
         self,
@@ -291,8 +276,12 @@ class UndoOutsideHeads:
         d_memory: Tensor,
         d_weightings: Tensor,
         d_after: State,
-    ) -> UndoneOutsideHeads:
-        """From the gradients that the heads found: of interface, memory and weightings before."""
+    ) -> State:
+        """The gradient of the state before, from what the heads found and that of the state after.
+
+        The heads found the gradients of the interface vector, and of the memory and the
+        weightings before the step.
+        """
         d_hidden = self.d_hidden[time]
         if d_after.hidden is not None:
             d_hidden = d_after.hidden + d_hidden
@@ -311,7 +300,13 @@ class UndoOutsideHeads:
             d_interface = d_interface.masked_fill(~active, 0)
             d_projected = d_projected.masked_fill(~active, 0)
             d_before = hold(active, d_before, d_after)
-        return UndoneOutsideHeads(d_before, d_projected, d_interface)
+        self.d_projected.append(d_projected)
+        self.d_interface.append(d_interface)
+        return d_before
+
+    def collected(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the projected input and of the interface vectors of all steps."""
+        return torch.stack(self.d_projected[::-1]), torch.stack(self.d_interface[::-1])
 
 
 class _UndoStep:
@@ -333,8 +328,6 @@ class _UndoStep:
         slopes = activation_slopes(flat, self.heads, self.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
         self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
-        self.d_projected: list[Tensor] = []
-        self.d_interface: list[Tensor] = []
 
     def __call__(self, time: int, forward: Replayed, d_after: State) -> State:
         """The gradient of the state before the step from that of the state after it."""
@@ -350,16 +343,7 @@ class _UndoStep:
             forward.inputs,
         )
         d_interface = activate_backward(back.heads, self.slopes[time], heads.shift)
-        undone = self.outside_heads(
-            time, d_interface, back.memory, back.previous_weightings, d_after
-        )
-        self.d_projected.append(undone.d_projected)
-        self.d_interface.append(undone.d_interface)
-        return undone.d_before
-
-    def collected(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the projected input and of the interface vectors of all steps."""
-        return torch.stack(self.d_projected[::-1]), torch.stack(self.d_interface[::-1])
+        return self.outside_heads(time, d_interface, back.memory, back.previous_weightings, d_after)
 
     def replay(self, segment: int, start: int, stop: int) -> list[Replayed]:
         """Each step of a segment again; their addressing is one batch."""
@@ -406,16 +390,9 @@ def _input_gradients(
     d_interface: Tensor,
     d_state: State,
 ) -> SequenceInputs:
-    """Gradients of the weights are products over all steps."""
-    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
-    if inputs.initial_hidden is not None:
-        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
-    hidden = outputs.hidden.flatten(0, 1)
     return SequenceInputs(
         x=d_projected,
-        recurrent_weight=torch.mm(d_projected.flatten(0, 1).mT, seen.flatten(0, 1)),
-        interface_weight=torch.mm(d_interface.flatten(0, 1).mT, hidden),
-        interface_bias=d_interface.sum((0, 1)),
+        **weight_gradients(d_projected, d_interface, inputs, outputs),
         initial_memory=d_state.memory,
         initial_weightings=d_state.weightings,
         initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),

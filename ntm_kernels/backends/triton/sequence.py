@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ntm_kernels.backends.project import ProjectedSequence
-from ntm_kernels.backends.torch.controller import shifted_in
+from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.backends.torch.lift import lower
-from ntm_kernels.backends.torch.sequence import activated
+from ntm_kernels.backends.torch.sequence import Saved, activated
 from ntm_kernels.backends.triton import sequence_as_step_loop, sequence_in_one_launch
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.sequence_in_one_launch import Saved
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
@@ -66,20 +62,5 @@ class Sequence(ProjectedSequence[Saved]):
             found, d_interface = sequence_in_one_launch.backward(
                 self.launcher, row, grads, inputs, outputs, saved, sizes
             )
-        return lower(_with_weights(found, d_interface, inputs, outputs), inputs)
-
-
-def _with_weights(
-    found: SequenceInputs, d_interface: Tensor, inputs: SequenceInputs, outputs: SequenceOutputs
-) -> SequenceInputs:
-    """Also the gradients of the weights, which are products over all steps."""
-    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
-    if inputs.initial_hidden is not None:
-        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
-    d_projected, d_interface = found.x.flatten(0, 1), d_interface.flatten(0, 1)
-    hidden = outputs.hidden.flatten(0, 1)
-    return found._replace(
-        recurrent_weight=torch.mm(d_projected.mT, seen.flatten(0, 1).to(d_projected.dtype)),
-        interface_weight=torch.mm(d_interface.mT, hidden.to(d_interface.dtype)),
-        interface_bias=d_interface.sum(0),
-    )
+        found = found._replace(**weight_gradients(found.x, d_interface, inputs, outputs))
+        return lower(found, inputs)

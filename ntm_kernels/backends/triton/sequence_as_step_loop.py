@@ -6,14 +6,16 @@ Keeps what ``sequence_in_one_launch`` keeps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ntm_kernels.backends.torch.controller import controller_of, shifted_in
-from ntm_kernels.backends.torch.lift import lift, with_zeros
-from ntm_kernels.backends.torch.sequence import State, UndoOutsideHeads, hold, inside_steps
+from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
+from ntm_kernels.backends.torch.sequence import Saved, State, UndoOutsideHeads, hold, inside_steps
 from ntm_kernels.backends.triton.records import some
-from ntm_kernels.backends.triton.sequence_in_one_launch import Saved, empty_kept
+from ntm_kernels.backends.triton.sequence_in_one_launch import empty_kept
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
 from ntm_kernels.ops import (
@@ -46,15 +48,15 @@ def forward(
         state = one_step(time, state)
     outputs = some(
         SequenceOutputs,
-        hidden=one_step.hidden,
-        read_vectors=one_step.read_vectors.view(sizes.shape("T B R M")),
+        hidden=torch.stack(one_step.hidden),
+        read_vectors=torch.stack(one_step.read_vectors).view(sizes.shape("T B R M")),
         final_memory=state.memory,
         final_weightings=state.weightings,
         final_read_vectors=state.read_vectors.view(sizes.shape("B R M")),
         final_hidden=state.hidden,
         final_cell=state.cell,
     )
-    return outputs, one_step.kept
+    return lower(outputs, inputs), one_step.kept
 
 
 class _OneStep:
@@ -63,7 +65,7 @@ class _OneStep:
     def __init__(
         self, step: Step, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> None:
-        given, memory = lift(inputs), inputs.initial_memory
+        given = lift(inputs)
         self.step, self.sizes = step, sizes
         self.controller = controller_of(given)
         self.interface_weight, self.interface_bias = given.interface_weight.mT, given.interface_bias
@@ -71,10 +73,8 @@ class _OneStep:
         if self.active is not None:
             self.projected = self.projected.masked_fill(~self.active, 0)
         self.kept = empty_kept(inputs, sizes, save_for_backward)
-        self.hidden = memory.new_empty(sizes.shape("T B C"))
-        self.read_vectors = memory.new_empty(
-            *sizes.shape("T B"), sizes.num_read_heads * sizes.word_size
-        )
+        self.hidden: list[Tensor] = []
+        self.read_vectors: list[Tensor] = []
 
     def __call__(self, time: int, state: State) -> State:
         """The state after a step, from that before it."""
@@ -100,7 +100,8 @@ class _OneStep:
             new = hold(active, new, state)
             hidden = hidden.masked_fill(~active, 0)
             read_vectors = read_vectors.masked_fill(~active, 0)
-        self.hidden[time], self.read_vectors[time] = hidden, read_vectors
+        self.hidden.append(hidden)
+        self.read_vectors.append(read_vectors)
         if kept.weightings is not None and kept.interface is not None:
             kept.weightings[time], kept.interface[time] = new.weightings, interface
         if kept.gates is not None and gates is not None:
@@ -122,7 +123,7 @@ def backward(
     """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
     given = with_zeros(lift(grads), sizes, saved.checkpoints)
     undo = _UndoStep(step, given, inputs, outputs, saved, sizes)
-    rewrite = _Rewrite(write, inputs, saved, sizes)
+    rewrite = _Rewrite(write, undo.outside_heads.inside, saved, sizes)
     d_state = State(
         memory=given.final_memory,
         weightings=given.final_weightings,
@@ -136,16 +137,17 @@ def backward(
         memories = rewrite(segment, start, stop)
         for time, memory in reversed(list(enumerate(memories, start))):
             d_state = undo(time, memory, d_state)
+    d_projected, d_interface = undo.outside_heads.collected()
     found = some(
         SequenceInputs,
-        x=undo.d_projected,
+        x=d_projected,
         initial_memory=d_state.memory,
         initial_weightings=d_state.weightings,
         initial_read_vectors=d_state.read_vectors.view(sizes.shape("B R M")),
         initial_hidden=d_state.hidden,
         initial_cell=d_state.cell,
     )
-    return found, undo.d_interface
+    return found, d_interface
 
 
 class _UndoStep:
@@ -164,8 +166,6 @@ class _UndoStep:
         self.step, self.grads, self.saved, self.sizes = step, grads, saved, sizes
         self.outside_heads = UndoOutsideHeads(grads, given, lift(outputs), saved, sizes)
         self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings)
-        self.d_projected = saved.interface.new_empty(sizes.shape("T B G"))
-        self.d_interface = saved.interface.new_empty(sizes.shape("T B P"))
 
     def __call__(self, time: int, memory: Tensor, d_after: State) -> State:
         """The gradient of the state before the step from that of the state after it."""
@@ -180,21 +180,22 @@ class _UndoStep:
             self.sizes,
             frozenset(names(StepInputs)),
         )
-        undone = self.outside_heads(
+        return self.outside_heads(
             time, back.interface, back.memory, back.previous_weightings, d_after
         )
-        self.d_projected[time], self.d_interface[time] = undone.d_projected, undone.d_interface
-        return undone.d_before
 
 
 class _Rewrite:
     """Finds the memory before each step of a segment again, by repeating its writes."""
 
-    def __init__(self, write: Write, inputs: SequenceInputs, saved: Saved, sizes: Sizes) -> None:
+    def __init__(
+        self, write: Write, inside: Sequence[Tensor] | None, saved: Saved, sizes: Sizes
+    ) -> None:
         self.write, self.saved, self.sizes = write, saved, sizes
         heads = sizes.layout.split(saved.interface)
-        self.erase, self.add = torch.sigmoid(heads.erase), heads.add
-        self.active = inside_steps(inputs, sizes)
+        # Contiguous once, not in every write.
+        self.erase, self.add = torch.sigmoid(heads.erase), heads.add.contiguous()
+        self.inside = inside
 
     def __call__(self, segment: int, start: int, stop: int) -> list[Tensor]:
         memory = self.saved.checkpoints[segment]
@@ -210,6 +211,6 @@ class _Rewrite:
         )
         given = WriteInputs(memory, weightings, self.erase[time], self.add[time])
         after, _ = self.write.forward(given, WRITE.sizes(given, NoOptions()), False)
-        if self.active is None:
+        if self.inside is None:
             return after.memory
-        return torch.where(self.active[time].unsqueeze(-1), after.memory, memory)
+        return torch.where(self.inside[time].unsqueeze(-1), after.memory, memory)

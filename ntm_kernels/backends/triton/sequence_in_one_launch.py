@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
+from ntm_kernels.backends.torch.sequence import Saved
 from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.records import contiguous, some
-from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, record
+from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
 from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
 from ntm_kernels.reference import arithmetic_dtype
-
-
-@record
-class Saved(NamedTuple):
-    """The memory before every ``checkpoint_every``-th step; of each step what the others hold."""
-
-    checkpoints: Annotated[Tensor, Field("Q B N M")]
-    weightings: Annotated[Tensor, Field("T B H N")]
-    interface: Annotated[Tensor, Field("T B P")]
-    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]
-    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
 
 
 def empty_kept(inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) -> Saved:
