@@ -1,22 +1,42 @@
 """The compiled library and the package speak of the same records."""
 
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
 
 from ntm_kernels import functional
-from ntm_kernels.backends.cpu import backend
+from ntm_kernels.backends.cpu import backend, records
 from ntm_kernels.backends.cpu.records import row_stride
+from ntm_kernels.ops import OPS, READ, Field, record
 from scripts import generate_records
 
-pytestmark = pytest.mark.skipif(
+needs_kernels = pytest.mark.skipif(
     backend.CpuBackend().unavailable() is not None, reason="the CPU kernels are not built"
 )
 
 
 def test_the_header_is_what_the_records_give():
-    assert generate_records.HEADER.read_text() == generate_records.render()
+    written = generate_records.HEADER.read_text()
+    assert written == generate_records.render(), "run `python -m scripts.generate_records`"
 
 
+def fields_changed(dims="B R M", kind="memory", when=""):
+    read_vectors = Annotated[Tensor, Field(dims, kind, when)]
+    return record(NamedTuple("ReadOutputs", [("read_vectors", read_vectors)]))
+
+
+@pytest.mark.parametrize("change", [{"dims": "B H N"}, {"kind": "state"}, {"when": "is_lstm"}])
+def test_the_digest_tells_any_change_of_a_record(monkeypatch, change):
+    monkeypatch.setitem(OPS, "read", replace(READ, outputs=fields_changed()))
+    as_it_is = records.digest()
+    monkeypatch.setitem(OPS, "read", replace(READ, outputs=fields_changed(**change)))
+    assert records.digest() != as_it_is
+
+
+@needs_kernels
 def test_a_library_of_other_records_is_refused(monkeypatch):
     monkeypatch.setattr(backend, "digest", lambda: "of other sources")
     stale = backend.CpuBackend()
@@ -33,6 +53,7 @@ def test_rows_are_an_odd_number_of_cache_lines_apart(memory_size):
     assert stride % 16 == 0
 
 
+@needs_kernels
 def test_negated_views_are_negative():
     memory, weightings = torch.rand(1, 3, 2), torch.rand(1, 1, 3).requires_grad_()
     negated = torch._neg_view(memory)
@@ -44,6 +65,7 @@ def test_negated_views_are_negative():
     torch.testing.assert_close(found, memory.sum(-1).unsqueeze(1))
 
 
+@needs_kernels
 def test_sparse_gradients_are_named():
     memory = torch.rand(1, 3, 2, requires_grad=True)
     read_vectors = functional.read(memory, torch.rand(1, 1, 3), backend="cpu")

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 from ntm_kernels import NTM, BackendError, InitialState, available_backends, use_backend
 from ntm_kernels.checks import INTEGERS
+from tests.support.cases import Whole
 
 SIZES = {"hidden_size": 7, "memory_size": 11, "word_size": 5, "num_read_heads": 2}
 CONTROLLERS = [("lstm", 1), ("feedforward", 1), ("lstm", 2), ("feedforward", 2)]
@@ -416,16 +417,6 @@ def test_lengths_of_any_integer_dtype(dtype, num_layers):
     assert not hidden[4:, 2].any()
     with pytest.raises(ValueError, match="NTM: lengths must lie in 0 … 6, got 9"):
         model(inputs(), lengths=torch.tensor([6, 1, 9, 0], dtype=dtype))
-
-
-class Whole:
-    """An integer of another library's."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __index__(self):
-        return self.value
 
 
 def test_any_integer_is_a_size_or_a_length():

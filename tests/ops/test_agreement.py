@@ -190,7 +190,7 @@ def test_results_in_16_bits_are_rounded_once(entry, op, dtype):
     """A result rounded twice, or made of a rounded one, has a root mean square error 20 to 40 %
     above that of plain autograd, which rounds at the end."""
     inputs = 24 if op == "sequence" else 0
-    case = Case(op, 4, 9, 6, 2, 2, time=6, hidden_size=16, input_size=inputs)
+    case = Case(op, 32, 9, 6, 2, 2, time=6, hidden_size=16, input_size=inputs)
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype))
     grads = cotangents(call(case, tensors))

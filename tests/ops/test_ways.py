@@ -12,7 +12,7 @@ from tests.support.table import BF16, F16, F32, F64, LIVE, fitting
 each_such_backend = pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(one, id=one.backend)
+        pytest.param(one, id=f"{one.backend}-{one.device}")
         for one in LIVE
         if get(one.backend).kernels["step"].differentiates
     ],

@@ -345,3 +345,13 @@ def _neighbour(tensor, seed):
     eps = torch.finfo(tensor.dtype if tensor.dtype != F64 else F32).eps
     moved = (tensor * (1 + 2 * eps * sign.to(F64))).to(tensor.dtype)
     return torch.where((tensor == 0) | (tensor == 1), tensor, moved)
+
+
+class Whole:
+    """An integer of another library's."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from ntm_kernels.training import runs, trainer
 from ntm_kernels.training.checkpoint import CheckpointStore, load
 from ntm_kernels.training.config import preset
 
@@ -89,3 +90,13 @@ def assert_same(one, other, where="run"):
             assert_same(a, b, f"{where}[{number}]")
     else:
         assert one == other, where
+
+
+def quiet(line):
+    """Takes the trainer's lines."""
+
+
+def without_extras(monkeypatch):
+    """No events and pictures, which would take most of the time."""
+    for module in (trainer, runs):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)

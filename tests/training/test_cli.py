@@ -24,6 +24,7 @@ from tests.training.runs import (
     command,
     environment,
     everything_but_time,
+    without_extras,
 )
 
 pytest.importorskip("matplotlib")
@@ -348,8 +349,7 @@ def test_other_errors_are_left_as_they_are(tmp_path, monkeypatch, error):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     """A checkpoint does not fit: the one before is whole, and from it the run goes on."""
-    for module in (runs, trainer):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)  # the slow parts
+    without_extras(monkeypatch)
     run_dir, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     store = CheckpointStore(run_dir / "checkpoints")
     save = CheckpointStore.save

@@ -10,13 +10,21 @@ import sys
 
 import pytest
 
-from ntm_kernels.training import cli, locking, runs
-from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training import cli, locking
 from ntm_kernels.training.checkpoint import CheckpointStore, load
 from ntm_kernels.training.locking import RunInUseError, RunLock
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.trainer import Trainer, TrainingError
-from tests.training.runs import TINY, as_options, assert_same, command, environment, tiny
+from tests.training.runs import (
+    TINY,
+    as_options,
+    assert_same,
+    command,
+    environment,
+    quiet,
+    tiny,
+    without_extras,
+)
 
 SHORT = {"total_sequences": 20, "validate_every": 20}
 OPTIONS = as_options({**TINY, **SHORT})
@@ -25,8 +33,7 @@ OPTIONS = as_options({**TINY, **SHORT})
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Events and pictures would take most of the time."""
-    for module in (trainer_module, runs):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    without_extras(monkeypatch)
 
 
 @pytest.fixture
@@ -38,9 +45,13 @@ def elsewhere():
         ready, locked = os.pipe()
         child = os.fork()
         if child == 0:
-            RunLock(folder).__enter__()
-            os.write(locked, b"1")
-            signal.pause()
+            try:
+                RunLock(folder).__enter__()
+                os.write(locked, b"1")
+                signal.pause()
+            finally:  # the tests go on in the parent alone
+                os._exit(1)
+        os.close(locked)
         started.append(child)
         assert os.read(ready, 1) == b"1"
         return child
@@ -49,10 +60,6 @@ def elsewhere():
     for child in started:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def quiet(line):
-    """Takes the trainer's lines."""
 
 
 def contents(folder):

@@ -12,13 +12,19 @@ import torch
 
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task
-from ntm_kernels.training import cli, runs
-from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training import cli
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.models import build_model
 from ntm_kernels.training.trainer import Trainer
-from tests.training.runs import TRAINING, as_options, assert_same, everything_but_time
+from tests.training.runs import (
+    TRAINING,
+    as_options,
+    assert_same,
+    everything_but_time,
+    quiet,
+    without_extras,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,9 +34,8 @@ OPTIONS = as_options(SETTINGS)
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch):
-    """No events and pictures; what a test registers and imports is forgotten after it."""
-    for module in (trainer_module, runs):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    """No events, no pictures; what a test registers and imports is forgotten after it."""
+    without_extras(monkeypatch)
     monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
     modules = set(sys.modules)
     yield
@@ -71,10 +76,6 @@ class Plain(Sizes):
 
 
 NAME = f"{__name__}:Plain"
-
-
-def quiet(line):
-    """Takes the trainer's lines."""
 
 
 def examples_of_the_page():

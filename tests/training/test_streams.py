@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-from ntm_kernels.training import cli, runs
-from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training import cli
 from ntm_kernels.training.streams import outlasting_readers
-from tests.training.runs import TINY, as_options, everything_but_time
+from tests.training.runs import TINY, as_options, everything_but_time, without_extras
 
 
 def pipe():
@@ -63,8 +62,7 @@ def test_closed_streams_stay_closed(monkeypatch):
 
 def test_a_run_ends_as_usual_without_a_reader(tmp_path, monkeypatch):
     """As with ``train … | head -1``, of standard output and standard error at once."""
-    for module in (trainer_module, runs):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    without_extras(monkeypatch)
     with unread_pipe() as out, unread_pipe() as err:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)

@@ -16,17 +16,13 @@ from ntm_kernels.training.evaluation import fixed_set, score
 from ntm_kernels.training.metrics import MetricsLog, read_metrics
 from ntm_kernels.training.models import answer
 from ntm_kernels.training.trainer import Trainer, TrainingError, build_optimiser
-from tests.training.runs import assert_same, baseline, everything_but_time, tiny
+from tests.training.runs import assert_same, baseline, everything_but_time, quiet, tiny
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """TensorBoard's writer costs more than these runs; test_cli writes its events."""
     monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
-
-
-def quiet(line):
-    """Takes the trainer's lines."""
 
 
 def make(config, run_dir, **options):

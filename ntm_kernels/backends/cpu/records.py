@@ -31,6 +31,9 @@ SAVED: dict[str, type[NamedTuple]] = {"sequence": SequenceSaved}
 def digest() -> str:
     """A hash of all records. The compiled library has that of the sources it was built from: one
     that was built from others would take one tensor for another."""
-    declared = [op.schema("") + op.backward_schema("") for op in OPS.values()]
+    declared = [
+        f"{op.schema('')} {op.backward_schema('')} {fields(op.inputs)} {fields(op.outputs)}"
+        for op in OPS.values()
+    ]
     saved = [f"{op}: {fields(kept)}" for op, kept in SAVED.items()]
     return hashlib.sha256("\n".join(declared + saved).encode()).hexdigest()[:16]
