@@ -6,7 +6,7 @@ installed. What cannot be built, or could not be used with the installed torch, 
 package, and one line says why.
 
 Environment:
-    NTM_KERNELS_REQUIRE_CPU=1  fail instead of leaving the CPU kernels out
+    NTM_KERNELS_REQUIRE_CPU=1     fail instead of leaving the CPU kernels out
     NTM_KERNELS_REQUIRE_CUDA=1    fail instead of leaving the CUDA kernels out, and build them
                                   without torch, or for a torch without CUDA, too
     CXX, CXXFLAGS, LDFLAGS        the compiler (default: c++, g++ or clang++, which needs libomp)

@@ -5,14 +5,6 @@
 namespace ntm {
 namespace {
 
-Sizes sizes_of(const Tensor& memory, int64_t num_read_heads, int64_t num_write_heads,
-               int64_t num_taps) {
-  Sizes s;
-  s.batch = memory.size(0), s.memory_size = memory.size(1), s.word_size = memory.size(2);
-  s.num_read_heads = num_read_heads, s.num_write_heads = num_write_heads, s.num_taps = num_taps;
-  return s;
-}
-
 // For each op, the sizes of a call and its kernels.
 template <typename Op>
 struct Kernel;
@@ -23,13 +15,9 @@ struct Kernel<ops::Address> {
     return sizes_of(inputs.memory, inputs.shift.size(1), 0, inputs.shift.size(2));
   }
   template <typename T>
-  static auto forward(const cpu::Kernels<T>& kernels) {
-    return kernels.address;
-  }
+  static constexpr auto forward = &cpu::Kernels<T>::address;
   template <typename T>
-  static auto backward(const cpu::Kernels<T>& kernels) {
-    return kernels.address_backward;
-  }
+  static constexpr auto backward = &cpu::Kernels<T>::address_backward;
 };
 
 template <>
@@ -38,13 +26,9 @@ struct Kernel<ops::Read> {
     return sizes_of(inputs.memory, inputs.weightings.size(1), 0, 1);
   }
   template <typename T>
-  static auto forward(const cpu::Kernels<T>& kernels) {
-    return kernels.read;
-  }
+  static constexpr auto forward = &cpu::Kernels<T>::read;
   template <typename T>
-  static auto backward(const cpu::Kernels<T>& kernels) {
-    return kernels.read_backward;
-  }
+  static constexpr auto backward = &cpu::Kernels<T>::read_backward;
 };
 
 template <>
@@ -53,13 +37,9 @@ struct Kernel<ops::Write> {
     return sizes_of(inputs.memory, 0, inputs.weightings.size(1), 1);
   }
   template <typename T>
-  static auto forward(const cpu::Kernels<T>& kernels) {
-    return kernels.write;
-  }
+  static constexpr auto forward = &cpu::Kernels<T>::write;
   template <typename T>
-  static auto backward(const cpu::Kernels<T>& kernels) {
-    return kernels.write_backward;
-  }
+  static constexpr auto backward = &cpu::Kernels<T>::write_backward;
 };
 
 template <>
@@ -69,13 +49,9 @@ struct Kernel<ops::Step> {
                     2 * options.shift_range + 1);
   }
   template <typename T>
-  static auto forward(const cpu::Kernels<T>& kernels) {
-    return kernels.step;
-  }
+  static constexpr auto forward = &cpu::Kernels<T>::step;
   template <typename T>
-  static auto backward(const cpu::Kernels<T>& kernels) {
-    return kernels.step_backward;
-  }
+  static constexpr auto backward = &cpu::Kernels<T>::step_backward;
 };
 
 }  // namespace
@@ -94,7 +70,7 @@ Result<Op> forward(const typename Op::template Inputs<Tensor>& inputs,
     using T = decltype(zero);
     const auto from = lifted<T>(inputs);
     const auto to = allocate<T, Op::template Outputs>(s, Dtypes(inputs));
-    run(Kernel<Op>::forward(cpu::isa().kernels<T>()), s, s.batch * step_work(s),
+    run(cpu::isa().kernels<T>().*Kernel<Op>::template forward<T>, s, s.batch * step_work(s),
         cpu::Forward<Op, T>{.inputs = pointers<const T*>(from), .outputs = pointers<T*>(to)});
     return {results(to)};
   });
@@ -112,7 +88,7 @@ typename Op::template Inputs<Tensor> backward(const typename Op::template Output
     const auto from = lifted<T>(inputs);
     const auto given = lifted<T>(grads);
     const auto to = allocate<T, Op::template Inputs>(s, Dtypes(inputs));
-    run(Kernel<Op>::backward(cpu::isa().kernels<T>()), s, 3 * s.batch * step_work(s),
+    run(cpu::isa().kernels<T>().*Kernel<Op>::template backward<T>, s, 3 * s.batch * step_work(s),
         cpu::Backward<Op, T>{.inputs = pointers<const T*>(from),
                              .grads = pointers<const T*>(given),
                              .d_inputs = pointers<T*>(to)});

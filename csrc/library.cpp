@@ -80,20 +80,19 @@ void forward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 
 template <typename Op>
 void recorded_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
-  const auto call = Call<Op>::read(*stack);
-  std::vector<Tensor> tensors;
-  tensors.reserve(Op::template Inputs<Tensor>::count);
+  auto call = Call<Op>::read(*stack);
   bool needs_grad = false;
-  auto inputs = call.inputs;
-  inputs.each([&](const Tensor& tensor) {
-    if (!tensor.defined()) return;
-    needs_grad |= tensor.requires_grad();
-    tensors.push_back(tensor);
-  });
+  call.inputs.each(
+      [&](const Tensor& tensor) { needs_grad |= tensor.defined() && tensor.requires_grad(); });
   if (!needs_grad || !at::GradMode::is_enabled()) {
     const at::AutoDispatchBelowADInplaceOrView below;
     return answer<Op>(*stack, forward<Op>(call.inputs, call.options, call.save_for_backward));
   }
+  Tensors tensors;
+  tensors.reserve(Op::template Inputs<Tensor>::count);
+  call.inputs.each([&](const Tensor& tensor) {
+    if (tensor.defined()) tensors.push_back(tensor);
+  });
   const variable_list there = Derivative<Op>::apply(
       at::TensorList(tensors),
       call.inputs.template map<bool>([](const Tensor& tensor) { return tensor.defined(); }),

@@ -104,30 +104,6 @@ struct AddressOutputs {
   }
 };
 
-template <typename V>
-struct AddressSaved {
-  static constexpr size_t count = 0;
-  static constexpr bool differentiable[] = {false};
-  static constexpr bool kept[] = {false};
-  static constexpr Kind kinds[] = {Kind::arithmetic};
-  template <typename F> static AddressSaved from(F&& f) {
-    (void)f;
-    return {};
-  }
-  template <typename F> static AddressSaved make(const Sizes& s, F&& f) {
-    (void)s, (void)f;
-    return {
-    };
-  }
-  template <typename W, typename F> AddressSaved<W> map(F&& f) const {
-    (void)f;
-    return {};
-  }
-  template <typename F> void each(F&& f) {
-    (void)f;
-  }
-};
-
 struct AddressOptions {
   static constexpr size_t count = 0;
   template <typename F> void each(F&& f) {
@@ -143,7 +119,6 @@ struct Address {
       "cpu_address_backward(Tensor? grad_weightings, Tensor memory, Tensor key, Tensor strength, Tensor gate, Tensor shift, Tensor sharpening, Tensor previous_weightings, Tensor[] saved, bool[] wanted) -> (Tensor d_memory, Tensor d_key, Tensor d_strength, Tensor d_gate, Tensor d_shift, Tensor d_sharpening, Tensor d_previous_weightings)";
   template <typename V> using Inputs = AddressInputs<V>;
   template <typename V> using Outputs = AddressOutputs<V>;
-  template <typename V> using Saved = AddressSaved<V>;
   using Options = AddressOptions;
 };
 
@@ -204,30 +179,6 @@ struct ReadOutputs {
   }
 };
 
-template <typename V>
-struct ReadSaved {
-  static constexpr size_t count = 0;
-  static constexpr bool differentiable[] = {false};
-  static constexpr bool kept[] = {false};
-  static constexpr Kind kinds[] = {Kind::arithmetic};
-  template <typename F> static ReadSaved from(F&& f) {
-    (void)f;
-    return {};
-  }
-  template <typename F> static ReadSaved make(const Sizes& s, F&& f) {
-    (void)s, (void)f;
-    return {
-    };
-  }
-  template <typename W, typename F> ReadSaved<W> map(F&& f) const {
-    (void)f;
-    return {};
-  }
-  template <typename F> void each(F&& f) {
-    (void)f;
-  }
-};
-
 struct ReadOptions {
   static constexpr size_t count = 0;
   template <typename F> void each(F&& f) {
@@ -243,7 +194,6 @@ struct Read {
       "cpu_read_backward(Tensor? grad_read_vectors, Tensor memory, Tensor weightings, Tensor[] saved, bool[] wanted) -> (Tensor d_memory, Tensor d_weightings)";
   template <typename V> using Inputs = ReadInputs<V>;
   template <typename V> using Outputs = ReadOutputs<V>;
-  template <typename V> using Saved = ReadSaved<V>;
   using Options = ReadOptions;
 };
 
@@ -310,30 +260,6 @@ struct WriteOutputs {
   }
 };
 
-template <typename V>
-struct WriteSaved {
-  static constexpr size_t count = 0;
-  static constexpr bool differentiable[] = {false};
-  static constexpr bool kept[] = {false};
-  static constexpr Kind kinds[] = {Kind::arithmetic};
-  template <typename F> static WriteSaved from(F&& f) {
-    (void)f;
-    return {};
-  }
-  template <typename F> static WriteSaved make(const Sizes& s, F&& f) {
-    (void)s, (void)f;
-    return {
-    };
-  }
-  template <typename W, typename F> WriteSaved<W> map(F&& f) const {
-    (void)f;
-    return {};
-  }
-  template <typename F> void each(F&& f) {
-    (void)f;
-  }
-};
-
 struct WriteOptions {
   static constexpr size_t count = 0;
   template <typename F> void each(F&& f) {
@@ -349,7 +275,6 @@ struct Write {
       "cpu_write_backward(Tensor? grad_memory, Tensor memory, Tensor weightings, Tensor erase, Tensor add, Tensor[] saved, bool[] wanted) -> (Tensor d_memory, Tensor d_weightings, Tensor d_erase, Tensor d_add)";
   template <typename V> using Inputs = WriteInputs<V>;
   template <typename V> using Outputs = WriteOutputs<V>;
-  template <typename V> using Saved = WriteSaved<V>;
   using Options = WriteOptions;
 };
 
@@ -419,30 +344,6 @@ struct StepOutputs {
   }
 };
 
-template <typename V>
-struct StepSaved {
-  static constexpr size_t count = 0;
-  static constexpr bool differentiable[] = {false};
-  static constexpr bool kept[] = {false};
-  static constexpr Kind kinds[] = {Kind::arithmetic};
-  template <typename F> static StepSaved from(F&& f) {
-    (void)f;
-    return {};
-  }
-  template <typename F> static StepSaved make(const Sizes& s, F&& f) {
-    (void)s, (void)f;
-    return {
-    };
-  }
-  template <typename W, typename F> StepSaved<W> map(F&& f) const {
-    (void)f;
-    return {};
-  }
-  template <typename F> void each(F&& f) {
-    (void)f;
-  }
-};
-
 struct StepOptions {
   int64_t num_read_heads;
   int64_t num_write_heads;
@@ -464,7 +365,6 @@ struct Step {
       "cpu_step_backward(Tensor? grad_read_vectors, Tensor? grad_memory, Tensor? grad_weightings, Tensor memory, Tensor interface, Tensor previous_weightings, Tensor out_weightings, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, bool[] wanted) -> (Tensor d_memory, Tensor d_interface, Tensor d_previous_weightings)";
   template <typename V> using Inputs = StepInputs<V>;
   template <typename V> using Outputs = StepOutputs<V>;
-  template <typename V> using Saved = StepSaved<V>;
   using Options = StepOptions;
 };
 
@@ -643,11 +543,10 @@ struct Sequence {
       "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias)";
   template <typename V> using Inputs = SequenceInputs<V>;
   template <typename V> using Outputs = SequenceOutputs<V>;
-  template <typename V> using Saved = SequenceSaved<V>;
   using Options = SequenceOptions;
 };
 
 // A hash of all of the above, which the package compares with its own.
-constexpr const char* kDigest = "4197f0574801dbb0";
+constexpr const char* kDigest = "03008a42298782bf";
 
 }  // namespace ntm::ops

@@ -14,11 +14,8 @@ using Outputs = ops::SequenceOutputs<Tensor>;
 using Options = ops::SequenceOptions;
 
 Sizes sizes_of(const Inputs& inputs, const Options& options) {
-  const Tensor& memory = inputs.initial_memory;
-  Sizes s;
-  s.batch = memory.size(0), s.memory_size = memory.size(1), s.word_size = memory.size(2);
-  s.num_read_heads = options.num_read_heads, s.num_write_heads = options.num_write_heads;
-  s.num_taps = 2 * options.shift_range + 1;
+  Sizes s = ntm::sizes_of(inputs.initial_memory, options.num_read_heads, options.num_write_heads,
+                          2 * options.shift_range + 1);
   s.time = inputs.x.size(0), s.input_size = inputs.x.size(2);
   s.hidden_size = inputs.interface_weight.size(1);
   s.checkpoint_every = options.checkpoint_every;

@@ -95,8 +95,7 @@ class Leased final : public c10::Allocator {
 };
 
 // From this size on malloc gives memory back to the system and has it mapped and cleared again at
-// the next call, for a tenth of the time of a training iteration: such tensors live in leased
-// blocks.
+// the next call: such tensors live in leased blocks.
 constexpr size_t kLeased = size_t{1} << 17;
 
 // A new tensor for a kernel to fill, and the dtype that the caller will see it in; or none.
@@ -146,6 +145,15 @@ void parallel(int64_t n, double work, const Body& body) {
   if (n == 0) return;
   if (work < kWorthThreads) return body(0, n);
   at::parallel_for(0, n, 1, body);
+}
+
+// The sizes of a call on a memory [B, N, M].
+inline Sizes sizes_of(const Tensor& memory, int64_t num_read_heads, int64_t num_write_heads,
+                      int64_t num_taps) {
+  Sizes s;
+  s.batch = memory.size(0), s.memory_size = memory.size(1), s.word_size = memory.size(2);
+  s.num_read_heads = num_read_heads, s.num_write_heads = num_write_heads, s.num_taps = num_taps;
+  return s;
 }
 
 // Multiplications of one step of one sequence of the batch, roughly.

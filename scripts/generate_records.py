@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 from ntm_kernels.backends.cpu.records import SAVED, digest
-from ntm_kernels.ops import OPS, NothingSaved, Op
+from ntm_kernels.ops import OPS, Op
 from ntm_kernels.ops.declare import Field, fields
-from ntm_kernels.ops.sizes import LETTERS
+from ntm_kernels.ops.sizes import LETTERS, Sizes
 from scripts import cuda_records
 
 ROOT = Path(__file__).parents[1]
@@ -24,12 +24,9 @@ HEADER = ROOT / "csrc/records.h"
 
 # The letters of the shapes in terms of `Sizes` of csrc/sizes.h.
 IN_CPP = {
-    **{letter: f"s.{name}" for letter, name in LETTERS.items()},
     **{
-        letter: f"s.{LETTERS[letter]}()"
-        for letter in LETTERS
-        if LETTERS[letter].startswith(("num_heads", "num_checkpoints"))
-        or LETTERS[letter] in ("gate_size", "recurrent_size", "interface_size")
+        letter: f"s.{name}()" if isinstance(getattr(Sizes, name), property) else f"s.{name}"
+        for letter, name in LETTERS.items()
     },
     "Z": "s.row_stride()",
 }
@@ -92,9 +89,9 @@ def _record(name: str, declared: type[NamedTuple]) -> Iterator[str]:
     yield f"  static constexpr size_t count = {len(members)};"
     for flag in ("differentiable", "kept"):
         values = ", ".join(_boolean(getattr(field, flag)) for field in members.values())
-        yield f"  static constexpr bool {flag}[] = {{{values or 'false'}}};"
+        yield f"  static constexpr bool {flag}[] = {{{values}}};"
     kinds = ", ".join(f"Kind::{field.kind}" for field in members.values())
-    yield f"  static constexpr Kind kinds[] = {{{kinds or 'Kind::arithmetic'}}};"
+    yield f"  static constexpr Kind kinds[] = {{{kinds}}};"
     yield f"  template <typename F> static {name} from(F&& f) {{"
     yield "    (void)f;"
     yield f"    return {{{', '.join('f()' for _ in members)}}};"
@@ -139,7 +136,8 @@ def _op(op: Op) -> Iterator[str]:  # type: ignore[type-arg]
     name = op.name.capitalize()
     yield from _record(f"{name}Inputs", op.inputs)
     yield from _record(f"{name}Outputs", op.outputs)
-    yield from _record(f"{name}Saved", SAVED.get(op.name, NothingSaved))
+    if op.name in SAVED:
+        yield from _record(f"{name}Saved", SAVED[op.name])
     yield from _options(f"{name}Options", op.options)
     yield f"struct {name} {{"
     yield f'  static constexpr const char* name = "{op.name}";'
@@ -147,7 +145,7 @@ def _op(op: Op) -> Iterator[str]:  # type: ignore[type-arg]
     backward = op.backward_schema(more="")
     yield "  static constexpr const char* backward_schema ="
     yield f'      "cpu_{op.name}_backward{backward}";'
-    for role in ("Inputs", "Outputs", "Saved"):
+    for role in ("Inputs", "Outputs"):
         yield f"  template <typename V> using {role} = {name}{role}<V>;"
     yield f"  using Options = {name}Options;"
     yield "};"

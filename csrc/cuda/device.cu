@@ -8,7 +8,7 @@ extern "C" const char* ntm_cuda_architectures() {
   return NTM_CUDA_ARCHITECTURES;
 }
 
-// Of params.h: one of another layout must not be called.
+// Of records.h: one of another layout must not be called.
 extern "C" const char* ntm_cuda_layout() {
   return NTM_LAYOUT;
 }
