@@ -92,6 +92,7 @@ triton-oldest: ## the same and a compilation, with the oldest torch and Triton, 
 	$(OLDEST_PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 "numpy<2.4"
 	@$(MAKE) --no-print-directory triton-test PYTHON=build/oldest/bin/python
+	build/oldest/bin/python -m pytest -q tests/test_torch_private.py
 	@$(MAKE) --no-print-directory triton-report PYTHON=build/oldest/bin/python ARGS="--check --targets sm_90"
 
 triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget

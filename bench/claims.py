@@ -1,7 +1,7 @@
 """What the project says of its speed on CPUs, each measured here and now.
 
-Claims 1 to 4 compare the backend that a CPU call gets by itself with others, one thread unless
-said, side by side in one process; ratios are of medians.
+The claims compare the backend that a CPU call gets by itself with others, one thread unless said,
+side by side in one process; ratios are of medians.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bench import results
-from bench.contenders import LSTM, BackendContender, Contender, Eager, automatic
+from bench.contenders import LSTM, BackendContender, CheckedAnew, Contender, Eager, automatic
 from bench.runner import Runner
 from bench.subjects import Entry
 from bench.timing import Limits
@@ -165,6 +165,20 @@ class Claims:
             ),
         ]
 
+    def known_calls(self) -> list[Finding]:
+        """5: what it saves that a call like one before is not checked anew."""
+        small = replace(PAPER, batch=1)
+        anew = CheckedAnew(self.ours.name)
+        return [
+            self._ratio(
+                f"step, B = 1, forward: {anew.name} / {self.ours.name}",
+                Target(1.3, False),
+                self._side_by_side("step", "forward", [anew], small),
+                anew.name,
+                self.ours.name,
+            )
+        ]
+
     def _reference(self) -> Contender:
         return BackendContender("torch", "ntm_kernels, backend torch")
 
@@ -195,6 +209,7 @@ CLAIMS: dict[int, Callable[[Claims], list[Finding]]] = {
     2: Claims.threads,
     3: Claims.sizes,
     4: Claims.own_controller,
+    5: Claims.known_calls,
 }
 
 

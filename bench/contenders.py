@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ntm_kernels
 from bench.workload import Workload
 from ntm_kernels import NTM, NTMCell, NTMState, functional, reference, tasks
+from ntm_kernels.ops.call import known_calls
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Memory, raw interface vector and previous weightings -> read vectors, memory and weightings."""
@@ -71,6 +72,23 @@ class BackendContender(Contender):
         cell = build_ntm(workload, self.backend).cell
         state = moved_on(cell, workload)
         return lambda x: cell(x, state)
+
+
+class CheckedAnew(BackendContender):
+    """The same, but every call is checked as if there had been none like it."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend, "arguments checked at every call")
+        self.name = f"{backend}, checked anew"
+
+    def step(self, workload: Workload) -> Step:
+        step = super().step(workload)
+
+        def anew(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            known_calls.clear()
+            return step(*tensors)
+
+        return anew
 
 
 class Eager(Contender):

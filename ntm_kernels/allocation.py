@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 # By these words, of allocators and of the arithmetic of sizes, an error of torch is recognised.
-_SIGNS = (
+SIGNS = (
     "can't allocate memory",
     "not enough memory",
     "Storage size calculation overflowed",
@@ -28,7 +28,7 @@ def explain(error: Exception, owner: str, what: str, mend: str) -> None:
     the largest batch that fits recognise the error by them.
     """
     text = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and not any(words in text for words in _SIGNS):
+    if not isinstance(error, torch.OutOfMemoryError) and not any(words in text for words in SIGNS):
         return
     kind = type(error) if isinstance(error, RuntimeError) else RuntimeError
     raise kind(

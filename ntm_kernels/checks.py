@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 from torch.nn import Parameter
+
+from ntm_kernels import torch_private
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (
@@ -125,7 +126,7 @@ class Arguments:
 
 def needs_grad(inputs: NamedTuple) -> bool:
     """Whether an op on this record has to save for a backward."""
-    if is_tracing():
+    if torch_private.is_tracing():
         # The graph keeps this answer, and may be run with gradients wherever it was traced.
         return True
     if not torch.is_grad_enabled():
@@ -133,24 +134,20 @@ def needs_grad(inputs: NamedTuple) -> bool:
     return any(value is not None and value.requires_grad for value in inputs)
 
 
-_Transform = torch._C._functorch.TransformType
-_TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
-
-
 def refuse_transforms(op: str, inputs: NamedTuple) -> None:
     """Raise under forward-mode AD and under the transforms of ``torch.func``, which an op on this
     record does not have."""
     if torch.compiler.is_compiling():
         return
-    if forward_ad._current_level >= 0:
+    if torch_private.in_forward_ad():
         for name, value in zip(inputs._fields, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:
                 raise NotImplementedError(
                     f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
                     "ntm_kernels.reference has it"
                 )
-    transform = torch._C._functorch.peek_interpreter_stack()
-    if transform is not None and transform.key() in _TRANSFORMS:
+    transform = torch_private.innermost_transform()
+    if transform is not None and transform.key() in torch_private.FUNCTION_TRANSFORMS:
         raise NotImplementedError(
             f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
             "implemented; the functions of ntm_kernels.reference have it"
@@ -159,11 +156,8 @@ def refuse_transforms(op: str, inputs: NamedTuple) -> None:
 
 def refuse_batched(op: str, grads: Iterable[Any]) -> None:
     """Raise where one of the gradients of an op's outputs stands for a whole batch of them."""
-    functorch = torch._C._functorch
     for grad in grads:
-        if isinstance(grad, Tensor) and (
-            functorch.is_batchedtensor(grad) or functorch.is_legacy_batchedtensor(grad)
-        ):
+        if isinstance(grad, Tensor) and torch_private.is_batched(grad):
             raise NotImplementedError(
                 f"{op}: batched gradients (is_grads_batched, vectorize, torch.func.vmap of a "
                 "gradient) are not implemented; the functions of ntm_kernels.reference have them, "
@@ -227,8 +221,8 @@ def eager_alone() -> bool:
     """Whether calls run as they are written: nothing traces, transforms or watches them."""
     return (
         not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch_private.dispatch_modes() == 0
+        and torch_private.innermost_transform() is None
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ntm_kernels import torch_private
 from ntm_kernels.backends import get
 
 __all__ = ["GravesRMSprop", "hold_then_linear"]
@@ -174,24 +175,24 @@ class GravesRMSprop(Optimizer):
         grads = [p.grad for p in parameters if p.grad is not None]
         states = [self._state_of(p, group) for p in parameters]
         square_avgs = [s["square_avg"] for s in states]
-        torch._foreach_mul_(square_avgs, decay)
-        torch._foreach_addcmul_(square_avgs, grads, grads, 1 - decay)
+        torch_private.foreach_mul_(square_avgs, decay)
+        torch_private.foreach_addcmul_(square_avgs, grads, grads, 1 - decay)
         if group["centered"]:
             grad_avgs = [s["grad_avg"] for s in states]
-            torch._foreach_lerp_(grad_avgs, grads, 1 - decay)
-            scales = torch._foreach_addcmul(square_avgs, grad_avgs, grad_avgs, -1)
-            torch._foreach_clamp_min_(scales, 0)
-            torch._foreach_add_(scales, group["eps"])
+            torch_private.foreach_lerp_(grad_avgs, grads, 1 - decay)
+            scales = torch_private.foreach_addcmul(square_avgs, grad_avgs, grad_avgs, -1)
+            torch_private.foreach_clamp_min_(scales, 0)
+            torch_private.foreach_add_(scales, group["eps"])
         else:
-            scales = torch._foreach_add(square_avgs, group["eps"])
-        torch._foreach_sqrt_(scales)
+            scales = torch_private.foreach_add(square_avgs, group["eps"])
+        torch_private.foreach_sqrt_(scales)
         if group["momentum"]:
             deltas = [s["delta"] for s in states]
-            torch._foreach_mul_(deltas, group["momentum"])
-            torch._foreach_addcdiv_(deltas, grads, scales, -group["lr"])
-            torch._foreach_add_(parameters, deltas)
+            torch_private.foreach_mul_(deltas, group["momentum"])
+            torch_private.foreach_addcdiv_(deltas, grads, scales, -group["lr"])
+            torch_private.foreach_add_(parameters, deltas)
         else:
-            torch._foreach_addcdiv_(parameters, grads, scales, -group["lr"])
+            torch_private.foreach_addcdiv_(parameters, grads, scales, -group["lr"])
 
     def _update_one(self, parameter: Tensor, group: dict[str, Any]) -> None:
         decay, grad = group["decay"], parameter.grad

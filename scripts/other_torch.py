@@ -23,7 +23,10 @@ COPIED = (
 )
 TESTING = ("numpy", "pytest", "hypothesis", "pytest-xdist")
 # Every op, both ways, and what most depends on the torch: autograd, fake tensors and the compiler.
-SELECTED = "cpu-cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
+SELECTED = (
+    "test_torch_private or "
+    "cpu-cpu and (test_sizes or test_dtypes or test_opcheck or test_compiled_whole)"
+)
 CHECK = """
 import torch
 from ntm_kernels.backends.cuda.backend import LIBRARY, PARAMS, CudaLibrary
@@ -67,7 +70,17 @@ def main() -> int:
     subprocess.run([*pip, "--no-deps", "."], cwd=sources, env=os.environ | required, check=True)
     shutil.rmtree(sources / "ntm_kernels")  # or it would be imported in place of what is installed
     subprocess.run([python, "-c", CHECK], cwd=sources, check=True)
-    tests = [python, "-m", "pytest", "-q", "tests/ops", "-k", SELECTED, *arguments]
+    tests = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/ops",
+        "tests/test_torch_private.py",
+        "-k",
+        SELECTED,
+        *arguments,
+    ]
     live = {"NTM_KERNELS_REQUIRE_BACKENDS": "cpu", "NTM_KERNELS_EMULATOR": "off"}
     return subprocess.run(tests, cwd=sources, env=os.environ | live).returncode
 

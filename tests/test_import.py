@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from ntm_kernels import compiling
+from ntm_kernels import torch_private
 
 # Prints the modules that the import added, and the names of the libraries that it opened.
 PROGRAM = """
@@ -31,21 +31,10 @@ def test_only_the_package_and_its_library_for_the_cpu():
     assert {path.rpartition("/")[2] for path in libraries} <= LIBRARIES
 
 
-def test_the_mark_is_that_of_torch():
-    def ours():
-        pass
-
-    def theirs():
-        pass
-
-    assert compiling.assume_constant_result(ours) is ours
-    assert vars(ours) == vars(torch.compiler.assume_constant_result(theirs)) != {}
-
-
 def test_a_marked_function_is_called_once_while_tracing():
     calls = []
 
-    @compiling.assume_constant_result
+    @torch_private.assume_constant_result
     def measured():
         calls.append(len(calls))
         return float(len(calls))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from ntm_kernels.backends.base import Backend, BackendError, Problem
-from ntm_kernels.compiling import assume_constant_result
+from ntm_kernels.torch_private import assume_constant_result
 
 ENVIRONMENT_VARIABLE = "NTM_KERNELS_BACKEND"
 

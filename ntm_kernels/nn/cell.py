@@ -34,6 +34,7 @@ from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
     is_plain,
+    map_tensors,
     require_linear_weights,
     transform_weights,
     weight_of,
@@ -45,10 +46,10 @@ from ntm_kernels.nn.state import (
     StartingPoint,
     batch_of_one,
     batch_removed,
-    map_tensors,
 )
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace, activate, arithmetic_dtype
+from ntm_kernels.torch_private import modules_of
 
 BUILT_IN = (LSTMController, FeedforwardController)
 
@@ -241,7 +242,7 @@ class NTMCell(nn.Module):
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the parameters."""
         # Past nn.Module.__getattr__, which would be most of the cost.
-        parts = cast(dict[str, nn.Module], self._modules)
+        parts = cast(dict[str, nn.Module], modules_of(self))
         return dtype_and_device(parts["interface"], parts["controller"], parts["start"])
 
     def forward(
@@ -254,6 +255,7 @@ class NTMCell(nn.Module):
         return_trace: bool = False,
     ) -> tuple[Tensor, NTMState] | Unrolled:
         if sequence:
+            self.check_input("NTMCell", "x", x, ("TB",))
             return self._unroll(x, state, lengths, return_trace)
         if lengths is not None or return_trace:
             raise ValueError(
@@ -265,7 +267,7 @@ class NTMCell(nn.Module):
         if not batched:
             x = x.unsqueeze(0)
             if state is not None:
-                state = batch_of_one("NTMCell", self.check_state("NTMCell", state, None))
+                state = batch_of_one(self.check_state("NTMCell", state, None))
         hidden, reads, state, _ = self._unroll(x.unsqueeze(0), state)
         features = self.features(hidden, reads).squeeze(0)
         if batched:
@@ -297,7 +299,6 @@ class NTMCell(nn.Module):
         lengths: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        self.check_input("NTMCell", "x", x, ("TB",))
         time, batch, _ = x.shape
         if state is None:
             state = self.initial_state(batch)
@@ -462,12 +463,13 @@ class NTMCell(nn.Module):
     def _trace(
         self, traced: list[tuple[Tensor, Tensor]], state: NTMState, lengths: Tensor | None
     ) -> Trace:
-        weightings = [step[0] for step in traced] or [state.weightings.detach()]
-        batch = state.weightings.shape[0]
-        blank = state.memory.new_zeros(batch, self.layout.size)
-        interfaces = [step[1].to(blank.dtype) for step in traced] or [blank]
-        heads = activate(torch.stack(interfaces), self.layout)
-        trace = Trace(*(part[: len(traced)] for part in (torch.stack(weightings), *heads)))
+        zeros = state.memory.new_zeros(state.memory.shape[0], self.layout.size)
+        # Without a step, one is made up and cut off again: an empty list cannot be stacked.
+        steps = traced or [(state.weightings.detach(), zeros)]
+        weightings = torch.stack([weightings for weightings, _ in steps])
+        interfaces = torch.stack([interface.to(zeros.dtype) for _, interface in steps])
+        heads = activate(interfaces, self.layout)
+        trace = Trace(*(part[: len(traced)] for part in (weightings, *heads)))
         if lengths is None:
             return trace
         return Trace(

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.jit._trace import is_tracing
 
 from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within, positive_int
 from ntm_kernels.nn.state import NTMState, require_state
+from ntm_kernels.torch_private import is_tracing
 
 
 class StateSizes(NamedTuple):

@@ -25,6 +25,7 @@ from torch.nn.functional import linear
 from ntm_kernels import allocation
 from ntm_kernels.nn.parts import dtype_and_device, outlasting
 from ntm_kernels.reference import arithmetic_dtype
+from ntm_kernels.torch_private import forward_pre_hooks
 
 PROTOCOL = (
     "controller(input [B, input_size + R·M], state) -> (output [B, hidden_size], state), "
@@ -38,7 +39,7 @@ def require_protocol(controller: nn.Module) -> None:
     Hooks may change what ``forward`` gets, and not every callable tells its signature: those are
     left to the first call.
     """
-    if controller._forward_pre_hooks:
+    if forward_pre_hooks(controller):
         return
     plain = type(controller).__call__ is nn.Module.__call__
     try:
@@ -145,6 +146,8 @@ class LSTMController(nn.Module):
     ``(h, c)``, for several layers a tuple of such pairs.
     """
 
+    state_batch_first = True
+
     def __init__(
         self,
         input_size: int,
@@ -201,6 +204,8 @@ def _tanh(x: Tensor) -> Tensor:
 class FeedforwardController(nn.Module):
     """``num_layers`` layers ``h = tanh(W [x, r] + b)``; its state is ``()``."""
 
+    state_batch_first = True
+
     def __init__(
         self,
         input_size: int,
@@ -252,6 +257,8 @@ class CellController(nn.Module):
 
     The state is ``(h, c)`` for an LSTM cell and ``(h,)`` for the others.
     """
+
+    state_batch_first = True
 
     def __init__(
         self, cell: nn.RNNCellBase, initial: float | str = "learned", **factory: Any

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves
 
 from ntm_kernels.nn.checks import shapes_of
-from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
-from ntm_kernels.nn.state import NTMState, map_tensors
+from ntm_kernels.nn.parts import map_tensors
+from ntm_kernels.nn.state import NTMState
 from ntm_kernels.ops.sequence_call import beyond
+from ntm_kernels.torch_private import tree_flatten, tree_leaves
 
 OWNER = "NTMCell: with lengths"
 PROBED = (2, 3)
@@ -31,12 +31,10 @@ def blank(x: Tensor, lengths: Tensor | None) -> Tensor:
 def batch_comes_first(controller: nn.Module, device: torch.device) -> bool:
     """Whether it is certain that every tensor of the controller's state has the batch first.
 
-    Those of this package have it so. Another says so by ``state_batch_first``; otherwise its
-    ``initial_state`` is asked at two batch sizes. Raises ``ValueError`` where the batch is
-    elsewhere. ``False``: nothing can be known before there is a state.
+    A controller says so by ``state_batch_first``; otherwise its ``initial_state`` is called at two
+    batch sizes. Raises ``ValueError`` where the batch is elsewhere. ``False``: nothing can be known
+    before there is a state.
     """
-    if isinstance(controller, (LSTMController, FeedforwardController, CellController)):
-        return True
     name = type(controller).__name__
     declared = getattr(controller, "state_batch_first", None)
     if declared is not None and not declared:

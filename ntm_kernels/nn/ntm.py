@@ -194,7 +194,7 @@ class NTM(nn.Module):
             seen = reads.flatten(-2).to(dtype_and_device(self.output)[0])
         output = self.output(seen)
         if lengths is not None:
-            output = output.masked_fill(beyond(lengths, x.shape[0], output.dim()), 0)
+            output = output.masked_fill(beyond(lengths, time, output.dim()), 0)
         return output, state, trace
 
     def _forward_unbatched(
@@ -207,8 +207,7 @@ class NTM(nn.Module):
         if lengths is not None:
             raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
         if state is not None:
-            self.cell.check_state("NTM", state, None)
-            state = batch_of_one("NTM", state)
+            state = batch_of_one(self.cell.check_state("NTM", state, None))
         output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
         state = batch_removed("NTM", state)
         if trace is None:

@@ -17,20 +17,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_map
+
+from ntm_kernels.torch_private import (
+    forward_pre_hooks,
+    has_call_hooks,
+    is_traceable_wrapper,
+    parameters_of,
+    tree_map,
+)
 
 
 def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether ``part`` is of one of the classes ``kinds``, of no subclass, and has no hooks but
     weight transforms."""
-    if part._forward_hooks or part._backward_hooks or part._backward_pre_hooks:
-        return False
-    if _has_any_global_hook() or "forward" in vars(part):
+    if has_call_hooks(part) or "forward" in vars(part):
         return False
     kind = type(part)
     if kind not in kinds and is_parametrized(part):
@@ -38,7 +41,7 @@ def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool
         kind = kind.__bases__[0]
     if kind not in kinds:
         return False
-    hooks = part._forward_pre_hooks
+    hooks = forward_pre_hooks(part)
     return not hooks or all(map(is_weight_transform, hooks.values()))
 
 
@@ -52,13 +55,13 @@ def is_weight_transform(hook: object) -> bool:
 
 def transform_weights(part: nn.Module) -> None:
     """Run the weight transforms of a part that ``weights_suffice`` has accepted."""
-    for transform in part._forward_pre_hooks.values():
+    for transform in forward_pre_hooks(part).values():
         transform(part, ())
 
 
 def weight_of(part: nn.Module, name: str) -> Any:
     """``getattr(part, name)``, without the cost of nn.Module.__getattr__ for a parameter."""
-    parameter = part._parameters.get(name)
+    parameter = parameters_of(part).get(name)
     return getattr(part, name) if parameter is None else parameter
 
 
@@ -71,7 +74,7 @@ def is_plain(weight: Tensor | None) -> bool:
     kind = type(weight)
     if kind is nn.Parameter or kind is Tensor:
         return True
-    return weight is not None and not is_traceable_wrapper_subclass(weight)
+    return weight is not None and not is_traceable_wrapper(weight)
 
 
 def dtype_and_device(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
@@ -81,7 +84,7 @@ def dtype_and_device(*modules: nn.Module) -> tuple[torch.dtype, torch.device]:
     float32 on a CPU, which is the answer where no module has one.
     """
     for module in modules:
-        for parameter in module._parameters.values():
+        for parameter in parameters_of(module).values():
             if parameter is not None and parameter.is_floating_point():
                 return parameter.dtype, parameter.device
         # The replicas of nn.DataParallel keep their parameters as plain attributes.
@@ -119,6 +122,18 @@ def first_state(controller: nn.Module, batch: int) -> Any:
     return None if method is None else method(batch)
 
 
+def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
+    """``function`` of every tensor of ``nest``, with the tensors at the same place in ``others``.
+
+    What is no tensor stays as it is.
+    """
+
+    def of(part: Any, *more: Any) -> Any:
+        return function(part, *more) if isinstance(part, Tensor) else part
+
+    return tree_map(of, nest, *others)
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``module`` is a unit of FSDP2, which gathers its parameters for each call."""
     return "FSDPModule" in [base.__name__ for base in type(module).__mro__]
@@ -131,7 +146,7 @@ def outlasting(module: nn.Module, nest: Any) -> Any:
     """
     if not is_sharded(module):
         return nest
-    return tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, nest)
+    return map_tensors(torch.Tensor.clone, nest)
 
 
 def _gathering(controller: nn.Module, method: Callable[[int], Any]) -> Any:

@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
-from torch.utils._pytree import tree_map
 
 from ntm_kernels import allocation
-from ntm_kernels.nn.parts import outlasting
+from ntm_kernels.nn.parts import map_tensors, outlasting
 from ntm_kernels.reference import arithmetic_dtype
+from ntm_kernels.torch_private import is_tracing
 
 
 class NTMState(NamedTuple):
@@ -47,16 +46,6 @@ class NTMState(NamedTuple):
 torch.serialization.add_safe_globals([NTMState])
 
 
-def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
-    """``function`` of every tensor of ``nest``, with those of the other nests in its place; what is
-    no tensor stays."""
-
-    def of(part: Any, *more: Any) -> Any:
-        return function(part, *more) if isinstance(part, Tensor) else part
-
-    return tree_map(of, nest, *others)
-
-
 def require_state(owner: str, state: Any) -> NTMState:
     if isinstance(state, NTMState):
         return state
@@ -66,9 +55,9 @@ def require_state(owner: str, state: Any) -> NTMState:
     raise TypeError(f"{owner}: state must be an NTMState or None, got {type(state).__name__}")
 
 
-def batch_of_one(owner: str, state: Any) -> NTMState:
+def batch_of_one(state: NTMState) -> NTMState:
     """An unbatched state with ``B = 1``."""
-    return map_tensors(lambda part: part.unsqueeze(0), require_state(owner, state))
+    return map_tensors(lambda part: part.unsqueeze(0), state)
 
 
 def batch_removed(owner: str, state: NTMState) -> NTMState:

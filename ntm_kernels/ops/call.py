@@ -37,9 +37,10 @@ class Prepared(NamedTuple):
     plain: bool
 
 
-# Checking costs a tenth of the smallest calls: one like a call before is not checked anew.
-_problems: dict[Any, Problem] = {}
-MOST_PROBLEMS = 1000
+# A call like one before is not checked anew: checking takes as long as the smallest kernels
+# (`python -m bench claims --only 5`).
+known_calls: dict[Any, Problem] = {}
+MOST_KNOWN = 1000
 
 
 def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Prepared:
@@ -47,12 +48,12 @@ def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> P
     signature = checks.signature(*inputs, *options)
     if signature is None:
         return Prepared(_problem(op, inputs, options), False)
-    problem = _problems.get((op.name, signature))
+    problem = known_calls.get((op.name, signature))
     if problem is None:
         problem = _problem(op, inputs, options)
-        if len(_problems) >= MOST_PROBLEMS:
-            _problems.clear()
-        _problems[op.name, signature] = problem
+        if len(known_calls) >= MOST_KNOWN:
+            known_calls.clear()
+        known_calls[op.name, signature] = problem
     return Prepared(problem, True)
 
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from ntm_kernels import torch_private
 from ntm_kernels.backends import get as get_backend
 from ntm_kernels.backends.base import restore
 from ntm_kernels.checks import autocast_enabled, refuse_batched
@@ -169,10 +169,10 @@ def _needed(op: Op[Any, Any, Any], inputs: Any, ctx: Any) -> list[bool]:
 def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
     """Below autograd a tangent would be lost and the derivative 0. ``ops.call`` refuses it first,
     with the argument's name, but not while ``torch.compile`` traces."""
-    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+    if not torch_private.in_forward_ad() and torch_private.innermost_transform() is None:
         return
     for arg in args:
-        if isinstance(arg, Tensor) and torch._VF._unpack_dual(arg, level=0).tangent is not None:
+        if isinstance(arg, Tensor) and torch_private.tangent_of(arg) is not None:
             raise NotImplementedError(
                 f"ntm_kernels: forward-mode AD of {name} is not implemented; "
                 "ntm_kernels.reference has it"
@@ -190,8 +190,8 @@ def _register_derivative(
     overload = getattr(torch.ops.ntm, name).default
 
     def below_autograd(keyset: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        with torch_private.below_autograd():
+            return overload.redispatch(keyset & torch_private.after_autograd, *args)
 
     class Derivative(torch.autograd.Function):
         @staticmethod
@@ -207,7 +207,7 @@ def _register_derivative(
 
     def run(keyset: Any, *args: Any) -> Any:
         _refuse_tangents(name, args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if torch.is_grad_enabled() and torch_private.any_requires_grad(*args):
             return Derivative.apply(keyset, *args)
         return below_autograd(keyset, *args)
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from ntm_kernels.tasks.associative_recall import AssociativeRecall
-from ntm_kernels.tasks.base import Batch, Task, bits, from_mapping, loss, wrong
+from ntm_kernels.tasks.base import Batch, Task, bits, from_mapping, import_name, loss, wrong
 from ntm_kernels.tasks.copy import Copy
 from ntm_kernels.tasks.ngrams import NGrams, optimal_probabilities
 from ntm_kernels.tasks.priority_sort import PrioritySort
@@ -36,10 +36,13 @@ __all__ = [
     "check_class",
     "find",
     "from_dict",
+    "from_mapping",
+    "import_name",
     "loss",
     "make",
     "optimal_probabilities",
     "register",
+    "registered",
     "wrong",
 ]
 
@@ -84,7 +87,7 @@ def check_class(task_class: type[Task]) -> None:
         ValueError: it is no frozen dataclass, has a method missing, has a parameter called
             ``name``, or its name is that of another registered task.
     """
-    where = f"{task_class.__module__}:{task_class.__qualname__}"
+    where = import_name(task_class)
     if inspect.isabstract(task_class):
         missing = ", ".join(sorted(task_class.__abstractmethods__))
         raise ValueError(f"the task {where} must define {missing}")
@@ -93,7 +96,7 @@ def check_class(task_class: type[Task]) -> None:
     if any(field.name == "name" for field in fields(task_class)):
         raise ValueError(f"the task {where} has a parameter called name, which is the task's own")
     there = TASKS.get(task_class.name)
-    if there is not None and f"{there.__module__}:{there.__qualname__}" != where:
+    if there is not None and import_name(there) != where:
         raise ValueError(
             f"the task {where} is called {task_class.name!r}, which is the name of another task: "
             "give the class another name"
@@ -142,9 +145,18 @@ def make(name: str, **parameters: Any) -> Task:
     Raises:
         ValueError: an unknown task or parameter, or a parameter outside its range.
     """
+    return from_mapping(registered(name), parameters)
+
+
+def registered(name: str) -> type[Task]:
+    """The class of a registered task.
+
+    Raises:
+        ValueError: there is no registered task of that name.
+    """
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
-    return from_mapping(TASKS[name], parameters)
+    return TASKS[name]
 
 
 def from_dict(values: Mapping[str, Any], task_class: type[Task] | None = None) -> Task:

@@ -61,6 +61,11 @@ class Batch(NamedTuple):
         return [self.select(index) for index in order.split(size)]
 
 
+def import_name(kind: type) -> str:
+    """``package.module:Class``, which says where a class comes from."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
 @dataclass(frozen=True)
 class Task(abc.ABC):
     """What a model is trained on: its sizes, and a source of fresh sequences.
@@ -79,7 +84,7 @@ class Task(abc.ABC):
         super().__init_subclass__(**options)
         # The name of the class it is derived from would let a run be taken for one of that task.
         if "name" not in vars(cls):
-            cls.name = f"{cls.__module__}:{cls.__qualname__}"
+            cls.name = import_name(cls)
 
     @property
     @abc.abstractmethod

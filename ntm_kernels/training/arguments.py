@@ -58,7 +58,7 @@ def words_for(task: type[Task]) -> list[str]:
     """
     if tasks.TASKS.get(task.name) is task:
         return [task.name]
-    return ["--task", f"{task.__module__}:{task.__qualname__}"]
+    return ["--task", tasks.import_name(task)]
 
 
 def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:

@@ -275,7 +275,7 @@ _BETTER: dict[str, dict[str, Any]] = {
     "copy": {"output_from": "read_vectors"},
     # Rows that differ from the start can be found by content: the way back to the first vector.
     "repeat_copy": {**_ADAM, "initial_memory": "learned", "total_sequences": 160_000},
-    # Most runs with Adam, or with 128 locations, do not learn it. Clipping by element, at 0.02,
+    # Most runs with Adam, or with 128 locations, do not learn it. Clipping by element
     # lost the solution for good on some seeds.
     "associative_recall": {
         "output_from": "read_vectors",
@@ -338,13 +338,11 @@ def preset(task: str | type[Task], name: str = "default", **overrides: Any) -> T
     >>> preset("copy", "paper", max_length=10).task.max_length
     10
     """
-    if isinstance(task, str) and task not in tasks.TASKS:
-        raise ValueError(f"task must be one of {', '.join(tasks.TASKS)}, got {task!r}")
-    task_class = tasks.TASKS[task] if isinstance(task, str) else task
+    task_class = tasks.registered(task) if isinstance(task, str) else task
     ours = {f.name for f in fields(TrainConfig)}
     values = preset_values(task_class.name, name, overrides)
     parameters = {key: value for key, value in values.items() if key not in ours}
-    made = tasks.from_dict({**parameters, "name": task_class.name}, task_class)
+    made = tasks.from_mapping(task_class, parameters)
     return TrainConfig(task=made, **{key: v for key, v in values.items() if key in ours})
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["WriteError", "make_folder", "write_atomically", "writing"]
+__all__ = ["WriteError", "make_folder", "write_atomically", "write_text", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -67,6 +67,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_atomically`` of a text, in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def make_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ntm_kernels.training.files import write_atomically, writing
+from ntm_kernels.training.files import write_text, writing
 
 __all__ = ["COLUMNS", "MetricsLog", "read_metrics"]
 
@@ -71,8 +71,7 @@ class MetricsLog:
         if sequences and self._path.exists():
             lines = self._path.read_text(errors="replace").splitlines()[1:]
             kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(self._path))]
-        text = "".join(f"{line}\n" for line in kept)
-        write_atomically(self._path, lambda file: file.write(text.encode()))
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
         with writing(self._path):
             self._file = open(self._path, "a", newline="")  # noqa: SIM115 (closed by close)
         self._events: Any = None

@@ -182,8 +182,10 @@ def _show(axes: Axes, panel: _Panel) -> AxesImage:
     axes.set_title(panel.title)
     axes.set_ylabel(panel.label)
     axes.tick_params(length=2.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    # Numbers beside a low image would overlap if there were six of them.
+    height = axes.get_window_extent().height / axes.figure.dpi
+    for axis, most in ((axes.xaxis, 6), (axes.yaxis, max(1, min(6, int(height / 0.2))))):
+        axis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
     if panel.numbers is not None:
         number = dict(enumerate(panel.numbers.tolist()))
         axes.yaxis.set_major_formatter(

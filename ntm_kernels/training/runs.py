@@ -12,7 +12,7 @@ from torch import nn
 
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import evaluate
-from ntm_kernels.training.files import make_folder, write_atomically
+from ntm_kernels.training.files import make_folder, write_text
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = ["INSTALL", "finish_run", "missing_extras"]
@@ -80,7 +80,7 @@ def finish_run(
         "scores": {title: result._asdict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
-    write_atomically(out / "evaluation.json", lambda file: file.write(text.encode()))
+    write_text(out / "evaluation.json", text)
     report(f"wrote {out / 'evaluation.json'}")
     if find_spec("matplotlib") is None:
         report(f"no pictures: matplotlib is not installed ({INSTALL}, then eval {run_dir})")

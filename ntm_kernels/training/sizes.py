@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ntm_kernels.allocation import SIGNS
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.errors import TrainingError
 
@@ -18,15 +19,7 @@ _SIZES = (
     *("batch_size", "memory_size", "word_size", "num_read_heads", "num_write_heads"),
     *("shift_range", "hidden_size", "num_layers", "validation_size", "evaluation_size"),
 )
-# Torch has no type for them: parts of its messages when memory cannot be had, or when the number
-# of bytes has no 64-bit integer.
-_MESSAGES = (
-    "can't allocate memory",
-    "Overflow when unpacking",
-    "Storage size calculation overflowed",
-    "integer multiplication overflow",
-    "negative dimension",
-)
+_MESSAGES = (*SIGNS, "negative dimension")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, lo
 from ntm_kernels.training.config import RESUMABLE, TrainConfig
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import Score, fixed_set, fresh_generator, score
-from ntm_kernels.training.files import write_atomically
+from ntm_kernels.training.files import write_text
 from ntm_kernels.training.locking import RunLock, is_writer
 from ntm_kernels.training.metrics import MetricsLog
 from ntm_kernels.training.models import answer, build_model, check_device, compute_dtype
@@ -268,7 +268,7 @@ class Trainer:
             self._store.forget_after(self._origin)
             self._newest = self._store.newest()
         text = json.dumps(self.config.to_dict(), indent=2) + "\n"
-        write_atomically(self.run_dir / "config.json", lambda file: file.write(text.encode()))
+        write_text(self.run_dir / "config.json", text)
 
     def _train(self, should_stop: Callable[[], bool]) -> bool:
         config, counters = self.config, self.counters

@@ -297,7 +297,7 @@ def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
         name: change(tensors[name]) if callable(change) else change
         for name, change in changes.items()
     }
-    monkeypatch.setattr(ops.call, "_problems", {})
+    monkeypatch.setattr(ops.call, "known_calls", {})
     wanted = error(op, **changes)
     call(op)
     if "lengths" in changes:
@@ -307,8 +307,8 @@ def test_a_call_before_excuses_nothing(op, changes, monkeypatch):
 
 def test_remembered_problems_stay_few(monkeypatch):
     plans = {}
-    monkeypatch.setattr(ops.call, "_problems", plans)
-    monkeypatch.setattr(ops.call, "MOST_PROBLEMS", 3)
+    monkeypatch.setattr(ops.call, "known_calls", plans)
+    monkeypatch.setattr(ops.call, "MOST_KNOWN", 3)
     case = CASES["step"]
     for batch in (1, 2, 3, 4, 5, 1, 2):
         tensors = arguments(case.with_(batch=batch))

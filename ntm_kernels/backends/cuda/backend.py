@@ -18,8 +18,8 @@ from ntm_kernels.backends.cuda.sequence import Sequence
 from ntm_kernels.backends.cuda.step import Step
 from ntm_kernels.backends.cuda.structs import kernel_sizes
 from ntm_kernels.backends.cuda.write import Write
-from ntm_kernels.compiling import assume_constant_result
 from ntm_kernels.ops import Sizes
+from ntm_kernels.torch_private import assume_constant_result
 
 KERNELS: dict[str, type[CudaKernel[Any, Any, Any]]] = {
     "address": Address,

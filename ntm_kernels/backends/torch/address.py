@@ -16,6 +16,7 @@ from ntm_kernels.backends.base import Kernel
 from ntm_kernels.backends.torch.lift import lift, lower
 from ntm_kernels.ops import AddressInputs, AddressOutputs, NothingSaved, Sizes
 from ntm_kernels.reference import COSINE_EPS, FOCUS_EPS
+from ntm_kernels.torch_private import softmax_backward
 
 
 class Similarity(NamedTuple):
@@ -78,7 +79,7 @@ def content(similarity: Tensor, strength: Tensor) -> Tensor:
 def content_backward(
     d_content: Tensor, content: Tensor, similarity: Tensor, strength: Tensor
 ) -> tuple[Tensor, Tensor]:
-    d_scores = torch._softmax_backward_data(d_content, content, -1, content.dtype)
+    d_scores = softmax_backward(d_content, content, -1, content.dtype)
     d_strength = (d_scores * similarity).sum(-1)
     return d_scores * strength.unsqueeze(-1), d_strength
 

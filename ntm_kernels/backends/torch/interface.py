@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
+from ntm_kernels.torch_private import softmax_backward
 
 # Beyond it softplus(x) = x to the last bit of a float64, and below it exp does not overflow.
 SOFTPLUS_LINEAR_ABOVE = 40.0
@@ -39,6 +40,6 @@ def activation_slopes(interface: Tensor, heads: HeadParameters, layout: Interfac
 
 def activate_backward(d_heads: HeadParameters, slopes: Tensor, shift: Tensor) -> Tensor:
     """Gradient of the raw interface vector."""
-    d_shift = torch._softmax_backward_data(d_heads.shift, shift, -1, shift.dtype)
+    d_shift = softmax_backward(d_heads.shift, shift, -1, shift.dtype)
     parts = d_heads._replace(shift=d_shift)
     return torch.cat([part.flatten(1) for part in parts], -1).mul_(slopes)

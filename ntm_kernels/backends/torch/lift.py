@@ -9,6 +9,7 @@ from torch import Tensor
 from ntm_kernels.ops.declare import Field, dtypes_of, fields
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import arithmetic_dtype
+from ntm_kernels.torch_private import base_of
 
 Record = TypeVar("Record", bound=NamedTuple)
 
@@ -33,7 +34,7 @@ def lower(record: Record, inputs: NamedTuple) -> Record:
             return None
         result = part.to(dtypes[field.kind]).contiguous()
         # A view could not be changed in place once autograd has recorded the op.
-        return result.clone() if result._base is not None else result
+        return result if base_of(result) is None else result.clone()
 
     return type(record)._make(map(one, fields(type(record)).values(), record))
 

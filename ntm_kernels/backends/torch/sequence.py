@@ -84,16 +84,13 @@ class Sequence(ProjectedSequence[Saved]):
         return lower(sequence_backward(given, lift(inputs), lift(outputs), saved, sizes), inputs)
 
 
-def active_steps(lengths: Tensor, time: int) -> Tensor:
-    """``[T, B]``: whether a step is inside its sequence."""
-    return torch.arange(time, device=lengths.device).unsqueeze(-1) < lengths
-
-
 def inside_steps(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
     """``[T, B, 1]``: whether a step is inside its sequence; ``None`` if all are."""
-    if inputs.lengths is None:
+    lengths = inputs.lengths
+    if lengths is None:
         return None
-    return active_steps(inputs.lengths, sizes.time).unsqueeze(-1)
+    steps = torch.arange(sizes.time, device=lengths.device)
+    return (steps.unsqueeze(-1) < lengths).unsqueeze(-1)
 
 
 def sequence(
@@ -320,12 +317,12 @@ class _UndoStep:
         saved: Saved,
         sizes: Sizes,
     ) -> None:
-        self.saved, self.sizes, self.layout = saved, sizes, sizes.layout
+        self.saved, self.sizes = saved, sizes
         self.d_read_vectors = grads.read_vectors.flatten(2).unbind(0)
         self.previous_weightings = shifted_in(inputs.initial_weightings, saved.weightings)
-        flat = saved.interface.view(-1, self.layout.size)
-        self.heads = activate(flat, self.layout)
-        slopes = activation_slopes(flat, self.heads, self.layout)
+        flat = saved.interface.flatten(0, 1)
+        self.heads = activate(flat, sizes.layout)
+        slopes = activation_slopes(flat, self.heads, sizes.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
         self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
 
