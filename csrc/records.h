@@ -377,18 +377,20 @@ struct SequenceInputs {
   V initial_memory;  // [B, N, M]
   V initial_weightings;  // [B, H, N]
   V initial_read_vectors;  // [B, R, M]
-  V initial_hidden;  // [B, C], or none unless is_lstm
-  V initial_cell;  // [B, C], or none unless is_lstm
+  V initial_hidden;  // [L, B, C], or none unless is_lstm
+  V initial_cell;  // [L, B, C], or none unless is_lstm
   V lengths;  // [B], or none unless has_lengths
   V input_weight;  // [G, I], or none unless projects_input
   V input_bias;  // [G], or none unless projects_input
-  static constexpr size_t count = 12;
-  static constexpr bool differentiable[] = {true, true, true, true, true, true, true, true, true, false, true, true};
-  static constexpr bool kept[] = {false, false, false, false, false, false, false, false, false, false, false, false};
-  static constexpr Kind kinds[] = {Kind::input, Kind::controller_weights, Kind::controller_weights, Kind::controller_weights, Kind::memory, Kind::weightings, Kind::memory, Kind::state, Kind::state, Kind::steps, Kind::input, Kind::input};
+  V upper_weight;  // [U, G, J], or none unless is_deep
+  V upper_bias;  // [U, G], or none unless is_deep
+  static constexpr size_t count = 14;
+  static constexpr bool differentiable[] = {true, true, true, true, true, true, true, true, true, false, true, true, true, true};
+  static constexpr bool kept[] = {false, false, false, false, false, false, false, false, false, false, false, false, false, false};
+  static constexpr Kind kinds[] = {Kind::input, Kind::controller_weights, Kind::controller_weights, Kind::controller_weights, Kind::memory, Kind::weightings, Kind::memory, Kind::state, Kind::state, Kind::steps, Kind::input, Kind::input, Kind::controller_weights, Kind::controller_weights};
   template <typename F> static SequenceInputs from(F&& f) {
     (void)f;
-    return {f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f()};
+    return {f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f()};
   }
   template <typename F> static SequenceInputs make(const Sizes& s, F&& f) {
     (void)s, (void)f;
@@ -400,16 +402,18 @@ struct SequenceInputs {
         f(Field{{{s.batch, s.memory_size, s.word_size}, 3}, true, Kind::memory}),
         f(Field{{{s.batch, s.num_heads(), s.memory_size}, 3}, true, Kind::weightings}),
         f(Field{{{s.batch, s.num_read_heads, s.word_size}, 3}, true, Kind::memory}),
-        f(Field{{{s.batch, s.hidden_size}, 2}, s.is_lstm, Kind::state}),
-        f(Field{{{s.batch, s.hidden_size}, 2}, s.is_lstm, Kind::state}),
+        f(Field{{{s.num_layers, s.batch, s.hidden_size}, 3}, s.is_lstm, Kind::state}),
+        f(Field{{{s.num_layers, s.batch, s.hidden_size}, 3}, s.is_lstm, Kind::state}),
         f(Field{{{s.batch}, 1}, s.has_lengths, Kind::steps}),
         f(Field{{{s.gate_size(), s.input_size}, 2}, s.projects_input, Kind::input}),
         f(Field{{{s.gate_size()}, 1}, s.projects_input, Kind::input}),
+        f(Field{{{s.num_upper_layers(), s.gate_size(), s.upper_size()}, 3}, s.is_deep, Kind::controller_weights}),
+        f(Field{{{s.num_upper_layers(), s.gate_size()}, 2}, s.is_deep, Kind::controller_weights}),
     };
   }
   template <typename W, typename F> SequenceInputs<W> map(F&& f) const {
     (void)f;
-    return {f(x), f(recurrent_weight), f(interface_weight), f(interface_bias), f(initial_memory), f(initial_weightings), f(initial_read_vectors), f(initial_hidden), f(initial_cell), f(lengths), f(input_weight), f(input_bias)};
+    return {f(x), f(recurrent_weight), f(interface_weight), f(interface_bias), f(initial_memory), f(initial_weightings), f(initial_read_vectors), f(initial_hidden), f(initial_cell), f(lengths), f(input_weight), f(input_bias), f(upper_weight), f(upper_bias)};
   }
   template <typename F> void each(F&& f) {
     (void)f;
@@ -425,6 +429,8 @@ struct SequenceInputs {
     f(lengths);
     f(input_weight);
     f(input_bias);
+    f(upper_weight);
+    f(upper_bias);
   }
 };
 
@@ -435,8 +441,8 @@ struct SequenceOutputs {
   V final_memory;  // [B, N, M]
   V final_weightings;  // [B, H, N]
   V final_read_vectors;  // [B, R, M]
-  V final_hidden;  // [B, C], or none unless is_lstm
-  V final_cell;  // [B, C], or none unless is_lstm
+  V final_hidden;  // [L, B, C], or none unless is_lstm
+  V final_cell;  // [L, B, C], or none unless is_lstm
   V trace_weightings;  // [T, B, H, N], or none unless return_trace
   V trace_interface;  // [T, B, P], or none unless return_trace
   static constexpr size_t count = 9;
@@ -455,8 +461,8 @@ struct SequenceOutputs {
         f(Field{{{s.batch, s.memory_size, s.word_size}, 3}, true, Kind::memory}),
         f(Field{{{s.batch, s.num_heads(), s.memory_size}, 3}, true, Kind::weightings}),
         f(Field{{{s.batch, s.num_read_heads, s.word_size}, 3}, true, Kind::memory}),
-        f(Field{{{s.batch, s.hidden_size}, 2}, s.is_lstm, Kind::state}),
-        f(Field{{{s.batch, s.hidden_size}, 2}, s.is_lstm, Kind::state}),
+        f(Field{{{s.num_layers, s.batch, s.hidden_size}, 3}, s.is_lstm, Kind::state}),
+        f(Field{{{s.num_layers, s.batch, s.hidden_size}, 3}, s.is_lstm, Kind::state}),
         f(Field{{{s.time, s.batch, s.num_heads(), s.memory_size}, 4}, s.return_trace, Kind::weightings}),
         f(Field{{{s.time, s.batch, s.interface_size()}, 3}, s.return_trace, Kind::arithmetic}),
     };
@@ -484,8 +490,8 @@ struct SequenceSaved {
   V checkpoints;  // [Q, B, M, Z]
   V weightings;  // [T, B, H, N]
   V interface;  // [T, B, P]
-  V gates;  // [T, B, G], or none unless is_lstm
-  V cells;  // [T, B, C], or none unless is_lstm
+  V gates;  // [T, L, B, G], or none unless is_lstm
+  V cells;  // [T, L, B, C], or none unless is_lstm
   static constexpr size_t count = 5;
   static constexpr bool differentiable[] = {true, true, true, true, true};
   static constexpr bool kept[] = {false, false, false, false, false};
@@ -500,8 +506,8 @@ struct SequenceSaved {
         f(Field{{{s.num_checkpoints(), s.batch, s.word_size, s.row_stride()}, 4}, true, Kind::arithmetic}),
         f(Field{{{s.time, s.batch, s.num_heads(), s.memory_size}, 4}, true, Kind::arithmetic}),
         f(Field{{{s.time, s.batch, s.interface_size()}, 3}, true, Kind::arithmetic}),
-        f(Field{{{s.time, s.batch, s.gate_size()}, 3}, s.is_lstm, Kind::arithmetic}),
-        f(Field{{{s.time, s.batch, s.hidden_size}, 3}, s.is_lstm, Kind::arithmetic}),
+        f(Field{{{s.time, s.num_layers, s.batch, s.gate_size()}, 4}, s.is_lstm, Kind::arithmetic}),
+        f(Field{{{s.time, s.num_layers, s.batch, s.hidden_size}, 4}, s.is_lstm, Kind::arithmetic}),
     };
   }
   template <typename W, typename F> SequenceSaved<W> map(F&& f) const {
@@ -538,15 +544,15 @@ struct SequenceOptions {
 struct Sequence {
   static constexpr const char* name = "sequence";
   static constexpr const char* schema =
-      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
+      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? upper_weight, Tensor? upper_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
   static constexpr const char* backward_schema =
-      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias)";
+      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? upper_weight, Tensor? upper_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias, Tensor d_upper_weight, Tensor d_upper_bias)";
   template <typename V> using Inputs = SequenceInputs<V>;
   template <typename V> using Outputs = SequenceOutputs<V>;
   using Options = SequenceOptions;
 };
 
 // A hash of all of the above, which the package compares with its own.
-constexpr const char* kDigest = "03008a42298782bf";
+constexpr const char* kDigest = "c4ba49db0c393272";
 
 }  // namespace ntm::ops

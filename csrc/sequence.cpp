@@ -20,6 +20,8 @@ Sizes sizes_of(const Inputs& inputs, const Options& options) {
   s.hidden_size = inputs.interface_weight.size(1);
   s.checkpoint_every = options.checkpoint_every;
   s.is_lstm = inputs.initial_hidden.defined();
+  s.is_deep = inputs.upper_weight.defined();
+  s.num_layers = s.is_deep ? 1 + inputs.upper_weight.size(0) : 1;
   s.has_lengths = inputs.lengths.defined();
   s.projects_input = inputs.input_weight.defined();
   s.return_trace = options.return_trace;

@@ -18,7 +18,7 @@ from ntm_kernels.backends import (
 )
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
-from ntm_kernels.reference import SequenceResult, SequenceState, Trace
+from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "HeadParameters",
     "InitialState",
     "InterfaceLayout",
+    "LayerWeights",
     "NTMCell",
     "NTMState",
     "SequenceResult",

@@ -134,13 +134,13 @@ def needs_grad(inputs: NamedTuple) -> bool:
     return any(value is not None and value.requires_grad for value in inputs)
 
 
-def refuse_transforms(op: str, inputs: NamedTuple) -> None:
-    """Raise under forward-mode AD and under the transforms of ``torch.func``, which an op on this
-    record does not have."""
+def refuse_transforms(op: str, names: Iterable[str], inputs: Iterable[Tensor | None]) -> None:
+    """Raise under forward-mode AD and under the transforms of ``torch.func``, which an op on these
+    inputs does not have. ``names`` are those that the caller knows."""
     if torch.compiler.is_compiling():
         return
     if torch_private.in_forward_ad():
-        for name, value in zip(inputs._fields, inputs, strict=True):
+        for name, value in zip(names, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:
                 raise NotImplementedError(
                     f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
@@ -165,19 +165,11 @@ def refuse_batched(op: str, grads: Iterable[Any]) -> None:
             )
 
 
-def sequence_pairs(
-    initial_hidden: Tensor | None,
-    initial_cell: Tensor | None,
-    input_weight: Tensor | None,
-    input_bias: Tensor | None,
-) -> None:
-    """An LSTM has both states, a projection weight and bias."""
-    if (initial_hidden is None) != (initial_cell is None):
-        raise ValueError(
-            "sequence: give both initial_hidden and initial_cell (LSTM) or none (feed-forward)"
-        )
-    if (input_weight is None) != (input_bias is None):
-        raise ValueError("sequence: give both input_weight and input_bias or none")
+def given_together(op: str, **pair: object) -> None:
+    """Raise where one of two arguments is ``None`` and the other is not."""
+    missing = [name for name, value in pair.items() if value is None]
+    if len(missing) == 1:
+        raise ValueError(f"{op}: give both {' and '.join(pair)} or none, {missing.pop()} is None")
 
 
 def lengths_within(op: str, lengths: Tensor, time: int) -> Tensor:

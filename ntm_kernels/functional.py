@@ -26,7 +26,7 @@ raises ``RuntimeError``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -42,7 +42,6 @@ from ntm_kernels.ops import (
     AddressInputs,
     NoOptions,
     ReadInputs,
-    SequenceInputs,
     SequenceOptions,
     StepInputs,
     StepOptions,
@@ -51,8 +50,9 @@ from ntm_kernels.ops import (
 )
 from ntm_kernels.ops.call import call, prepare
 from ntm_kernels.ops.declare import names
+from ntm_kernels.ops.sequence_arguments import sequence_inputs
 from ntm_kernels.ops.sequence_call import call_sequence
-from ntm_kernels.reference import SequenceResult
+from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState
 
 __all__ = ["address", "explain", "read", "sequence", "step", "write"]
 
@@ -195,62 +195,53 @@ def step(
 
 def sequence(
     x: Tensor,
-    recurrent_weight: Tensor,
+    layers: Sequence[LayerWeights],
     interface_weight: Tensor,
     interface_bias: Tensor,
-    initial_memory: Tensor,
-    initial_weightings: Tensor,
-    initial_read_vectors: Tensor,
-    initial_hidden: Tensor | None = None,
-    initial_cell: Tensor | None = None,
+    initial_state: SequenceState,
     *,
     num_read_heads: int,
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
-    input_weight: Tensor | None = None,
-    input_bias: Tensor | None = None,
     checkpoint_every: int | None = None,
     return_trace: bool = False,
     backend: str | None = None,
 ) -> SequenceResult:
     """A whole sequence in one call, controller included.
 
-    With ``initial_hidden`` and ``initial_cell`` the controller is an LSTM, gates
-    ``i, f, g, o = x̂_t + W [r_{t−1}, h_{t−1}]`` in the order of ``torch.nn.LSTM``; without, it is
-    feed-forward, ``h_t = tanh(x̂_t + W r_{t−1})``. Then
-    ``interface_weight @ h_t + interface_bias`` drives one ``step``. The input projection ``x̂`` of
-    all steps (bias included) is one matrix product outside; or, with ``input_weight`` and
-    ``input_bias``, the call does that too, ``x̂_t = W_x x_t + b``.
+    The controller has one layer or several of one width C. With ``initial_state.hidden`` and
+    ``initial_state.cell`` they are LSTM layers, gates ``i, f, g, o = x̂ + W s`` in the order of
+    ``torch.nn.LSTM``; without, feed-forward layers, ``h = tanh(x̂ + W s)``. For the first layer
+    ``x̂_t = W_x x_t + b`` and ``s = [r_{t−1}, h_{t−1}]``, of a feed-forward layer ``r_{t−1}``. For a
+    layer above, ``x̂`` comes from the new hidden state of the layer below and ``s`` is its own
+    ``h_{t−1}``; a feed-forward one has no s. The top layer's h drives one ``step`` through
+    ``interface_weight @ h + interface_bias``.
 
     The backward does not store the memory of every step but one in ``checkpoint_every``, and
     recomputes those between.
 
     Args:
-        x: x̂ ``[T, B, G]``, G = 4C for an LSTM, else C; or x ``[T, B, I]``.
-        recurrent_weight: ``[4C, R·M + C]`` for an LSTM, else ``[C, R·M]``.
+        x: ``[T, B, I]``; or ``x̂ [T, B, G]`` of all steps, G = 4C for an LSTM, else C, where the
+            first layer has no ``input_weight`` and no ``bias``.
+        layers: the weights of each layer, the first to the top (``ntm_kernels.LayerWeights``).
         interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
         interface_bias: ``[P]``.
-        initial_memory: memory ``[B, N, M]``.
-        initial_weightings: weightings ``[B, H, N]``.
-        initial_read_vectors: read vectors ``[B, R, M]``, in the dtype of ``initial_memory``.
-        initial_hidden: h of an LSTM ``[B, C]``, or ``None``.
-        initial_cell: c of an LSTM ``[B, C]``; give both or none.
+        initial_state: memory ``[B, N, M]``, weightings ``[B, H, N]``, read vectors ``[B, R, M]`` in
+            the dtype of the memory; of an LSTM hidden and cell ``[L, B, C]``.
         num_read_heads: R.
         num_write_heads: W.
         shift_range: largest shift, in rows.
         lengths: ``[B]`` integers, steps of each sequence; beyond them outputs are 0, the state
             stays, and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises
             on a CPU; on a GPU and in compiled code the values are not looked at.
-        input_weight: W_x ``[G, I]``, or ``None`` where the input comes projected.
-        input_bias: b ``[G]``; give both or none.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
         return_trace: also return what the heads did at every step.
         backend: name of the backend, or ``None`` to choose.
 
     Returns:
-        ``SequenceResult``: hidden ``[T, B, C]``, read vectors ``[T, B, R, M]``, the final state,
-        and the trace or ``None``.
+        ``SequenceResult``: hidden of the top layer ``[T, B, C]``, read vectors ``[T, B, R, M]``,
+        the final state, and the trace or ``None``.
 
     >>> import torch
     >>> T, B, N, M, C = 5, 2, 16, 4, 8
@@ -258,29 +249,17 @@ def sequence(
     >>> layout = InterfaceLayout(M, num_read_heads=1, num_write_heads=1, shift_range=1)
     >>> focus = torch.zeros(B, 2, N)
     >>> focus[:, :, 0] = 1
+    >>> state = SequenceState(
+    ...     memory=torch.full((B, N, M), 1e-6), weightings=focus, read_vectors=torch.zeros(B, 1, M),
+    ...     hidden=torch.zeros(1, B, C), cell=torch.zeros(1, B, C))
     >>> result = sequence(
-    ...     torch.randn(T, B, 4 * C), torch.randn(4 * C, M + C) / 4,
-    ...     torch.randn(layout.size, C) / 4, torch.zeros(layout.size),
-    ...     torch.full((B, N, M), 1e-6), focus, torch.zeros(B, 1, M),
-    ...     torch.zeros(B, C), torch.zeros(B, C),
+    ...     torch.randn(T, B, 4 * C), [LayerWeights(torch.randn(4 * C, M + C) / 4)],
+    ...     torch.randn(layout.size, C) / 4, torch.zeros(layout.size), state,
     ...     num_read_heads=1, num_write_heads=1, shift_range=1)
     >>> result.hidden.shape, result.state.memory.shape
     (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
     """
-    inputs = SequenceInputs(
-        x,
-        recurrent_weight,
-        interface_weight,
-        interface_bias,
-        initial_memory,
-        initial_weightings,
-        initial_read_vectors,
-        initial_hidden,
-        initial_cell,
-        lengths,
-        input_weight,
-        input_bias,
-    )
+    inputs = sequence_inputs(x, layers, interface_weight, interface_bias, initial_state, lengths)
     options = SequenceOptions(
         num_read_heads, num_write_heads, shift_range, checkpoint_every, return_trace
     )
@@ -309,6 +288,17 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
     bound = inspect.signature(functions[op]).bind(*args, **kwargs)
     bound.apply_defaults()
     given, declared = bound.arguments, OPS[op]
-    inputs = declared.inputs._make(given[name] for name in names(declared.inputs))
+    inputs: Any
+    if op == "sequence":
+        inputs = sequence_inputs(
+            given["x"],
+            given["layers"],
+            given["interface_weight"],
+            given["interface_bias"],
+            given["initial_state"],
+            given["lengths"],
+        )
+    else:
+        inputs = declared.inputs._make(given[name] for name in names(declared.inputs))
     options = declared.options._make(given[name] for name in names(declared.options))
     return explain_choice(prepare(declared, inputs, options).problem, given["backend"])

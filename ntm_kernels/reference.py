@@ -12,13 +12,14 @@ Arithmetic is in float32 for 16-bit and float32 arguments, in float64 for float6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ntm_kernels.checks import sequence_pairs
+from ntm_kernels.checks import given_together
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 
 COSINE_EPS = 1e-8
@@ -32,15 +33,30 @@ no weighting gives one, and its slopes, as large as the inverse, would overflow 
 class SequenceState(NamedTuple):
     """What one step of ``sequence`` hands to the next.
 
-    ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden [B, C]``
-    and ``cell [B, C]`` of an LSTM controller, ``None`` for a feed-forward one.
+    ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden`` and
+    ``cell`` ``[L, B, C]`` of an LSTM controller of L layers, ``None`` for a feed-forward one.
     """
 
     memory: Tensor
     weightings: Tensor
     read_vectors: Tensor
-    hidden: Tensor | None
-    cell: Tensor | None
+    hidden: Tensor | None = None
+    cell: Tensor | None = None
+
+
+class LayerWeights(NamedTuple):
+    """The weights of one layer of the controller; G = 4C for an LSTM, else C.
+
+    Of the first layer: ``recurrent_weight [G, K]`` on the read vectors and, for an LSTM, its own
+    hidden state, K = R·M + C or R·M; ``input_weight [G, I]`` and ``bias [G]`` on the input, both
+    ``None`` where the input comes projected. Of a layer above: ``input_weight [G, C]`` and
+    ``bias [G]`` on the layer below, and for an LSTM ``recurrent_weight [G, C]`` on its own hidden
+    state.
+    """
+
+    recurrent_weight: Tensor | None = None
+    input_weight: Tensor | None = None
+    bias: Tensor | None = None
 
 
 class Trace(NamedTuple):
@@ -267,88 +283,105 @@ def step(
 
 
 def lstm(
-    x: Tensor,
-    recurrent_weight: Tensor,
-    read_vectors: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
+    x: Tensor, recurrent_weight: Tensor, recurrent: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One LSTM step with the read vectors as part of its recurrent input.
+    """One step of an LSTM layer.
 
-    ``i, f, g, o = W [r, h] + x̂`` in the gate order of ``torch.nn.LSTM``, ``c ← σ(f) c + σ(i)
-    tanh(g)``, ``h ← σ(o) tanh(c)``. Projected input ``x̂ [B, 4C]`` (bias included), recurrent
-    weight ``[4C, R·M + C]`` -> hidden ``[B, C]``, cell ``[B, C]``.
+    ``i, f, g, o = x̂ + W s`` in the gate order of ``torch.nn.LSTM``, ``c ← σ(f) c + σ(i) tanh(g)``,
+    ``h ← σ(o) tanh(c)``. Projected input ``x̂ [B, 4C]`` (bias included), recurrent weight
+    ``W [4C, K]``, what it applies to ``s [B, K]``, cell ``[B, C]`` -> hidden and cell ``[B, C]``.
     """
-    recurrent = torch.cat([read_vectors.flatten(1), hidden], dim=-1)
     gates = x + linear(recurrent, recurrent_weight)
     input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
     cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
     return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
-def feedforward(x: Tensor, recurrent_weight: Tensor, read_vectors: Tensor) -> Tensor:
-    """``h = tanh(W r + x̂)``: input ``[B, C]``, recurrent weight ``[C, R·M]`` -> ``[B, C]``."""
-    return torch.tanh(x + linear(read_vectors.flatten(1), recurrent_weight))
+def controller(
+    x: Tensor,
+    layers: Sequence[LayerWeights],
+    read_vectors: Tensor,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """One step of all layers of the controller.
+
+    The first layer sees ``x̂`` and the read vectors, each further one the layer below; a layer of
+    an LSTM also sees its own hidden state of the step before. A feed-forward layer is
+    ``h = tanh(x̂ + W r)``, above the first ``h = tanh(W h_below + b)``. Projected input ``[B, G]``,
+    read vectors ``[B, R, M]``, hidden and cell of an LSTM ``[L, B, C]`` -> hidden ``[L, B, C]``,
+    and an LSTM's cell.
+    """
+    hiddens: list[Tensor] = []
+    cells: list[Tensor] = []
+    for index, layer in enumerate(layers):
+        seen = [] if hiddens else [read_vectors.flatten(1)]
+        if hiddens:
+            assert layer.input_weight is not None
+            x = linear(hiddens[-1], layer.input_weight, layer.bias)
+        if hidden is not None and cell is not None:
+            assert layer.recurrent_weight is not None
+            recurrent = torch.cat([*seen, hidden[index]], dim=-1)
+            below, new_cell = lstm(x, layer.recurrent_weight, recurrent, cell[index])
+            cells.append(new_cell)
+        else:
+            for part in seen:
+                assert layer.recurrent_weight is not None
+                x = x + linear(part, layer.recurrent_weight)
+            below = torch.tanh(x)
+        hiddens.append(below)
+    return torch.stack(hiddens), torch.stack(cells) if cells else None
 
 
 def sequence(
     x: Tensor,
-    recurrent_weight: Tensor,
+    layers: Sequence[LayerWeights],
     interface_weight: Tensor,
     interface_bias: Tensor,
-    initial_memory: Tensor,
-    initial_weightings: Tensor,
-    initial_read_vectors: Tensor,
-    initial_hidden: Tensor | None = None,
-    initial_cell: Tensor | None = None,
+    initial_state: SequenceState,
     *,
     num_read_heads: int,
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
-    input_weight: Tensor | None = None,
-    input_bias: Tensor | None = None,
     return_trace: bool = False,
 ) -> SequenceResult:
-    """The whole recurrence, with an LSTM controller if ``initial_hidden`` and ``initial_cell`` are
-    given, else a feed-forward one. Arguments and results are those of
+    """The whole recurrence, with an LSTM controller if the initial state has ``hidden`` and
+    ``cell``, else a feed-forward one. Arguments and results are those of
     ``ntm_kernels.functional.sequence``.
 
     A step beyond a sequence's length leaves its state alone and outputs zeros.
 
     Raises:
-        ValueError: one of ``initial_hidden`` and ``initial_cell``, or of ``input_weight`` and
-            ``input_bias``, without the other.
+        ValueError: ``hidden`` without ``cell``, or the first layer's ``input_weight`` without its
+            ``bias``, or the reverse.
     """
-    sequence_pairs(initial_hidden, initial_cell, input_weight, input_bias)
-    state = SequenceState(
-        _lift(initial_memory)[0],
-        _lift(initial_weightings)[0],
-        _lift(initial_read_vectors)[0],
-        None if initial_hidden is None else _lift(initial_hidden)[0],
-        None if initial_cell is None else _lift(initial_cell)[0],
+    first = layers[0]
+    given_together(
+        "sequence",
+        **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},
     )
-    x, recurrent_weight, interface_weight, interface_bias = _lift(
-        x, recurrent_weight, interface_weight, interface_bias
+    given_together(
+        "sequence",
+        **{"layers[0].input_weight": first.input_weight, "layers[0].bias": first.bias},
     )
+    state = _lift_state(initial_state)
+    layers = [
+        LayerWeights(*(None if w is None else _lift(w)[0] for w in layer)) for layer in layers
+    ]
+    x, interface_weight, interface_bias = _lift(x, interface_weight, interface_bias)
     if lengths is not None:
-        inside = torch.arange(x.shape[0], device=lengths.device)[:, None] < lengths
-        x = torch.where(inside[..., None], x, 0)
-    if input_weight is not None and input_bias is not None:
-        x = linear(x, *_lift(input_weight, input_bias))
-    layout = InterfaceLayout(initial_memory.shape[-1], num_read_heads, num_write_heads, shift_range)
-    hiddens, reads, traces = [], [], []
+        x = torch.where(_inside(lengths, x), x, 0)
+    if layers[0].input_weight is not None:
+        x = linear(x, layers[0].input_weight, layers[0].bias)
+    layout = InterfaceLayout(state.memory.shape[-1], num_read_heads, num_write_heads, shift_range)
+    # Of every step; a blank one goes ahead and is cut off again, since nothing cannot be stacked.
+    blank = x.new_zeros(x.shape[1], layout.size)
+    hiddens = [x.new_zeros(x.shape[1], interface_weight.shape[1])]
+    reads, weightings, interfaces = [state.read_vectors], [state.weightings], [blank]
     for time, projected in enumerate(x.unbind(0)):
-        active = None if lengths is None else lengths > time
-        if state.hidden is not None and state.cell is not None:
-            new_hidden, new_cell = lstm(
-                projected, recurrent_weight, state.read_vectors, state.hidden, state.cell
-            )
-            controller_state: tuple[Tensor | None, Tensor | None] = (new_hidden, new_cell)
-        else:
-            new_hidden = feedforward(projected, recurrent_weight, state.read_vectors)
-            controller_state = (None, None)
-        interface = linear(new_hidden, interface_weight, interface_bias)
+        hidden, cell = controller(projected, layers, state.read_vectors, state.hidden, state.cell)
+        interface = linear(hidden[-1], interface_weight, interface_bias)
         new_reads, new_memory, new_weightings = step(
             state.memory,
             interface,
@@ -357,64 +390,65 @@ def sequence(
             num_write_heads=num_write_heads,
             shift_range=shift_range,
         )
-        new = SequenceState(new_memory, new_weightings, new_reads, *controller_state)
-        if active is None:
-            state = new
-        else:
-            state = _hold(active, new, state)
-            new_hidden = _where(active, new_hidden, 0)
-            new_reads = _where(active, new_reads, 0)
-        hiddens.append(new_hidden)
+        new = SequenceState(
+            new_memory, new_weightings, new_reads, None if cell is None else hidden, cell
+        )
+        state = new if lengths is None else _hold(lengths > time, new, state)
+        hiddens.append(hidden[-1])
         reads.append(new_reads)
-        if return_trace:
-            traced = state.weightings.detach().to(initial_weightings.dtype)
-            traces.append((traced, *activate(interface.detach(), layout)))
+        weightings.append(state.weightings.detach())
+        interfaces.append(interface.detach())
 
-    final = SequenceState(
-        state.memory.to(initial_memory.dtype),
-        state.weightings.to(initial_weightings.dtype),
-        state.read_vectors.to(initial_read_vectors.dtype),
-        None
-        if state.hidden is None or initial_hidden is None
-        else state.hidden.to(initial_hidden.dtype),
-        None if state.cell is None or initial_cell is None else state.cell.to(initial_cell.dtype),
-    )
     trace = None
     if return_trace:
-        blank = x.new_zeros(initial_memory.shape[0], layout.size)
-        first = (torch.zeros_like(initial_weightings), *layout.split(blank))
-        trace = Trace(*(torch.stack(part)[1:] for part in zip(first, *traces, strict=True)))
-        if lengths is not None:
-            active = torch.arange(len(traces), device=lengths.device)[:, None] < lengths
-            trace = Trace(
-                *(
-                    torch.where(active.view(*active.shape, *[1] * (part.dim() - 2)), part, 0)
-                    for part in trace
-                )
-            )
-    hidden_dtype = initial_memory.dtype if initial_hidden is None else initial_hidden.dtype
-    batch, hidden_size = initial_memory.shape[0], interface_weight.shape[1]
+        parts = (torch.stack(weightings), *activate(torch.stack(interfaces), layout))
+        weightings_dtype = initial_state.weightings.dtype
+        trace = Trace(*(part[1:] for part in parts))
+        trace = trace._replace(weightings=trace.weightings.to(weightings_dtype))
+        trace = Trace(*(_zero_outside(lengths, part) for part in trace))
+    like = initial_state.memory if initial_state.hidden is None else initial_state.hidden
     return SequenceResult(
-        torch.stack([x.new_zeros(batch, hidden_size), *hiddens])[1:].to(hidden_dtype),
-        torch.stack([torch.zeros_like(state.read_vectors), *reads])[1:].to(initial_memory.dtype),
-        final,
+        _zero_outside(lengths, torch.stack(hiddens)[1:]).to(like.dtype),
+        _zero_outside(lengths, torch.stack(reads)[1:]).to(initial_state.memory.dtype),
+        _in_dtypes_of(state, initial_state),
         trace,
     )
 
 
+def _inside(lengths: Tensor, part: Tensor) -> Tensor:
+    """Whether each step of ``part [T, B, …]`` is inside its sequence."""
+    inside = torch.arange(part.shape[0], device=lengths.device)[:, None] < lengths
+    return inside.view(*inside.shape, *[1] * (part.dim() - 2))
+
+
+def _zero_outside(lengths: Tensor | None, part: Tensor) -> Tensor:
+    return part if lengths is None else torch.where(_inside(lengths, part), part, 0)
+
+
+def _lift_state(state: SequenceState) -> SequenceState:
+    return SequenceState(*(None if part is None else _lift(part)[0] for part in state))  # type: ignore[arg-type]
+
+
+def _in_dtypes_of(state: SequenceState, given: SequenceState) -> SequenceState:
+    pairs = zip(state, given, strict=True)
+    return SequenceState(*(None if b is None else a.to(b.dtype) for a, b in pairs))  # type: ignore[union-attr, arg-type]
+
+
 def _hold(active: Tensor, new: SequenceState, old: SequenceState) -> SequenceState:
     """The new state of the active sequences, the old one of those that are over."""
+
+    def one(after: Tensor, before: Tensor) -> Tensor:
+        return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
+
+    def of_layers(after: Tensor | None, before: Tensor | None) -> Tensor | None:
+        if after is None or before is None:
+            return None
+        return torch.where(active[:, None], after, before)
+
     return SequenceState(
-        _where(active, new.memory, old.memory),
-        _where(active, new.weightings, old.weightings),
-        _where(active, new.read_vectors, old.read_vectors),
-        None
-        if new.hidden is None or old.hidden is None
-        else _where(active, new.hidden, old.hidden),
-        None if new.cell is None or old.cell is None else _where(active, new.cell, old.cell),
+        one(new.memory, old.memory),
+        one(new.weightings, old.weightings),
+        one(new.read_vectors, old.read_vectors),
+        of_layers(new.hidden, old.hidden),
+        of_layers(new.cell, old.cell),
     )
-
-
-def _where(active: Tensor, after: Tensor, before: Tensor | int) -> Tensor:
-    """Per sequence of the batch, ``after`` where it is active and ``before`` where it is not."""
-    return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // Of all that stands here; a library that was compiled with another one is refused.
-#define NTM_LAYOUT "756fab3b7ede994c"
+#define NTM_LAYOUT "7729b5ed661e7dac"
 
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 
@@ -125,36 +125,38 @@ typedef struct NtmSequenceParams {
   NtmArray initial_memory;           // [B, N, M]
   NtmArray initial_weightings;       // [B, H, N]
   NtmArray initial_read_vectors;     // [B, R, M]
-  NtmArray initial_hidden;           // [B, C] if is_lstm
-  NtmArray initial_cell;             // [B, C] if is_lstm
+  NtmArray initial_hidden;           // [L, B, C] if is_lstm
+  NtmArray initial_cell;             // [L, B, C] if is_lstm
   void* lengths;                     // [B] if has_lengths
+  void* upper_weight;                // [U, G, J] if is_deep
+  void* upper_bias;                  // [U, G] if is_deep
   NtmArray out_hidden;               // [T, B, C]
   NtmArray out_read_vectors;         // [T, B, R, M]
   NtmArray out_final_memory;         // [B, N, M]
   NtmArray out_final_weightings;     // [B, H, N]
   NtmArray out_final_read_vectors;   // [B, R, M]
-  NtmArray out_final_hidden;         // [B, C] if is_lstm
-  NtmArray out_final_cell;           // [B, C] if is_lstm
+  NtmArray out_final_hidden;         // [L, B, C] if is_lstm
+  NtmArray out_final_cell;           // [L, B, C] if is_lstm
   NtmArray out_trace_weightings;     // [T, B, H, N] if return_trace
   void* out_trace_interface;         // [T, B, P] if return_trace
   void* saved_checkpoints;           // [Q, B, M, N], or none
   void* saved_weightings;            // [T, B, H, N], or none
   void* saved_interface;             // [T, B, P], or none
-  void* saved_gates;                 // [T, B, G] if is_lstm, or none
-  void* saved_cells;                 // [T, B, C] if is_lstm, or none
+  void* saved_gates;                 // [T, L, B, G] if is_lstm, or none
+  void* saved_cells;                 // [T, L, B, C] if is_lstm, or none
   NtmArray grad_hidden;              // [T, B, C], or none
   NtmArray grad_read_vectors;        // [T, B, R, M], or none
   NtmArray grad_final_memory;        // [B, N, M], or none
   NtmArray grad_final_weightings;    // [B, H, N], or none
   NtmArray grad_final_read_vectors;  // [B, R, M], or none
-  NtmArray grad_final_hidden;        // [B, C] if is_lstm, or none
-  NtmArray grad_final_cell;          // [B, C] if is_lstm, or none
+  NtmArray grad_final_hidden;        // [L, B, C] if is_lstm, or none
+  NtmArray grad_final_cell;          // [L, B, C] if is_lstm, or none
   NtmArray d_x;                      // [T, B, G]
   void* d_interface;                 // [T, B, P]
   NtmArray d_initial_memory;         // [B, N, M]
   NtmArray d_initial_weightings;     // [B, H, N]
   NtmArray d_initial_read_vectors;   // [B, R, M]
-  NtmArray d_initial_hidden;         // [B, C] if is_lstm
-  NtmArray d_initial_cell;           // [B, C] if is_lstm
+  NtmArray d_initial_hidden;         // [L, B, C] if is_lstm
+  NtmArray d_initial_cell;           // [L, B, C] if is_lstm
   void* workspace;
 } NtmSequenceParams;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,12 @@ from ntm_kernels.nn.controllers import (
     PROTOCOL,
     CellController,
     FeedforwardController,
+    HiddenLayer,
     LSTMController,
     RecurrentLayer,
+    layer_weights,
+    layers_apart,
+    layers_stacked,
     project,
     require_protocol,
 )
@@ -48,10 +52,22 @@ from ntm_kernels.nn.state import (
     batch_removed,
 )
 from ntm_kernels.ops.sequence_call import beyond
-from ntm_kernels.reference import Trace, activate, arithmetic_dtype
+from ntm_kernels.reference import LayerWeights, SequenceState, Trace, activate, arithmetic_dtype
 from ntm_kernels.torch_private import modules_of
 
 BUILT_IN = (LSTMController, FeedforwardController)
+LAYERS = (RecurrentLayer, HiddenLayer)
+
+
+class CellOptions(TypedDict, total=False):
+    """The keyword arguments of ``NTMCell``."""
+
+    initial_state: InitialState | None
+    checkpoint_every: int | None
+    backend: str | None
+    fused: bool
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class Unrolled(NamedTuple):
@@ -68,13 +84,16 @@ class Unrolled(NamedTuple):
 
 
 class FusedWeights(NamedTuple):
-    """The weights of a one-layer controller and of the interface, as the fused op takes them."""
+    """The weights of a controller and of the interface, as the fused op takes them."""
 
-    input_weight: Tensor
-    input_bias: Tensor
-    recurrent_weight: Tensor
+    layers: list[LayerWeights]
     interface_weight: Tensor
     interface_bias: Tensor
+
+    def all_plain(self) -> bool:
+        """Whether the fused op can read every one of them."""
+        of_layers = [part for layer in self.layers for part in layer if part is not None]
+        return all(map(is_plain, [self.interface_weight, self.interface_bias, *of_layers]))
 
 
 class NTMCell(nn.Module):
@@ -316,23 +335,21 @@ class NTMCell(nn.Module):
         controller, interface = self.controller, self.interface
         if not isinstance(controller, BUILT_IN):
             return None
-        layer, *others = controller.layers
-        if others or not (
+        layers = list(controller.layers)
+        if len(layers) > 1 or not (
             weights_suffice(controller, BUILT_IN)
-            and weights_suffice(layer, (RecurrentLayer,))
             and weights_suffice(interface, (nn.Linear,))
+            and all(weights_suffice(layer, LAYERS) for layer in layers)
         ):
             return None
-        for part in (controller, layer, interface):
+        for part in (controller, *layers, interface):
             transform_weights(part)
         weights = FusedWeights(
-            weight_of(layer, "input_weight"),
-            weight_of(layer, "bias"),
-            weight_of(layer, "recurrent_weight"),
+            list(map(layer_weights, layers)),
             weight_of(interface, "weight"),
             weight_of(interface, "bias"),
         )
-        return weights if all(map(is_plain, weights)) else None
+        return weights if weights.all_plain() else None
 
     def _unroll_fused(
         self,
@@ -342,34 +359,31 @@ class NTMCell(nn.Module):
         lengths: Tensor | None,
         return_trace: bool,
     ) -> Unrolled:
-        hidden, cell = state.controller if state.controller else (None, None)
-        projection: dict[str, Tensor] = {}
+        first, *upper = weights.layers
         if autocast_enabled(x.device.type):
-            x = project(blank(x, lengths), weights.input_weight, weights.input_bias)
-        else:
-            projection = {"input_weight": weights.input_weight, "input_bias": weights.input_bias}
+            x = project(blank(x, lengths), first.input_weight, first.bias)
+            first = LayerWeights(first.recurrent_weight)
         result = functional.sequence(
             x,
-            weights.recurrent_weight,
+            [first, *upper],
             weights.interface_weight,
             weights.interface_bias,
-            state.memory,
-            state.weightings,
-            state.read_vectors,
-            hidden,
-            cell,
+            SequenceState(
+                state.memory,
+                state.weightings,
+                state.read_vectors,
+                *layers_stacked(state.controller),
+            ),
             num_read_heads=self.num_read_heads,
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             lengths=lengths,
-            **projection,
             checkpoint_every=self.checkpoint_every,
             return_trace=return_trace,
             backend=self.backend,
         )
         memory, weightings, reads, hidden, cell = result.state
-        controller = () if hidden is None else (hidden, cell)
-        final = NTMState(memory, weightings, reads, controller)
+        final = NTMState(memory, weightings, reads, layers_apart(hidden, cell))
         return Unrolled(result.hidden, result.read_vectors, final, result.trace)
 
     def _unroll_steps(

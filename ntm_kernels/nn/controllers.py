@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ntm_kernels import allocation
-from ntm_kernels.nn.parts import dtype_and_device, outlasting
-from ntm_kernels.reference import arithmetic_dtype
+from ntm_kernels.nn.parts import dtype_and_device, outlasting, weight_of
+from ntm_kernels.reference import LayerWeights, arithmetic_dtype
 from ntm_kernels.torch_private import forward_pre_hooks
 
 PROTOCOL = (
@@ -58,7 +58,7 @@ def require_protocol(controller: nn.Module) -> None:
 MEND = "make hidden_size, input_size, word_size or num_read_heads smaller"
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def project(x: Tensor, weight: Any, bias: Any) -> Tensor:
     """``weight @ x + bias`` in the dtype of the parameters, for x ``[..., I]``."""
     return linear(x.to(bias.dtype), weight, bias)
 
@@ -107,6 +107,17 @@ class RecurrentLayer(nn.Module):
     def extra_repr(self) -> str:
         rows, recurrent_size = self.recurrent_weight.shape
         return f"input_size={self.input_size}, recurrent_size={recurrent_size}, rows={rows}"
+
+
+def layer_weights(layer: nn.Module) -> LayerWeights:
+    """The weights of a layer of a built-in controller, as the fused op takes them."""
+    if isinstance(layer, HiddenLayer):
+        return LayerWeights(input_weight=weight_of(layer, "weight"), bias=weight_of(layer, "bias"))
+    return LayerWeights(
+        weight_of(layer, "recurrent_weight"),
+        weight_of(layer, "input_weight"),
+        weight_of(layer, "bias"),
+    )
 
 
 class LearnedVectors(nn.Module):
@@ -194,6 +205,25 @@ class LSTMController(nn.Module):
 
     def extra_repr(self) -> str:
         return f"hidden_size={self.hidden_size}, num_layers={len(self.layers)}"
+
+
+def layers_stacked(state: tuple[Any, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Hidden and cell ``[L, B, C]`` from the state of a built-in controller."""
+    if not state:
+        return None, None
+    if isinstance(state[0], Tensor):
+        hidden, cell = state
+        return hidden.unsqueeze(0), cell.unsqueeze(0)
+    hiddens, cells = zip(*state, strict=True)
+    return torch.stack(hiddens), torch.stack(cells)
+
+
+def layers_apart(hidden: Tensor | None, cell: Tensor | None) -> tuple[Any, ...]:
+    """The inverse of ``layers_stacked``."""
+    if hidden is None or cell is None:
+        return ()
+    pairs = tuple(zip(hidden.unbind(0), cell.unbind(0), strict=True))
+    return pairs if len(pairs) > 1 else pairs[0]
 
 
 def _tanh(x: Tensor) -> Tensor:

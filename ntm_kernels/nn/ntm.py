@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
-from ntm_kernels.nn.cell import NTMCell
+from ntm_kernels.nn.cell import CellOptions, NTMCell
 from ntm_kernels.nn.checks import as_lengths, check_batch_size, check_dtype, check_lengths
 from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights
-from ntm_kernels.nn.state import InitialState, NTMState, batch_of_one, batch_removed
+from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class NTM(nn.Module):
@@ -73,13 +75,8 @@ class NTM(nn.Module):
         num_layers: int = 1,
         *,
         output_from: Literal["features", "read_vectors"] = "features",
-        initial_state: InitialState | None = None,
         batch_first: bool = False,
-        checkpoint_every: int | None = None,
-        backend: str | None = None,
-        fused: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[CellOptions],
     ) -> None:
         super().__init__()
         if output_from not in ("features", "read_vectors"):
@@ -88,6 +85,7 @@ class NTM(nn.Module):
             )
         if output_size is not None:
             output_size = positive_int("NTM", "output_size", output_size)
+        device, dtype = options.get("device"), options.get("dtype")
         check_dtype("NTM", dtype)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
@@ -103,12 +101,7 @@ class NTM(nn.Module):
             shift_range,
             controller,
             num_layers,
-            initial_state=initial_state,
-            checkpoint_every=checkpoint_every,
-            backend=backend,
-            fused=fused,
-            device=device,
-            dtype=dtype,
+            **options,
         )
         self.output: nn.Linear | None = None
         if output_size is not None:

@@ -19,6 +19,7 @@ from ntm_kernels.ops.declare import (
     Op,
     Options,
     Outputs,
+    argument_names,
     memory_of,
     options_of,
     those_present,
@@ -75,7 +76,7 @@ def run(
     """Run a prepared call on the backend of that name, or the one that is chosen."""
     problem, plain = prepared
     chosen = choose(problem, backend).backend
-    checks.refuse_transforms(op.name, inputs)
+    checks.refuse_transforms(op.name, argument_names(op.inputs), inputs)
     kernel = get_backend(chosen).kernels[op.name]
     sizes = problem.sizes
     try:

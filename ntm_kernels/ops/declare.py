@@ -17,6 +17,7 @@ outside this file knows at which position a tensor stands.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +49,7 @@ class Field:
         when: the property of ``Sizes`` that says whether the tensor is there; ``""``: always.
         kept: an output that the backward reads.
         differentiable: whether it takes part in differentiation.
+        argument: what a caller knows it as, where that is not the name of the field.
     """
 
     dims: str
@@ -55,18 +57,22 @@ class Field:
     when: str = ""
     kept: bool = False
     differentiable: bool = True
+    argument: str = dataclasses.field(default="", repr=False)
 
     def present(self, sizes: Sizes) -> bool:
         return not self.when or bool(getattr(sizes, self.when))
 
 
 _fields: dict[type[NamedTuple], dict[str, Field]] = {}
+_argument_names: dict[type[NamedTuple], tuple[str, ...]] = {}
 
 
 def record(declared: type[Record]) -> type[Record]:
     """Decorates a record: its annotations are read once."""
     hints = get_type_hints(declared, include_extras=True)
-    _fields[declared] = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    found: dict[str, Field] = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    _fields[declared] = found
+    _argument_names[declared] = tuple(one.argument or name for name, one in found.items())
     return declared
 
 
@@ -78,6 +84,11 @@ def fields(declared: type[NamedTuple]) -> dict[str, Field]:
 def names(declared: type[NamedTuple]) -> tuple[str, ...]:
     """The names of a record's fields, in order."""
     return declared._fields
+
+
+def argument_names(declared: type[NamedTuple]) -> tuple[str, ...]:
+    """What a caller knows the fields of a record as, in order."""
+    return _argument_names[declared]
 
 
 class NoOptions(NamedTuple):
@@ -98,6 +109,7 @@ def check_record(given: Arguments, inputs: NamedTuple, options: Any = None) -> N
         if field.kind == "steps":
             given.lengths(value, given.device)
         else:
+            name = field.argument or name
             given.tensor(name, value, field.dims)
             kinds.setdefault(field.kind, []).append(name)
     given.dtypes(**{kind: tuple(members) for kind, members in kinds.items()})

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.checks import Arguments, positive_int, sequence_pairs
+from ntm_kernels.checks import Arguments, given_together, positive_int
 from ntm_kernels.ops.declare import Field, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.ops.step import check_heads
@@ -13,20 +13,46 @@ from ntm_kernels.ops.step import check_heads
 
 @record
 class SequenceInputs(NamedTuple):
-    """With an ``input_weight``, x is still to be projected; without, it has G elements."""
+    """With an ``input_weight``, x is still to be projected; without, it has G elements.
+
+    The weights of the controller's layers above the first are stacked. Each applies to the hidden
+    state of the layer below, and to the right of it, for an LSTM, to the layer's own.
+    """
 
     x: Annotated[Tensor, Field("T B I", "input")]
-    recurrent_weight: Annotated[Tensor, Field("G K", "controller_weights")]
+    recurrent_weight: Annotated[
+        Tensor, Field("G K", "controller_weights", argument="layers[0].recurrent_weight")
+    ]
     interface_weight: Annotated[Tensor, Field("P C", "controller_weights")]
     interface_bias: Annotated[Tensor, Field("P", "controller_weights")]
-    initial_memory: Annotated[Tensor, Field("B N M", "memory")]
-    initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
-    initial_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
-    initial_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
-    initial_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    initial_memory: Annotated[Tensor, Field("B N M", "memory", argument="initial_state.memory")]
+    initial_weightings: Annotated[
+        Tensor, Field("B H N", "weightings", argument="initial_state.weightings")
+    ]
+    initial_read_vectors: Annotated[
+        Tensor, Field("B R M", "memory", argument="initial_state.read_vectors")
+    ]
+    initial_hidden: Annotated[
+        Tensor | None, Field("L B C", "state", "is_lstm", argument="initial_state.hidden")
+    ]
+    initial_cell: Annotated[
+        Tensor | None, Field("L B C", "state", "is_lstm", argument="initial_state.cell")
+    ]
     lengths: Annotated[Tensor | None, Field("B", "steps", "has_lengths", differentiable=False)]
-    input_weight: Annotated[Tensor | None, Field("G I", "input", "projects_input")]
-    input_bias: Annotated[Tensor | None, Field("G", "input", "projects_input")]
+    input_weight: Annotated[
+        Tensor | None, Field("G I", "input", "projects_input", argument="layers[0].input_weight")
+    ]
+    input_bias: Annotated[
+        Tensor | None, Field("G", "input", "projects_input", argument="layers[0].bias")
+    ]
+    upper_weight: Annotated[
+        Tensor | None,
+        Field("U G J", "controller_weights", "is_deep", argument="weights of layers[1:]"),
+    ] = None
+    upper_bias: Annotated[
+        Tensor | None,
+        Field("U G", "controller_weights", "is_deep", argument="biases of layers[1:]"),
+    ] = None
 
 
 @record
@@ -38,8 +64,8 @@ class SequenceOutputs(NamedTuple):
     final_memory: Annotated[Tensor, Field("B N M", "memory")]
     final_weightings: Annotated[Tensor, Field("B H N", "weightings")]
     final_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
-    final_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
-    final_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    final_hidden: Annotated[Tensor | None, Field("L B C", "state", "is_lstm")]
+    final_cell: Annotated[Tensor | None, Field("L B C", "state", "is_lstm")]
     trace_weightings: Annotated[
         Tensor | None, Field("T B H N", "weightings", "return_trace", differentiable=False)
     ]
@@ -70,6 +96,7 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
         num_taps=2 * options.shift_range + 1,
         time=time,
         hidden_size=inputs.interface_weight.shape[1],
+        num_layers=_num_layers(inputs),
         checkpoint_every=checkpoint_every,
         input_size=input_size,
         is_lstm=inputs.initial_hidden is not None,
@@ -79,9 +106,21 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
     )
 
 
+def _num_layers(inputs: SequenceInputs) -> int:
+    return 1 if inputs.upper_bias is None else 1 + inputs.upper_bias.shape[0]
+
+
 def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) -> None:
-    sequence_pairs(
-        inputs.initial_hidden, inputs.initial_cell, inputs.input_weight, inputs.input_bias
+    given_together(
+        given.op,
+        **{
+            "initial_state.hidden": inputs.initial_hidden,
+            "initial_state.cell": inputs.initial_cell,
+        },
+    )
+    given_together(
+        given.op,
+        **{"layers[0].input_weight": inputs.input_weight, "layers[0].bias": inputs.input_bias},
     )
     layout = check_heads(
         given,
@@ -89,7 +128,7 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
         options.num_read_heads,
         options.num_write_heads,
         options.shift_range,
-        "initial_memory",
+        "initial_state.memory",
     )
     if options.checkpoint_every is not None:
         positive_int(given.op, "checkpoint_every", options.checkpoint_every)
@@ -99,9 +138,13 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
         layout.num_read_heads,
         hidden_size=inputs.interface_weight.shape[1],
         is_lstm=inputs.initial_hidden is not None,
+        num_layers=_num_layers(inputs),
     )
+    given.fix("L", known.num_layers, "layers")
+    given.fix("U", known.num_upper_layers, "layers")
+    given.fix("J", known.upper_size, "interface_weight")
     given.fix("G", known.gate_size, "interface_weight")
-    given.fix("K", known.recurrent_size, "initial_memory and interface_weight")
+    given.fix("K", known.recurrent_size, "initial_state.memory and interface_weight")
     if inputs.input_weight is None:
         given.fix("I", known.gate_size, "interface_weight, x being projected")
     check_record(given, inputs)

@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     hidden_size: int = 0
     checkpoint_every: int = 0
     input_size: int = 0
+    num_layers: int = 1  # of the controller
     is_lstm: bool = False
     has_lengths: bool = False
     projects_input: bool = False
@@ -66,6 +67,20 @@ class Sizes(NamedTuple):
         return read_size + self.hidden_size if self.is_lstm else read_size
 
     @property
+    def num_upper_layers(self) -> int:
+        """Layers of the controller above the first."""
+        return self.num_layers - 1
+
+    @property
+    def is_deep(self) -> bool:
+        return self.num_layers > 1
+
+    @property
+    def upper_size(self) -> int:
+        """What an upper layer sees: the layer below, and an LSTM's own hidden state."""
+        return 2 * self.hidden_size if self.is_lstm else self.hidden_size
+
+    @property
     def segment(self) -> int:
         """Steps from one checkpoint to the next: ``checkpoint_every``, at most all there are."""
         return min(self.checkpoint_every, max(self.time, 1))
@@ -99,6 +114,9 @@ LETTERS = {
     "C": "hidden_size",
     "G": "gate_size",
     "K": "recurrent_size",
+    "L": "num_layers",
+    "U": "num_upper_layers",
+    "J": "upper_size",
     "P": "interface_size",
     "I": "input_size",
     "Q": "num_checkpoints",

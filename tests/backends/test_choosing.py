@@ -16,7 +16,7 @@ from ntm_kernels.backends import ENVIRONMENT_VARIABLE, Backend, Kernel, Problem,
 from ntm_kernels.backends.cpu import CpuBackend
 from ntm_kernels.backends.torch import TorchBackend
 from ntm_kernels.ops import OPS
-from tests.support.cases import Case, arguments, call, run
+from tests.support.cases import Case, arguments, call, invoke, of_sequence, run
 
 READ = (torch.rand(2, 3, 4), torch.rand(2, 1, 3))
 
@@ -267,16 +267,21 @@ def test_backward_stays_with_the_backend_of_its_forward(loud, quiet, op):
 
 
 def call_automatically(case, tensors):
-    result = getattr(functional, case.op)(*tensors.values(), **case.options)
+    result = invoke(functional, case.op, tensors, **case.options)
     if case.op == "sequence":
         return {"hidden": result.hidden, "memory": result.state.memory}
     return dict(enumerate(result if isinstance(result, tuple) else (result,)))
 
 
+def explain(case, tensors, **options):
+    given = of_sequence(tensors) if case.op == "sequence" else tensors
+    return functional.explain(case.op, **given, **case.options, **options)
+
+
 def test_explain_runs_nothing(loud):
     for op in OPS:
         case = Case(op)
-        choice = functional.explain(op, *arguments(case).values(), **case.options, backend="loud")
+        choice = explain(case, arguments(case), backend="loud")
         assert choice.backend == "loud"
     assert loud.served == []
     with pytest.raises(ValueError, match="must be \\[B, N, M\\]"):

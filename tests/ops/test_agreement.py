@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.support.cases import (
+    DEEP,
     OPS,
     SMALL,
     Case,
@@ -125,6 +126,16 @@ def test_sizes(entry, case, dtypes):
 def test_dtypes(entry, case, dtypes):
     fitting(entry, case, dtypes)
     assert_agrees(case, entry, arguments(case, dtypes, entry.device))
+
+
+@pytest.mark.parametrize("lengths", [None, (4, 0)])
+@pytest.mark.parametrize("dtypes", [*SINGLE, *HALF], ids=str)
+@pytest.mark.parametrize("case", DEEP, ids=str)
+@each_backend
+def test_layers(entry, case, dtypes, lengths):
+    fitting(entry, case, dtypes)
+    extra = {} if lengths is None else {"lengths": torch.tensor(lengths, device=entry.device)}
+    assert_agrees(case, entry, arguments(case, dtypes, entry.device), **extra)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -7,7 +7,9 @@ import torch
 
 from ntm_kernels import BackendError, InterfaceLayout, functional, ops
 from ntm_kernels.checks import INTEGERS
-from tests.support.cases import Case, Dtypes, Whole, arguments
+from ntm_kernels.ops import OPS
+from ntm_kernels.ops.declare import fields
+from tests.support.cases import Case, Dtypes, Whole, arguments, invoke, shown
 
 CASES = {
     op: Case(op, 2, 7, 5, 2, 1, hidden_size=6, time=4)
@@ -21,9 +23,9 @@ CONVERSIONS = [torch.Tensor.double, torch.Tensor.int, torch.Tensor.to_sparse]
 
 def call(op, **changes):
     case = CASES[op]
-    given = arguments(case, Dtypes.all(torch.float32)) | case.options | changes
-    tensors = [given.pop(name) for name in case.shapes]
-    return getattr(functional, op)(*tensors, **given)
+    options = arguments(case, Dtypes.all(torch.float32)) | case.options | changes
+    tensors = {name: options.pop(name) for name in case.shapes}
+    return invoke(functional, op, tensors, **options)
 
 
 def refused(error, *words):
@@ -37,11 +39,11 @@ def refused(error, *words):
         (op, name, value)
         for op, name in TENSORS
         for value in (3.0, [1.0], "x", None)
-        if value is not None or name not in ("initial_hidden", "initial_cell")
+        if value is not None or not fields(OPS[op].inputs)[name].when
     ],
 )
 def test_not_a_tensor(op, name, value):
-    with refused(TypeError, op, name, "must be a tensor", type(value).__name__):
+    with refused(TypeError, op, shown(op, name), "must be a tensor", type(value).__name__):
         call(op, **{name: value})
 
 
@@ -51,7 +53,7 @@ def test_not_a_tensor(op, name, value):
 )
 def test_dtype(op, name, dtype):
     tensor = arguments(CASES[op])[name].to(dtype)
-    with refused(TypeError, op, name, "float32, float64, bfloat16 or float16", dtype):
+    with refused(TypeError, op, shown(op, name), "float32, float64, bfloat16 or float16", dtype):
         call(op, **{name: tensor})
 
 
@@ -59,9 +61,9 @@ def test_dtype(op, name, dtype):
 @each_tensor
 def test_layout(op, name):
     tensor = arguments(CASES[op], Dtypes.all(torch.float32))[name]
-    with refused(TypeError, op, name, "must be a dense tensor", "torch.sparse_coo"):
+    with refused(TypeError, op, shown(op, name), "must be a dense tensor", "torch.sparse_coo"):
         call(op, **{name: tensor.to_sparse()})
-    with refused(TypeError, op, name, "must be a dense tensor", "a nested tensor"):
+    with refused(TypeError, op, shown(op, name), "must be a dense tensor", "a nested tensor"):
         call(op, **{name: torch.nested.nested_tensor([tensor])})
 
 
@@ -72,7 +74,7 @@ def test_number_of_dimensions(op, name):
         if wrong.dim() == tensor.dim():
             continue
         got = f"[{', '.join(map(str, wrong.shape))}]"
-        with refused(ValueError, op, name, "must be [", f"got {got}"):
+        with refused(ValueError, op, shown(op, name), "must be [", f"got {got}"):
             call(op, **{name: wrong})
 
 
@@ -202,7 +204,11 @@ def test_checkpoint_every():
 
 @pytest.mark.parametrize("missing", ["initial_hidden", "initial_cell"])
 def test_half_an_lstm(missing):
-    with refused(ValueError, "sequence: give both initial_hidden and initial_cell (LSTM) or none"):
+    with refused(
+        ValueError,
+        "sequence: give both initial_state.hidden and initial_state.cell or none",
+        f"{shown('sequence', missing)} is None",
+    ):
         call("sequence", **{missing: None})
 
 
@@ -339,9 +345,9 @@ def test_shapes_on_meta(op):
     """No values, but shapes, dtypes and gradients."""
     case = CASES[op]
     tensors = arguments(case, Dtypes.all(torch.float32))
-    expected = getattr(functional, op)(*tensors.values(), **case.options)
-    moved = [tensor.to("meta").requires_grad_() for tensor in tensors.values()]
-    result = getattr(functional, op)(*moved, **case.options)
+    expected = invoke(functional, op, tensors, **case.options)
+    moved = {name: part.to("meta").requires_grad_() for name, part in tensors.items()}
+    result = invoke(functional, op, moved, **case.options)
     leaves, wanted = map(torch.utils._pytree.tree_leaves, (result, expected))
     assert all(part is None or part.is_meta for part in leaves)
     for part, expected_part in zip(leaves, wanted, strict=True):
@@ -350,4 +356,4 @@ def test_shapes_on_meta(op):
         else:
             assert (part.shape, part.dtype) == (expected_part.shape, expected_part.dtype)
     sum(part.sum() for part in leaves if part is not None).backward()
-    assert all(part.grad.is_meta and part.grad.shape == part.shape for part in moved)
+    assert all(part.grad.is_meta and part.grad.shape == part.shape for part in moved.values())

@@ -18,6 +18,7 @@ from tests.support.cases import (
     each_small,
     leaves,
     named_outputs,
+    of_sequence,
     run,
 )
 from tests.support.table import F64, each_backend, fitting
@@ -133,11 +134,12 @@ def test_compiled_lengths_and_trace(entry, trace):
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def compiled(lengths, *values):
-        return functional.sequence(*values, **options, lengths=lengths)
+        named = dict(zip(tensors, values, strict=True))
+        return functional.sequence(**of_sequence(named), **options, lengths=lengths)
 
     for lengths in ((5, 2), (0, 4)):
         lengths = torch.tensor(lengths, device=entry.device)
-        wanted = functional.sequence(*tensors.values(), **options, lengths=lengths)
+        wanted = functional.sequence(**of_sequence(tensors), **options, lengths=lengths)
         found = compiled(lengths, *tensors.values())
         assert_close([named_outputs("sequence", found)], [named_outputs("sequence", wanted)])
         if trace:

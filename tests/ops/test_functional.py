@@ -19,6 +19,7 @@ from tests.support.cases import (
     differentiate,
     each_small,
     leaves,
+    of_sequence,
     run,
 )
 from tests.support.table import each_backend, fitting
@@ -95,7 +96,7 @@ def test_trace_shares_nothing(entry):
     _, untouched = run(case, tensors, entry.backend, grads)
     wanted = leaves(tensors)
     result = functional.sequence(
-        *wanted.values(), **case.options, return_trace=True, backend=entry.backend
+        **of_sequence(wanted), **case.options, return_trace=True, backend=entry.backend
     )
     for part in result.trace:
         part.fill_(torch.nan)

@@ -12,6 +12,7 @@ from tests.support.cases import (
     assert_results,
     call,
     cotangents,
+    of_sequence,
     run,
 )
 from tests.support.table import each_backend, fitting
@@ -31,12 +32,16 @@ def problem(entry, controller, dtype=torch.float64):
 
 
 def alone(group, b, length, per_step):
-    """Sequence ``b`` of each tensor; those named ``per_step`` are ``[T, B, ...]``."""
+    """Sequence ``b`` of each tensor; those named ``per_step`` are ``[T, B, ...]``, those of the
+    controller's layers ``[L, B, C]``."""
 
     def cut(name, part):
         if name in SHARED:
             return part
-        return part[:length, b : b + 1] if name in per_step else part[b : b + 1]
+        if name in per_step:
+            return part[:length, b : b + 1]
+        of_layers = name.endswith(("_hidden", "_cell"))
+        return part[:, b : b + 1] if of_layers else part[b : b + 1]
 
     return {name: cut(name, part) for name, part in group.items()}
 
@@ -150,8 +155,8 @@ def test_trace(entry, controller, grad, given):
     if grad:
         tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
     options = case.options | {"lengths": lengths, "return_trace": True}
-    traced = functional.sequence(**tensors, **options, backend=entry.backend)
-    wanted = reference.sequence(**tensors, **options)
+    traced = functional.sequence(**of_sequence(tensors), **options, backend=entry.backend)
+    wanted = reference.sequence(**of_sequence(tensors), **options)
     for name, part in wanted.trace._asdict().items():
         found = getattr(traced.trace, name)
         assert not found.requires_grad
@@ -169,8 +174,8 @@ def test_shapes_and_dtypes_of_a_trace(entry, controller, dtype, time):
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     options = case.options | {"return_trace": True}
-    found = functional.sequence(*tensors.values(), **options, backend=entry.backend).trace
-    wanted = reference.sequence(*tensors.values(), **options).trace
+    found = functional.sequence(**of_sequence(tensors), **options, backend=entry.backend).trace
+    wanted = reference.sequence(**of_sequence(tensors), **options).trace
     layout = case.layout
     assert wanted.weightings.shape == (time, case.batch, layout.num_heads, case.memory_size)
     assert wanted.erase.shape == (time, case.batch, case.num_write_heads, case.word_size)

@@ -6,7 +6,7 @@ import torch
 
 from ntm_kernels import InterfaceLayout, reference
 from tests.support import equations
-from tests.support.cases import Case, arguments, call
+from tests.support.cases import Case, arguments, call, invoke, of_sequence
 
 SIZES = [
     {"batch": 2, "memory_size": 7, "word_size": 5, "num_read_heads": 2},
@@ -113,26 +113,32 @@ def test_step(sizes, num_write_heads):
 
 @pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
 @pytest.mark.parametrize("controller", ["lstm", "feedforward"])
-@pytest.mark.parametrize("heads", [(1, 1), (2, 3)])
-def test_sequence(controller, heads, lengths):
+@pytest.mark.parametrize(("heads", "layers"), [((1, 1), 1), ((2, 3), 1), ((1, 1), 3)])
+def test_sequence(controller, heads, layers, lengths):
     case = Case("sequence", 3, 4, 3, *heads, time=5, hidden_size=4, controller=controller)
+    case = case.with_(num_layers=layers)
     tensors = arguments(case)
     given = None if lengths is None else torch.tensor(lengths)
-    result = reference.sequence(**tensors, **case.options, lengths=given, return_trace=True)
-    shared = ("recurrent_weight", "interface_weight", "interface_bias")
+    result = reference.sequence(
+        **of_sequence(tensors), **case.options, lengths=given, return_trace=True
+    )
+    shared = {"recurrent_weight", "interface_weight", "interface_bias"}
+    shared |= {"upper_weight", "upper_bias"}
+    second = ("x", "initial_hidden", "initial_cell")
     for b in range(case.batch):
         length = case.time if lengths is None else lengths[b]
         single = dict(tensors)
         for name, tensor in tensors.items():
             if name not in shared:
-                single[name] = tensor.select(int(name == "x"), b)
-        single = [tensor.numpy() for tensor in single.values()]
-        hidden, reads, state, trace = equations.sequence(*single, **case.options, length=length)
+                single[name] = tensor.select(int(name in second), b)
+        single = {name.removeprefix("initial_"): part.numpy() for name, part in single.items()}
+        single["reads"] = single.pop("read_vectors")
+        hidden, reads, state, trace = equations.sequence(**single, **case.options, length=length)
         close(result.hidden[:, b], hidden)
         close(result.read_vectors[:, b], reads)
-        for part, one in zip(result.state, state, strict=True):
-            if controller == "lstm" or part is not None:
-                close(part[b], one)
+        for name, part in result.state._asdict().items():
+            if part is not None:
+                close(part.select(int(name in ("hidden", "cell")), b), state[name])
         for t, (weightings, parameters) in enumerate(trace):
             close(result.trace.weightings[t, b], weightings)
             for name, value in vars(parameters).items():
@@ -143,7 +149,7 @@ def test_sequence(controller, heads, lengths):
 def test_sequence_of_no_steps_returns_its_state():
     case = Case("sequence", time=0)
     tensors = arguments(case)
-    result = reference.sequence(**tensors, **case.options, return_trace=False)
+    result = reference.sequence(**of_sequence(tensors), **case.options, return_trace=False)
     assert result.hidden.shape == (0, case.batch, case.hidden_size)
     assert result.read_vectors.shape == (0, case.batch, case.num_read_heads, case.word_size)
     for name, part in result.state._asdict().items():
@@ -163,9 +169,9 @@ def test_step_by_step_is_the_sequence():
     """``sequence`` over T steps, and T times ``sequence`` over one step, state carried over."""
     case = Case("sequence", num_read_heads=2, time=6)
     tensors = arguments(case)
-    whole = reference.sequence(**tensors, **case.options)
+    whole = reference.sequence(**of_sequence(tensors), **case.options)
     for time, projected in enumerate(tensors["x"]):
-        one = reference.sequence(**tensors | {"x": projected[None]}, **case.options)
+        one = reference.sequence(**of_sequence(tensors | {"x": projected[None]}), **case.options)
         tensors |= {f"initial_{name}": part for name, part in one.state._asdict().items()}
         close(one.hidden[0], whole.hidden[time])
     for name, part in whole.state._asdict().items():
@@ -184,23 +190,23 @@ def test_lstm_is_that_of_torch():
         lstm.weight_hh_l0.copy_(tensors["recurrent_weight"][:, reads:])
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
         tensors["x"] = inputs @ lstm.weight_ih_l0.mT + bias
-        output, (hidden, cell) = lstm(
-            inputs, (tensors["initial_hidden"][None], tensors["initial_cell"][None])
-        )
-    result = reference.sequence(**tensors, **case.options)
+        output, (hidden, cell) = lstm(inputs, (tensors["initial_hidden"], tensors["initial_cell"]))
+    result = reference.sequence(**of_sequence(tensors), **case.options)
     close(result.hidden, output.numpy())
-    close(result.state.hidden, hidden[0].numpy())
-    close(result.state.cell, cell[0].numpy())
+    close(result.state.hidden, hidden.numpy())
+    close(result.state.cell, cell.numpy())
 
 
 @pytest.mark.parametrize("op", ["address", "read", "write", "step", "sequence"])
 def test_autograd_of_the_equations_is_their_slope(op):
     """Plain autograd against finite differences, in float64."""
     case = Case(op, 2, 3, 2, 2, 2, time=3, hidden_size=2)
-    tensors = tuple(tensor.requires_grad_() for tensor in arguments(case).values())
+    named = arguments(case)
+    tensors = tuple(tensor.requires_grad_() for tensor in named.values())
 
     def function(*tensors):
-        result = getattr(reference, op)(*tensors, **case.options)
+        named_tensors = dict(zip(named, tensors, strict=True))
+        result = invoke(reference, op, named_tensors, **case.options)
         return (result.hidden, result.read_vectors, *result.state) if op == "sequence" else result
 
     assert torch.autograd.gradcheck(function, tensors)

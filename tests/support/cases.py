@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from ntm_kernels import InterfaceLayout, functional, reference
+from ntm_kernels import InterfaceLayout, LayerWeights, SequenceState, functional, ops, reference
+from ntm_kernels.ops.declare import fields
 from tests.support.tolerance import FLOAT64_STEP, assert_accurate, largest_error
 
 F32, F64 = torch.float32, torch.float64
 NEIGHBOURS = 4
-BY_KEYWORD = ("input_weight", "input_bias")
 OPS = ("address", "read", "write", "step", "sequence")
 
 
@@ -32,6 +32,7 @@ class Case:
     hidden_size: int = 6
     controller: str = "lstm"
     input_size: int = 0  # 0: the input comes projected
+    num_layers: int = 1
 
     def __str__(self):
         base = f"{self.op}-B{self.batch}N{self.memory_size}M{self.word_size}R{self.num_read_heads}"
@@ -43,7 +44,8 @@ class Case:
         if self.op == "step":
             return base
         projected = f"I{self.input_size}" if self.input_size else ""
-        return f"{base}T{self.time}C{self.hidden_size}{projected}{self.controller}"
+        layers = f"L{self.num_layers}" if self.num_layers > 1 else ""
+        return f"{base}T{self.time}C{self.hidden_size}{layers}{projected}{self.controller}"
 
     @property
     def num_heads(self):
@@ -118,11 +120,18 @@ class Case:
             "initial_read_vectors": ((B, self.num_read_heads, M), "memory"),
         }
         if lstm:
-            shapes |= {"initial_hidden": ((B, C), "state"), "initial_cell": ((B, C), "state")}
+            layers = ((self.num_layers, B, C), "state")
+            shapes |= {"initial_hidden": layers, "initial_cell": layers}
         if self.input_size:
             shapes |= {
                 "input_weight": ((G, self.input_size), "input"),
                 "input_bias": ((G,), "input"),
+            }
+        if self.num_layers > 1:
+            U, J = self.num_layers - 1, 2 * C if lstm else C
+            shapes |= {
+                "upper_weight": ((U, G, J), "parameters"),
+                "upper_bias": ((U, G), "parameters"),
             }
         return shapes
 
@@ -137,6 +146,11 @@ SMALL = [
     Case("step", num_read_heads=2, num_write_heads=2),
     Case("sequence"),
     Case("sequence", controller="feedforward", num_read_heads=2, num_write_heads=2, input_size=3),
+]
+# Controllers of several layers.
+DEEP = [
+    Case("sequence", num_layers=3, input_size=3),
+    Case("sequence", num_layers=2, controller="feedforward"),
 ]
 # Memories in tiles, worked on by blocks that wait for one another.
 TILED = [Case("address", 2, 20_000, 64, 2), Case("step", 1, 20_000, 64, 1, 1)]
@@ -182,7 +196,7 @@ def _values(name, shape, generator):
         return 5 * noise.sigmoid()
     if name == "sharpening":
         return 1 + noise.exp()
-    if name in ("input_weight", "recurrent_weight", "interface_weight"):
+    if name in ("input_weight", "recurrent_weight", "interface_weight", "upper_weight"):
         return noise / max(shape[-1], 1) ** 0.5
     return noise
 
@@ -207,16 +221,39 @@ def named_outputs(op, result):
     return {name: part for name, part in outputs.items() if part is not None}
 
 
+def of_sequence(tensors):
+    """The arguments of ``sequence`` from the tensors of its op by their names."""
+    rest = dict(tensors)
+    state = {name: rest.pop(f"initial_{name}", None) for name in SequenceState._fields}
+    names = ("recurrent_weight", "input_weight", "input_bias")
+    layers = [LayerWeights(*(rest.pop(name, None) for name in names))]
+    for weight, bias in zip(rest.pop("upper_weight", ()), rest.pop("upper_bias", ()), strict=True):
+        below, own = weight.tensor_split((rest["interface_weight"].shape[1],), -1)
+        layers.append(LayerWeights(own if own.numel() else None, below, bias))
+    return {**rest, "layers": layers, "initial_state": SequenceState(**state)}
+
+
+def shown(op, name):
+    """What an error calls the tensor ``name``."""
+    return fields(ops.OPS[op].inputs)[name].argument or name
+
+
+def invoke(module, op, tensors, **options):
+    """The result of the function ``op`` of ``functional`` or ``reference``."""
+    function = getattr(module, op)
+    if op == "sequence":
+        return function(**of_sequence(tensors), **options)
+    return function(*tensors.values(), **options)
+
+
 def call(case, tensors, backend=None, **extra):
     """The outputs of the op on ``backend``; ``None`` is ``ntm_kernels.reference`` itself."""
     options = case.options | extra
-    values = [tensor for name, tensor in tensors.items() if name not in BY_KEYWORD]
-    options |= {name: tensors[name] for name in BY_KEYWORD if name in tensors}
     if backend is None:
         options.pop("checkpoint_every", None)
-        result = getattr(reference, case.op)(*values, **options)
+        result = invoke(reference, case.op, tensors, **options)
     else:
-        result = getattr(functional, case.op)(*values, **options, backend=backend)
+        result = invoke(functional, case.op, tensors, **options, backend=backend)
     return named_outputs(case.op, result)
 
 

@@ -143,9 +143,8 @@ def step(memory, interface, previous, num_read_heads, num_write_heads, shift_ran
     return reads, memory, weightings, given
 
 
-def lstm(projected, recurrent_weight, reads, hidden, cell):
-    width = len(hidden)
-    gates = projected + recurrent_weight @ np.concatenate([reads.ravel(), hidden])
+def lstm(gates, cell):
+    width = len(cell)
     input_gate = sigmoid(gates[:width])
     forget_gate = sigmoid(gates[width : 2 * width])
     candidate = np.tanh(gates[2 * width : 3 * width])
@@ -164,28 +163,40 @@ def sequence(
     reads,
     hidden=None,
     cell=None,
+    upper_weight=(),
+    upper_bias=(),
     *,
     num_read_heads,
     num_write_heads,
     shift_range,
     length,
 ):
-    """One sequence, projected input [T, G]: outputs of its first ``length`` steps, zeros after.
+    """One sequence, projected input [T, G], hidden and cell [L, C], weights of the layers above the
+    first: outputs of its first ``length`` steps, zeros after.
 
-    Returns hidden [T, C], read vectors [T, R, M], the final state as a tuple, and the list of
+    Returns hidden [T, C], read vectors [T, R, M], the final state by names, and the list of
     ``(weightings, Heads)`` of the steps inside the length.
     """
     time, width = len(x), interface_weight.shape[1]
     hiddens, all_reads, trace = np.zeros((time, width)), np.zeros((time, *reads.shape)), []
     for t in range(length):
         if cell is not None:
-            hidden, cell = lstm(x[t], recurrent_weight, reads, hidden, cell)
+            seen = reads.ravel()
+            new = [lstm(x[t] + recurrent_weight @ np.concatenate([seen, hidden[0]]), cell[0])]
+            for layer, (weight, bias) in enumerate(zip(upper_weight, upper_bias, strict=True), 1):
+                seen = np.concatenate([new[-1][0], hidden[layer]])
+                new.append(lstm(weight @ seen + bias, cell[layer]))
+            hidden, cell = map(np.array, zip(*new, strict=True))
+            top = hidden[-1]
         else:
-            hidden = np.tanh(x[t] + recurrent_weight @ reads.ravel())
-        interface = interface_weight @ hidden + interface_bias
+            top = np.tanh(x[t] + recurrent_weight @ reads.ravel())
+            for weight, bias in zip(upper_weight, upper_bias, strict=True):
+                top = np.tanh(weight @ top + bias)
+        interface = interface_weight @ top + interface_bias
         reads, memory, weightings, given = step(
             memory, interface, weightings, num_read_heads, num_write_heads, shift_range
         )
-        hiddens[t], all_reads[t] = hidden, reads
+        hiddens[t], all_reads[t] = top, reads
         trace.append((weightings, given))
-    return hiddens, all_reads, (memory, weightings, reads, hidden, cell), trace
+    state = {"memory": memory, "weightings": weightings, "read_vectors": reads}
+    return hiddens, all_reads, state | {"hidden": hidden, "cell": cell}, trace

@@ -24,8 +24,8 @@ class Saved(NamedTuple):
     checkpoints: Annotated[Tensor, Field("Q B M N")]  # memories, transposed
     weightings: Annotated[Tensor, Field("T B H N")]
     interface: Annotated[Tensor, Field("T B P")]  # raw, but the erase vectors activated
-    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]  # activated
-    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+    gates: Annotated[Tensor | None, Field("T L B G", when="is_lstm")]  # activated
+    cells: Annotated[Tensor | None, Field("T L B C", when="is_lstm")]
 
 
 @record
@@ -37,8 +37,8 @@ class LaunchGradients(NamedTuple):
     initial_memory: Annotated[Tensor, Field("B N M", "memory")]
     initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
     initial_read_vectors: Annotated[Tensor, Field("B R M", "memory")]
-    initial_hidden: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
-    initial_cell: Annotated[Tensor | None, Field("B C", "state", "is_lstm")]
+    initial_hidden: Annotated[Tensor | None, Field("L B C", "state", "is_lstm")]
+    initial_cell: Annotated[Tensor | None, Field("L B C", "state", "is_lstm")]
 
 
 class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutputs, Saved]):
@@ -91,7 +91,7 @@ def _input_gradients(
     inputs: SequenceInputs, outputs: SequenceOutputs, found: LaunchGradients
 ) -> SequenceInputs:
     weight_dtype = inputs.recurrent_weight.dtype
-    d_weights = weight_gradients(found.x, found.interface, inputs, outputs)
+    d_weights = weight_gradients(found.x.unsqueeze(1), found.interface, inputs, outputs)
     return SequenceInputs(
         x=found.x.to(inputs.x.dtype),
         **{name: gradient.to(weight_dtype) for name, gradient in d_weights.items()},

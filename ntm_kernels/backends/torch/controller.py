@@ -1,8 +1,12 @@
 """The built-in controllers, one step forward and backward.
 
-A controller is a policy of the sequence: ``step`` computes one step, and ``backward`` returns an
-object that undoes the steps one by one, made of all steps at once where that takes fewer
-dispatches.
+A controller is a policy of the sequence: the sequence calls ``step`` for one step of all layers,
+and ``backward`` for an object that undoes the steps one by one, made of all steps at once where
+that takes fewer dispatches. What differs between an LSTM and a feed-forward controller, and
+between one layer and several, is known in this file alone.
+
+Per step, hidden states, cells and gates are tuples with a tensor for each layer, the first to the
+top. A feed-forward controller has no cells and no gates, and hands no hidden state on.
 """
 
 from __future__ import annotations
@@ -14,43 +18,59 @@ from torch import Tensor
 
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs
 
+Layers = tuple[Tensor, ...]
+
 
 class Controlled(NamedTuple):
-    """After one step: hidden ``[B, C]``, an LSTM's cell ``[B, C]`` and activated gates."""
+    """After one step: hidden ``[B, C]``, an LSTM's cell ``[B, C]`` and activated gates ``[B, G]``
+    of each layer."""
 
-    hidden: Tensor
-    cell: Tensor | None = None
-    gates: Tensor | None = None
+    hidden: Layers
+    cell: Layers = ()
+    gates: Layers = ()
 
 
 class ControllerGrads(NamedTuple):
-    """Gradients of a step's projected input ``[B, G]`` and of what it started from."""
+    """Gradients of the gates of each layer ``[B, G]`` and of what the step started from.
 
-    d_projected: Tensor
+    The gates of the first layer are the projected input.
+    """
+
+    d_gates: Layers
     d_read_vectors: Tensor  # [B, R·M]
-    d_hidden: Tensor | None = None  # [B, C]
-    d_cell: Tensor | None = None  # [B, C]
+    d_hidden: Layers = ()  # [B, C] each
+    d_cell: Layers = ()  # [B, C] each
+
+
+class ControllerSaved(NamedTuple):
+    """What the controller saved of all steps; ``None`` where there is none of it."""
+
+    gates: Tensor | None  # [T, L, B, G], of an LSTM
+    cells: Tensor | None  # [T, L, B, C], of an LSTM
+    lower_hidden: Tensor | None  # [T, U, B, C], of the layers below the top
 
 
 class ControllerBackward(Protocol):
     """Undoes the steps of a controller, from the last to the first."""
 
-    def step(self, time: int, d_hidden: Tensor, d_cell: Tensor | None) -> ControllerGrads:
-        """The gradients of a step's inputs; ``d_hidden`` includes what came by the interface."""
+    def step(self, time: int, d_top: Tensor, d_hidden: Layers, d_cell: Layers) -> ControllerGrads:
+        """The gradients of a step's inputs.
+
+        ``d_top`` is the gradient of the top layer's hidden state by way of the interface and the
+        output. ``d_hidden`` and ``d_cell`` are those that the next step left.
+        """
 
 
 class Controller(Protocol):
     """The network between input and heads."""
 
     def step(
-        self, projected: Tensor, read_vectors: Tensor, hidden: Tensor | None, cell: Tensor | None
+        self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
     ) -> Controlled:
         """One step from ``projected [B, G]`` and ``read_vectors [B, R·M]``."""
 
-    def backward(
-        self, outputs: SequenceOutputs, gates: Tensor | None, cells: Tensor | None
-    ) -> ControllerBackward:
-        """The backward of all steps; gates ``[T, B, 4C]`` and cells ``[T, B, C]`` of an LSTM."""
+    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> ControllerBackward:
+        """The backward of all steps."""
 
 
 def controller_of(inputs: SequenceInputs) -> Controller:
@@ -62,97 +82,142 @@ def shifted_in(initial: Tensor, following: Tensor) -> Tensor:
     return torch.cat((initial.unsqueeze(0), following))[:-1]
 
 
+def hidden_of_layers(outputs: SequenceOutputs, lower_hidden: Tensor | None) -> Tensor:
+    """Hidden states of all layers ``[T, L, B, C]``."""
+    top = outputs.hidden.unsqueeze(1)
+    return top if lower_hidden is None else torch.cat((lower_hidden, top), 1)
+
+
 def weight_gradients(
-    d_projected: Tensor, d_interface: Tensor, inputs: SequenceInputs, outputs: SequenceOutputs
+    d_gates: Tensor,
+    d_interface: Tensor,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+    lower_hidden: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Gradients of the weights, which are products over all steps, by the names of the inputs.
 
-    From those of all steps' projected inputs ``[T, B, G]`` and interface vectors ``[T, B, P]``,
-    whose dtype they have.
+    From those of all steps' gates ``[T, L, B, G]`` and interface vectors ``[T, B, P]``, whose dtype
+    they have. ``lower_hidden [T, U, B, C]``: hidden states of the layers below the top.
     """
     dtype = d_interface.dtype
+    hidden = hidden_of_layers(outputs, lower_hidden)
+    initial_hidden = inputs.initial_hidden
+    before = None if initial_hidden is None else shifted_in(initial_hidden, hidden)
     seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
-    if inputs.initial_hidden is not None:
-        seen = torch.cat((seen, shifted_in(inputs.initial_hidden, outputs.hidden)), -1)
-    hidden = outputs.hidden.flatten(0, 1).to(dtype)
-    return {
-        "recurrent_weight": torch.mm(d_projected.flatten(0, 1).mT, seen.flatten(0, 1).to(dtype)),
-        "interface_weight": torch.mm(d_interface.flatten(0, 1).mT, hidden),
+    if before is not None:
+        seen = torch.cat((seen, before.select(1, 0)), -1)
+    d_first = d_gates.select(1, 0).flatten(0, 1)
+    found = {
+        "recurrent_weight": torch.mm(d_first.mT, seen.flatten(0, 1).to(dtype)),
+        "interface_weight": torch.mm(
+            d_interface.flatten(0, 1).mT, outputs.hidden.flatten(0, 1).to(dtype)
+        ),
         "interface_bias": d_interface.sum((0, 1)),
     }
+    if lower_hidden is not None:
+        above = lower_hidden if before is None else torch.cat((lower_hidden, before[:, 1:]), -1)
+        d_upper = d_gates[:, 1:].transpose(0, 1).flatten(1, 2)  # [U, T·B, G]
+        above = above.transpose(0, 1).flatten(1, 2).to(dtype)
+        found["upper_weight"] = torch.bmm(d_upper.mT, above)
+        found["upper_bias"] = d_upper.sum(1)
+    return found
+
+
+def _upper_layers(inputs: SequenceInputs) -> list[tuple[Tensor, Tensor]]:
+    """Weight ``[G, J]`` and bias ``[G]`` of each layer above the first."""
+    if inputs.upper_weight is None or inputs.upper_bias is None:
+        return []
+    return list(zip(inputs.upper_weight.unbind(0), inputs.upper_bias.unbind(0), strict=True))
 
 
 class Feedforward:
-    """``h = tanh(x̂ + W r)``."""
+    """``h = tanh(x̂ + W r)``; above it ``h = tanh(W h_below + b)``."""
 
     def __init__(self, inputs: SequenceInputs) -> None:
         self.weight = inputs.recurrent_weight
         self.weight_transposed = self.weight.mT
+        self.upper = _upper_layers(inputs)
 
     def step(
-        self, projected: Tensor, read_vectors: Tensor, hidden: Tensor | None, cell: Tensor | None
+        self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
     ) -> Controlled:
-        return Controlled(torch.addmm(projected, read_vectors, self.weight_transposed).tanh_())
+        layers = [torch.addmm(projected, read_vectors, self.weight_transposed).tanh_()]
+        for weight, bias in self.upper:
+            layers.append(torch.addmm(bias, layers[-1], weight.mT).tanh_())
+        return Controlled(tuple(layers))
 
-    def backward(
-        self, outputs: SequenceOutputs, gates: Tensor | None, cells: Tensor | None
-    ) -> FeedforwardBackward:
-        return FeedforwardBackward(self.weight, outputs)
+    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> FeedforwardBackward:
+        return FeedforwardBackward(self, hidden_of_layers(outputs, saved.lower_hidden))
 
 
 class FeedforwardBackward:
     """The backward of ``Feedforward``."""
 
-    def __init__(self, weight: Tensor, outputs: SequenceOutputs) -> None:
-        self.weight = weight
-        self.slopes = (1 - outputs.hidden.square()).unbind(0)
+    def __init__(self, controller: Feedforward, hidden: Tensor) -> None:
+        self.weight = controller.weight
+        self.upper_weights = [weight for weight, _ in controller.upper]
+        self.slopes = [of_step.unbind(0) for of_step in (1 - hidden.square()).unbind(0)]
 
-    def step(self, time: int, d_hidden: Tensor, d_cell: Tensor | None) -> ControllerGrads:
-        d_projected = d_hidden.mul_(self.slopes[time])
-        return ControllerGrads(d_projected, torch.mm(d_projected, self.weight))
+    def step(self, time: int, d_top: Tensor, d_hidden: Layers, d_cell: Layers) -> ControllerGrads:
+        first, *upper = self.slopes[time]
+        d_gates: list[Tensor] = []
+        d_layer = d_top
+        for slope, weight in zip(reversed(upper), reversed(self.upper_weights), strict=True):
+            d_gates.append(d_layer * slope)
+            d_layer = torch.mm(d_gates[-1], weight)
+        d_gates.append(d_layer * first)
+        return ControllerGrads(tuple(d_gates[::-1]), torch.mm(d_gates[-1], self.weight))
 
 
 class Lstm:
-    """Gates ``i, f, g, o = x̂ + W [r, h]``, ``c = f c + i g``, ``h = o tanh(c)``."""
+    """Gates ``i, f, g, o = x̂ + W [r, h]``, ``c = f c + i g``, ``h = o tanh(c)``; above the first
+    layer ``i, f, g, o = b + W [h_below, h]``."""
 
     def __init__(self, inputs: SequenceInputs) -> None:
         assert inputs.initial_cell is not None
         self.weight = inputs.recurrent_weight
         self.weight_transposed = self.weight.mT
+        self.upper = _upper_layers(inputs)
         self.initial_cell = inputs.initial_cell
 
     def step(
-        self, projected: Tensor, read_vectors: Tensor, hidden: Tensor | None, cell: Tensor | None
+        self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
     ) -> Controlled:
-        assert hidden is not None
-        assert cell is not None
-        seen = torch.cat((read_vectors, hidden), -1)
+        seen = torch.cat((read_vectors, hidden[0]), -1)
         gates = torch.addmm(projected, seen, self.weight_transposed)
+        layers = [self._layer(gates, cell[0])]
+        for (weight, bias), own, before in zip(self.upper, hidden[1:], cell[1:], strict=True):
+            below, _, _ = layers[-1]
+            gates = torch.addmm(bias, torch.cat((below, own), -1), weight.mT)
+            layers.append(self._layer(gates, before))
+        return Controlled(*zip(*layers, strict=True))
+
+    def _layer(self, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden state, cell and activated gates of one layer."""
         size = cell.shape[-1]
         activated = torch.sigmoid(gates)
         candidate = activated.narrow(-1, 2 * size, size)
         torch.tanh(gates.narrow(-1, 2 * size, size), out=candidate)
         input_gate, forget_gate, candidate, output_gate = activated.chunk(4, -1)
         cell = torch.addcmul(forget_gate * cell, input_gate, candidate)
-        return Controlled(output_gate * torch.tanh(cell), cell, activated)
+        return output_gate * torch.tanh(cell), cell, activated
 
-    def backward(
-        self, outputs: SequenceOutputs, gates: Tensor | None, cells: Tensor | None
-    ) -> LstmBackward:
-        assert gates is not None
-        assert cells is not None
-        return LstmBackward(self, gates, cells)
+    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> LstmBackward:
+        assert saved.gates is not None
+        assert saved.cells is not None
+        return LstmBackward(self, saved.gates, saved.cells)
 
 
 class LstmBackward:
     """For all steps at once, the factors that turn dc and dh into the gradients of the gates.
 
-    ``gate_slopes [T, B, 4C]`` are factors of dc for i, f, g and of dh for o, ``cell_slopes`` are
-    dh/dc ``[T, B, C]``.
+    ``gate_slopes [T, L, B, 4C]`` are factors of dc for i, f, g and of dh for o, ``cell_slopes`` are
+    dh/dc ``[T, L, B, C]``.
     """
 
     def __init__(self, lstm: Lstm, gates: Tensor, cells: Tensor) -> None:
-        self.weight = lstm.weight
+        self.weights = [lstm.weight, *(weight for weight, _ in lstm.upper)]
         input_gate, forget_gate, candidate, output_gate = gates.chunk(4, -1)
         squashed = torch.tanh(cells)
         previous_cells = shifted_in(lstm.initial_cell, cells)
@@ -162,15 +227,27 @@ class LstmBackward:
             input_gate * (1 - candidate.square()),
             squashed * output_gate * (1 - output_gate),
         )
-        self.gate_slopes = torch.cat(slopes, -1).unbind(0)
-        self.cell_slopes = (output_gate * (1 - squashed.square())).unbind(0)
-        self.forget_gates = forget_gate.unbind(0)
+        self.gate_slopes = _by_step(torch.cat(slopes, -1))
+        self.cell_slopes = _by_step(output_gate * (1 - squashed.square()))
+        self.forget_gates = _by_step(forget_gate)
 
-    def step(self, time: int, d_hidden: Tensor, d_cell: Tensor | None) -> ControllerGrads:
-        assert d_cell is not None
-        size = d_hidden.shape[-1]
-        d_cell = torch.addcmul(d_cell, d_hidden, self.cell_slopes[time])
-        d_gates = torch.cat((d_cell, d_cell, d_cell, d_hidden), -1).mul_(self.gate_slopes[time])
-        d_seen = torch.mm(d_gates, self.weight)
-        d_read_vectors, d_before = d_seen.split((d_seen.shape[-1] - size, size), -1)
-        return ControllerGrads(d_gates, d_read_vectors, d_before, d_cell * self.forget_gates[time])
+    def step(self, time: int, d_top: Tensor, d_hidden: Layers, d_cell: Layers) -> ControllerGrads:
+        d_seen = d_top
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for layer in reversed(range(len(self.weights))):
+            d_h = d_seen + d_hidden[layer]
+            d_c = torch.addcmul(d_cell[layer], d_h, self.cell_slopes[time][layer])
+            d_gates = torch.cat((d_c, d_c, d_c, d_h), -1).mul_(self.gate_slopes[time][layer])
+            d_seen = torch.mm(d_gates, self.weights[layer])
+            size = d_h.shape[-1]
+            d_seen, d_before = d_seen.split((d_seen.shape[-1] - size, size), -1)
+            found.append((d_gates, d_before, d_c * self.forget_gates[time][layer]))
+        d_gates_of, d_hidden, d_cell = zip(*reversed(found), strict=True)
+        return ControllerGrads(d_gates_of, d_seen, d_hidden, d_cell)
+
+
+def _by_step(parts: Tensor) -> list[Layers]:
+    """The parts ``[T, L, …]`` as a tuple of layers for each step."""
+    steps, layers = parts.shape[:2]
+    flat = parts.flatten(0, 1).unbind(0)
+    return [flat[step * layers : (step + 1) * layers] for step in range(steps)]

@@ -9,7 +9,7 @@ through its steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 import torch
@@ -17,7 +17,13 @@ from torch import Tensor
 
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.address import Addressing, Similarity, address
-from ntm_kernels.backends.torch.controller import controller_of, shifted_in, weight_gradients
+from ntm_kernels.backends.torch.controller import (
+    ControllerSaved,
+    Layers,
+    controller_of,
+    shifted_in,
+    weight_gradients,
+)
 from ntm_kernels.backends.torch.interface import activate, activate_backward, activation_slopes
 from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
 from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
@@ -33,8 +39,13 @@ class Saved(NamedTuple):
     checkpoints: Annotated[Tensor, Field("Q B N M")]
     weightings: Annotated[Tensor, Field("T B H N")]
     interface: Annotated[Tensor, Field("T B P")]
-    gates: Annotated[Tensor | None, Field("T B G", when="is_lstm")]
-    cells: Annotated[Tensor | None, Field("T B C", when="is_lstm")]
+    gates: Annotated[Tensor | None, Field("T L B G", when="is_lstm")]
+    cells: Annotated[Tensor | None, Field("T L B C", when="is_lstm")]
+    lower_hidden: Annotated[Tensor | None, Field("T U B C", when="is_deep")] = None
+
+    @property
+    def controller(self) -> ControllerSaved:
+        return ControllerSaved(self.gates, self.cells, self.lower_hidden)
 
 
 class State(NamedTuple):
@@ -43,19 +54,21 @@ class State(NamedTuple):
     memory: Tensor  # [B, N, M]
     weightings: Tensor  # [B, H, N]
     read_vectors: Tensor  # [B, R·M]
-    hidden: Tensor | None  # [B, C], LSTM only
-    cell: Tensor | None  # [B, C], LSTM only
+    hidden: Layers = ()  # [B, C] of each layer, LSTM only
+    cell: Layers = ()  # [B, C] of each layer, LSTM only
 
 
 class Kept(NamedTuple):
-    """What of a step is stacked over all steps; ``None`` where nobody asks for it."""
+    """What of a step is stacked over all steps, a tuple of the tensors ``[B, …]`` of each layer or
+    of one; empty where nobody asks for it."""
 
-    hidden: Tensor  # [B, C], 0 beyond a sequence's length, as the next
-    read_vectors: Tensor  # [B, R·M]
-    weightings: Tensor | None  # [B, H, N]
-    interface: Tensor | None  # [B, P]
-    gates: Tensor | None  # [B, G], LSTM only
-    cell: Tensor | None  # [B, C], LSTM only
+    hidden: Layers  # [B, C] of the top, 0 beyond a sequence's length, as the next
+    read_vectors: Layers  # [B, R·M]
+    weightings: Layers  # [B, H, N]
+    interface: Layers  # [B, P]
+    gates: Layers  # [B, G] of each layer, LSTM only
+    cell: Layers  # [B, C] of each layer, LSTM only
+    lower_hidden: Layers  # [B, C] of each layer below the top
 
 
 class Sequence(ProjectedSequence[Saved]):
@@ -103,8 +116,8 @@ def sequence(
         memory=inputs.initial_memory,
         weightings=inputs.initial_weightings,
         read_vectors=inputs.initial_read_vectors.flatten(1),
-        hidden=inputs.initial_hidden,
-        cell=inputs.initial_cell,
+        hidden=apart(inputs.initial_hidden),
+        cell=apart(inputs.initial_cell),
     )
     one_step = _OneStep(inputs, sizes, save_for_backward)
     checkpoints: list[Tensor] = []
@@ -126,7 +139,8 @@ def sequence(
         weightings=steps.weightings,
         interface=steps.interface,
         gates=steps.gates,
-        cells=steps.cell,
+        cells=steps.cells,
+        lower_hidden=steps.lower_hidden,
     )
 
 
@@ -143,7 +157,7 @@ class _OneStep:
 
     def __call__(self, x: Tensor, active: Tensor | None, state: State) -> tuple[State, Kept]:
         hidden, cell, gates = self.controller.step(x, state.read_vectors, state.hidden, state.cell)
-        interface = torch.addmm(self.interface_bias, hidden, self.interface_weight)
+        interface = torch.addmm(self.interface_bias, hidden[-1], self.interface_weight)
         heads = activate(interface, self.layout)
         after = step(HeadsInputs(state.memory, heads, state.weightings), self.sizes.num_read_heads)
         read_vectors = after.read_vectors.flatten(1)
@@ -151,34 +165,75 @@ class _OneStep:
             memory=after.memory,
             weightings=after.weightings,
             read_vectors=read_vectors,
-            hidden=hidden if self.sizes.is_lstm else None,
+            hidden=hidden if cell else (),
             cell=cell,
         )
+        *lower_hidden, top = hidden
         if active is not None:
-            hidden = hidden.masked_fill(~active, 0)
+            top = top.masked_fill(~active, 0)
             read_vectors = read_vectors.masked_fill(~active, 0)
             new = hold(active, new, state)
         return new, Kept(
-            hidden=hidden,
-            read_vectors=read_vectors,
-            weightings=new.weightings if self.keep else None,
-            interface=interface if self.keep else None,
-            gates=gates if self.save else None,
-            cell=new.cell if self.save else None,
+            hidden=(top,),
+            read_vectors=(read_vectors,),
+            weightings=(new.weightings,) if self.keep else (),
+            interface=(interface,) if self.keep else (),
+            gates=gates if self.save else (),
+            cell=new.cell if self.save else (),
+            lower_hidden=tuple(lower_hidden) if self.save else (),
         )
 
 
-def _stacked(kept: list[Kept]) -> Kept:
-    """The steps ``[T, …]`` of each part."""
+class Steps(NamedTuple):
+    """What is kept of all steps; ``None`` where nobody asks for it."""
 
-    def stack(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-        there = [part for part in parts if part is not None]
-        return torch.stack(there) if there else None
+    hidden: Tensor  # [T, B, C]
+    read_vectors: Tensor  # [T, B, R·M]
+    weightings: Tensor | None  # [T, B, H, N]
+    interface: Tensor | None  # [T, B, P]
+    gates: Tensor | None  # [T, L, B, G]
+    cells: Tensor | None  # [T, L, B, C]
+    lower_hidden: Tensor | None  # [T, U, B, C]
 
-    return Kept(*map(stack, zip(*kept, strict=True)))  # type: ignore[arg-type]
+
+def _stacked(kept: list[Kept]) -> Steps:
+    def all_steps(of: Callable[[Kept], Layers]) -> Tensor | None:
+        """``[T · layers, B, …]``."""
+        parts = [part for step in kept for part in of(step)]
+        return torch.stack(parts) if parts else None
+
+    def of_layers(of: Callable[[Kept], Layers]) -> Tensor | None:
+        parts = all_steps(of)
+        return None if parts is None else parts.unflatten(0, (len(kept), -1))
+
+    hidden, read_vectors = (
+        all_steps(lambda one: one.hidden),
+        all_steps(lambda one: one.read_vectors),
+    )
+    assert hidden is not None
+    assert read_vectors is not None
+    return Steps(
+        hidden=hidden,
+        read_vectors=read_vectors,
+        weightings=all_steps(lambda one: one.weightings),
+        interface=all_steps(lambda one: one.interface),
+        gates=of_layers(lambda one: one.gates),
+        cells=of_layers(lambda one: one.cell),
+        lower_hidden=of_layers(lambda one: one.lower_hidden),
+    )
 
 
-def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
+def apart(parts: Tensor | None) -> Layers:
+    """The tensor ``[B, …]`` of each layer from those of all ``[L, B, …]``."""
+    return () if parts is None else parts.unbind(0)
+
+
+def together(layers: Layers) -> Tensor | None:
+    """The inverse of ``apart``."""
+    return torch.stack(layers) if layers else None
+
+
+def _outputs(steps: Steps, state: State, sizes: Sizes) -> SequenceOutputs:
     read_shape = (sizes.batch, sizes.num_read_heads, sizes.word_size)
     trace_interface = None
     if sizes.return_trace and steps.interface is not None:
@@ -189,8 +244,8 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
         final_memory=state.memory,
         final_weightings=state.weightings,
         final_read_vectors=state.read_vectors.view(read_shape),
-        final_hidden=state.hidden,
-        final_cell=state.cell,
+        final_hidden=together(state.hidden),
+        final_cell=together(state.cell),
         trace_weightings=steps.weightings if sizes.return_trace else None,
         trace_interface=trace_interface,
     )
@@ -199,12 +254,16 @@ def _outputs(steps: Kept, state: State, sizes: Sizes) -> SequenceOutputs:
 def hold(active: Tensor, new: State, old: State) -> State:
     """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
 
-    def one(after: Tensor | None, before: Tensor | None) -> Tensor | None:
-        if after is None or before is None:
-            return None
+    def one(after: Tensor, before: Tensor) -> Tensor:
         return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
 
-    return State(*map(one, new, old))  # type: ignore[arg-type]
+    return State(
+        memory=one(new.memory, old.memory),
+        weightings=one(new.weightings, old.weightings),
+        read_vectors=one(new.read_vectors, old.read_vectors),
+        hidden=tuple(map(one, new.hidden, old.hidden)),
+        cell=tuple(map(one, new.cell, old.cell)),
+    )
 
 
 def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
@@ -225,16 +284,27 @@ def sequence_backward(
         memory=grads.final_memory,
         weightings=grads.final_weightings,
         read_vectors=grads.final_read_vectors.flatten(1),
-        hidden=grads.final_hidden,
-        cell=grads.final_cell,
+        hidden=apart(grads.final_hidden),
+        cell=apart(grads.final_cell),
     )
     for segment in reversed(range(sizes.num_checkpoints)):
         start = segment * sizes.checkpoint_every
         stop = min(start + sizes.checkpoint_every, sizes.time)
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
-    d_projected, d_interface = undo.outside_heads.collected()
-    return _input_gradients(inputs, outputs, d_projected, d_interface, d_state)
+    d_gates, d_interface = undo.outside_heads.collected()
+    return SequenceInputs(
+        x=d_gates.select(1, 0),
+        **weight_gradients(d_gates, d_interface, inputs, outputs, saved.lower_hidden),
+        initial_memory=d_state.memory,
+        initial_weightings=d_state.weightings,
+        initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),
+        initial_hidden=together(d_state.hidden),
+        initial_cell=together(d_state.cell),
+        lengths=None,
+        input_weight=None,
+        input_bias=None,
+    )
 
 
 class Replayed(NamedTuple):
@@ -260,10 +330,10 @@ class UndoOutsideHeads:
     ) -> None:
         self.interface_weight = inputs.interface_weight
         self.d_hidden = grads.hidden.unbind(0)
-        self.controller = controller_of(inputs).backward(outputs, saved.gates, saved.cells)
+        self.controller = controller_of(inputs).backward(outputs, saved.controller)
         inside = inside_steps(inputs, sizes)
         self.inside = None if inside is None else inside.unbind(0)
-        self.d_projected: list[Tensor] = []
+        self.d_gates: list[Layers] = []
         self.d_interface: list[Tensor] = []
 
     def __call__(
@@ -279,12 +349,9 @@ class UndoOutsideHeads:
         The heads found the gradients of the interface vector, and of the memory and the
         weightings before the step.
         """
-        d_hidden = self.d_hidden[time]
-        if d_after.hidden is not None:
-            d_hidden = d_after.hidden + d_hidden
-        d_hidden = torch.addmm(d_hidden, d_interface, self.interface_weight)
-        found = self.controller.step(time, d_hidden, d_after.cell)
-        d_projected = found.d_projected
+        d_top = torch.addmm(self.d_hidden[time], d_interface, self.interface_weight)
+        found = self.controller.step(time, d_top, d_after.hidden, d_after.cell)
+        d_gates = found.d_gates
         d_before = State(
             memory=d_memory,
             weightings=d_weightings,
@@ -295,15 +362,17 @@ class UndoOutsideHeads:
         if self.inside is not None:
             active = self.inside[time]
             d_interface = d_interface.masked_fill(~active, 0)
-            d_projected = d_projected.masked_fill(~active, 0)
+            d_gates = tuple(of_layer.masked_fill(~active, 0) for of_layer in d_gates)
             d_before = hold(active, d_before, d_after)
-        self.d_projected.append(d_projected)
+        self.d_gates.append(d_gates)
         self.d_interface.append(d_interface)
         return d_before
 
     def collected(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the projected input and of the interface vectors of all steps."""
-        return torch.stack(self.d_projected[::-1]), torch.stack(self.d_interface[::-1])
+        """Gradients of the gates ``[T, L, B, G]`` and of the interface vectors ``[T, B, P]``."""
+        d_gates = [of_layer for of_step in reversed(self.d_gates) for of_layer in of_step]
+        by_step = torch.stack(d_gates).unflatten(0, (len(self.d_gates), -1))
+        return by_step, torch.stack(self.d_interface[::-1])
 
 
 class _UndoStep:
@@ -378,24 +447,3 @@ class _UndoStep:
                 written = torch.where(active, written, memories[-1])
             memories.append(written)
         return memories
-
-
-def _input_gradients(
-    inputs: SequenceInputs,
-    outputs: SequenceOutputs,
-    d_projected: Tensor,
-    d_interface: Tensor,
-    d_state: State,
-) -> SequenceInputs:
-    return SequenceInputs(
-        x=d_projected,
-        **weight_gradients(d_projected, d_interface, inputs, outputs),
-        initial_memory=d_state.memory,
-        initial_weightings=d_state.weightings,
-        initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),
-        initial_hidden=d_state.hidden,
-        initial_cell=d_state.cell,
-        lengths=None,
-        input_weight=None,
-        input_bias=None,
-    )

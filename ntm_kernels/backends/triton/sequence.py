@@ -1,4 +1,7 @@
-"""``sequence``: in one launch where one program can hold the memory over all steps, else a loop."""
+"""``sequence`` in one launch or as a loop of steps.
+
+One launch serves controllers of one layer whose memory one program can hold over all steps.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.backends.torch.lift import lower
 from ntm_kernels.backends.torch.sequence import Saved, activated
 from ntm_kernels.backends.triton import sequence_as_step_loop, sequence_in_one_launch
+from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
@@ -25,8 +29,7 @@ class Sequence(ProjectedSequence[Saved]):
     def forward_projected(
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
-        dtype = inputs.initial_memory.dtype
-        row = self.launcher.table.fitting(sizes, dtype, sequence=True)
+        row = self._row(inputs, sizes)
         if row is None:
             outputs, kept = sequence_as_step_loop.forward(
                 self.step, inputs, sizes, save_for_backward
@@ -53,14 +56,21 @@ class Sequence(ProjectedSequence[Saved]):
         saved: Saved,
         sizes: Sizes,
     ) -> SequenceInputs:
-        row = self.launcher.table.fitting(sizes, inputs.initial_memory.dtype, sequence=True)
+        row = self._row(inputs, sizes)
         if row is None:
-            found, d_interface = sequence_as_step_loop.backward(
+            found, d_gates, d_interface = sequence_as_step_loop.backward(
                 self.step, self.write, grads, inputs, outputs, saved, sizes
             )
         else:
             found, d_interface = sequence_in_one_launch.backward(
                 self.launcher, row, grads, inputs, outputs, saved, sizes
             )
-        found = found._replace(**weight_gradients(found.x, d_interface, inputs, outputs))
-        return lower(found, inputs)
+            d_gates = found.x.unsqueeze(1)
+        d_weights = weight_gradients(d_gates, d_interface, inputs, outputs, saved.lower_hidden)
+        return lower(found._replace(x=d_gates.select(1, 0), **d_weights), inputs)
+
+    def _row(self, inputs: SequenceInputs, sizes: Sizes) -> OnChip | None:
+        """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
+        if sizes.is_deep:
+            return None
+        return self.launcher.table.fitting(sizes, inputs.initial_memory.dtype, sequence=True)

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from ntm_kernels.backends.torch.controller import controller_of, shifted_in
 from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
-from ntm_kernels.backends.torch.sequence import Saved, State, UndoOutsideHeads, hold, inside_steps
+from ntm_kernels.backends.torch.sequence import (
+    Saved,
+    State,
+    UndoOutsideHeads,
+    apart,
+    hold,
+    inside_steps,
+    together,
+)
 from ntm_kernels.backends.triton.records import some
 from ntm_kernels.backends.triton.sequence_in_one_launch import empty_kept
 from ntm_kernels.backends.triton.step import Step
@@ -41,8 +49,8 @@ def forward(
         memory=inputs.initial_memory,
         weightings=inputs.initial_weightings,
         read_vectors=inputs.initial_read_vectors.flatten(1),
-        hidden=inputs.initial_hidden,
-        cell=inputs.initial_cell,
+        hidden=apart(inputs.initial_hidden),
+        cell=apart(inputs.initial_cell),
     )
     for time in range(sizes.time):
         state = one_step(time, state)
@@ -53,8 +61,8 @@ def forward(
         final_memory=state.memory,
         final_weightings=state.weightings,
         final_read_vectors=state.read_vectors.view(sizes.shape("B R M")),
-        final_hidden=state.hidden,
-        final_cell=state.cell,
+        final_hidden=together(state.hidden),
+        final_cell=together(state.cell),
     )
     return lower(outputs, inputs), one_step.kept
 
@@ -84,7 +92,8 @@ class _OneStep:
         hidden, cell, gates = self.controller.step(
             self.projected[time], state.read_vectors, state.hidden, state.cell
         )
-        interface = torch.addmm(self.interface_bias, hidden, self.interface_weight)
+        *lower_hidden, top = hidden
+        interface = torch.addmm(self.interface_bias, top, self.interface_weight)
         given = StepInputs(state.memory, interface, state.weightings)
         after, _ = self.step.forward(given, self.sizes, False)
         read_vectors = after.read_vectors.flatten(1)
@@ -92,22 +101,26 @@ class _OneStep:
             memory=after.memory,
             weightings=after.weightings,
             read_vectors=read_vectors,
-            hidden=hidden if self.sizes.is_lstm else None,
+            hidden=hidden if cell else (),
             cell=cell,
         )
         if self.active is not None:
             active = self.active[time]
             new = hold(active, new, state)
-            hidden = hidden.masked_fill(~active, 0)
+            top = top.masked_fill(~active, 0)
             read_vectors = read_vectors.masked_fill(~active, 0)
-        self.hidden.append(hidden)
+        self.hidden.append(top)
         self.read_vectors.append(read_vectors)
         if kept.weightings is not None and kept.interface is not None:
             kept.weightings[time], kept.interface[time] = new.weightings, interface
-        if kept.gates is not None and gates is not None:
-            kept.gates[time] = gates
-        if kept.cells is not None and new.cell is not None:
-            kept.cells[time] = new.cell
+        for whole, layers in (
+            (kept.gates, gates),
+            (kept.cells, new.cell),
+            (kept.lower_hidden, lower_hidden),
+        ):
+            if whole is not None:
+                for index, of_layer in enumerate(layers):
+                    whole[time, index] = of_layer
         return new
 
 
@@ -119,8 +132,9 @@ def backward(
     outputs: SequenceOutputs,
     saved: Saved,
     sizes: Sizes,
-) -> tuple[SequenceInputs, Tensor]:
-    """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
+) -> tuple[SequenceInputs, Tensor, Tensor]:
+    """Gradients of the initial state, of the gates ``[T, L, B, G]``, of the interface vectors
+    ``[T, B, P]``."""
     given = with_zeros(lift(grads), sizes, saved.checkpoints)
     undo = _UndoStep(step, given, inputs, outputs, saved, sizes)
     rewrite = _Rewrite(write, undo.outside_heads.inside, saved, sizes)
@@ -128,8 +142,8 @@ def backward(
         memory=given.final_memory,
         weightings=given.final_weightings,
         read_vectors=given.final_read_vectors.flatten(1),
-        hidden=given.final_hidden,
-        cell=given.final_cell,
+        hidden=apart(given.final_hidden),
+        cell=apart(given.final_cell),
     )
     for segment in reversed(range(sizes.num_checkpoints)):
         start = segment * sizes.checkpoint_every
@@ -137,17 +151,16 @@ def backward(
         memories = rewrite(segment, start, stop)
         for time, memory in reversed(list(enumerate(memories, start))):
             d_state = undo(time, memory, d_state)
-    d_projected, d_interface = undo.outside_heads.collected()
+    d_gates, d_interface = undo.outside_heads.collected()
     found = some(
         SequenceInputs,
-        x=d_projected,
         initial_memory=d_state.memory,
         initial_weightings=d_state.weightings,
         initial_read_vectors=d_state.read_vectors.view(sizes.shape("B R M")),
-        initial_hidden=d_state.hidden,
-        initial_cell=d_state.cell,
+        initial_hidden=together(d_state.hidden),
+        initial_cell=together(d_state.cell),
     )
-    return found, d_interface
+    return found, d_gates, d_interface
 
 
 class _UndoStep:
