@@ -42,7 +42,7 @@ class ControllerGrads(NamedTuple):
     d_cell: Layers = ()  # [B, C] each
 
 
-class ControllerSaved(NamedTuple):
+class ControllerPast(NamedTuple):
     """What the controller saved of all steps; ``None`` where there is none of it."""
 
     gates: Tensor | None  # [T, L, B, G], of an LSTM
@@ -69,7 +69,7 @@ class Controller(Protocol):
     ) -> Controlled:
         """One step from ``projected [B, G]`` and ``read_vectors [B, R·M]``."""
 
-    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> ControllerBackward:
+    def backward(self, outputs: SequenceOutputs, saved: ControllerPast) -> ControllerBackward:
         """The backward of all steps."""
 
 
@@ -147,7 +147,7 @@ class Feedforward:
             layers.append(torch.addmm(bias, layers[-1], weight.mT).tanh_())
         return Controlled(tuple(layers))
 
-    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> FeedforwardBackward:
+    def backward(self, outputs: SequenceOutputs, saved: ControllerPast) -> FeedforwardBackward:
         return FeedforwardBackward(self, hidden_of_layers(outputs, saved.lower_hidden))
 
 
@@ -203,7 +203,7 @@ class Lstm:
         cell = torch.addcmul(forget_gate * cell, input_gate, candidate)
         return output_gate * torch.tanh(cell), cell, activated
 
-    def backward(self, outputs: SequenceOutputs, saved: ControllerSaved) -> LstmBackward:
+    def backward(self, outputs: SequenceOutputs, saved: ControllerPast) -> LstmBackward:
         assert saved.gates is not None
         assert saved.cells is not None
         return LstmBackward(self, saved.gates, saved.cells)

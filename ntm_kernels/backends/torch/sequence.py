@@ -18,7 +18,7 @@ from torch import Tensor
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.address import Addressing, Similarity, address
 from ntm_kernels.backends.torch.controller import (
-    ControllerSaved,
+    ControllerPast,
     Layers,
     controller_of,
     shifted_in,
@@ -44,8 +44,8 @@ class Saved(NamedTuple):
     lower_hidden: Annotated[Tensor | None, Field("T U B C", when="is_deep")] = None
 
     @property
-    def controller(self) -> ControllerSaved:
-        return ControllerSaved(self.gates, self.cells, self.lower_hidden)
+    def controller(self) -> ControllerPast:
+        return ControllerPast(self.gates, self.cells, self.lower_hidden)
 
 
 class State(NamedTuple):
