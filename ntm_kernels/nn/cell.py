@@ -106,7 +106,7 @@ class NTMCell(nn.Module):
     Args:
         input_size: size of the input x.
         hidden_size: width C of the controller's output.
-        memory_size: memory locations N.
+        memory_size: memory locations N; no weight has this size, see the attribute.
         word_size: elements M of one location.
         num_read_heads, num_write_heads: R and W.
         shift_range: largest shift of a head's focus in one step, in rows.
@@ -175,7 +175,7 @@ class NTMCell(nn.Module):
         super().__init__()
         self.input_size = positive_int("NTMCell", "input_size", input_size)
         self.hidden_size = positive_int("NTMCell", "hidden_size", hidden_size)
-        self.memory_size = positive_int("NTMCell", "memory_size", memory_size)
+        memory_size = positive_int("NTMCell", "memory_size", memory_size)
         self.word_size = positive_int("NTMCell", "word_size", word_size)
         self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
@@ -208,7 +208,7 @@ class NTMCell(nn.Module):
             self.interface = nn.Linear(self.hidden_size, self.layout.size, **factory)
         self.start = StartingPoint(
             start,
-            self.memory_size,
+            memory_size,
             self.word_size,
             self.num_read_heads,
             self.layout.num_heads,
@@ -252,10 +252,42 @@ class NTMCell(nn.Module):
         if bias is not None:
             nn.init.normal_(bias, std=0.01)
 
-    def initial_state(self, batch_size: int) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences."""
-        batch_size = check_batch_size("NTMCell.initial_state", batch_size)
-        memory, weightings, reads = self.start(batch_size, *self._dtype_and_device())
+    @property
+    def memory_size(self) -> int:
+        """Memory locations N of a state that starts anew.
+
+        No weight has this size: set it, and the trained cell goes on with a larger or a smaller
+        memory. Raises ``ValueError`` where a learned or given part of the initial state has it.
+        """
+        return self.start.memory_size
+
+    @memory_size.setter
+    def memory_size(self, memory_size: int) -> None:
+        self.start.memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
+
+    def allowed_memory_size(self, owner: str, memory_size: int) -> int:
+        """``memory_size`` as an ``int``; raises where the initial state has another one."""
+        memory_size = positive_int(owner, "memory_size", memory_size)
+        fixed = self.start.fixed_by
+        if fixed is not None and memory_size != self.memory_size:
+            raise ValueError(
+                f"{owner}: memory_size must be {self.memory_size}, since {fixed}, got "
+                f"{memory_size}; a model whose InitialState has constant memory and one-hot or "
+                "uniform weightings takes any"
+            )
+        return memory_size
+
+    def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
+        """The state before the first step of ``batch_size`` sequences.
+
+        ``memory_size``: its memory locations, ``None``: those of the cell.
+        """
+        owner = "NTMCell.initial_state"
+        batch_size = check_batch_size(owner, batch_size)
+        size = self.memory_size
+        if memory_size is not None:
+            size = self.allowed_memory_size(owner, memory_size)
+        memory, weightings, reads = self.start(batch_size, size, *self._dtype_and_device())
         return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
@@ -428,12 +460,18 @@ class NTMCell(nn.Module):
         check_input(owner, name, x, forms, self.input_size, *self._dtype_and_device())
 
     def check_state(self, owner: str, state: NTMState, batch: int | None) -> NTMState:
-        """The state, whose parts must be of the cell's sizes, after the batch if there is one."""
+        """The state, whose parts must be of the cell's sizes, after the batch if there is one.
+
+        It may have another number of locations than the cell, where no learned or given part of
+        the initial state has that number.
+        """
         sizes = StateSizes(
-            (self.memory_size, self.word_size),
-            (self.num_read_heads + self.num_write_heads, self.memory_size),
-            (self.num_read_heads, self.word_size),
+            self.memory_size,
+            self.word_size,
+            self.num_read_heads,
+            self.layout.num_heads,
             getattr(self.controller, "state_sizes", None),
+            self.start.fixed_by,
         )
         return check_state(owner, state, sizes, batch)
 

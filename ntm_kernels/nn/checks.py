@@ -15,15 +15,18 @@ from ntm_kernels.torch_private import is_tracing
 
 
 class StateSizes(NamedTuple):
-    """Shapes of the parts of an ``NTMState`` without the batch.
+    """The sizes of the parts of an ``NTMState``.
 
-    ``controller`` is a nest of sizes, ``None`` where any state will do.
+    ``controller`` is a nest of sizes, ``None`` where any state will do. ``fixed_by`` says why
+    ``memory_size`` is the only one possible, and is ``None`` where it is not.
     """
 
-    memory: tuple[int, int]
-    weightings: tuple[int, int]
-    read_vectors: tuple[int, int]
+    memory_size: int
+    word_size: int
+    num_read_heads: int
+    num_heads: int
     controller: Any
+    fixed_by: str | None
 
 
 def check_dtype(owner: str, dtype: Any) -> None:
@@ -75,15 +78,31 @@ def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) ->
     """The state; every part must be of its size, after the batch or, with ``None``, alone."""
     state = require_state(owner, state)
     lead = () if batch is None else (batch,)
-    _check_part(owner, "memory", state.memory, (*lead, *sizes.memory))
-    _check_part(owner, "weightings", state.weightings, (*lead, *sizes.weightings))
-    _check_part(owner, "read_vectors", state.read_vectors, (*lead, *sizes.read_vectors))
+    rows = sizes.memory_size
+    if isinstance(state.memory, Tensor) and state.memory.dim() == len(lead) + 2:
+        rows = _check_rows(owner, state.memory.shape[-2], sizes)
+    _check_part(owner, "memory", state.memory, (*lead, rows, sizes.word_size))
+    _check_part(owner, "weightings", state.weightings, (*lead, sizes.num_heads, rows))
+    reads = (*lead, sizes.num_read_heads, sizes.word_size)
+    _check_part(owner, "read_vectors", state.read_vectors, reads)
     if sizes.controller is not None and not _fits(state.controller, sizes.controller, lead):
         raise ValueError(
             f"{owner}: state.controller must be {_shown(sizes.controller, lead)}, "
             f"got {shapes_of(state.controller)}"
         )
     return state
+
+
+def _check_rows(owner: str, rows: int, sizes: StateSizes) -> int:
+    """The number of locations in a state, which the module must be able to take."""
+    if rows == sizes.memory_size or (sizes.fixed_by is None and rows > 0):
+        return rows
+    if sizes.fixed_by is None:
+        raise ValueError(f"{owner}: state.memory must have at least one location, got {rows}")
+    raise ValueError(
+        f"{owner}: state.memory must have memory_size={sizes.memory_size} locations, since "
+        f"{sizes.fixed_by}, got {rows}"
+    )
 
 
 def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> None:

@@ -41,9 +41,10 @@ class NTM(nn.Module):
 
     - x ``[T, B, input_size]``, ``[B, T, input_size]`` with ``batch_first``, unbatched
       ``[T, input_size]``, or a ``PackedSequence`` (the output is then one too).
-    - state: an ``NTMState`` to go on from; ``state.detach()`` cuts the graph between calls. The
-      learned initial state then has no gradient: ``DistributedDataParallel`` needs
-      ``find_unused_parameters=True``.
+    - state: an ``NTMState`` to go on from, of any number of memory locations where no learned or
+      given part of the initial state fixes that number (``memory_size``). ``state.detach()`` cuts
+      the graph between calls. The learned initial state then has no gradient:
+      ``DistributedDataParallel`` needs ``find_unused_parameters=True``.
     - lengths: steps of each sequence, ``[B]`` integers, a tensor, an array or a list (under
       ``torch.compile`` a tensor: lists are compiled anew for their values). Outputs beyond are 0,
       the final state is the one at the length, and padding has no influence.
@@ -139,9 +140,32 @@ class NTM(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def initial_state(self, batch_size: int) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences."""
-        return self.cell.initial_state(check_batch_size("NTM.initial_state", batch_size))
+    @property
+    def memory_size(self) -> int:
+        """Memory locations N of a state that starts anew: ``cell.memory_size``, which it sets too.
+
+        >>> model = NTM(input_size=8, output_size=8, hidden_size=32, memory_size=16)
+        >>> model.memory_size = 4096
+        >>> _, state = model(torch.randn(3, 1, 8))
+        >>> state.memory.shape
+        torch.Size([1, 4096, 20])
+        """
+        return self.cell.memory_size
+
+    @memory_size.setter
+    def memory_size(self, memory_size: int) -> None:
+        allowed = self.cell.allowed_memory_size("NTM.memory_size", memory_size)
+        self.cell.memory_size = allowed
+
+    def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
+        """The state before the first step of ``batch_size`` sequences.
+
+        ``memory_size``: its memory locations, ``None``: those of the model.
+        """
+        batch_size = check_batch_size("NTM.initial_state", batch_size)
+        if memory_size is not None:
+            self.cell.allowed_memory_size("NTM.initial_state", memory_size)
+        return self.cell.initial_state(batch_size, memory_size)
 
     def forward(
         self,

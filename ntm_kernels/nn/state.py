@@ -171,12 +171,11 @@ class StartingPoint(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
+        self.memory_size, self.word_size = memory_size, word_size
+        self.num_read_heads, self.num_heads = num_read_heads, num_heads
         self.constant_memory = 0.0 if isinstance(initial.memory, (str, Tensor)) else initial.memory
         self.constant_reads = 0.0 if initial.read_vectors == "learned" else initial.read_vectors
         self.kind_of_weightings = initial.weightings
-        self.memory_shape = (memory_size, word_size)
-        self.weightings_shape = (num_heads, memory_size)
-        self.reads_shape = (num_read_heads, word_size)
         # A buffer goes where the module goes and loses its values on the device meta.
         self.memory_at_construction: Tensor | None = None
         self.register_parameter("memory", None)
@@ -201,6 +200,28 @@ class StartingPoint(nn.Module):
         if initial.read_vectors == "learned":
             self.read_vectors = self._learned("read vectors [R, M]", self.reads_shape, factory)
         self.reset_parameters()
+
+    @property
+    def memory_shape(self) -> tuple[int, int]:
+        return self.memory_size, self.word_size
+
+    @property
+    def weightings_shape(self) -> tuple[int, int]:
+        return self.num_heads, self.memory_size
+
+    @property
+    def reads_shape(self) -> tuple[int, int]:
+        return self.num_read_heads, self.word_size
+
+    @property
+    def fixed_by(self) -> str | None:
+        """The part of the initial state that has the number of locations; ``None`` if no part has
+        it, so that any number will do."""
+        if self.memory is not None:
+            return "the initial memory is learned"
+        if self.given_memory is not None:
+            return "the initial memory is a given tensor"
+        return None if self.weighting_logits is None else "the initial weightings are learned"
 
     def _learned(self, what: str, shape: tuple[int, ...], factory: dict[str, Any]) -> nn.Parameter:
         mend = "make memory_size or word_size smaller, or start from a constant"
@@ -238,10 +259,10 @@ class StartingPoint(nn.Module):
         return ", ".join(f"{name}={value}" for name, value in parts.items())
 
     def forward(
-        self, batch: int, dtype: torch.dtype, device: torch.device
+        self, batch: int, memory_size: int, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory, weightings and read vectors of ``batch`` sequences on ``device``, in the
-        arithmetic dtype of ``dtype``."""
+        """Memory of ``memory_size`` locations, weightings and read vectors of ``batch`` sequences
+        on ``device``, in the arithmetic dtype of ``dtype``."""
         dtype = arithmetic_dtype(dtype)
 
         def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
@@ -255,9 +276,9 @@ class StartingPoint(nn.Module):
             part(
                 "memory [B, N, M]",
                 self.constant_memory if memory is None else memory,
-                self.memory_shape,
+                (memory_size, self.word_size),
             ),
-            self._weightings(batch, dtype, device),
+            self._weightings(batch, memory_size, dtype, device),
             part(
                 "read_vectors [B, R, M]",
                 self.constant_reads if reads is None else reads,
@@ -266,13 +287,15 @@ class StartingPoint(nn.Module):
         )
         return outlasting(self, start)
 
-    def _weightings(self, batch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def _weightings(
+        self, batch: int, memory_size: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
         kind = self.kind_of_weightings
         if kind == "learned":
             weightings = torch.softmax(self.weighting_logits.to(dtype), -1)
             return weightings.expand(batch, *self.weightings_shape)
-        value = 1 / self.weightings_shape[1] if kind == "uniform" else 0.0
-        shape = (batch, *self.weightings_shape)
+        value = 1 / memory_size if kind == "uniform" else 0.0
+        shape = (batch, self.num_heads, memory_size)
         weightings = _full("weightings [B, H, N]", shape, value, dtype, device)
         if kind == "one_hot":
             weightings[..., 0] = 1
