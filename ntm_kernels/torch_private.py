@@ -16,12 +16,16 @@ from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing as is_tracing
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import _register_namedtuple
 from torch.utils._pytree import tree_flatten as tree_flatten
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
 # Whether a tensor is of a class that wraps other tensors, such as a quantized or distributed one.
 is_traceable_wrapper: Callable[[Any], bool] = is_traceable_wrapper_subclass
+
+# torch.export saves a program that takes or returns a named tuple once this has named its type.
+register_namedtuple: Callable[..., None] = _register_namedtuple
 
 # Autograd. An op registers its derivative with them as torch.autograd's own ops do.
 any_requires_grad: Callable[..., bool] = torch._C._any_requires_grad

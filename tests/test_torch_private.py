@@ -1,6 +1,7 @@
 """torch's private names: they stand in one file, are there, and still do what they are used for."""
 
 import ast
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,9 @@ def test_wrappers_trees_and_tracing():
     leaves, tree = private.tree_flatten(nest)
     assert leaves == private.tree_leaves(nest) == [1, 2, 3]
     assert tree.unflatten([2, 4, 6]) == private.tree_map(lambda x: 2 * x, nest)
+    Pair = namedtuple("Pair", "first second")
+    private.register_namedtuple(Pair, serialized_type_name="tests.Pair")
+    assert private.tree_map(lambda x: 2 * x, Pair(1, 2)) == Pair(2, 4)
     traced = []
     torch.jit.trace(lambda x: traced.append(private.is_tracing()) or x, torch.ones(2))
     assert True in traced

@@ -2,8 +2,9 @@
 
 from ntm_kernels.nn.cell import NTMCell
 from ntm_kernels.nn.controllers import CellController, FeedforwardController, LSTMController
+from ntm_kernels.nn.initial_state import InitialState
 from ntm_kernels.nn.ntm import NTM
-from ntm_kernels.nn.state import InitialState, NTMState
+from ntm_kernels.nn.state import NTMState
 
 __all__ = [
     "NTM",

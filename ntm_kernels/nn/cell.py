@@ -33,6 +33,7 @@ from ntm_kernels.nn.controllers import (
     project,
     require_protocol,
 )
+from ntm_kernels.nn.initial_state import InitialState, StartingPoint
 from ntm_kernels.nn.lengths import batch_comes_first, blank, hold, require_unambiguous, select
 from ntm_kernels.nn.parts import (
     dtype_and_device,
@@ -44,13 +45,7 @@ from ntm_kernels.nn.parts import (
     weight_of,
     weights_suffice,
 )
-from ntm_kernels.nn.state import (
-    InitialState,
-    NTMState,
-    StartingPoint,
-    batch_of_one,
-    batch_removed,
-)
+from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import LayerWeights, SequenceState, Trace, activate, arithmetic_dtype
 from ntm_kernels.torch_private import modules_of

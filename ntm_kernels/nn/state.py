@@ -1,18 +1,19 @@
-"""The state of an NTM between steps, and what it is at the start."""
+"""``NTMState``: what an NTM carries from one step to the next."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ntm_kernels import allocation
-from ntm_kernels.nn.parts import map_tensors, outlasting
-from ntm_kernels.reference import arithmetic_dtype
-from ntm_kernels.torch_private import is_tracing
+from ntm_kernels.nn.parts import map_tensors
+from ntm_kernels.torch_private import (
+    is_tracing,
+    register_namedtuple,
+    tree_flatten,
+)
 
 
 class NTMState(NamedTuple):
@@ -23,6 +24,11 @@ class NTMState(NamedTuple):
     LSTM layer, a tuple of such pairs for several, ``()`` for a feed-forward controller, whatever
     the controller returns for a user's own. Unbatched, every tensor lacks its ``B``. All are
     float32 (float64 in a float64 module), whatever the dtype of inputs and weights.
+
+    It is a tuple, a pytree for ``torch.utils._pytree``, ``torch.export`` and ``torch.compile``, and
+    ``torch.load`` reads it with ``weights_only``. No method changes a state in place; gradients go
+    through all but ``detach``. The methods that pick or join sequences work along the batch, which
+    every tensor has first, those of the controller too; what is no tensor stays as it is.
     """
 
     memory: Tensor
@@ -41,9 +47,117 @@ class NTMState(NamedTuple):
         """
         return map_tensors(torch.Tensor.detach, self)
 
+    def clone(self) -> NTMState:
+        """A state that shares no memory with this one."""
+        return map_tensors(torch.Tensor.clone, self)
+
+    def to(self, *args: Any, **kwargs: Any) -> NTMState:
+        """``Tensor.to`` of every tensor: to another device or dtype."""
+        return map_tensors(lambda part: part.to(*args, **kwargs), self)
+
+    def cpu(self) -> NTMState:
+        """The state in the memory of the CPU."""
+        return self.to("cpu")
+
+    def select(self, index: Tensor) -> NTMState:
+        """The sequences at ``index [K]``, integers, in that order; one may be taken twice.
+
+        >>> import torch, ntm_kernels
+        >>> state = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4).initial_state(5)
+        >>> state.select(torch.tensor([4, 0, 0])).memory.shape
+        torch.Size([3, 16, 4])
+        """
+        _batch_of(self, "select")
+        return map_tensors(lambda part: part.index_select(0, index.to(part.device)), self)
+
+    def narrow(self, start: int, length: int) -> NTMState:
+        """The ``length`` sequences from ``start`` on, as views of this state."""
+        batch = _batch_of(self, "narrow")
+        if not 0 <= start <= start + length <= batch:
+            raise ValueError(
+                f"NTMState.narrow: start and length must stay within the batch of {batch}, got "
+                f"start={start} and length={length}"
+            )
+        return map_tensors(lambda part: part.narrow(0, start, length), self)
+
+    def repeat_interleave(self, repeats: int | Tensor) -> NTMState:
+        """Each sequence ``repeats`` times, one copy after the other: the beams of a beam search.
+
+        >>> import torch, ntm_kernels
+        >>> state = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4).initial_state(2)
+        >>> state.repeat_interleave(3).memory.shape
+        torch.Size([6, 16, 4])
+        """
+        _batch_of(self, "repeat_interleave")
+        return map_tensors(
+            lambda part: part.repeat_interleave(
+                repeats.to(part.device) if isinstance(repeats, Tensor) else repeats, dim=0
+            ),
+            self,
+        )
+
+    @staticmethod
+    def cat(states: Iterable[NTMState]) -> NTMState:
+        """The sequences of several states, one state after the other.
+
+        >>> import torch, ntm_kernels
+        >>> model = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4)
+        >>> NTMState.cat([model.initial_state(2), model.initial_state(3)]).memory.shape
+        torch.Size([5, 16, 4])
+        """
+        states = list(states)
+        if not states:
+            raise ValueError("NTMState.cat: give at least one state, got none")
+        for state in states:
+            if not isinstance(state, NTMState):
+                raise TypeError(
+                    f"NTMState.cat: every state must be an NTMState, got {type(state).__name__}"
+                )
+            _batch_of(state, "cat")
+        first, *others = states
+        for number, other in enumerate(others, start=1):
+            _require_like(first, other, number)
+        return map_tensors(lambda *parts: torch.cat(parts), first, *others)
+
+
+def _batch_of(state: NTMState, method: str) -> int:
+    """The number of sequences; raises for an unbatched state."""
+    if state.memory.dim() != 3:
+        raise ValueError(
+            f"NTMState.{method}: the state must have a batch, memory [B, N, M], got memory "
+            f"{list(state.memory.shape)}"
+        )
+    return state.memory.shape[0]
+
+
+def _require_like(first: NTMState, other: NTMState, number: int) -> None:
+    """Raises where ``other`` cannot be joined to ``first`` along the batch."""
+    parts, tree = tree_flatten(first)
+    others, tree_of_other = tree_flatten(other)
+    where = f"NTMState.cat: state {number} must be as state 0 but for the batch"
+    if tree != tree_of_other:
+        raise ValueError(f"{where}, got the form {tree_of_other} beside {tree}")
+    for index, (part, beside) in enumerate(zip(parts, others, strict=True)):
+        name = first._fields[min(index, 3)]
+        if not isinstance(part, Tensor) or not isinstance(beside, Tensor):
+            if isinstance(part, Tensor) or isinstance(beside, Tensor) or part != beside:
+                raise ValueError(f"{where}, got {name} {beside!r} beside {part!r}")
+        elif (part.shape[1:], part.dtype, part.device) != (
+            beside.shape[1:],
+            beside.dtype,
+            beside.device,
+        ):
+            raise ValueError(f"{where}, got {name} {_shown(beside)} beside {_shown(part)}")
+
+
+def _shown(part: Tensor) -> str:
+    return f"{list(part.shape)} {part.dtype} on {part.device}"
+
 
 # So that torch.load takes a saved state without being told to trust this file.
 torch.serialization.add_safe_globals([NTMState])
+# So that torch.export can save a program that takes or returns a state.
+register_namedtuple(NTMState, serialized_type_name="ntm_kernels.NTMState")
 
 
 def require_state(owner: str, state: Any) -> NTMState:
@@ -72,244 +186,3 @@ def batch_removed(owner: str, state: NTMState) -> NTMState:
         return part.squeeze(0)
 
     return map_tensors(first, state)
-
-
-@dataclass(frozen=True, eq=False)
-class InitialState:
-    """How each part of the state begins.
-
-    Attributes:
-        memory: a constant, a tensor ``[N, M]``, or ``"learned"``.
-        weightings: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"``
-            (softmax of learned logits).
-        read_vectors: a constant or ``"learned"``.
-        controller: a constant or ``"learned"``; a user's own controller starts as its
-            ``initial_state`` says.
-
-    Constant memory with uniform or zero weightings is refused: such an NTM never tells two rows
-    apart, since every row then sees the same reads and writes for ever.
-
-    Two are equal where their parts are; tensors by dtype, shape and values, wherever they are.
-
-    >>> InitialState(memory="learned", weightings="uniform").memory
-    'learned'
-    """
-
-    memory: float | Tensor | Literal["learned"] = 1e-6
-    weightings: Literal["one_hot", "uniform", "zero", "learned"] = "one_hot"
-    read_vectors: float | Literal["learned"] = "learned"
-    controller: float | Literal["learned"] = "learned"
-
-    def __post_init__(self) -> None:
-        if self.weightings not in ("one_hot", "uniform", "zero", "learned"):
-            raise ValueError(
-                "InitialState: weightings must be 'one_hot', 'uniform', 'zero' or 'learned', "
-                f"got {self.weightings!r}"
-            )
-        for name in ("memory", "read_vectors", "controller"):
-            value = getattr(self, name)
-            number = (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            )
-            tensor = name == "memory" and isinstance(value, Tensor) and not value.dtype.is_complex
-            if not (number or tensor or (isinstance(value, str) and value == "learned")):
-                allowed = (
-                    "a finite number, a real tensor" if name == "memory" else "a finite number"
-                )
-                raise ValueError(
-                    f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
-                )
-        if isinstance(self.memory, (int, float)) and self.weightings in ("uniform", "zero"):
-            raise ValueError(
-                f"InitialState: constant memory with {self.weightings} weightings never tells two "
-                "rows apart; use weightings='one_hot' or 'learned', or another memory"
-            )
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return all(
-            _same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
-        )
-
-    def __hash__(self) -> int:
-        values = (getattr(self, field.name) for field in fields(self))
-        return hash(
-            tuple(
-                (value.dtype, value.shape) if isinstance(value, Tensor) else value
-                for value in values
-            )
-        )
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two parts of an ``InitialState`` are equal."""
-    if one is other:
-        return True
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
-        # A tensor equals no number: == would compare it by element.
-        return not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other
-    if one.dtype != other.dtype or one.shape != other.shape or one.is_meta or other.is_meta:
-        return False
-    return torch.equal(one.cpu(), other.cpu())
-
-
-class StartingPoint(nn.Module):
-    """Initial memory, weightings and read vectors of a batch; those learned are its parameters."""
-
-    given_memory: Tensor | None
-
-    def __init__(
-        self,
-        initial: InitialState,
-        memory_size: int,
-        word_size: int,
-        num_read_heads: int,
-        num_heads: int,
-        **factory: Any,
-    ) -> None:
-        super().__init__()
-        self.memory_size, self.word_size = memory_size, word_size
-        self.num_read_heads, self.num_heads = num_read_heads, num_heads
-        self.constant_memory = 0.0 if isinstance(initial.memory, (str, Tensor)) else initial.memory
-        self.constant_reads = 0.0 if initial.read_vectors == "learned" else initial.read_vectors
-        self.kind_of_weightings = initial.weightings
-        # A buffer goes where the module goes and loses its values on the device meta.
-        self.memory_at_construction: Tensor | None = None
-        self.register_parameter("memory", None)
-        self.register_buffer("given_memory", None)
-        self.register_parameter("weighting_logits", None)
-        self.register_parameter("read_vectors", None)
-        if isinstance(initial.memory, Tensor):
-            if initial.memory.shape != self.memory_shape:
-                raise ValueError(
-                    f"InitialState: memory must be [N, M] = {list(self.memory_shape)}, "
-                    f"got {list(initial.memory.shape)}"
-                )
-            kept = initial.memory.detach().clone()
-            self.memory_at_construction = kept if kept.is_meta else kept.cpu()
-            self.given_memory = torch.empty(self.memory_shape, **factory)
-        elif initial.memory == "learned":
-            self.memory = self._learned("memory [N, M]", self.memory_shape, factory)
-        if initial.weightings == "learned":
-            self.weighting_logits = self._learned(
-                "weightings [H, N]", self.weightings_shape, factory
-            )
-        if initial.read_vectors == "learned":
-            self.read_vectors = self._learned("read vectors [R, M]", self.reads_shape, factory)
-        self.reset_parameters()
-
-    @property
-    def memory_shape(self) -> tuple[int, int]:
-        return self.memory_size, self.word_size
-
-    @property
-    def weightings_shape(self) -> tuple[int, int]:
-        return self.num_heads, self.memory_size
-
-    @property
-    def reads_shape(self) -> tuple[int, int]:
-        return self.num_read_heads, self.word_size
-
-    @property
-    def fixed_by(self) -> str | None:
-        """The part of the initial state that has the number of locations; ``None`` if no part has
-        it, so that any number will do."""
-        if self.memory is not None:
-            return "the initial memory is learned"
-        if self.given_memory is not None:
-            return "the initial memory is a given tensor"
-        return None if self.weighting_logits is None else "the initial weightings are learned"
-
-    def _learned(self, what: str, shape: tuple[int, ...], factory: dict[str, Any]) -> nn.Parameter:
-        mend = "make memory_size or word_size smaller, or start from a constant"
-        return allocation.parameter(f"the learned initial {what}", shape, mend, **factory)
-
-    def reset_parameters(self) -> None:
-        """Learned memory U(±1/√(N + M)), weighting logits N(0, 1), read vectors N(0, 0.01²); a
-        given memory is what it was at construction."""
-        if self.given_memory is not None and not self.given_memory.is_meta:
-            self._restore_memory(self.given_memory)
-        if self.memory is not None:
-            bound = sum(self.memory_shape) ** -0.5
-            nn.init.uniform_(self.memory, -bound, bound)
-        if self.weighting_logits is not None:
-            nn.init.normal_(self.weighting_logits)
-        if self.read_vectors is not None:
-            nn.init.normal_(self.read_vectors, std=0.01)
-
-    def _restore_memory(self, memory: Tensor) -> None:
-        kept = self.memory_at_construction
-        if kept is None or kept.is_meta:
-            raise RuntimeError(
-                "InitialState: memory was given as a tensor on the device meta, which has no "
-                "values to start from; give one on a real device, or load a state_dict"
-            )
-        memory.copy_(kept)
-
-    def extra_repr(self) -> str:
-        memory = "given" if self.given_memory is not None else self.constant_memory
-        parts = {
-            "memory": "learned" if self.memory is not None else memory,
-            "weightings": self.kind_of_weightings,
-            "read_vectors": "learned" if self.read_vectors is not None else self.constant_reads,
-        }
-        return ", ".join(f"{name}={value}" for name, value in parts.items())
-
-    def forward(
-        self, batch: int, memory_size: int, dtype: torch.dtype, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory of ``memory_size`` locations, weightings and read vectors of ``batch`` sequences
-        on ``device``, in the arithmetic dtype of ``dtype``."""
-        dtype = arithmetic_dtype(dtype)
-
-        def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
-            if isinstance(value, Tensor):
-                return value.to(dtype).expand(batch, *shape)
-            return _full(name, (batch, *shape), value, dtype, device)
-
-        memory = self.memory if self.given_memory is None else self.given_memory
-        reads = self.read_vectors
-        start = (
-            part(
-                "memory [B, N, M]",
-                self.constant_memory if memory is None else memory,
-                (memory_size, self.word_size),
-            ),
-            self._weightings(batch, memory_size, dtype, device),
-            part(
-                "read_vectors [B, R, M]",
-                self.constant_reads if reads is None else reads,
-                self.reads_shape,
-            ),
-        )
-        return outlasting(self, start)
-
-    def _weightings(
-        self, batch: int, memory_size: int, dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        kind = self.kind_of_weightings
-        if kind == "learned":
-            weightings = torch.softmax(self.weighting_logits.to(dtype), -1)
-            return weightings.expand(batch, *self.weightings_shape)
-        value = 1 / memory_size if kind == "uniform" else 0.0
-        shape = (batch, self.num_heads, memory_size)
-        weightings = _full("weightings [B, H, N]", shape, value, dtype, device)
-        if kind == "one_hot":
-            weightings[..., 0] = 1
-        return weightings
-
-
-def _full(
-    name: str, shape: tuple[int, ...], value: float, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """A constant part of the state of a batch."""
-    try:
-        return torch.full(shape, value, dtype=dtype, device=device)
-    except (RuntimeError, TypeError) as error:
-        what = allocation.tensor(f"state.{name}", shape, dtype)
-        mend = "make the batch, memory_size, word_size or the number of heads smaller"
-        allocation.explain(error, "initial_state", what, mend)
-        raise
