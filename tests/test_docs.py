@@ -50,6 +50,12 @@ def test_readme():
     run("README.md")
 
 
+def test_states():
+    names = run("docs/state.md")
+    assert len(names["outputs"]) == 6
+    assert (names["scores"].diff(dim=1) <= 0).all()
+
+
 def test_backend_of_contributing(monkeypatch):
     """It is registered, and agrees with the reference."""
     monkeypatch.setattr(choice, "_registry", dict(choice._registry))
