@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from ntm_kernels.backends.triton.launch_table import most_registers, padded
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.records import Heads
-from ntm_kernels.ops import Field, Sizes, StepOutputs, record
+from ntm_kernels.backends.triton.records import Block, Chain, Heads, Shape, only
+from ntm_kernels.ops import Sizes, StepOutputs
 from ntm_kernels.ops.declare import empty
 from ntm_kernels.reference import arithmetic_dtype
-
-
-@record
-class Chain(NamedTuple):
-    """An addressing, as far as its backward needs it. G are the programs of a sequence."""
-
-    scores: Annotated[Tensor, Field("B H N")]  # β K
-    tops: Annotated[Tensor, Field("B H G")]  # largest score of a part
-    sums: Annotated[Tensor, Field("B H G")]  # its sum of exponentials
-    shifted: Annotated[Tensor, Field("B H N")]  # w̃
-    peaks: Annotated[Tensor, Field("B H G")]  # largest w̃ of a part
-    powers: Annotated[Tensor, Field("B H G")]  # its sum of powers
 
 
 class Tiled:
@@ -38,30 +26,36 @@ class Tiled:
         self.run_length = tile * -(-tiles // programs)
         self.programs = -(-sizes.memory_size // self.run_length)
         self.warps = launcher.table.tile_warps
-        self.constants = {
-            "H": sizes.num_heads,
-            "N": sizes.memory_size,
-            "P": sizes.interface_size if raw else 0,
-            "BH": padded(sizes.num_heads),
-            "BN": tile,
-            "RAW": raw,
-            "ACC": launcher.accumulator(memory.dtype),
-            "warps": self.warps,
-        }
-        self.words = {"M": sizes.word_size, "BM": padded(sizes.word_size)}
-        self.taps = {"S": sizes.num_taps, "BS": padded(sizes.num_taps)}
-        self.parts = {"BG": padded(self.programs)}
+        self.shape = Shape.of(sizes, "R W H N M S P" if raw else "R W H N M S")
+        self.block = Block(
+            launcher.accumulator(memory.dtype),
+            H=padded(sizes.num_heads),
+            N=tile,
+            M=padded(sizes.word_size),
+            S=padded(sizes.num_taps),
+            J=padded(self.programs),
+        )
 
-    def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
-        grid = (self.sizes.batch, self.programs)
+    def launch(
+        self,
+        kernel: Any,
+        letters: str,
+        *arguments: Any,
+        width: int = 0,
+        registers: int | None = None,
+    ) -> None:
+        """Launch a kernel, compiled for the sizes and blocks of ``letters``, and for gradients of
+        parameters of ``width`` in all."""
         self.launcher.run(
             kernel,
-            grid,
+            (self.sizes.batch, self.programs),
             *arguments,
             self.programs,
             self.run_length,
-            **self.constants,
-            **constants,
+            shape=only(self.shape._replace(D=width), f"{letters} D"),
+            block=only(self.block, letters),
+            warps=self.warps,
+            registers=registers,
         )
 
     def new_empty(self, *shape: int) -> Tensor:
@@ -81,7 +75,7 @@ class Tiled:
         return self.new_empty(self.sizes.batch, self.programs, width)
 
     def combine(self, parts: Tensor, total: Tensor) -> Tensor:
-        """``total`` becomes the sum of ``parts [B, G, ...]`` over G."""
+        """``total`` becomes the sum of ``parts [B, J, ...]`` over J."""
         width = parts.shape[2:].numel()
         part_block, block = self.launcher.table.combine_block
         self.launcher.run(
@@ -91,35 +85,20 @@ class Tiled:
             total,
             self.programs,
             width,
-            BG=part_block,
-            BD=block,
-            ACC=self.constants["ACC"],
+            block=Block(self.block.dtype, J=part_block, D=block),
             warps=self.warps,
         )
         return total
 
     def combined(self, parts: Tensor) -> Tensor:
-        """The sum of ``parts [B, G, D]`` over G."""
+        """The sum of ``parts [B, J, D]`` over J."""
         return self.combine(parts, self.new_empty(self.sizes.batch, parts.shape[2]))
 
-    def heads_on(self, memory: Tensor | None) -> dict[str, int]:
-        """How many heads read and write; where there is no memory to read or write, none."""
-        if memory is None:
-            return {"R": 0, "W": 0}
-        return {"R": self.sizes.num_read_heads, "W": self.sizes.num_write_heads}
-
     def address(self, heads: Heads, previous_weightings: Tensor) -> Chain:
-        letters = {"G": self.programs}
-        chain = empty(Chain, self.sizes, self.memory, {"arithmetic": self.dtype}, letters)
-        self.launch(self.kernels.scores_kernel, self.memory, heads, chain, **self.words)
-        self.launch(
-            self.kernels.shift_kernel,
-            heads,
-            chain,
-            previous_weightings,
-            **self.taps,
-            **self.parts,
-        )
+        programs = {"J": self.programs}
+        chain = empty(Chain, self.sizes, self.memory, {"arithmetic": self.dtype}, programs)
+        self.launch(self.kernels.scores_kernel, "H N M P", self.memory, heads, chain)
+        self.launch(self.kernels.shift_kernel, "H N S P J", heads, chain, previous_weightings)
         return chain
 
     def finish(self, heads: Heads, chain: Chain | None, after: StepOutputs) -> None:
@@ -130,20 +109,16 @@ class Tiled:
         read_parts = None
         if after.read_vectors is not None:
             read_parts = self.gradient_parts(after.read_vectors.shape[1:].numel())
-        touched = (
-            self.memory if after.read_vectors is not None or after.memory is not None else None
-        )
+        touched = read_parts is not None or after.memory is not None
         self.launch(
             self.kernels.finish_kernel,
-            touched,
+            "R W H N M P J" if touched else "H N P J",
+            self.memory if touched else None,
             heads,
             chain,
             after.weightings,
             read_parts,
             after.memory,
-            **self.heads_on(touched),
-            **self.words,
-            **self.parts,
         )
         if read_parts is not None:
             self.combine(read_parts, after.read_vectors)
@@ -166,6 +141,7 @@ class Tiled:
         means = self.part()
         self.launch(
             self.kernels.finish_backward_kernel,
+            "H N P J" if d_memory is None else "R W H N M P J",
             grads,
             None if d_memory is None else self.memory,
             heads,
@@ -175,12 +151,9 @@ class Tiled:
             d_weightings,
             means,
             d_heads,
-            D=0 if d_heads is None else d_heads.width,
+            width=0 if d_heads is None else d_heads.width,
             # The one with most blocks of the tile's size at once; REPORT.md has what it takes.
             registers=most_registers(self.warps),
-            **self.heads_on(d_memory),
-            **self.words,
-            **self.parts,
         )
         return means
 
@@ -202,17 +175,18 @@ class Tiled:
         d_shifted, d_content, totals = self.weighting(), self.weighting(), self.part()
         self.launch(
             self.kernels.sharpen_backward_kernel,
+            "H N P J",
             d_weightings,
             means,
             heads,
             chain,
             d_shifted,
             d_heads,
-            D=width,
-            **self.parts,
+            width=width,
         )
         self.launch(
             self.kernels.shift_backward_kernel,
+            "H N S P J",
             d_shifted,
             heads,
             chain,
@@ -221,12 +195,11 @@ class Tiled:
             totals,
             d_heads,
             d_previous_weightings,
-            D=width,
-            **self.taps,
-            **self.parts,
+            width=width,
         )
         self.launch(
             self.kernels.scores_backward_kernel,
+            "H N M P J",
             d_content,
             totals,
             self.memory,
@@ -235,7 +208,5 @@ class Tiled:
             d_finish,
             d_memory,
             d_heads,
-            D=width,
-            **self.words,
-            **self.parts,
+            width=width,
         )

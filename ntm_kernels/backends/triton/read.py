@@ -12,7 +12,7 @@ class Read(OneProgramOrTiles[ReadInputs, ReadOutputs]):
     """``read`` in registers or in tiles."""
 
     op = READ
-    letters = "R N M"
+    letters = "R H N M"
 
     def forward_in_tiles(self, inputs: ReadInputs, outputs: ReadOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes)

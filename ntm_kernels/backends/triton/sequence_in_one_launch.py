@@ -63,7 +63,6 @@ def forward(
         sizes.batch,
         sizes.segment,
         KEEP=keep,
-        BP=4 * launcher.table.controller_rows,
         **_constants(launcher, row, inputs, sizes),
     )
     return outputs, kept
@@ -131,9 +130,7 @@ def _constants(
     launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes
 ) -> dict[str, Any]:
     dtype = inputs.initial_memory.dtype
-    return {
-        **launcher.in_registers(row.sequence_warps, "C R W N M S P", sizes, dtype),
-        "LSTM": sizes.is_lstm,
-        "BC": launcher.table.controller_rows,
-        "BK": launcher.table.controller_columns,
-    }
+    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K", sizes, dtype)
+    rows = launcher.table.controller_rows
+    block = found["block"]._replace(C=rows, K=launcher.table.controller_columns, P=4 * rows)
+    return {**found, "shape": found["shape"]._replace(LSTM=sizes.is_lstm), "block": block}

@@ -12,7 +12,7 @@ class Step(OneProgramOrTiles[StepInputs, StepOutputs]):
     """``step`` in registers or in tiles."""
 
     op = STEP
-    letters = "R W N M S P"
+    letters = "R W H N M S P"
 
     def forward_in_tiles(self, inputs: StepInputs, outputs: StepOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes, raw=True)

@@ -12,7 +12,7 @@ class Write(OneProgramOrTiles[WriteInputs, WriteOutputs]):
     """``write`` in registers or in tiles."""
 
     op = WRITE
-    letters = "W N M"
+    letters = "W H N M"
 
     def forward_in_tiles(self, inputs: WriteInputs, outputs: WriteOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes)
