@@ -1,4 +1,8 @@
-"""The launches for a memory too large for one program; their kernels are in ``kernels/tiled``."""
+"""The launches for a memory that is too large for one program: of the kernels in ``tiled.py``.
+
+Each method is one stage, or several fused, on all tiles of all sequences: one launch, or a few in
+order. What a launch hands to the next goes through tensors that are made here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from ntm_kernels.reference import arithmetic_dtype
 
 
 class Tiled:
-    """Launches on ``memory [B, N, M]``; the parameters of heads are ``raw`` or activated."""
+    """Launches on ``memory [B, N, M]``, with J programs for each sequence.
+
+    The parameters of heads are ``raw``, views into interface vectors, or activated.
+    """
 
     def __init__(self, launcher: Launcher, memory: Tensor, sizes: Sizes, raw: bool = False) -> None:
         self.launcher, self.kernels = launcher, launcher.kernels
@@ -44,8 +51,11 @@ class Tiled:
         width: int = 0,
         registers: int | None = None,
     ) -> None:
-        """Launch a kernel, compiled for the sizes and blocks of ``letters``, and for gradients of
-        parameters of ``width`` in all."""
+        """Launch a kernel that is compiled for the sizes and blocks of ``letters``.
+
+        Other sizes do not make Triton compile it again. ``width`` is D, the elements of all
+        gradients of parameters in a part.
+        """
         self.launcher.run(
             kernel,
             (self.sizes.batch, self.programs),
@@ -97,21 +107,27 @@ class Tiled:
     def address(self, heads: Heads, previous_weightings: Tensor) -> Chain:
         programs = {"J": self.programs}
         chain = empty(Chain, self.sizes, self.memory, {"arithmetic": self.dtype}, programs)
-        self.launch(self.kernels.scores_kernel, "H N M P", self.memory, heads, chain)
-        self.launch(self.kernels.shift_kernel, "H N S P J", heads, chain, previous_weightings)
+        self.launch(self.kernels.similarity_kernel, "H N M P", self.memory, heads, chain)
+        self.launch(
+            self.kernels.content_interpolate_shift_kernel,
+            "H N S P J",
+            heads,
+            chain,
+            previous_weightings,
+        )
         return chain
 
-    def finish(self, heads: Heads, chain: Chain | None, after: StepOutputs) -> None:
-        """Find the weightings if there is a ``chain``; then read and write with them.
+    def sharpen_read_write(self, heads: Heads, chain: Chain | None, after: StepOutputs) -> None:
+        """Fill ``after``, of which read vectors and memory may be ``None``.
 
-        Fills the read vectors and the memory of ``after`` that are there.
+        With a ``chain`` the weightings are found from it, otherwise they are given in ``after``.
         """
         read_parts = None
         if after.read_vectors is not None:
             read_parts = self.gradient_parts(after.read_vectors.shape[1:].numel())
         touched = read_parts is not None or after.memory is not None
         self.launch(
-            self.kernels.finish_kernel,
+            self.kernels.sharpen_read_write_kernel,
             "R W H N M P J" if touched else "H N P J",
             self.memory if touched else None,
             heads,
@@ -123,7 +139,7 @@ class Tiled:
         if read_parts is not None:
             self.combine(read_parts, after.read_vectors)
 
-    def finish_backward(
+    def read_write_backward(
         self,
         grads: StepOutputs,
         heads: Heads,
@@ -134,13 +150,15 @@ class Tiled:
         d_weightings: Tensor,
         d_heads: Heads | None = None,
     ) -> Tensor:
-        """From ``grads`` of read vectors, memory and weightings after, to those before.
+        """From ``grads`` to the gradients of the memory before, unless addressing adds to it, and
+        of the weightings by all ways.
 
-        Weightings are given, or found by the ``chain``. Returns the parts of ``Σ dw w``.
+        With a ``chain`` the weightings are found from it, otherwise they are given. Returns the
+        parts of ``Σ dw w``, which the backward of the sharpening needs.
         """
         means = self.part()
         self.launch(
-            self.kernels.finish_backward_kernel,
+            self.kernels.read_write_backward_kernel,
             "H N P J" if d_memory is None else "R W H N M P J",
             grads,
             None if d_memory is None else self.memory,
@@ -152,7 +170,8 @@ class Tiled:
             means,
             d_heads,
             width=0 if d_heads is None else d_heads.width,
-            # The one with most blocks of the tile's size at once; REPORT.md has what it takes.
+            # This kernel holds more blocks of the tile's size at once than the others. It may take
+            # all registers that a thread can have, rather than spill.
             registers=most_registers(self.warps),
         )
         return means
@@ -165,12 +184,15 @@ class Tiled:
         chain: Chain,
         previous_weightings: Tensor,
         *,
-        d_finish: Tensor | None = None,
+        d_read_write: Tensor | None = None,
         d_memory: Tensor,
         d_previous_weightings: Tensor,
         d_heads: Heads,
     ) -> None:
-        """``d_finish`` is added to ``d_memory``."""
+        """Fill ``d_memory``, ``d_previous_weightings`` and the parts of ``d_heads``.
+
+        ``d_read_write`` is the part of ``d_memory`` that comes from reading and writing.
+        """
         width = d_heads.width
         d_shifted, d_content, totals = self.weighting(), self.weighting(), self.part()
         self.launch(
@@ -185,7 +207,7 @@ class Tiled:
             width=width,
         )
         self.launch(
-            self.kernels.shift_backward_kernel,
+            self.kernels.interpolate_shift_backward_kernel,
             "H N S P J",
             d_shifted,
             heads,
@@ -198,14 +220,14 @@ class Tiled:
             width=width,
         )
         self.launch(
-            self.kernels.scores_backward_kernel,
+            self.kernels.similarity_content_backward_kernel,
             "H N M P J",
             d_content,
             totals,
             self.memory,
             heads,
             chain,
-            d_finish,
+            d_read_write,
             d_memory,
             d_heads,
             width=width,

@@ -7,10 +7,10 @@ parameter) is left as one part per program, and a later kernel adds up the parts
 order. So there are no atomics, and two runs give the same bits. What the circular shift needs from
 beyond a tile's edge was stored by the launch before, and comes from the second-level cache.
 
-Forward: ``scores``, ``shift`` and ``finish`` (sharpening, read, write). Backward, after ``scores``
-and ``shift`` again: ``finish_backward``, ``sharpen_backward``, ``shift_backward`` (and
-interpolation) and ``scores_backward`` (content and similarity). ``combine`` adds up the parts of
-read vectors and of parameters' gradients.
+Forward: ``similarity``, ``content_interpolate_shift`` and ``sharpen_read_write``. Backward: the
+first two again, then ``read_write_backward``, ``sharpen_backward``, ``interpolate_shift_backward``
+and ``similarity_content_backward``. ``combine`` adds up the parts of read vectors and of gradients
+of parameters. ``read`` and ``write``, whose weightings are given, take one of them each way.
 
 Parameters are raw where ``shape.P`` is not 0: then they are views into interface vectors, P
 elements apart. Those of ``address`` and ``write`` are activated, in tensors of their own. Gradients
@@ -111,7 +111,7 @@ def content_of_tile(scores, top, total, inside):
 
 
 @triton.jit(do_not_specialize=VARYING)
-def scores_kernel(
+def similarity_kernel(
     p_memory,  # [B, N, M]
     heads,  # Heads
     chain,  # Chain: finds scores, tops and sums
@@ -144,7 +144,7 @@ def scores_kernel(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def shift_kernel(
+def content_interpolate_shift_kernel(
     heads,  # Heads
     chain,  # Chain: finds shifted, peaks and powers
     p_previous,  # [B, H, N]
@@ -185,7 +185,7 @@ def shift_kernel(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def finish_kernel(
+def sharpen_read_write_kernel(
     p_memory,  # [B, N, M]; None if there is nothing to read or write
     heads,  # Heads
     chain,  # Chain; None if the weightings are given
@@ -225,7 +225,7 @@ def finish_kernel(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def finish_backward_kernel(
+def read_write_backward_kernel(
     grads,  # StepOutputs, each of which may be None
     p_memory,  # [B, N, M]; None if nothing was read or written
     heads,  # Heads
@@ -320,7 +320,7 @@ def sharpen_backward_kernel(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def shift_backward_kernel(
+def interpolate_shift_backward_kernel(
     p_d_shifted,  # [B, H, N]
     heads,  # Heads
     chain,  # Chain
@@ -370,13 +370,13 @@ def shift_backward_kernel(
 
 
 @triton.jit(do_not_specialize=VARYING)
-def scores_backward_kernel(
+def similarity_content_backward_kernel(
     p_d_content,  # [B, H, N]
     p_totals,  # [B, H, J]
     p_memory,  # [B, N, M]
     heads,  # Heads
     chain,  # Chain
-    p_d_finish,  # [B, N, M], the memory's gradient by reads and writes, or None
+    p_d_read_write,  # [B, N, M], the memory's gradient by reads and writes, or None
     p_d_memory,  # [B, N, M]
     d_heads,  # Heads [B, J, D], in parts: key and strength
     J,
@@ -404,8 +404,8 @@ def scores_backward_kernel(
             d_content, content, cosine.similarity, strength, content_total
         )
         d_rows = tl.zeros_like(rows)
-        if p_d_finish is not None:
-            d_rows = load_tile(p_d_finish, i_b, i_n, inside, shape, block)
+        if p_d_read_write is not None:
+            d_rows = load_tile(p_d_read_write, i_b, i_n, inside, shape, block)
         seen = start > i_j * run
         d_rows = addressing.similarity_backward(
             d_rows, d_similarity, cosine, rows, heads.key, d_heads.key, seen, shape
