@@ -16,8 +16,9 @@ from ntm_kernels.backends.triton.records import Block, Shape
 from ntm_kernels.ops import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
-# One stage: a pipelined loop would load what the step before has yet to store. Fusing multiply and
-# add loses nothing, and the default for it differs between versions.
+# One pipeline stage: with more, a loop would load the data of an iteration before the iteration
+# before it has stored them. Fusing multiplications with additions is asked for, since it loses no
+# accuracy and Triton's default differs between versions.
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
 

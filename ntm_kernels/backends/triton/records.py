@@ -57,7 +57,10 @@ class Heads(NamedTuple):
 
 @record
 class Chain(NamedTuple):
-    """An addressing, as far as its backward needs it. J are the programs of a sequence."""
+    """What addressing in tiles hands from launch to launch, and to its backward.
+
+    J programs work on a sequence, each on a part of the locations.
+    """
 
     scores: Annotated[Tensor, Field("B H N")]  # β K
     tops: Annotated[Tensor, Field("B H J")]  # largest score of a part
@@ -96,9 +99,9 @@ class Shape(NamedTuple):
 
 
 class Block(NamedTuple):
-    """How much of each size a program holds at once, a power of two, and in which dtype.
+    """How much of each size a program holds at once, a power of two or 0, and in which dtype.
 
-    0 where a kernel has no such block. H, N, M and S are padded sizes, but for N in tiles.
+    H, N, M and S are the sizes of ``Shape``, rounded up; N is less where the memory is in tiles.
     """
 
     dtype: Any  # Triton's, of all arithmetic

@@ -39,7 +39,7 @@ def forward(
     """Outputs without the trace, and what is kept."""
     untraced = sizes._replace(return_trace=False)
     outputs = empty(SequenceOutputs, untraced, inputs.initial_memory, dtypes_of(inputs))
-    # What the kernel carries from step to step begins as the initial state.
+    # The kernel keeps the state of the step before in these outputs, at first the initial state.
     outputs.final_read_vectors.copy_(inputs.initial_read_vectors)
     if inputs.initial_hidden is not None and outputs.final_hidden is not None:
         outputs.final_hidden.copy_(inputs.initial_hidden)
@@ -79,7 +79,7 @@ def backward(
 ) -> tuple[SequenceInputs, Tensor]:
     """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
     checkpoints = saved.checkpoints
-    # Not x, which has no values here.
+    # x is left out: the kernel does not need it, and it has no values here.
     read = some(
         SequenceInputs,
         recurrent_weight=inputs.recurrent_weight,
@@ -88,7 +88,8 @@ def backward(
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
     )
-    # What the kernel carries from step to step begins as the gradient of the final state.
+    # The kernel keeps the gradient of the state after a step in the last three. They begin as that
+    # of the final state.
     d_inputs = some(
         SequenceInputs,
         x=checkpoints.new_empty(sizes.shape("T B G")),

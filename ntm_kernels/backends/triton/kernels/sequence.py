@@ -81,8 +81,9 @@ def clear_padding(
 @triton.jit(do_not_specialize=VARYING)
 def sequence_kernel(
     inputs,  # SequenceInputs, x projected
-    outputs,  # SequenceOutputs; of the final state, all but memory and weightings begin as initial
-    kept,  # Saved, each None where it is not kept; an interface vector [B, P] where none is kept
+    outputs,  # SequenceOutputs; final read vectors, hidden and cell hold the state before the step,
+    # at first the initial one
+    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step
     T,
     B,
     every,
@@ -104,18 +105,18 @@ def sequence_kernel(
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
         p_hidden = outputs.hidden + i_tb * shape.C
         controller.controller_step(inputs, kept, state, p_hidden, i_tb, shape, block)
-        tl.debug_barrier()
+        tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
         interface.interface_step(inputs, p_hidden, p_interface, shape, block)
         controller.carry_hidden(state, p_hidden, shape, block)
-        tl.debug_barrier()
+        tl.debug_barrier()  # The interface vector is stored.
         heads = interface.heads_in(p_interface, shape)
         weightings = address(memory, weightings, heads, shape, block, True).weightings
         p_read_vectors = outputs.read_vectors + i_tb * shape.R * shape.M
         memory = read_write(memory, weightings, heads, p_read_vectors, state.read_vectors, shape)
         if kept.weightings is not None:
             access.store_weightings(kept.weightings, i_tb, weightings, shape)
-        tl.debug_barrier()
+        tl.debug_barrier()  # The read vectors are stored, for the next step's controller.
     store_state(outputs, i_b, memory, weightings, shape)
 
 
@@ -135,6 +136,17 @@ def load_grads(grads, i_b, shape: tl.constexpr, block: tl.constexpr):
 def store_grads(d_inputs, i_b, d_memory, d_weightings, shape: tl.constexpr):
     access.store_memory(d_inputs.initial_memory, i_b, d_memory, shape)
     access.store_weightings(d_inputs.initial_weightings, i_b, d_weightings, shape)
+
+
+@triton.jit
+def clear_padding_backward(
+    d_inputs, p_d_interface, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr
+):
+    """Beyond the length the gradients of gates and interface vectors are 0."""
+    for t in range(length, T):
+        i_tb = t * B + i_b
+        access.fill_zero(d_inputs.x + i_tb * shape.G, shape.G, block)
+        access.fill_zero(p_d_interface + i_tb * shape.P, shape.P, block)
 
 
 @triton.jit
@@ -202,8 +214,8 @@ def sequence_backward_kernel(
     inputs,  # SequenceInputs
     outputs,  # SequenceOutputs, the hidden states alone
     saved,  # Saved
-    d_inputs,  # SequenceInputs: of x, that of the gates; of the weights none. Those of the initial
-    # read vectors, hidden and cell begin as those of the final ones
+    d_inputs,  # SequenceInputs without weights; x is the gradient of the gates, and initial read
+    # vectors, hidden and cell hold the gradient of the state after the step, at first the final one
     p_d_interface,  # [T, B, P]
     p_segment,  # [every, B, N, M], memories of one segment
     T,
@@ -218,15 +230,13 @@ def sequence_backward_kernel(
     d_state = controller.carried(
         d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell, i_b, shape
     )
-    for t in range(length, T):
-        access.fill_zero(d_inputs.x + (t * B + i_b) * shape.G, shape.G, block)
-        access.fill_zero(p_d_interface + (t * B + i_b) * shape.P, shape.P, block)
+    clear_padding_backward(d_inputs, p_d_interface, i_b, length, T, B, shape, block)
     segments = tl.cdiv(length, every)
     for reverse in range(segments):
         start = (segments - 1 - reverse) * every
         stop = tl.minimum(start + every, length)
         replay(saved, p_segment, i_b, start, stop, B, every, shape, block)
-        tl.debug_barrier()
+        tl.debug_barrier()  # The memories of the segment are stored.
         for back in range(stop - start):
             t = stop - 1 - back
             i_tb = t * B + i_b
@@ -246,7 +256,7 @@ def sequence_backward_kernel(
                 shape,
                 block,
             )
-            tl.debug_barrier()
+            tl.debug_barrier()  # The gradient of the interface vector is stored.
             controller.interface_controller_backward(
                 grads,
                 inputs,
@@ -261,5 +271,5 @@ def sequence_backward_kernel(
                 shape,
                 block,
             )
-            tl.debug_barrier()
+            tl.debug_barrier()  # The gradient of the read vectors before the step is stored.
     store_grads(d_inputs, i_b, d_memory, d_weightings, shape)
