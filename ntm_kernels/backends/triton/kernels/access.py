@@ -11,6 +11,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Sizes of new blocks are parameters, since Triton 3.6 refuses a field of a record inside of a list.
+
+
+@triton.jit
+def zeros(size: tl.constexpr, dtype: tl.constexpr):
+    return tl.zeros([size], dtype)
+
+
+@triton.jit
+def zero_rows(rows: tl.constexpr, columns: tl.constexpr, dtype: tl.constexpr):
+    return tl.zeros([rows, columns], dtype)
+
 
 @triton.jit
 def load(p, mask, dtype: tl.constexpr):
@@ -71,7 +83,7 @@ def fill_zero(p, size, block: tl.constexpr):
     """``size`` elements from ``p`` on become 0, ``block.K`` at a time."""
     for i in range(0, size, block.K):
         index = i + tl.arange(0, block.K)
-        tl.store(p + index, tl.zeros([block.K], block.dtype), mask=index < size)
+        tl.store(p + index, zeros(block.K, block.dtype), mask=index < size)
 
 
 @triton.jit

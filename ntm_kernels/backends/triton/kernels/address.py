@@ -9,17 +9,7 @@ import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import access
 from ntm_kernels.backends.triton.kernels.addressing import address, address_backward
-from ntm_kernels.backends.triton.kernels.interface import heads_at
-from ntm_kernels.backends.triton.records import Heads
-
-
-@triton.jit
-def address_heads(record, i_b, shape: tl.constexpr):
-    """The ``Heads`` of sequence ``i_b`` in ``AddressInputs`` or their gradients."""
-    heads = Heads(
-        record.key, record.strength, record.gate, record.shift, record.sharpening, None, None
-    )
-    return heads_at(heads, i_b, 0, shape)
+from ntm_kernels.backends.triton.kernels.interface import address_heads_at
 
 
 @triton.jit
@@ -32,7 +22,7 @@ def address_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     memory = access.load_memory(inputs.memory, i_b, shape, block)
     previous = access.load_weightings(inputs.previous_weightings, i_b, shape, block)
-    heads = address_heads(inputs, i_b, shape)
+    heads = address_heads_at(inputs, i_b, 0, shape)
     found = address(memory, previous, heads, shape, block, False)
     access.store_weightings(outputs.weightings, i_b, found.weightings, shape)
 
@@ -55,8 +45,8 @@ def address_backward_kernel(
         d_weightings,
         memory,
         previous,
-        address_heads(inputs, i_b, shape),
-        address_heads(d_inputs, i_b, shape),
+        address_heads_at(inputs, i_b, 0, shape),
+        address_heads_at(d_inputs, i_b, 0, shape),
         shape,
         block,
         False,

@@ -25,6 +25,8 @@ from ntm_kernels.backends.triton.kernels.access import (
     store,
     with_column,
     with_row,
+    zero_rows,
+    zeros,
 )
 
 COSINE_EPS = tl.constexpr(reference.COSINE_EPS)
@@ -60,8 +62,8 @@ class Addressing(NamedTuple):
 def similarity(memory, p_key, shape: tl.constexpr, block: tl.constexpr):
     """The ``Cosine`` of all keys and rows."""
     i_m = tl.arange(0, memory.shape[1])
-    dots = tl.zeros([block.H, memory.shape[0]], memory.dtype)
-    key_square = tl.zeros([block.H], memory.dtype)
+    dots = zero_rows(block.H, memory.shape[0], memory.dtype)
+    key_square = zeros(block.H, memory.dtype)
     for h in range(shape.H):
         key = load(p_key + h * shape.M + i_m, i_m < shape.M, memory.dtype)
         dots = with_row(dots, h, tl.sum(memory * key[None, :], 1))

@@ -2,7 +2,7 @@
 
 The loop of steps calls these functions and asks nothing else:
 
-- ``carried``: what the controller hands from step to step;
+- ``Carried``: what the controller hands from step to step;
 - ``controller_step``: one step forward, then ``carry_hidden`` once all of it is done;
 - ``interface_controller_backward``: one step backward, from the interface vector to the gradient of
   what the controller saw of the step before;
@@ -27,65 +27,58 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import math
-from ntm_kernels.backends.triton.kernels.access import fill_zero, load, row
+from ntm_kernels.backends.triton.kernels.access import fill_zero, load, row, zeros
 from ntm_kernels.backends.triton.kernels.interface import interface_backward
 from ntm_kernels.backends.triton.kernels.matrix import matvec, vecmat
 
 
 class Carried(NamedTuple):
-    """Where one sequence's controller finds what the step before handed on, or its gradient."""
+    """What the step before handed on, of all sequences, or its gradient.
 
-    read_vectors: Any
-    hidden: Any  # of an LSTM alone, as the cell
-    cell: Any
+    Hidden state and cell are ``None`` but for an LSTM.
+    """
 
-
-@triton.jit
-def carried(p_read_vectors, p_hidden, p_cell, i_b, shape: tl.constexpr):
-    """The ``Carried`` of sequence ``i_b`` in tensors of all sequences."""
-    p_read_vectors += i_b * shape.R * shape.M
-    if shape.LSTM:
-        p_hidden += i_b * shape.C
-        p_cell += i_b * shape.C
-    return Carried(p_read_vectors, p_hidden, p_cell)
+    read_vectors: Any  # [B, R, M]
+    hidden: Any  # [B, C]
+    cell: Any  # [B, C]
 
 
 @triton.jit
-def controller_step(inputs, kept, state, p_hidden, i_tb, shape: tl.constexpr, block: tl.constexpr):
+def controller_step(
+    inputs, kept, state, p_hidden, i_b, i_tb, shape: tl.constexpr, block: tl.constexpr
+):
     """Stores the hidden state at ``p_hidden``, the new cell in ``state``, and what is kept."""
     for c in range(0, shape.C, block.C):
         if shape.LSTM:
-            lstm(inputs, kept, state, p_hidden, c, i_tb, shape, block)
+            lstm(inputs, kept, state, p_hidden, c, i_b, i_tb, shape, block)
         else:
-            feedforward(inputs, state, p_hidden, c, i_tb, shape, block)
+            feedforward(inputs, state, p_hidden, c, i_b, i_tb, shape, block)
 
 
 @triton.jit
-def lstm(inputs, kept, state, p_hidden, c, i_tb, shape: tl.constexpr, block: tl.constexpr):
+def lstm(inputs, kept, state, p_hidden, c, i_b, i_tb, shape: tl.constexpr, block: tl.constexpr):
     """A step of the ``block.C`` units from ``c`` on."""
     C: tl.constexpr = shape.C
     read_size: tl.constexpr = shape.R * shape.M
+    BC: tl.constexpr = block.C
     dtype: tl.constexpr = block.dtype
-    i_c = c + tl.arange(0, block.C)
+    i_c = c + tl.arange(0, BC)
     inside = i_c < C
     # All four gates of the units at once. Those of gate q are the rows from q C on.
-    i_q = tl.arange(0, 4 * block.C) // block.C
-    i_gate = i_q * C + c + tl.arange(0, 4 * block.C) % block.C
+    i_q = tl.arange(0, 4 * BC) // BC
+    i_gate = i_q * C + c + tl.arange(0, 4 * BC) % BC
     gate_inside = i_gate < i_q * C + C
-    p_weight = inputs.recurrent_weight
+    p_weight, p_read_vectors = inputs.recurrent_weight, state.read_vectors + i_b * read_size
+    p_state, p_cell = state.hidden + i_b * C, state.cell + i_b * C
     gates = load(inputs.x + i_tb * shape.G + i_gate, gate_inside, dtype)
-    gates = matvec(
-        gates, p_weight, shape.K, state.read_vectors, read_size, i_gate, gate_inside, block
-    )
-    gates = matvec(
-        gates, p_weight + read_size, shape.K, state.hidden, C, i_gate, gate_inside, block
-    )
+    gates = matvec(gates, p_weight, shape.K, p_read_vectors, read_size, i_gate, gate_inside, block)
+    gates = matvec(gates, p_weight + read_size, shape.K, p_state, C, i_gate, gate_inside, block)
     gates = tl.where(i_q == 2, math.tanh(gates), math.sigmoid(gates))
-    quarters = tl.reshape(gates, [4, block.C])
+    quarters = tl.reshape(gates, [4, BC])
     input_gate, forget_gate = row(quarters, 0), row(quarters, 1)
     candidate, output_gate = row(quarters, 2), row(quarters, 3)
-    cell = forget_gate * load(state.cell + i_c, inside, dtype) + input_gate * candidate
-    tl.store(state.cell + i_c, cell, mask=inside)
+    cell = forget_gate * load(p_cell + i_c, inside, dtype) + input_gate * candidate
+    tl.store(p_cell + i_c, cell, mask=inside)
     tl.store(p_hidden + i_c, output_gate * math.tanh(cell), mask=inside)
     if kept.gates is not None:
         tl.store(kept.gates + i_tb * shape.G + i_gate, gates, mask=gate_inside)
@@ -93,24 +86,26 @@ def lstm(inputs, kept, state, p_hidden, c, i_tb, shape: tl.constexpr, block: tl.
 
 
 @triton.jit
-def feedforward(inputs, state, p_hidden, c, i_tb, shape: tl.constexpr, block: tl.constexpr):
+def feedforward(inputs, state, p_hidden, c, i_b, i_tb, shape: tl.constexpr, block: tl.constexpr):
     """A step of the ``block.C`` units from ``c`` on."""
     K: tl.constexpr = shape.K
+    p_read_vectors = state.read_vectors + i_b * K
     i_c = c + tl.arange(0, block.C)
     inside = i_c < shape.C
     gates = load(inputs.x + i_tb * shape.G + i_c, inside, block.dtype)
-    gates = matvec(gates, inputs.recurrent_weight, K, state.read_vectors, K, i_c, inside, block)
+    gates = matvec(gates, inputs.recurrent_weight, K, p_read_vectors, K, i_c, inside, block)
     tl.store(p_hidden + i_c, math.tanh(gates), mask=inside)
 
 
 @triton.jit
-def carry_hidden(state, p_hidden, shape: tl.constexpr, block: tl.constexpr):
+def carry_hidden(state, p_hidden, i_b, shape: tl.constexpr, block: tl.constexpr):
     """Hand the new hidden state to the next step."""
     if shape.LSTM:
         for c in range(0, shape.C, block.C):
             i_c = c + tl.arange(0, block.C)
             inside = i_c < shape.C
-            tl.store(state.hidden + i_c, load(p_hidden + i_c, inside, block.dtype), mask=inside)
+            hidden = load(p_hidden + i_c, inside, block.dtype)
+            tl.store(state.hidden + i_b * shape.C + i_c, hidden, mask=inside)
 
 
 @triton.jit
@@ -144,27 +139,28 @@ def interface_controller_backward(
     for c in range(0, shape.C, block.C):
         i_c = c + tl.arange(0, block.C)
         inside = i_c < shape.C
-        d_hidden = tl.zeros([block.C], block.dtype)
+        d_hidden = zeros(block.C, block.dtype)
         if grads.hidden is not None:
             d_hidden += load(grads.hidden + i_tb * shape.C + i_c, inside, block.dtype)
         if shape.LSTM:
-            d_hidden += load(d_state.hidden + i_c, inside, block.dtype)
+            d_hidden += load(d_state.hidden + i_b * shape.C + i_c, inside, block.dtype)
         d_hidden = interface_backward(d_hidden, inputs, p_d_interface, i_c, shape, block)
         if shape.LSTM:
             # The cell before the first step is the initial one.
             p_previous = inputs.initial_cell + i_b * shape.C
             if i_tb >= B:
                 p_previous = saved.cells + (i_tb - B) * shape.C
-            lstm_backward(d_hidden, saved, p_previous, d_gates, d_state, i_c, i_tb, shape)
+            p_d_cell = d_state.cell + i_b * shape.C
+            lstm_backward(d_hidden, saved, p_previous, d_gates, p_d_cell, i_c, i_tb, shape)
         else:
             feedforward_backward(d_hidden, outputs, d_gates, i_c, i_tb, shape)
     tl.debug_barrier()
-    recurrent_backward(inputs, d_gates, d_state, shape, block)
+    recurrent_backward(inputs, d_gates, d_state, i_b, shape, block)
 
 
 @triton.jit
 def lstm_backward(
-    d_hidden, saved, p_previous_cell, p_d_gates, d_state, i_c, i_tb, shape: tl.constexpr
+    d_hidden, saved, p_previous_cell, p_d_gates, p_d_cell, i_c, i_tb, shape: tl.constexpr
 ):
     """Stores the gradients of the gates of the units ``i_c``, and that of their cells before."""
     C: tl.constexpr = shape.C
@@ -177,7 +173,7 @@ def lstm_backward(
     output_gate = load(p_gates + 3 * C + i_c, inside, dtype)
     squashed = math.tanh(load(saved.cells + i_tb * C + i_c, inside, dtype))
     previous = load(p_previous_cell + i_c, inside, dtype)
-    d_cell = load(d_state.cell + i_c, inside, dtype)
+    d_cell = load(p_d_cell + i_c, inside, dtype)
     d_cell += d_hidden * output_gate * (1.0 - squashed * squashed)
     d_input = d_cell * candidate * input_gate * (1.0 - input_gate)
     d_forget = d_cell * previous * forget_gate * (1.0 - forget_gate)
@@ -187,7 +183,7 @@ def lstm_backward(
     tl.store(p_d_gates + C + i_c, d_forget, mask=inside)
     tl.store(p_d_gates + 2 * C + i_c, d_candidate, mask=inside)
     tl.store(p_d_gates + 3 * C + i_c, d_output, mask=inside)
-    tl.store(d_state.cell + i_c, d_cell * forget_gate, mask=inside)
+    tl.store(p_d_cell + i_c, d_cell * forget_gate, mask=inside)
 
 
 @triton.jit
@@ -198,14 +194,14 @@ def feedforward_backward(d_hidden, outputs, p_d_gates, i_c, i_tb, shape: tl.cons
 
 
 @triton.jit
-def recurrent_backward(inputs, p_d_gates, d_state, shape: tl.constexpr, block: tl.constexpr):
+def recurrent_backward(inputs, p_d_gates, d_state, i_b, shape: tl.constexpr, block: tl.constexpr):
     """Gradients of what the gates saw of the step before: read vectors and hidden state."""
     read_size: tl.constexpr = shape.R * shape.M
     for k in range(0, shape.K, block.C):
         i_k = k + tl.arange(0, block.C)
         inside = i_k < shape.K
         d_recurrent = vecmat(
-            tl.zeros([block.C], block.dtype),
+            zeros(block.C, block.dtype),
             inputs.recurrent_weight,
             shape.K,
             p_d_gates,
@@ -214,7 +210,9 @@ def recurrent_backward(inputs, p_d_gates, d_state, shape: tl.constexpr, block: t
             inside,
             block,
         )
-        tl.store(d_state.read_vectors + i_k, d_recurrent, mask=i_k < read_size)
+        p_d_read_vectors = d_state.read_vectors + i_b * read_size
+        tl.store(p_d_read_vectors + i_k, d_recurrent, mask=i_k < read_size)
         if shape.LSTM:
             in_hidden = (i_k >= read_size) & inside
-            tl.store(d_state.hidden + i_k - read_size, d_recurrent, mask=in_hidden)
+            p_d_hidden = d_state.hidden + i_b * shape.C - read_size
+            tl.store(p_d_hidden + i_k, d_recurrent, mask=in_hidden)

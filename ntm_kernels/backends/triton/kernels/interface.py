@@ -9,6 +9,8 @@ gradients are those of the raw numbers. All heads together have one number each,
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -16,6 +18,23 @@ from ntm_kernels.backends.triton.kernels import math
 from ntm_kernels.backends.triton.kernels.access import load, load_rows
 from ntm_kernels.backends.triton.kernels.matrix import matvec, vecmat
 from ntm_kernels.backends.triton.records import Heads
+
+
+class AddressHeads(NamedTuple):
+    """Where the parameters of addressing begin, or their gradients, of one sequence."""
+
+    key: Any
+    strength: Any
+    gate: Any
+    shift: Any
+    sharpening: Any
+
+
+class WriteHeads(NamedTuple):
+    """Where the parameters of the heads that write begin, or their gradients."""
+
+    erase: Any
+    add: Any
 
 
 @triton.jit
@@ -60,30 +79,29 @@ def heads_in(p, shape: tl.constexpr):
     return Heads(p, p_strength, p_gate, p_shift, p_sharpening, p_erase, p_add)
 
 
-@triton.jit
-def row_of(p, i, width: tl.constexpr):
-    """Where row ``i`` begins in a matrix; ``None`` if there is none."""
-    return None if p is None else p + i * width
+# The next two find where the parameters of row ``i`` begin. A row belongs to a sequence, or to a
+# part of its gradients. ``stride`` lies between two rows of all parameters, which are views into
+# one tensor. It is 0 where each parameter is a contiguous tensor of its own. There are two
+# functions, since some calls have the parameters of addressing alone, or those of writing alone,
+# and a function cannot return a record with ``None`` in Triton 3.6.
 
 
 @triton.jit
-def heads_at(heads, i, stride: tl.constexpr, shape: tl.constexpr):
-    """Where the parameters of row ``i`` begin, a sequence or a part of its gradients.
-
-    ``stride`` lies between two rows of all parameters, which are views into one tensor. It is 0
-    where each parameter is a contiguous tensor of its own.
-    """
-    one: tl.constexpr = stride if stride else shape.H
-    vector: tl.constexpr = stride if stride else shape.W * shape.M
-    return Heads(
-        key=row_of(heads.key, i, stride if stride else shape.H * shape.M),
-        strength=row_of(heads.strength, i, one),
-        gate=row_of(heads.gate, i, one),
-        shift=row_of(heads.shift, i, stride if stride else shape.H * shape.S),
-        sharpening=row_of(heads.sharpening, i, one),
-        erase=row_of(heads.erase, i, vector),
-        add=row_of(heads.add, i, vector),
+def address_heads_at(heads, i, stride: tl.constexpr, shape: tl.constexpr):
+    i_number = i * (stride if stride else shape.H)
+    return AddressHeads(
+        key=heads.key + i * (stride if stride else shape.H * shape.M),
+        strength=heads.strength + i_number,
+        gate=heads.gate + i_number,
+        shift=heads.shift + i * (stride if stride else shape.H * shape.S),
+        sharpening=heads.sharpening + i_number,
     )
+
+
+@triton.jit
+def write_heads_at(heads, i, stride: tl.constexpr, shape: tl.constexpr):
+    i_word = i * (stride if stride else shape.W * shape.M)
+    return WriteHeads(erase=heads.erase + i_word, add=heads.add + i_word)
 
 
 @triton.jit

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import access, controller, interface
 from ntm_kernels.backends.triton.kernels.addressing import address, address_backward
+from ntm_kernels.backends.triton.kernels.controller import Carried
 from ntm_kernels.backends.triton.kernels.memory import read_write, read_write_backward, write
 
 # One compilation serves sequences and batches of any length.
@@ -94,9 +95,8 @@ def sequence_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     length = length_of(inputs.lengths, i_b, T)
     memory, weightings = load_state(inputs, i_b, shape, block)
-    state = controller.carried(
-        outputs.final_read_vectors, outputs.final_hidden, outputs.final_cell, i_b, shape
-    )
+    state = Carried(outputs.final_read_vectors, outputs.final_hidden, outputs.final_cell)
+    p_state_read_vectors = state.read_vectors + i_b * shape.R * shape.M
     clear_padding(outputs, kept, i_b, length, T, B, every, KEEP, shape, block)
     for t in range(length):
         i_tb = t * B + i_b
@@ -104,16 +104,16 @@ def sequence_kernel(
             if t % every == 0:
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
         p_hidden = outputs.hidden + i_tb * shape.C
-        controller.controller_step(inputs, kept, state, p_hidden, i_tb, shape, block)
+        controller.controller_step(inputs, kept, state, p_hidden, i_b, i_tb, shape, block)
         tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
         interface.interface_step(inputs, p_hidden, p_interface, shape, block)
-        controller.carry_hidden(state, p_hidden, shape, block)
+        controller.carry_hidden(state, p_hidden, i_b, shape, block)
         tl.debug_barrier()  # The interface vector is stored.
         heads = interface.heads_in(p_interface, shape)
         weightings = address(memory, weightings, heads, shape, block, True).weightings
         p_read_vectors = outputs.read_vectors + i_tb * shape.R * shape.M
-        memory = read_write(memory, weightings, heads, p_read_vectors, state.read_vectors, shape)
+        memory = read_write(memory, weightings, heads, p_read_vectors, p_state_read_vectors, shape)
         if kept.weightings is not None:
             access.store_weightings(kept.weightings, i_tb, weightings, shape)
         tl.debug_barrier()  # The read vectors are stored, for the next step's controller.
@@ -123,8 +123,8 @@ def sequence_kernel(
 @triton.jit
 def load_grads(grads, i_b, shape: tl.constexpr, block: tl.constexpr):
     """Gradients of memory and weightings after the last step."""
-    d_memory = tl.zeros([block.N, block.M], block.dtype)
-    d_weightings = tl.zeros([block.H, block.N], block.dtype)
+    d_memory = access.zero_rows(block.N, block.M, block.dtype)
+    d_weightings = access.zero_rows(block.H, block.N, block.dtype)
     if grads.final_memory is not None:
         d_memory = access.load_memory(grads.final_memory, i_b, shape, block)
     if grads.final_weightings is not None:
@@ -192,6 +192,9 @@ def address_read_write_backward(
     previous = access.load_weightings(p_previous, 0, shape, block)
     heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
     d_heads = interface.heads_in(p_d_interface, shape)
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_tb * shape.R * shape.M
     d_memory, d_weightings = read_write_backward(
         d_memory,
         d_weightings,
@@ -199,8 +202,8 @@ def address_read_write_backward(
         weightings,
         heads,
         d_heads,
-        d_state.read_vectors,
-        interface.row_of(grads.read_vectors, i_tb, shape.R * shape.M),
+        d_state.read_vectors + i_b * shape.R * shape.M,
+        p_d_read_vectors,
         shape,
     )
     return address_backward(
@@ -227,9 +230,7 @@ def sequence_backward_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     length = length_of(inputs.lengths, i_b, T)
     d_memory, d_weightings = load_grads(grads, i_b, shape, block)
-    d_state = controller.carried(
-        d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell, i_b, shape
-    )
+    d_state = Carried(d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell)
     clear_padding_backward(d_inputs, p_d_interface, i_b, length, T, B, shape, block)
     segments = tl.cdiv(length, every)
     for reverse in range(segments):

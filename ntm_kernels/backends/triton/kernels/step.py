@@ -54,7 +54,9 @@ def step_backward_kernel(
         d_memory = access.load_memory(grads.memory, i_b, shape, block)
     if grads.weightings is not None:
         d_weightings = access.load_weightings(grads.weightings, i_b, shape, block)
-    p_d_read_vectors = interface.row_of(grads.read_vectors, i_b, shape.R * shape.M)
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_b * shape.R * shape.M
     d_memory, d_weightings = read_write_backward(
         d_memory,
         d_weightings,

@@ -122,11 +122,11 @@ def similarity_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
+    heads = interface.address_heads_at(heads, i_b, shape.P, shape)
     strength = interface.activate_strength(heads.strength, shape, block, RAW)
     # The sum is relative to the largest score so far, so a larger one scales it down.
-    top = tl.full([block.H], -float("inf"), block.dtype)
-    total = tl.zeros([block.H], block.dtype)
+    top = access.zeros(block.H, block.dtype) - float("inf")
+    total = access.zeros(block.H, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -155,17 +155,17 @@ def content_interpolate_shift_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
+    heads = interface.address_heads_at(heads, i_b, shape.P, shape)
     gate = interface.activate_gate(heads.gate, shape, block, RAW)
     taps = interface.activate_shift(heads.shift, shape, block, RAW)
     sharpening = interface.activate_sharpening(heads.sharpening, shape, block, RAW)
     top, total = softmax_total(chain, i_b, J, shape, block)
     # The powers are relative to the largest w̃ so far, so a larger one scales them down.
-    peak, powers = tl.zeros([block.H], block.dtype), tl.zeros([block.H], block.dtype)
+    peak, powers = access.zeros(block.H, block.dtype), access.zeros(block.H, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
-        shifted = tl.zeros([block.H, block.N], block.dtype)
+        shifted = access.zero_rows(block.H, block.N, block.dtype)
         for s in range(shape.S):
             i_from = addressing.behind(i_n, s, shape)
             scores = load_at(chain.scores, i_b, i_from, inside, shape, block)
@@ -199,11 +199,14 @@ def sharpen_read_write_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
     if chain is not None:
-        sharpening = interface.activate_sharpening(heads.sharpening, shape, block, RAW)
+        p_sharpening = heads.sharpening + i_b * (shape.P if RAW else shape.H)
+        sharpening = interface.activate_sharpening(p_sharpening, shape, block, RAW)
         peak, total = power_total(chain, i_b, sharpening, J, shape, block)
-    p_part = interface.row_of(p_read_vectors, i_b * J + i_j, shape.R * shape.M)
+    if shape.R > 0:
+        p_read_vectors += (i_b * J + i_j) * shape.R * shape.M
+    if shape.W > 0:
+        writing = interface.write_heads_at(heads, i_b, shape.P, shape)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -217,10 +220,10 @@ def sharpen_read_write_kernel(
             rows = load_tile(p_memory, i_b, i_n, inside, shape, block)
         if shape.R > 0:
             # The next tile adds to what this one stores.
-            memory.read(rows, weightings, p_part, None, start > i_j * run, shape)
+            memory.read(rows, weightings, p_read_vectors, None, start > i_j * run, shape)
             tl.debug_barrier()
         if shape.W > 0:
-            rows = memory.write(rows, weightings, heads, shape, RAW)
+            rows = memory.write(rows, weightings, writing, shape, RAW)
             store_tile(p_written, rows, i_b, i_n, inside, shape)
 
 
@@ -242,14 +245,17 @@ def read_write_backward_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
     if chain is not None:
-        sharpening = interface.activate_sharpening(heads.sharpening, shape, block, RAW)
+        p_sharpening = heads.sharpening + i_b * (shape.P if RAW else shape.H)
+        sharpening = interface.activate_sharpening(p_sharpening, shape, block, RAW)
         peak, total = power_total(chain, i_b, sharpening, J, shape, block)
     if shape.W > 0:
-        d_heads = interface.heads_at(d_heads, i_b * J + i_j, shape.D, shape)
-    p_d_read_vectors = interface.row_of(grads.read_vectors, i_b, shape.R * shape.M)
-    mean = tl.zeros([block.H], block.dtype)
+        writing = interface.write_heads_at(heads, i_b, shape.P, shape)
+        d_writing = interface.write_heads_at(d_heads, i_b * J + i_j, shape.D, shape)
+    p_d_read_vectors = grads.read_vectors
+    if p_d_read_vectors is not None:
+        p_d_read_vectors += i_b * shape.R * shape.M
+    mean = access.zeros(block.H, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -258,18 +264,18 @@ def read_write_backward_kernel(
             weightings = addressing.sharpen(shifted, peak, total, sharpening, inside, shape)
         else:
             weightings = load_at(p_weightings, i_b, i_n, inside, shape, block)
-        d_weightings = tl.zeros([block.H, block.N], block.dtype)
+        d_weightings = access.zero_rows(block.H, block.N, block.dtype)
         if grads.weightings is not None:
             d_weightings = load_at(grads.weightings, i_b, i_n, inside, shape, block)
         if shape.R + shape.W > 0:
             rows = load_tile(p_memory, i_b, i_n, inside, shape, block)
-            d_rows = tl.zeros([block.N, block.M], block.dtype)
+            d_rows = access.zero_rows(block.N, block.M, block.dtype)
             if grads.memory is not None:
                 d_rows = load_tile(grads.memory, i_b, i_n, inside, shape, block)
             if shape.W > 0:
                 seen = start > i_j * run
                 d_rows, d_weightings = memory.write_backward(
-                    d_rows, d_weightings, rows, weightings, heads, d_heads, seen, shape, RAW
+                    d_rows, d_weightings, rows, weightings, writing, d_writing, seen, shape, RAW
                 )
             d_rows, d_weightings = memory.read_backward(
                 d_rows, d_weightings, rows, weightings, p_d_read_vectors, None, shape
@@ -297,12 +303,12 @@ def sharpen_backward_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
-    d_heads = interface.heads_at(d_heads, i_b * J + i_j, shape.D, shape)
+    heads = interface.address_heads_at(heads, i_b, shape.P, shape)
+    d_heads = interface.address_heads_at(d_heads, i_b * J + i_j, shape.D, shape)
     sharpening = interface.activate_sharpening(heads.sharpening, shape, block, RAW)
     peak, total = power_total(chain, i_b, sharpening, J, shape, block)
     mean = part_total(p_means, i_b, J, shape, block)
-    d_sharpening = tl.zeros([block.H], block.dtype)
+    d_sharpening = access.zeros(block.H, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -336,13 +342,13 @@ def interpolate_shift_backward_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
-    d_heads = interface.heads_at(d_heads, i_b * J + i_j, shape.D, shape)
+    heads = interface.address_heads_at(heads, i_b, shape.P, shape)
+    d_heads = interface.address_heads_at(d_heads, i_b * J + i_j, shape.D, shape)
     gate = interface.activate_gate(heads.gate, shape, block, RAW)
     taps = interface.activate_shift(heads.shift, shape, block, RAW)
     top, total = softmax_total(chain, i_b, J, shape, block)
-    d_gate, content_total = tl.zeros([block.H], block.dtype), tl.zeros([block.H], block.dtype)
-    d_taps = tl.zeros([block.H, block.S], block.dtype)
+    d_gate, content_total = access.zeros(block.H, block.dtype), access.zeros(block.H, block.dtype)
+    d_taps = access.zero_rows(block.H, block.S, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -350,7 +356,7 @@ def interpolate_shift_backward_kernel(
         previous = load_at(p_previous, i_b, i_n, inside, shape, block)
         content = content_of_tile(scores, top, total, inside)
         gated = addressing.interpolate(content, previous, gate)
-        d_gated = tl.zeros([block.H, block.N], block.dtype)
+        d_gated = access.zero_rows(block.H, block.N, block.dtype)
         for s in range(shape.S):
             i_to = addressing.ahead(i_n, s, shape)
             d_ahead = load_at(p_d_shifted, i_b, i_to, inside, shape, block)
@@ -386,12 +392,12 @@ def similarity_content_backward_kernel(
 ):
     i_b, i_j = tl.program_id(0).to(tl.int64), tl.program_id(1)
     RAW: tl.constexpr = shape.P > 0
-    heads = interface.heads_at(heads, i_b, shape.P, shape)
-    d_heads = interface.heads_at(d_heads, i_b * J + i_j, shape.D, shape)
+    heads = interface.address_heads_at(heads, i_b, shape.P, shape)
+    d_heads = interface.address_heads_at(d_heads, i_b * J + i_j, shape.D, shape)
     strength = interface.activate_strength(heads.strength, shape, block, RAW)
     top, total = softmax_total(chain, i_b, J, shape, block)
     content_total = part_total(p_totals, i_b, J, shape, block)
-    d_strength = tl.zeros([block.H], block.dtype)
+    d_strength = access.zeros(block.H, block.dtype)
     for start in range(i_j * run, tl.minimum(i_j * run + run, shape.N), block.N):
         i_n = start + tl.arange(0, block.N)
         inside = i_n < shape.N
@@ -429,7 +435,7 @@ def combine_kernel(
 ):
     i_b = tl.program_id(0).to(tl.int64)
     i_d = tl.program_id(1) * block.D + tl.arange(0, block.D)
-    total = tl.zeros([block.D], block.dtype)
+    total = access.zeros(block.D, block.dtype)
     for start in range(0, J, block.J):
         i_j = start + tl.arange(0, block.J)
         inside = (i_j < J)[:, None] & (i_d < D)[None, :]

@@ -8,16 +8,8 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import access
-from ntm_kernels.backends.triton.kernels.interface import heads_at
+from ntm_kernels.backends.triton.kernels.interface import write_heads_at
 from ntm_kernels.backends.triton.kernels.memory import write, write_backward
-from ntm_kernels.backends.triton.records import Heads
-
-
-@triton.jit
-def write_heads(record, i_b, shape: tl.constexpr):
-    """The ``Heads`` of sequence ``i_b`` in ``WriteInputs`` or their gradients."""
-    heads = Heads(None, None, None, None, None, record.erase, record.add)
-    return heads_at(heads, i_b, 0, shape)
 
 
 @triton.jit
@@ -30,7 +22,7 @@ def write_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     memory = access.load_memory(inputs.memory, i_b, shape, block)
     weightings = access.load_weightings(inputs.weightings, i_b, shape, block)
-    memory = write(memory, weightings, write_heads(inputs, i_b, shape), shape, False)
+    memory = write(memory, weightings, write_heads_at(inputs, i_b, 0, shape), shape, False)
     access.store_memory(outputs.memory, i_b, memory, shape)
 
 
@@ -52,8 +44,8 @@ def write_backward_kernel(
         tl.zeros_like(weightings),
         memory,
         weightings,
-        write_heads(inputs, i_b, shape),
-        write_heads(d_inputs, i_b, shape),
+        write_heads_at(inputs, i_b, 0, shape),
+        write_heads_at(d_inputs, i_b, 0, shape),
         False,
         shape,
         False,
