@@ -4,10 +4,10 @@
     python -m scripts.triton_report --check [--targets sm_90 gfx942 ...]
 
 No GPU is needed: every op is called on tensors without data, and each kernel that it would launch
-is compiled for every target. ``budget.json`` beside the report bounds registers and shared memory,
-and names kernels that may spill, if any; what exceeds its bound is printed and is an error, with
-the Triton that the budget is of.
-``--check`` writes nothing; ``--update-budget`` makes what is found the bounds.
+is compiled for every target. ``budget.json`` beside the report has upper bounds of registers,
+shared memory and spilled bytes. What exceeds its bound is printed, and is an error if the Triton is
+the one that the budget was made with.
+``--check`` compares and writes nothing. ``--update-budget`` makes what is found the new bounds.
 """
 
 from __future__ import annotations

@@ -23,8 +23,11 @@ PAPER = Case("sequence", 16, 128, 20, time=41, hidden_size=100)
 LARGE = PAPER.with_(memory_size=1024, word_size=64)
 TALL = PAPER.with_(memory_size=256, word_size=16)
 MANY_HEADS = PAPER.with_(num_read_heads=8, num_write_heads=8, controller="feedforward")
-ADDRESS = ["scores", "shift"]
-ADDRESS_BACKWARD = ["sharpen_backward", "shift_backward", "scores_backward", "combine"]
+ADDRESS = ["similarity", "content_interpolate_shift"]
+ADDRESS_BACKWARD = [
+    *("sharpen_backward", "interpolate_shift_backward", "similarity_content_backward"),
+    "combine",
+]
 
 
 class Launches(Launcher):
@@ -104,8 +107,8 @@ def sequence(case):
 def test_step():
     assert step(PAPER) == (["step"], ["step_backward"])
     assert step(LARGE) == (
-        [*ADDRESS, "finish", "combine"],
-        [*ADDRESS, "finish_backward", *ADDRESS_BACKWARD],
+        [*ADDRESS, "sharpen_read_write", "combine"],
+        [*ADDRESS, "read_write_backward", *ADDRESS_BACKWARD],
     )
 
 
@@ -121,7 +124,7 @@ def test_sequence_in_one_launch():
 @pytest.mark.parametrize(("case", "per_step"), [(LARGE, (4, 7)), (MANY_HEADS, (1, 1))])
 def test_sequence_in_a_loop(case, per_step):
     forward, backward, beside = sequence(case)
-    repeated = backward.pop("write", 0) + backward.pop("finish", 0)
+    repeated = backward.pop("write", 0) + backward.pop("sharpen_read_write", 0)
     assert forward.total() == per_step[0] * case.time
     assert backward.total() == per_step[1] * case.time
     # Memories between the stored ones are written anew.

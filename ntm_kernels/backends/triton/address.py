@@ -19,7 +19,7 @@ class Address(OneProgramOrTiles[AddressInputs, AddressOutputs]):
     ) -> None:
         tiled, heads = Tiled(self.launcher, inputs.memory, sizes), _heads(inputs)
         chain = tiled.address(heads, inputs.previous_weightings)
-        tiled.finish(heads, chain, some(StepOutputs, weightings=outputs.weightings))
+        tiled.sharpen_read_write(heads, chain, some(StepOutputs, weightings=outputs.weightings))
 
     def backward_in_tiles(
         self,
@@ -36,7 +36,7 @@ class Address(OneProgramOrTiles[AddressInputs, AddressOutputs]):
         )
         chain = tiled.address(heads, inputs.previous_weightings)
         d_weightings, parts = tiled.weighting(), tiled.gradient_parts(layout.size)
-        means = tiled.finish_backward(
+        means = tiled.read_write_backward(
             some(StepOutputs, weightings=grads.weightings),
             heads,
             chain=chain,

@@ -24,11 +24,11 @@ class OnChip(NamedTuple):
 class Table(NamedTuple):
     """Launch parameters.
 
-    ``on_chip`` goes by increasing size: the first row that holds memory and weightings serves the
-    call. A backward holds about six blocks of the memory's size at once (memory, its gradient and
-    intermediate products), so a row gives a thread at most 16 elements of each: 96 registers, and
-    as many for the weightings and addresses. ``sequence`` also multiplies by the controller's
-    matrices, which more warps load faster than the memory alone would want.
+    ``on_chip`` goes by increasing size, and the first row that holds memory and weightings serves
+    the call. A backward holds about six blocks of the memory's size at once: the memory, its
+    gradient and products of them. So a row gives a thread at most 16 elements of each block. These
+    are 96 registers; as many remain for the weightings and addresses. ``sequence`` takes more
+    warps, since they load the controller's matrices faster.
     """
 
     on_chip: tuple[OnChip, ...] = (
@@ -39,25 +39,27 @@ class Table(NamedTuple):
         # The paper's 128 x 20, padded to 128 x 32. With 16 warps a thread has only 128 registers.
         OnChip(elements=4096, warps=8, sequence_warps=8),
     )
-    # Of each weighting, [heads, locations], that a thread holds on the chip. A backward has about
-    # ten and would spill with more; that of ``sequence`` also has the controller's addresses.
+    # Elements that a thread may hold of a block [heads, locations]. A backward has about ten such
+    # blocks at once, and would spill if they were larger. The backward of ``sequence`` also needs
+    # registers for the addresses of the controller's weights.
     thread_weightings: int = 8
     sequence_thread_weightings: int = 4
-    # Elements beside the memory: [heads, locations], [heads, taps], and [heads, parts] of tiles.
+    # Elements that a block [heads, locations of a tile], [heads, taps] or [heads, parts] may have.
     head_elements: int = 2048
-    # Blocks of the controller's matrices in ``sequence``: rows (four gates, that many units each)
-    # and columns, two coalesced reads of 128 bytes; 16 elements a thread of 8 warps.
+    # Blocks of the controller's matrices in ``sequence``: 16 hidden units, with four rows each for
+    # the gates of an LSTM, by 64 columns. A row is two coalesced reads of 128 bytes, and each
+    # thread of 8 warps has 16 elements.
     controller_rows: int = 16
     controller_columns: int = 64
-    # What fits nowhere above goes tile by tile: 16 elements a thread of 4 warps, of which a
-    # multiprocessor holds several programs at once and hides the loads of one behind another.
+    # A larger memory goes tile by tile, with 16 elements of a tile for each thread of 4 warps. A
+    # multiprocessor holds several such small programs at once: while one loads, others compute.
     tile_elements: int = 2048
     tile_warps: int = 4
-    # Programs in all, several for each of some hundred multiprocessors, and per sequence: every
-    # program reads the parts of all those of its sequence.
+    # At most that many programs in all, which is several for each of some hundred multiprocessors,
+    # and that many for one sequence: each of them reads the parts that all of them have left.
     programs: int = 1024
     programs_per_sequence: int = 256
-    # Parts and their elements that ``combine`` takes at once.
+    # How many parts, and how many elements of each, ``combine`` adds up at once.
     combine_block: tuple[int, int] = (16, 128)
 
     def fitting(self, sizes: Sizes, dtype: torch.dtype, sequence: bool = False) -> OnChip | None:

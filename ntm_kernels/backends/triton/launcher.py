@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ntm_kernels.backends.triton.launch_table import TABLE, Table, most_registers, padded
+from ntm_kernels.backends.triton.records import Block, Shape
 from ntm_kernels.ops import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
-# One stage: a pipelined loop would load what the step before has yet to store. Fusing multiply and
-# add loses nothing, and the default for it differs between versions.
+# One pipeline stage: with more, a loop would load the data of an iteration before the iteration
+# before it has stored them. Fusing multiplications with additions is asked for, since it loses no
+# accuracy and Triton's default differs between versions.
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
 
@@ -69,20 +71,18 @@ class Launcher:
     def in_registers(
         self, warps: int, letters: str, sizes: Sizes, dtype: torch.dtype
     ) -> dict[str, Any]:
-        """Constants of a program of ``warps`` that holds a memory of ``dtype``.
-
-        They are the sizes by their ``letters``, the powers of two that hold them, the accumulator
-        and the launch parameters.
-        """
-        constants = dict(zip(letters.split(), sizes.shape(letters), strict=True))
-        if "S" in constants:
-            constants["BS"] = padded(sizes.num_taps)
+        """What a program of ``warps`` that holds a memory of ``dtype`` is compiled for: the sizes
+        of ``letters``, the blocks that hold them, and the launch parameters."""
+        block = Block(
+            self.accumulator(dtype),
+            H=padded(sizes.num_heads),
+            N=padded(sizes.memory_size),
+            M=padded(sizes.word_size),
+            S=padded(sizes.num_taps) if "S" in letters else 0,
+        )
         return {
-            **constants,
-            "BH": padded(sizes.num_heads),
-            "BN": padded(sizes.memory_size),
-            "BM": padded(sizes.word_size),
-            "ACC": self.accumulator(dtype),
+            "shape": Shape.of(sizes, letters),
+            "block": block,
             "warps": warps,
             "registers": most_registers(warps),
         }

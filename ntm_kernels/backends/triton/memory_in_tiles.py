@@ -1,33 +1,28 @@
-"""The launches for a memory too large for one program; their kernels are in ``kernels/tiled``."""
+"""The launches for a memory that is too large for one program: of the kernels in ``tiled.py``.
+
+Each method is one stage, or several fused, on all tiles of all sequences: one launch, or a few in
+order. What a launch hands to the next goes through tensors that are made here.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from ntm_kernels.backends.triton.launch_table import most_registers, padded
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.records import Heads
-from ntm_kernels.ops import Field, Sizes, StepOutputs, record
+from ntm_kernels.backends.triton.records import Block, Chain, Heads, Shape, only
+from ntm_kernels.ops import Sizes, StepOutputs
 from ntm_kernels.ops.declare import empty
 from ntm_kernels.reference import arithmetic_dtype
 
 
-@record
-class Chain(NamedTuple):
-    """An addressing, as far as its backward needs it. G are the programs of a sequence."""
-
-    scores: Annotated[Tensor, Field("B H N")]  # β K
-    tops: Annotated[Tensor, Field("B H G")]  # largest score of a part
-    sums: Annotated[Tensor, Field("B H G")]  # its sum of exponentials
-    shifted: Annotated[Tensor, Field("B H N")]  # w̃
-    peaks: Annotated[Tensor, Field("B H G")]  # largest w̃ of a part
-    powers: Annotated[Tensor, Field("B H G")]  # its sum of powers
-
-
 class Tiled:
-    """Launches on ``memory [B, N, M]``; the parameters of heads are ``raw`` or activated."""
+    """Launches on ``memory [B, N, M]``, with J programs for each sequence.
+
+    The parameters of heads are ``raw``, views into interface vectors, or activated.
+    """
 
     def __init__(self, launcher: Launcher, memory: Tensor, sizes: Sizes, raw: bool = False) -> None:
         self.launcher, self.kernels = launcher, launcher.kernels
@@ -38,30 +33,39 @@ class Tiled:
         self.run_length = tile * -(-tiles // programs)
         self.programs = -(-sizes.memory_size // self.run_length)
         self.warps = launcher.table.tile_warps
-        self.constants = {
-            "H": sizes.num_heads,
-            "N": sizes.memory_size,
-            "P": sizes.interface_size if raw else 0,
-            "BH": padded(sizes.num_heads),
-            "BN": tile,
-            "RAW": raw,
-            "ACC": launcher.accumulator(memory.dtype),
-            "warps": self.warps,
-        }
-        self.words = {"M": sizes.word_size, "BM": padded(sizes.word_size)}
-        self.taps = {"S": sizes.num_taps, "BS": padded(sizes.num_taps)}
-        self.parts = {"BG": padded(self.programs)}
+        self.shape = Shape.of(sizes, "R W H N M S P" if raw else "R W H N M S")
+        self.block = Block(
+            launcher.accumulator(memory.dtype),
+            H=padded(sizes.num_heads),
+            N=tile,
+            M=padded(sizes.word_size),
+            S=padded(sizes.num_taps),
+            J=padded(self.programs),
+        )
 
-    def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
-        grid = (self.sizes.batch, self.programs)
+    def launch(
+        self,
+        kernel: Any,
+        letters: str,
+        *arguments: Any,
+        width: int = 0,
+        registers: int | None = None,
+    ) -> None:
+        """Launch a kernel that is compiled for the sizes and blocks of ``letters``.
+
+        Other sizes do not make Triton compile it again. ``width`` is D, the elements of all
+        gradients of parameters in a part.
+        """
         self.launcher.run(
             kernel,
-            grid,
+            (self.sizes.batch, self.programs),
             *arguments,
             self.programs,
             self.run_length,
-            **self.constants,
-            **constants,
+            shape=only(self.shape._replace(D=width), f"{letters} D"),
+            block=only(self.block, letters),
+            warps=self.warps,
+            registers=registers,
         )
 
     def new_empty(self, *shape: int) -> Tensor:
@@ -81,7 +85,7 @@ class Tiled:
         return self.new_empty(self.sizes.batch, self.programs, width)
 
     def combine(self, parts: Tensor, total: Tensor) -> Tensor:
-        """``total`` becomes the sum of ``parts [B, G, ...]`` over G."""
+        """``total`` becomes the sum of ``parts [B, J, ...]`` over J."""
         width = parts.shape[2:].numel()
         part_block, block = self.launcher.table.combine_block
         self.launcher.run(
@@ -91,64 +95,51 @@ class Tiled:
             total,
             self.programs,
             width,
-            BG=part_block,
-            BD=block,
-            ACC=self.constants["ACC"],
+            block=Block(self.block.dtype, J=part_block, D=block),
             warps=self.warps,
         )
         return total
 
     def combined(self, parts: Tensor) -> Tensor:
-        """The sum of ``parts [B, G, D]`` over G."""
+        """The sum of ``parts [B, J, D]`` over J."""
         return self.combine(parts, self.new_empty(self.sizes.batch, parts.shape[2]))
 
-    def heads_on(self, memory: Tensor | None) -> dict[str, int]:
-        """How many heads read and write; where there is no memory to read or write, none."""
-        if memory is None:
-            return {"R": 0, "W": 0}
-        return {"R": self.sizes.num_read_heads, "W": self.sizes.num_write_heads}
-
     def address(self, heads: Heads, previous_weightings: Tensor) -> Chain:
-        letters = {"G": self.programs}
-        chain = empty(Chain, self.sizes, self.memory, {"arithmetic": self.dtype}, letters)
-        self.launch(self.kernels.scores_kernel, self.memory, heads, chain, **self.words)
+        programs = {"J": self.programs}
+        chain = empty(Chain, self.sizes, self.memory, {"arithmetic": self.dtype}, programs)
+        self.launch(self.kernels.similarity_kernel, "H N M P", self.memory, heads, chain)
         self.launch(
-            self.kernels.shift_kernel,
+            self.kernels.content_interpolate_shift_kernel,
+            "H N S P J",
             heads,
             chain,
             previous_weightings,
-            **self.taps,
-            **self.parts,
         )
         return chain
 
-    def finish(self, heads: Heads, chain: Chain | None, after: StepOutputs) -> None:
-        """Find the weightings if there is a ``chain``; then read and write with them.
+    def sharpen_read_write(self, heads: Heads, chain: Chain | None, after: StepOutputs) -> None:
+        """Fill ``after``, of which read vectors and memory may be ``None``.
 
-        Fills the read vectors and the memory of ``after`` that are there.
+        With a ``chain`` the weightings are found from it, otherwise they are given in ``after``.
         """
         read_parts = None
         if after.read_vectors is not None:
             read_parts = self.gradient_parts(after.read_vectors.shape[1:].numel())
-        touched = (
-            self.memory if after.read_vectors is not None or after.memory is not None else None
-        )
+        touched = read_parts is not None or after.memory is not None
         self.launch(
-            self.kernels.finish_kernel,
-            touched,
+            self.kernels.sharpen_read_write_kernel,
+            "R W H N M P J" if touched else "H N P J",
+            self.memory if touched else None,
             heads,
             chain,
             after.weightings,
             read_parts,
             after.memory,
-            **self.heads_on(touched),
-            **self.words,
-            **self.parts,
         )
         if read_parts is not None:
             self.combine(read_parts, after.read_vectors)
 
-    def finish_backward(
+    def read_write_backward(
         self,
         grads: StepOutputs,
         heads: Heads,
@@ -159,13 +150,16 @@ class Tiled:
         d_weightings: Tensor,
         d_heads: Heads | None = None,
     ) -> Tensor:
-        """From ``grads`` of read vectors, memory and weightings after, to those before.
+        """From ``grads`` to the gradients of the memory before, unless addressing adds to it, and
+        of the weightings by all ways.
 
-        Weightings are given, or found by the ``chain``. Returns the parts of ``Σ dw w``.
+        With a ``chain`` the weightings are found from it, otherwise they are given. Returns the
+        parts of ``Σ dw w``, which the backward of the sharpening needs.
         """
         means = self.part()
         self.launch(
-            self.kernels.finish_backward_kernel,
+            self.kernels.read_write_backward_kernel,
+            "H N P J" if d_memory is None else "R W H N M P J",
             grads,
             None if d_memory is None else self.memory,
             heads,
@@ -175,12 +169,10 @@ class Tiled:
             d_weightings,
             means,
             d_heads,
-            D=0 if d_heads is None else d_heads.width,
-            # The one with most blocks of the tile's size at once; REPORT.md has what it takes.
+            width=0 if d_heads is None else d_heads.width,
+            # This kernel holds more blocks of the tile's size at once than the others. It may take
+            # all registers that a thread can have, rather than spill.
             registers=most_registers(self.warps),
-            **self.heads_on(d_memory),
-            **self.words,
-            **self.parts,
         )
         return means
 
@@ -192,27 +184,31 @@ class Tiled:
         chain: Chain,
         previous_weightings: Tensor,
         *,
-        d_finish: Tensor | None = None,
+        d_read_write: Tensor | None = None,
         d_memory: Tensor,
         d_previous_weightings: Tensor,
         d_heads: Heads,
     ) -> None:
-        """``d_finish`` is added to ``d_memory``."""
+        """Fill ``d_memory``, ``d_previous_weightings`` and the parts of ``d_heads``.
+
+        ``d_read_write`` is the part of ``d_memory`` that comes from reading and writing.
+        """
         width = d_heads.width
         d_shifted, d_content, totals = self.weighting(), self.weighting(), self.part()
         self.launch(
             self.kernels.sharpen_backward_kernel,
+            "H N P J",
             d_weightings,
             means,
             heads,
             chain,
             d_shifted,
             d_heads,
-            D=width,
-            **self.parts,
+            width=width,
         )
         self.launch(
-            self.kernels.shift_backward_kernel,
+            self.kernels.interpolate_shift_backward_kernel,
+            "H N S P J",
             d_shifted,
             heads,
             chain,
@@ -221,21 +217,18 @@ class Tiled:
             totals,
             d_heads,
             d_previous_weightings,
-            D=width,
-            **self.taps,
-            **self.parts,
+            width=width,
         )
         self.launch(
-            self.kernels.scores_backward_kernel,
+            self.kernels.similarity_content_backward_kernel,
+            "H N M P J",
             d_content,
             totals,
             self.memory,
             heads,
             chain,
-            d_finish,
+            d_read_write,
             d_memory,
             d_heads,
-            D=width,
-            **self.words,
-            **self.parts,
+            width=width,
         )

@@ -12,12 +12,12 @@ class Read(OneProgramOrTiles[ReadInputs, ReadOutputs]):
     """``read`` in registers or in tiles."""
 
     op = READ
-    letters = "R N M"
+    letters = "R H N M"
 
     def forward_in_tiles(self, inputs: ReadInputs, outputs: ReadOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes)
         after = some(StepOutputs, read_vectors=outputs.read_vectors, weightings=inputs.weightings)
-        tiled.finish(Heads(), None, after)
+        tiled.sharpen_read_write(Heads(), None, after)
 
     def backward_in_tiles(
         self,
@@ -29,7 +29,7 @@ class Read(OneProgramOrTiles[ReadInputs, ReadOutputs]):
     ) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes)
         d_after = some(StepOutputs, read_vectors=grads.read_vectors)
-        tiled.finish_backward(
+        tiled.read_write_backward(
             d_after,
             Heads(),
             weightings=inputs.weightings,

@@ -39,7 +39,7 @@ def forward(
     """Outputs without the trace, and what is kept."""
     untraced = sizes._replace(return_trace=False)
     outputs = empty(SequenceOutputs, untraced, inputs.initial_memory, dtypes_of(inputs))
-    # What the kernel carries from step to step begins as the initial state.
+    # The kernel keeps the state of the step before in these outputs, at first the initial state.
     outputs.final_read_vectors.copy_(inputs.initial_read_vectors)
     if inputs.initial_hidden is not None and outputs.final_hidden is not None:
         outputs.final_hidden.copy_(inputs.initial_hidden)
@@ -63,7 +63,6 @@ def forward(
         sizes.batch,
         sizes.segment,
         KEEP=keep,
-        BP=4 * launcher.table.controller_rows,
         **_constants(launcher, row, inputs, sizes),
     )
     return outputs, kept
@@ -80,7 +79,7 @@ def backward(
 ) -> tuple[SequenceInputs, Tensor]:
     """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
     checkpoints = saved.checkpoints
-    # Not x, which has no values here.
+    # x is left out: the kernel does not need it, and it has no values here.
     read = some(
         SequenceInputs,
         recurrent_weight=inputs.recurrent_weight,
@@ -89,7 +88,8 @@ def backward(
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
     )
-    # What the kernel carries from step to step begins as the gradient of the final state.
+    # The kernel keeps the gradient of the state after a step in the last three. They begin as that
+    # of the final state.
     d_inputs = some(
         SequenceInputs,
         x=checkpoints.new_empty(sizes.shape("T B G")),
@@ -131,9 +131,7 @@ def _constants(
     launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes
 ) -> dict[str, Any]:
     dtype = inputs.initial_memory.dtype
-    return {
-        **launcher.in_registers(row.sequence_warps, "C R W N M S P", sizes, dtype),
-        "LSTM": sizes.is_lstm,
-        "BC": launcher.table.controller_rows,
-        "BK": launcher.table.controller_columns,
-    }
+    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K", sizes, dtype)
+    rows = launcher.table.controller_rows
+    block = found["block"]._replace(C=rows, K=launcher.table.controller_columns, P=4 * rows)
+    return {**found, "shape": found["shape"]._replace(LSTM=sizes.is_lstm), "block": block}

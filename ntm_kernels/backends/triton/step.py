@@ -12,13 +12,13 @@ class Step(OneProgramOrTiles[StepInputs, StepOutputs]):
     """``step`` in registers or in tiles."""
 
     op = STEP
-    letters = "R W N M S P"
+    letters = "R W H N M S P"
 
     def forward_in_tiles(self, inputs: StepInputs, outputs: StepOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes, raw=True)
         heads = Heads(*sizes.layout.split(inputs.interface))
         chain = tiled.address(heads, inputs.previous_weightings)
-        tiled.finish(heads, chain, outputs)
+        tiled.sharpen_read_write(heads, chain, outputs)
 
     def backward_in_tiles(
         self,
@@ -33,12 +33,12 @@ class Step(OneProgramOrTiles[StepInputs, StepOutputs]):
         chain = tiled.address(heads, inputs.previous_weightings)
         parts = tiled.gradient_parts(layout.size)
         d_heads = Heads(*layout.split(parts))
-        d_finish, d_weightings = tiled.whole_memory(), tiled.weighting()
-        means = tiled.finish_backward(
+        d_read_write, d_weightings = tiled.whole_memory(), tiled.weighting()
+        means = tiled.read_write_backward(
             grads,
             heads,
             chain=chain,
-            d_memory=d_finish,
+            d_memory=d_read_write,
             d_weightings=d_weightings,
             d_heads=d_heads,
         )
@@ -48,7 +48,7 @@ class Step(OneProgramOrTiles[StepInputs, StepOutputs]):
             heads,
             chain,
             inputs.previous_weightings,
-            d_finish=d_finish,
+            d_read_write=d_read_write,
             d_memory=d_inputs.memory,
             d_previous_weightings=d_inputs.previous_weightings,
             d_heads=d_heads,

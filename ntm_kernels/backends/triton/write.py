@@ -12,12 +12,12 @@ class Write(OneProgramOrTiles[WriteInputs, WriteOutputs]):
     """``write`` in registers or in tiles."""
 
     op = WRITE
-    letters = "W N M"
+    letters = "W H N M"
 
     def forward_in_tiles(self, inputs: WriteInputs, outputs: WriteOutputs, sizes: Sizes) -> None:
         tiled = Tiled(self.launcher, inputs.memory, sizes)
         after = some(StepOutputs, memory=outputs.memory, weightings=inputs.weightings)
-        tiled.finish(Heads(erase=inputs.erase, add=inputs.add), None, after)
+        tiled.sharpen_read_write(Heads(erase=inputs.erase, add=inputs.add), None, after)
 
     def backward_in_tiles(
         self,
@@ -30,7 +30,7 @@ class Write(OneProgramOrTiles[WriteInputs, WriteOutputs]):
         tiled = Tiled(self.launcher, inputs.memory, sizes)
         parts = tiled.gradient_parts(2 * sizes.num_write_heads * sizes.word_size)
         d_erase, d_add = parts.chunk(2, -1)
-        tiled.finish_backward(
+        tiled.read_write_backward(
             some(StepOutputs, memory=grads.memory),
             Heads(erase=inputs.erase, add=inputs.add),
             weightings=inputs.weightings,

@@ -7,26 +7,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ntm_kernels.backends.triton.kernels import stages
+from ntm_kernels.backends.triton.kernels import access
+from ntm_kernels.backends.triton.kernels.memory import read, read_backward
 
 
 @triton.jit
 def read_kernel(
     inputs,  # ReadInputs
     outputs,  # ReadOutputs
-    R: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    ACC: tl.constexpr,
+    shape: tl.constexpr,
+    block: tl.constexpr,
 ):
     i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    weightings = stages.load_rows(inputs.weightings + i_b * R * N, i_h, i_n, R, N, ACC)
-    stages.read(memory, weightings, outputs.read_vectors + i_b * R * M, None, False, R, M)
+    memory = access.load_memory(inputs.memory, i_b, shape, block)
+    weightings = access.load_weightings(inputs.weightings, i_b, shape, block)
+    p_read_vectors = outputs.read_vectors + i_b * shape.R * shape.M
+    read(memory, weightings, p_read_vectors, None, False, shape)
 
 
 @triton.jit
@@ -35,27 +31,20 @@ def read_backward_kernel(
     inputs,  # ReadInputs
     outputs,  # ReadOutputs, of which none is kept
     d_inputs,  # ReadInputs
-    R: tl.constexpr,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    BH: tl.constexpr,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-    ACC: tl.constexpr,
+    shape: tl.constexpr,
+    block: tl.constexpr,
 ):
     i_b = tl.program_id(0).to(tl.int64)
-    i_h, i_n, i_m = tl.arange(0, BH), tl.arange(0, BN), tl.arange(0, BM)
-    memory = stages.load_rows(inputs.memory + i_b * N * M, i_n, i_m, N, M, ACC)
-    weightings = stages.load_rows(inputs.weightings + i_b * R * N, i_h, i_n, R, N, ACC)
-    d_memory, d_weightings = stages.read_backward(
+    memory = access.load_memory(inputs.memory, i_b, shape, block)
+    weightings = access.load_weightings(inputs.weightings, i_b, shape, block)
+    d_memory, d_weightings = read_backward(
         tl.zeros_like(memory),
         tl.zeros_like(weightings),
         memory,
         weightings,
-        grads.read_vectors + i_b * R * M,
+        grads.read_vectors + i_b * shape.R * shape.M,
         None,
-        R,
-        M,
+        shape,
     )
-    stages.store_rows(d_inputs.memory + i_b * N * M, d_memory, i_n, i_m, N, M)
-    stages.store_rows(d_inputs.weightings + i_b * R * N, d_weightings, i_h, i_n, R, N)
+    access.store_memory(d_inputs.memory, i_b, d_memory, shape)
+    access.store_weightings(d_inputs.weightings, i_b, d_weightings, shape)
