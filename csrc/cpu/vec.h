@@ -114,7 +114,19 @@ inline void copy(int64_t n, const T* from, T* to) {
   __builtin_memcpy(to, from, n * sizeof(T));
 }
 
-// Ask for n elements to be read, or written, soon: from the memory into the second-level cache.
+template <typename T>
+inline void zero(int64_t n, T* to) {
+  __builtin_memset(to, 0, n * sizeof(T));
+}
+// From the element `at` of an array; zeros if there is no array.
+template <typename T>
+inline void copy_or_zero(int64_t n, const T* from, int64_t at, T* to) {
+  from ? copy(n, from + at, to) : zero(n, to);
+}
+
+// Asks for n elements to be read, or written, soon: from the memory into the second-level cache. A
+// function that only calls this one has to be NTM_INLINE too: to g++ it has no effect, and a call of
+// it is dropped.
 template <int Write = 0, typename T>
 NTM_INLINE void prefetch(int64_t n, const T* at) {
   constexpr int64_t line = 64 / sizeof(T);
@@ -166,6 +178,14 @@ NTM_INLINE void by_vectors(int64_t n, Body&& body) {
   by_rows<Most>(whole, [&](int64_t v, auto count) { body(v * kLanes<T>, count, Full{}); });
   const int64_t rest = n - whole * kLanes<T>;
   if (rest) body(n - rest, std::integral_constant<int, 1>{}, rest);
+}
+
+// to[i] += from[i].
+template <typename T>
+inline void accumulate(int64_t n, const T* from, T* to) {
+  each<T>(n, [&](int64_t i, auto lanes) {
+    store(to + i, load(to + i, lanes) + load(from + i, lanes), lanes);
+  });
 }
 
 template <typename V>
