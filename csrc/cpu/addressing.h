@@ -22,19 +22,19 @@ template <typename T>
 struct Addressing {
   int64_t row;
   int64_t halo;
-  T* dots;         // [1 + H][N] ‖M_i‖², then k·M_i of each head
-  T* memory_norm;  // [N] ‖M_i‖
-  T* key_norm;     // [H] ‖k‖
-  T* norms;        // [H][N] ‖k‖ ‖M_i‖, or −∞ where that is below ε
-  T* similarity;   // [H][N]
-  T* content;      // [H][N]
-  T* gated;        // [H][N] circular
-  T* shifted;      // [H][N]
-  T* d_shifted;    // [N] circular
-  T* d_dots;       // [H][N] before that d_gated, d_content and d_similarity, each in place
+  T* dots;          // [1 + H][N] ‖M_i‖², then k·M_i of each head
+  T* memory_norm;   // [N] ‖M_i‖
+  T* key_norm;      // [H] ‖k‖
+  T* norms;         // [H][N] ‖k‖ ‖M_i‖, or −∞ where that is below ε
+  T* similarity;    // [H][N]
+  T* content;       // [H][N]
+  T* gated;         // [H][N] circular
+  T* shifted;       // [H][N]
+  T* d_shifted;     // [N] circular
+  T* d_dots;        // [H][N] before that d_gated, d_content and d_similarity, each in place
   T* through_norm;  // [N] Σ_h dK K / ‖M_i‖²: through ‖M_i‖, the gradient of M_i is minus M_i times
                     // this
-  T* logarithm;  // [N]
+  T* logarithm;     // [N]
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.num_taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.num_heads();

@@ -1,11 +1,11 @@
-// The controller of a sequence, forward and backward: everything that its loop of steps does not
-// know about it.
+// The controller of a sequence, forward and backward: all that depends on which controller it is,
+// and on its layers, is in this file.
 //
-// `Controller` and `ControllerBackward` have what all controllers share: the matrix product with
-// the weights, and the places of the arrays. Their `Units` turn the results of that product (the
-// gates) into the hidden state, and own whatever else goes from one step to the next: the hidden
-// and the cell state of an LSTM, nothing of a feed-forward controller. `with_controller` chooses
-// the types, once a call, so that no step asks which controller it has.
+// `Controller` owns what goes from one step to the next: the read vectors, and for an LSTM its
+// hidden and cell state. It knows what is saved, and computes one step of a group of sequences: one
+// product with the weights gives the gates of all, from which each sequence gets its hidden state.
+// `ControllerBackward` is the same backward, with the gradients of that state. `with_controller`
+// chooses the type, once a call: no step asks which controller it has.
 #pragma once
 
 #include "cpu/arena.h"
@@ -82,56 +82,22 @@ inline void feedforward_backward(int64_t size, const T* hidden, const T* d_hidde
   });
 }
 
-// The units of an LSTM. They save their activated gates and their cells at every step.
-template <typename T>
-struct LstmUnits {
-  int64_t size;
-  const SequenceForward<T>& io;
-  T* cells;  // [rows, C]
-
-  LstmUnits(Arena& arena, const Sizes& s, const SequenceForward<T>& io, int64_t rows)
-      : size(s.hidden_size), io(io), cells(arena.take<T>(rows * size)) {}
-
-  // For sequence b, the i-th of its group. `previous_hidden` is where the controller sees it.
-  void load_state(int64_t b, int64_t i, T* previous_hidden) {
-    copy(size, io.inputs.initial_hidden + b * size, previous_hidden);
-    copy(size, io.inputs.initial_cell + b * size, cells + i * size);
-  }
-  void step(int64_t i, T* gates, T* hidden, T* previous_hidden) {
-    lstm(size, gates, cells + i * size, cells + i * size, hidden);
-    copy(size, hidden, previous_hidden);  // of the next step
-  }
-  void save(int64_t row, int64_t i) {
-    if (io.saved.cells) copy(size, cells + i * size, io.saved.cells + row * size);
-  }
-  NTM_INLINE void prefetch_saved(int64_t row) const {
-    if (!io.saved.cells) return;
-    prefetch<1>(4 * size, io.saved.gates + row * 4 * size);
-    prefetch<1>(size, io.saved.cells + row * size);
-  }
-  void store_state(int64_t b, int64_t i, const T* hidden) {
-    copy(size, hidden, io.outputs.final_hidden + b * size);
-    copy(size, cells + i * size, io.outputs.final_cell + b * size);
-  }
+// LSTM: hidden and cell state go from step to step. Saved are the activated gates and the cells.
+struct Lstm {
+  static constexpr bool has_state = true;
+};
+// Feed-forward: no state, and nothing to save beyond the hidden state, which is an output.
+struct Feedforward {
+  static constexpr bool has_state = false;
 };
 
-// The units of a feed-forward controller: no state, and nothing to save but the hidden state, which
-// is an output.
-template <typename T>
-struct FeedforwardUnits {
-  int64_t size;
+// body(Lstm{}) or body(Feedforward{}), as a call has it.
+template <typename Body>
+inline void with_controller(const Sizes& s, const Body& body) {
+  s.is_lstm ? body(Lstm{}) : body(Feedforward{});
+}
 
-  FeedforwardUnits(Arena&, const Sizes& s, const SequenceForward<T>&, int64_t)
-      : size(s.hidden_size) {}
-
-  void load_state(int64_t, int64_t, T*) {}
-  void step(int64_t, T* gates, T* hidden, T*) { feedforward(size, gates, hidden); }
-  void save(int64_t, int64_t) {}
-  NTM_INLINE void prefetch_saved(int64_t) const {}
-  void store_state(int64_t, int64_t, const T*) {}
-};
-
-template <typename T, typename Units>
+template <typename T, typename Kind>
 class Controller {
  public:
   Controller(Arena& arena, const Sizes& s, const SequenceForward<T>& io, int64_t rows)
@@ -140,119 +106,77 @@ class Controller {
         width_(s.recurrent_size() + s.input_columns()),
         seen_(arena.take<T>(rows * width_)),
         gates_(arena.take<T>(rows * s.gate_size())),
-        units_(arena, s, io, rows) {}
+        cells_(arena.take<T>(Kind::has_state ? rows * s.hidden_size : 0)) {}
 
   // r of the i-th sequence, where the controller sees it in the step after.
   T* read_vectors(int64_t i) { return seen_ + i * width_; }
 
-  void load_state(const Group& group) {
-    const int64_t reads = s_.read_size();
-    for (int64_t i = 0; i < group.rows; ++i) {
-      const int64_t b = group.sequence(i);
-      copy(reads, io_.inputs.initial_read_vectors + b * reads, read_vectors(i));
-      units_.load_state(b, i, previous_hidden(i));
+  // Of sequence b, the i-th of its group.
+  void load_state(int64_t b, int64_t i) {
+    const int64_t reads = s_.read_size(), C = s_.hidden_size;
+    copy(reads, io_.inputs.initial_read_vectors + b * reads, read_vectors(i));
+    if constexpr (Kind::has_state) {
+      copy(C, io_.inputs.initial_hidden + b * C, previous_hidden(i));
+      copy(C, io_.inputs.initial_cell + b * C, cells_ + i * C);
     }
   }
 
   // One step of the group: the outputs `hidden`, which are 0 beyond the length of a sequence.
   void step(const Group& group, int64_t t) {
-    const int64_t C = s_.hidden_size, G = s_.gate_size(), K = s_.recurrent_size(),
-                  I = s_.input_columns(), row = group.row(t);
+    const int64_t C = s_.hidden_size, G = s_.gate_size(), I = s_.input_columns(),
+                  row = group.row(t);
     T* const gates = io_.saved.gates ? io_.saved.gates + row * G : gates_;
     for (int64_t i = 0; I && i < group.rows; ++i) {
-      copy(I, io_.inputs.x + (row + i) * I, seen_ + i * width_ + K);
+      copy(I, io_.inputs.x + (row + i) * I, seen_ + i * width_ + s_.recurrent_size());
     }
-    // An input that comes projected is a bias of its own for every row.
+    // An input that comes projected is like a bias, but another one for every row.
     const T* const bias = I ? io_.inputs.input_bias : io_.inputs.x + row * G;
     gemm<T>(group.rows, G, width_, {seen_, width_}, {io_.gate_weight}, bias, I ? 0 : G, gates, G);
     for (int64_t i = 0; i < group.rows; ++i) {
-      T* const hidden = io_.outputs.hidden + (row + i) * C;
-      if (group.active(t, i)) {
-        units_.step(i, gates + i * G, hidden, previous_hidden(i));
-      } else {
+      T *const hidden = io_.outputs.hidden + (row + i) * C, *const cell = cells_ + i * C;
+      if (!group.active(t, i)) {
         zero(C, hidden);
+      } else if constexpr (Kind::has_state) {
+        lstm(C, gates + i * G, cell, cell, hidden);
+        copy(C, hidden, previous_hidden(i));
+      } else {
+        feedforward(C, gates + i * G, hidden);
       }
-      units_.save(row + i, i);
+      if (Kind::has_state && io_.saved.cells) copy(C, cell, io_.saved.cells + (row + i) * C);
     }
   }
 
-  // Ask for what a later step will write.
+  // Asks for the memory that a later step will write.
   NTM_INLINE void prefetch_step(int64_t row) const {
-    units_.prefetch_saved(row);
-    prefetch<1>(s_.hidden_size, io_.outputs.hidden + row * s_.hidden_size);
+    const int64_t C = s_.hidden_size, G = s_.gate_size();
+    if (Kind::has_state && io_.saved.cells) {
+      prefetch<1>(G, io_.saved.gates + row * G);
+      prefetch<1>(C, io_.saved.cells + row * C);
+    }
+    prefetch<1>(C, io_.outputs.hidden + row * C);
   }
 
-  void store_state(const Group& group) {
-    const int64_t reads = s_.read_size();
-    for (int64_t i = 0; i < group.rows; ++i) {
-      const int64_t b = group.sequence(i);
-      copy(reads, read_vectors(i), io_.outputs.final_read_vectors + b * reads);
-      units_.store_state(b, i, previous_hidden(i));
+  void store_state(int64_t b, int64_t i) {
+    const int64_t reads = s_.read_size(), C = s_.hidden_size;
+    copy(reads, read_vectors(i), io_.outputs.final_read_vectors + b * reads);
+    if constexpr (Kind::has_state) {
+      copy(C, previous_hidden(i), io_.outputs.final_hidden + b * C);
+      copy(C, cells_ + i * C, io_.outputs.final_cell + b * C);
     }
   }
 
  private:
-  // Of units that see their own hidden state.
   T* previous_hidden(int64_t i) { return read_vectors(i) + s_.read_size(); }
 
   const Sizes& s_;
   const SequenceForward<T>& io_;
-  int64_t width_;
-  T* seen_;   // [rows, K + I] side by side what a step sees: r and h of the step before, and x
-  T* gates_;  // [rows, G], if they are not saved
-  Units units_;
+  int64_t width_;  // K + I
+  T* seen_;        // [rows, K + I] side by side: r and h of the step before, and x
+  T* gates_;       // [rows, G], if they are not saved
+  T* cells_;       // [rows, C]
 };
 
-template <typename T>
-struct LstmUnitsBackward {
-  int64_t size;
-  const SequenceBackward<T>& io;
-  T* d_cells;  // [rows, C] through the steps after
-
-  LstmUnitsBackward(Arena& arena, const Sizes& s, const SequenceBackward<T>& io, int64_t rows)
-      : size(s.hidden_size), io(io), d_cells(arena.take<T>(rows * size)) {}
-
-  // d_carried is the gradient of the hidden state as the step after has seen it.
-  void load_grads(int64_t b, int64_t i, T* d_carried) {
-    copy_or_zero(size, io.grads.final_hidden, b * size, d_carried);
-    copy_or_zero(size, io.grads.final_cell, b * size, d_cells + i * size);
-  }
-  void add_carried(const T* d_carried, T* d_hidden) { accumulate(size, d_carried, d_hidden); }
-  void step(const Group& group, int64_t t, int64_t i, const T* d_hidden, T* d_gates) {
-    const int64_t row = group.row(t, i);
-    const T* const previous_cell = t ? io.saved.cells + group.row(t - 1, i) * size
-                                     : io.inputs.initial_cell + group.sequence(i) * size;
-    lstm_backward(size, io.saved.gates + row * 4 * size, previous_cell, io.saved.cells + row * size,
-                  d_hidden, d_cells + i * size, d_gates);
-  }
-  NTM_INLINE void prefetch_step(const Group& group, int64_t t, int64_t i) const {
-    prefetch(4 * size, io.saved.gates + group.row(t, i) * 4 * size);
-    if (t) prefetch(size, io.saved.cells + group.row(t - 1, i) * size);
-  }
-  void store_grads(int64_t b, int64_t i, const T* d_carried) {
-    copy(size, d_carried, io.d_inputs.initial_hidden + b * size);
-    copy(size, d_cells + i * size, io.d_inputs.initial_cell + b * size);
-  }
-};
-
-template <typename T>
-struct FeedforwardUnitsBackward {
-  int64_t size;
-  const SequenceBackward<T>& io;
-
-  FeedforwardUnitsBackward(Arena&, const Sizes& s, const SequenceBackward<T>& io, int64_t)
-      : size(s.hidden_size), io(io) {}
-
-  void load_grads(int64_t, int64_t, T*) {}
-  void add_carried(const T*, T*) {}
-  void step(const Group& group, int64_t t, int64_t i, const T* d_hidden, T* d_gates) {
-    feedforward_backward(size, io.outputs.hidden + group.row(t, i) * size, d_hidden, d_gates);
-  }
-  NTM_INLINE void prefetch_step(const Group&, int64_t, int64_t) const {}
-  void store_grads(int64_t, int64_t, const T*) {}
-};
-
-template <typename T, typename Units>
+template <typename T, typename Kind>
 class ControllerBackward {
  public:
   ControllerBackward(Arena& arena, const Sizes& s, const SequenceBackward<T>& io, int64_t rows)
@@ -261,94 +185,85 @@ class ControllerBackward {
         d_recurrent_(arena.take<T>(rows * s.recurrent_size())),
         d_previous_(arena.take<T>(rows * s.recurrent_size())),
         d_hidden_(arena.take<T>(rows * s.hidden_size)),
-        units_(arena, s, io, rows) {}
+        d_cells_(arena.take<T>(Kind::has_state ? rows * s.hidden_size : 0)) {}
 
   // The gradient of r of the i-th sequence, as the step after has seen it.
   T* d_read_vectors(int64_t i) { return d_recurrent_ + i * s_.recurrent_size(); }
 
-  void load_grads(const Group& group) {
-    const int64_t reads = s_.read_size();
-    for (int64_t i = 0; i < group.rows; ++i) {
-      const int64_t b = group.sequence(i);
-      copy_or_zero(reads, io_.grads.final_read_vectors, b * reads, d_read_vectors(i));
-      units_.load_grads(b, i, d_carried(i));
+  // Of sequence b, the i-th of its group.
+  void load_grads(int64_t b, int64_t i) {
+    const int64_t reads = s_.read_size(), C = s_.hidden_size;
+    copy_or_zero(reads, io_.grads.final_read_vectors, b * reads, d_read_vectors(i));
+    if constexpr (Kind::has_state) {
+      copy_or_zero(C, io_.grads.final_hidden, b * C, d_carried(i));
+      copy_or_zero(C, io_.grads.final_cell, b * C, d_cells_ + i * C);
     }
   }
 
-  // [rows, C]: the gradient of the hidden state without what comes through the interface vector,
-  // which is to be added before `step`.
+  // [rows, C]: the gradient of the hidden state but for what comes through the interface vector,
+  // which has to be added before `step_backward`.
   T* start_d_hidden(const Group& group, int64_t t) {
     const int64_t C = s_.hidden_size;
     for (int64_t i = 0; i < group.rows; ++i) {
       copy_or_zero(C, io_.grads.hidden, group.row(t, i) * C, d_hidden_ + i * C);
-      units_.add_carried(d_carried(i), d_hidden_ + i * C);
+      if constexpr (Kind::has_state) accumulate(C, d_carried(i), d_hidden_ + i * C);
     }
     return d_hidden_;
   }
 
   // One step of the group: the gradients `d_projected` of the gates, which are 0 beyond the length
-  // of a sequence, and those of r and h of the step before.
-  void step(const Group& group, int64_t t) {
+  // of a sequence, and those of what the step has seen.
+  void step_backward(const Group& group, int64_t t) {
     const int64_t C = s_.hidden_size, G = s_.gate_size(), K = s_.recurrent_size();
-    T* const d_gates = io_.d_projected + group.row(t) * G;
     for (int64_t i = 0; i < group.rows; ++i) {
-      if (group.active(t, i)) {
-        units_.step(group, t, i, d_hidden_ + i * C, d_gates + i * G);
+      const int64_t row = group.row(t, i);
+      T* const d_gates = io_.d_projected + row * G;
+      if (!group.active(t, i)) {
+        zero(G, d_gates);
+      } else if constexpr (Kind::has_state) {
+        const T* const previous_cell = t ? io_.saved.cells + group.row(t - 1, i) * C
+                                         : io_.inputs.initial_cell + group.sequence(i) * C;
+        lstm_backward(C, io_.saved.gates + row * G, previous_cell, io_.saved.cells + row * C,
+                      d_hidden_ + i * C, d_cells_ + i * C, d_gates);
       } else {
-        zero(G, d_gates + i * G);
+        feedforward_backward(C, io_.outputs.hidden + row * C, d_hidden_ + i * C, d_gates);
       }
     }
-    gemm<T>(group.rows, K, G, {d_gates, G}, {io_.recurrent_weight}, nullptr, 0, d_previous_, K);
+    gemm<T>(group.rows, K, G, {io_.d_projected + group.row(t) * G, G}, {io_.recurrent_weight},
+            nullptr, 0, d_previous_, K);
     for (int64_t i = 0; i < group.rows; ++i) {
       if (group.active(t, i)) copy(K, d_previous_ + i * K, d_recurrent_ + i * K);
     }
   }
 
-  // Ask for what `step` will need.
+  // Asks for what `step_backward` will need.
   NTM_INLINE void prefetch_step(const Group& group, int64_t t, int64_t i) const {
-    const int64_t G = s_.gate_size();
-    prefetch<1>(G, io_.d_projected + group.row(t, i) * G);
-    units_.prefetch_step(group, t, i);
+    const int64_t C = s_.hidden_size, G = s_.gate_size(), row = group.row(t, i);
+    prefetch<1>(G, io_.d_projected + row * G);
+    if (!Kind::has_state) return;
+    prefetch(G, io_.saved.gates + row * G);
+    if (t) prefetch(C, io_.saved.cells + group.row(t - 1, i) * C);
   }
 
-  void store_grads(const Group& group) {
-    const int64_t reads = s_.read_size();
-    for (int64_t i = 0; i < group.rows; ++i) {
-      const int64_t b = group.sequence(i);
-      copy(reads, d_read_vectors(i), io_.d_inputs.initial_read_vectors + b * reads);
-      units_.store_grads(b, i, d_carried(i));
+  void store_grads(int64_t b, int64_t i) {
+    const int64_t reads = s_.read_size(), C = s_.hidden_size;
+    copy(reads, d_read_vectors(i), io_.d_inputs.initial_read_vectors + b * reads);
+    if constexpr (Kind::has_state) {
+      copy(C, d_carried(i), io_.d_inputs.initial_hidden + b * C);
+      copy(C, d_cells_ + i * C, io_.d_inputs.initial_cell + b * C);
     }
   }
 
  private:
-  // Of units that see their own hidden state.
+  // The gradient of the hidden state of the i-th sequence, as the step after has seen it.
   T* d_carried(int64_t i) { return d_read_vectors(i) + s_.read_size(); }
 
   const Sizes& s_;
   const SequenceBackward<T>& io_;
-  T* d_recurrent_;  // [rows, K] of r and h of this step, through the steps after
+  T* d_recurrent_;  // [rows, K] of r and h of this step, through the steps after it
   T* d_previous_;   // [rows, K] of r and h of the step before, through this step and those after
   T* d_hidden_;     // [rows, C]
-  Units units_;
+  T* d_cells_;      // [rows, C] through the steps after
 };
-
-struct Lstm {
-  template <typename T>
-  using Forward = Controller<T, LstmUnits<T>>;
-  template <typename T>
-  using Backward = ControllerBackward<T, LstmUnitsBackward<T>>;
-};
-struct Feedforward {
-  template <typename T>
-  using Forward = Controller<T, FeedforwardUnits<T>>;
-  template <typename T>
-  using Backward = ControllerBackward<T, FeedforwardUnitsBackward<T>>;
-};
-
-// body(Lstm{}) or body(Feedforward{}), as a call has it.
-template <typename Body>
-inline void with_controller(const Sizes& s, const Body& body) {
-  s.is_lstm ? body(Lstm{}) : body(Feedforward{});
-}
 
 }  // namespace ntm::cpu::NTM_ISA

@@ -36,7 +36,7 @@ struct Scratch {
   Scratch(Arena& arena, const Sizes& s)
       : memory(arena.take<T>(s.transposed_size())),
         d_memory(arena.take<T>(s.transposed_size())),
-        weightings(arena.take<T>(s.num_heads() * s.memory_size)),
+        weightings(arena.take<T>(s.weightings_size())),
         activated(arena.take<T>(s.interface_size())),
         d_read_vectors(arena.take<T>(s.read_size())),
         addressing(arena, s),
@@ -52,7 +52,7 @@ void each_sequence(const Sizes& s, int64_t begin, int64_t end, Body&& body) {
 
 template <typename T>
 void address(const Sizes& s, const Forward<ops::Address, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, HN = s.num_heads() * s.memory_size;
+  const int64_t NM = s.matrix_size(), HN = s.weightings_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     address(s, to.memory, heads_of<T>(s, io.inputs, b), io.inputs.previous_weightings + b * HN,
@@ -63,7 +63,7 @@ void address(const Sizes& s, const Forward<ops::Address, T>& io, int64_t begin, 
 template <typename T>
 void address_backward(const Sizes& s, const Backward<ops::Address, T>& io, int64_t begin,
                       int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, HN = s.num_heads() * s.memory_size;
+  const int64_t NM = s.matrix_size(), HN = s.weightings_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     zero(s.transposed_size(), to.d_memory);
@@ -81,7 +81,7 @@ void address_backward(const Sizes& s, const Backward<ops::Address, T>& io, int64
 
 template <typename T>
 void read(const Sizes& s, const Forward<ops::Read, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, R = s.num_read_heads, RN = R * s.memory_size;
+  const int64_t NM = s.matrix_size(), R = s.num_read_heads, RN = R * s.memory_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     read(s, to.memory, R, io.inputs.weightings + b * RN,
@@ -91,7 +91,7 @@ void read(const Sizes& s, const Forward<ops::Read, T>& io, int64_t begin, int64_
 
 template <typename T>
 void read_backward(const Sizes& s, const Backward<ops::Read, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, R = s.num_read_heads, RN = R * s.memory_size;
+  const int64_t NM = s.matrix_size(), R = s.num_read_heads, RN = R * s.memory_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     zero(s.transposed_size(), to.d_memory);
@@ -105,7 +105,7 @@ void read_backward(const Sizes& s, const Backward<ops::Read, T>& io, int64_t beg
 
 template <typename T>
 void write(const Sizes& s, const Forward<ops::Write, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, WN = s.num_write_heads * s.memory_size,
+  const int64_t NM = s.matrix_size(), WN = s.num_write_heads * s.memory_size,
                 WM = s.num_write_heads * s.word_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
@@ -117,7 +117,7 @@ void write(const Sizes& s, const Forward<ops::Write, T>& io, int64_t begin, int6
 
 template <typename T>
 void write_backward(const Sizes& s, const Backward<ops::Write, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, WN = s.num_write_heads * s.memory_size,
+  const int64_t NM = s.matrix_size(), WN = s.num_write_heads * s.memory_size,
                 WM = s.num_write_heads * s.word_size;
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
@@ -133,7 +133,7 @@ void write_backward(const Sizes& s, const Backward<ops::Write, T>& io, int64_t b
 
 template <typename T>
 void step(const Sizes& s, const Forward<ops::Step, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, HN = s.num_heads() * s.memory_size;
+  const int64_t NM = s.matrix_size(), HN = s.weightings_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     activate(s, io.inputs.interface + b * s.interface_size(), to.activated);
@@ -147,8 +147,7 @@ void step(const Sizes& s, const Forward<ops::Step, T>& io, int64_t begin, int64_
 
 template <typename T>
 void step_backward(const Sizes& s, const Backward<ops::Step, T>& io, int64_t begin, int64_t end) {
-  const int64_t NM = s.memory_size * s.word_size, HN = s.num_heads() * s.memory_size,
-                P = s.interface_size();
+  const int64_t NM = s.matrix_size(), HN = s.weightings_size(), P = s.interface_size();
   each_sequence<T>(s, begin, end, [&](int64_t b, Scratch<T>& to) {
     load_memory(s, io.inputs.memory + b * NM, to.memory);
     load_memory_or_zero(s, io.grads.memory, b * NM, to.d_memory);

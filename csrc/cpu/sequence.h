@@ -31,7 +31,7 @@ class SequenceSteps {
         group_{s.batch, io.lengths},
         controller_(arena, s, io, rows),
         memory_(arena.take<T>(rows * s.transposed_size())),
-        weightings_(arena.take<T>(rows * s.num_heads() * s.memory_size)),
+        weightings_(arena.take<T>(rows * s.weightings_size())),
         interface_(arena.take<T>(rows * s.interface_size())),
         activated_(arena.take<T>(rows * s.interface_size())),
         addressing_(arena, s) {}
@@ -59,12 +59,13 @@ class SequenceSteps {
 
  private:
   void load_state() {
-    controller_.load_state(group_);
+    const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
     for (int64_t i = 0; i < group_.rows; ++i) {
       const int64_t b = group_.sequence(i);
       zero(s_.transposed_size(), memory(i));  // checkpoints have the gaps between the rows too
-      load_memory(s_, io_.inputs.initial_memory + b * NM(), memory(i));
-      copy(HN(), io_.inputs.initial_weightings + b * HN(), weightings(i));
+      load_memory(s_, io_.inputs.initial_memory + b * NM, memory(i));
+      copy(HN, io_.inputs.initial_weightings + b * HN, weightings(i));
+      controller_.load_state(b, i);
     }
   }
 
@@ -79,7 +80,8 @@ class SequenceSteps {
   }
 
   void address(int64_t t, int64_t i) {
-    NTM_ISA::address(s_, memory(i), Heads<T>(activated(t, i), s_), weightings(i), weightings(i),
+    T *const previous = weightings(i), *const weightings = previous;  // in place
+    NTM_ISA::address(s_, memory(i), Heads<T>(activated(t, i), s_), previous, weightings,
                      addressing_);
   }
 
@@ -102,40 +104,40 @@ class SequenceSteps {
   }
 
   void save_weightings(int64_t t, int64_t i) {
+    const int64_t HN = s_.weightings_size();
     for (T* const all : {io_.saved.weightings, io_.outputs.trace_weightings}) {
-      if (all) copy(HN(), weightings(i), all + group_.row(t, i) * HN());
+      if (all) copy(HN, weightings(i), all + group_.row(t, i) * HN);
     }
   }
 
   void store_state() {
-    controller_.store_state(group_);
+    const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
     for (int64_t i = 0; i < group_.rows; ++i) {
       const int64_t b = group_.sequence(i);
-      store_memory(s_, memory(i), io_.outputs.final_memory + b * NM());
-      copy(HN(), weightings(i), io_.outputs.final_weightings + b * HN());
+      store_memory(s_, memory(i), io_.outputs.final_memory + b * NM);
+      copy(HN, weightings(i), io_.outputs.final_weightings + b * HN);
+      controller_.store_state(b, i);
     }
   }
 
-  // Ask for the memory that a later step will save its results in.
+  // Asks for the memory that a later step will save its results in.
   NTM_INLINE void prefetch_step(int64_t t, int64_t i) const {
-    const int64_t row = group_.row(t, i), P = s_.interface_size();
+    const int64_t row = group_.row(t, i), P = s_.interface_size(), HN = s_.weightings_size();
     if (io_.saved.weightings) {
-      prefetch<1>(HN(), io_.saved.weightings + row * HN());
+      prefetch<1>(HN, io_.saved.weightings + row * HN);
       prefetch<1>(P, io_.saved.interface + row * P);
     }
     controller_.prefetch_step(row);
   }
 
-  // Of the i-th sequence. `address` replaces the weightings of the step before.
+  // Of the i-th sequence.
   T* memory(int64_t i) { return memory_ + i * s_.transposed_size(); }
-  T* weightings(int64_t i) { return weightings_ + i * HN(); }
+  T* weightings(int64_t i) { return weightings_ + i * s_.weightings_size(); }
   T* activated(int64_t t, int64_t i) {
     const int64_t P = s_.interface_size();
     T* const trace = io_.outputs.trace_interface;
     return trace ? trace + group_.row(t, i) * P : activated_ + i * P;
   }
-  int64_t HN() const { return s_.num_heads() * s_.memory_size; }
-  int64_t NM() const { return s_.memory_size * s_.word_size; }
 
   const Sizes& s_;
   const SequenceForward<T>& io_;
@@ -148,8 +150,8 @@ class SequenceSteps {
   Addressing<T> addressing_;
 };
 
-// The same, backward. A step is known by its number in the running segment, from 0, where arrays of
-// the segment are meant, and by t everywhere else.
+// The same backward. `step` counts the steps of the running segment from 0, `t` those of the whole
+// sequence. What `replay` computes is kept for one segment, so it is found by `step`.
 template <typename T, typename Controller>
 class SequenceStepsBackward {
  public:
@@ -162,7 +164,7 @@ class SequenceStepsBackward {
         dots_(arena.take<T>(most_steps() * rows * (1 + s.num_heads()) * Addressing<T>::row_of(s))),
         activated_(arena.take<T>(most_steps() * rows * s.interface_size())),
         d_memory_(arena.take<T>(rows * s.transposed_size())),
-        d_weightings_(arena.take<T>(rows * s.num_heads() * s.memory_size)),
+        d_weightings_(arena.take<T>(rows * s.weightings_size())),
         addressing_(arena, s),
         products_(arena, s) {}
 
@@ -187,7 +189,7 @@ class SequenceStepsBackward {
           }
         }
         interface_backward(step);
-        controller_.step(group_, t);
+        controller_.step_backward(group_, t);
       }
     }
     store_grads();
@@ -195,11 +197,12 @@ class SequenceStepsBackward {
 
  private:
   void load_grads() {
-    controller_.load_grads(group_);
+    const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
     for (int64_t i = 0; i < group_.rows; ++i) {
       const int64_t b = group_.sequence(i);
-      load_memory_or_zero(s_, io_.grads.final_memory, b * NM(), d_memory(i));
-      copy_or_zero(HN(), io_.grads.final_weightings, b * HN(), d_weightings(i));
+      load_memory_or_zero(s_, io_.grads.final_memory, b * NM, d_memory(i));
+      copy_or_zero(HN, io_.grads.final_weightings, b * HN, d_weightings(i));
+      controller_.load_grads(b, i);
     }
   }
 
@@ -231,13 +234,14 @@ class SequenceStepsBackward {
   }
 
   void read_write_backward(int64_t step, int64_t i) {
-    const int64_t reads = s_.read_size(), row = group_.row(from_ + step, i);
+    const int64_t HN = s_.weightings_size(), reads = s_.read_size(),
+                  row = group_.row(from_ + step, i);
     T* const d_read_vectors = controller_.d_read_vectors(i);
     if (io_.grads.read_vectors) {
       accumulate(reads, io_.grads.read_vectors + row * reads, d_read_vectors);
     }
     NTM_ISA::read_write_backward(s_, memory(step, i), heads(step, i),
-                                 io_.saved.weightings + row * HN(), d_read_vectors, products_,
+                                 io_.saved.weightings + row * HN, d_read_vectors, products_,
                                  d_memory(i), d_weightings(i), d_heads(from_ + step, i));
   }
 
@@ -261,23 +265,25 @@ class SequenceStepsBackward {
   }
 
   void store_grads() {
-    controller_.store_grads(group_);
+    const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
     for (int64_t i = 0; i < group_.rows; ++i) {
       const int64_t b = group_.sequence(i);
-      store_memory(s_, d_memory(i), io_.d_inputs.initial_memory + b * NM());
-      copy(HN(), d_weightings(i), io_.d_inputs.initial_weightings + b * HN());
+      store_memory(s_, d_memory(i), io_.d_inputs.initial_memory + b * NM);
+      copy(HN, d_weightings(i), io_.d_inputs.initial_weightings + b * HN);
+      controller_.store_grads(b, i);
     }
   }
 
-  // Ask for what the backward of a step will need.
+  // Asks for what the backward of a step will need.
   NTM_INLINE void prefetch_step(int64_t t, int64_t i) const {
+    const int64_t HN = s_.weightings_size();
     prefetch(s_.interface_size(), raw(t, i));
     prefetch<1>(s_.interface_size(), d_interface(t, i));
     controller_.prefetch_step(group_, t, i);
-    if (t) prefetch(HN(), previous_weightings(t, i));
+    if (t) prefetch(HN, previous_weightings(t, i));
   }
 
-  // Arrays of one sequence: those of the segment,
+  // The arrays of the i-th sequence. Of one step of the segment:
   const T* memory(int64_t step, int64_t i) const {
     return step ? replayed(step, i) : checkpoint_ + i * s_.transposed_size();
   }
@@ -290,24 +296,22 @@ class SequenceStepsBackward {
   Heads<T> heads(int64_t step, int64_t i) const {
     return Heads<T>(activated_ + (step * group_.rows + i) * s_.interface_size(), s_);
   }
-  // those of all steps,
+  // Of one step of the whole sequence:
   const T* raw(int64_t t, int64_t i) const {
     return io_.saved.interface + group_.row(t, i) * s_.interface_size();
   }
   const T* previous_weightings(int64_t t, int64_t i) const {
-    return t ? io_.saved.weightings + group_.row(t - 1, i) * HN()
-             : io_.inputs.initial_weightings + group_.sequence(i) * HN();
+    return t ? io_.saved.weightings + group_.row(t - 1, i) * s_.weightings_size()
+             : io_.inputs.initial_weightings + group_.sequence(i) * s_.weightings_size();
   }
   T* d_interface(int64_t t, int64_t i) const {
     return io_.d_interface + group_.row(t, i) * s_.interface_size();
   }
   Heads<T> d_heads(int64_t t, int64_t i) const { return Heads<T>(d_interface(t, i), s_); }
-  // and the gradients that go from step to step, each replaced by that of the step before.
+  // Gradients that go from step to step. The backward of a step replaces each, in place.
   T* d_memory(int64_t i) const { return d_memory_ + i * s_.transposed_size(); }
-  T* d_weightings(int64_t i) const { return d_weightings_ + i * HN(); }
+  T* d_weightings(int64_t i) const { return d_weightings_ + i * s_.weightings_size(); }
 
-  int64_t HN() const { return s_.num_heads() * s_.memory_size; }
-  int64_t NM() const { return s_.memory_size * s_.word_size; }
   int64_t most_steps() const { return std::min(s_.checkpoint_every, s_.time); }
 
   const Sizes& s_;
@@ -325,17 +329,17 @@ class SequenceStepsBackward {
   Products<T> products_;
 };
 
-// How many of `count` sequences go together. They share each reading of the weights, but each has
-// less of the cache for its memory: together only as many as have, all together, memories no larger
-// than the weights. Eight fill the tiles of a product, and more would gain nothing.
+// How many of `count` sequences make a group. The sequences of a group share one reading of the
+// weights at each step, and they share the cache with each other's memories. So their memories
+// together should be no larger than the weights. With eight sequences the tiles of a product are
+// full, and more would gain nothing.
 inline int64_t group_size(const Sizes& s, int64_t count) {
   const int64_t weights =
       s.gate_size() * (s.recurrent_size() + s.input_columns()) + s.interface_size() * s.hidden_size;
   return std::min(std::clamp<int64_t>(weights / s.transposed_size(), 1, 8), count);
 }
 
-// Steps(arena, sizes, io, rows).run for groups, as even as they can be, of the sequences begin …
-// end − 1.
+// Runs Steps on the sequences begin … end − 1, in groups that are as even as they can be.
 template <typename Steps, typename Io>
 inline void run_groups(const Sizes& s, const Io& io, int64_t begin, int64_t end) {
   const int64_t count = end - begin, most = group_size(s, count);
@@ -349,18 +353,16 @@ inline void run_groups(const Sizes& s, const Io& io, int64_t begin, int64_t end)
 
 template <typename T>
 inline void sequence(const Sizes& s, const SequenceForward<T>& io, int64_t begin, int64_t end) {
-  with_controller(s, [&](auto controller) {
-    using Controller = typename decltype(controller)::template Forward<T>;
-    run_groups<SequenceSteps<T, Controller>>(s, io, begin, end);
+  with_controller(s, [&](auto kind) {
+    run_groups<SequenceSteps<T, Controller<T, decltype(kind)>>>(s, io, begin, end);
   });
 }
 
 template <typename T>
 inline void sequence_backward(const Sizes& s, const SequenceBackward<T>& io, int64_t begin,
                               int64_t end) {
-  with_controller(s, [&](auto controller) {
-    using Controller = typename decltype(controller)::template Backward<T>;
-    run_groups<SequenceStepsBackward<T, Controller>>(s, io, begin, end);
+  with_controller(s, [&](auto kind) {
+    run_groups<SequenceStepsBackward<T, ControllerBackward<T, decltype(kind)>>>(s, io, begin, end);
   });
 }
 
