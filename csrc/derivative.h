@@ -1,6 +1,6 @@
-// The derivative of an op for calls that come straight from `ntm_kernels.ops.call`. There is a
-// second one, in Python, from the same records, for every other call (ntm_kernels/ops/library.py);
-// but its own cost would be a good part of the time of a small call.
+// The derivative of an op for eager calls, which come straight from `ntm_kernels.ops.call`. All
+// other calls take the one in Python (ntm_kernels/ops/library.py), derived from the same records.
+// For a small call that one would cost a good part of the time.
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -28,10 +28,10 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
   using Outputs = typename Op::template Outputs<Tensor>;
   using Options = typename Op::Options;
 
-  // Which inputs are there: torch takes no undefined tensors.
+  // Which inputs are there. An autograd function is not given undefined tensors.
   using Present = typename Op::template Inputs<bool>;
 
-  // `tensors` are the inputs that are there, and so are the outputs returned, each in order.
+  // `tensors` are the inputs that are there, in order; returned are the outputs that are there.
   static variable_list forward(torch::autograd::AutogradContext* ctx, at::TensorList tensors,
                                const Present& present, Options options) {
     const at::AutoDispatchBelowADInplaceOrView below;
@@ -80,7 +80,7 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     const auto grads = Outputs::make(sizes<Op>(inputs, options), [&](const ops::Field& field) {
       return field.present ? *grad++ : Tensor();
     });
-    // Asked once: autograd looks each answer up.
+    // Each is asked once, since autograd has to look up every answer.
     std::array<bool, Inputs::count> flags{};
     size_t index = 0, edge = 0;
     inputs.each([&](const Tensor& input) {
@@ -108,7 +108,7 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     return options;
   }
 
-  // As `refuse_batched` in ntm_kernels/checks.py.
+  // The same check as `refuse_batched` in ntm_kernels/checks.py.
   static void require_plain(const variable_list& grads) {
     for (const Tensor& grad : grads) {
       if (!grad.defined()) continue;
@@ -123,7 +123,8 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     }
   }
 
-  // The backward op of torch.ops.ntm: its own derivative, which `create_graph` asks for, raises.
+  // The gradients by the backward op of torch.ops.ntm, for `create_graph`. That op has a derivative
+  // of its own, which raises: a second derivative is refused rather than silently wrong.
   static Inputs recorded(const Outputs& grads, const Inputs& inputs, const Outputs& outputs,
                          const Tensors& saved, Options options,
                          const typename Op::template Inputs<bool>& wanted) {

@@ -1,4 +1,5 @@
-// The choice of an instruction set at run time.
+// Chooses the instruction set, once a process: the best that this machine has, or the one that
+// NTM_KERNELS_ISA names.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>

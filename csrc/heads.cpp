@@ -1,4 +1,5 @@
-// `address`, `read`, `write` and `step`: one kernel each, forward and backward, over records.
+// `address`, `read`, `write` and `step` from records of tensors to records of tensors. Each is one
+// kernel forward and one backward, so one function serves them all.
 #include "kernels.h"
 #include "ops.h"
 

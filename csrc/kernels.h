@@ -1,7 +1,8 @@
-// What each instruction set offers: one table of kernels over raw pointers, for float and double.
+// The kernels that each instruction set has, as one table of functions on raw pointers for float
+// and one for double. `isa()` gives the table to use.
 //
-// All arrays are contiguous, of the shape in their comment. A kernel serves the sequences
-// begin … end − 1 of the batch and is called by several threads at once for different ones.
+// All arrays are contiguous, of the shape in their comment. A kernel computes the sequences
+// begin … end − 1 of the batch; several threads call it at once, each for sequences of its own.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +12,14 @@
 
 namespace ntm::cpu {
 
-// Arrays of the tensors of an op, forward. Those that are not there are null.
+// The arrays of an op forward; a tensor that is not there is null.
 template <typename Op, typename T>
 struct Forward {
   typename Op::template Inputs<const T*> inputs;
   typename Op::template Outputs<T*> outputs;
 };
 
-// And backward: gradients of the outputs and of the inputs. A gradient that is null counts as 0.
+// The arrays of an op backward. A gradient of an output that is null counts as 0.
 template <typename Op, typename T>
 struct Backward {
   typename Op::template Inputs<const T*> inputs;
@@ -26,8 +27,8 @@ struct Backward {
   typename Op::template Inputs<T*> d_inputs;
 };
 
-// A sequence takes its weights packed, as factors of matrix products, in place of those among the
-// inputs; and saves, where its arrays are not null, what its backward needs.
+// `sequence` reads its weights packed as factors of matrix products, not those among the inputs.
+// What the backward needs is saved if the arrays of `saved` are not null.
 template <typename T>
 struct SequenceForward {
   ops::SequenceInputs<const T*> inputs;
@@ -52,8 +53,10 @@ struct SequenceBackward {
   ops::SequenceInputs<T*> d_inputs;  // the initial state alone
 };
 
-// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each of some arrays x: over `count`
-// rows of d, the first `first_count` of which go with `first` and the others with `rest`.
+// The gradient of a weight that was multiplied by several inputs x side by side:
+// d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each x, summed over the `count` steps
+// of all sequences. Where x is a state that goes from step to step, its first `first_count` rows
+// (the first step) are in another array than the rest.
 template <typename T>
 struct WeightGradient {
   struct Part {
@@ -68,10 +71,10 @@ struct WeightGradient {
   int64_t first_count;
   const T* d;     // [count, rows]
   T* d_bias;      // [rows] Σ_i d[i][row], or null
-  Part parts[3];  // those not used have no columns
+  Part parts[3];  // a part without columns is left out
 };
 
-// The hyperparameters of an update, and one parameter with its gradient and state.
+// The hyperparameters of an update of RMSProp, and one parameter with its gradient and state.
 template <typename T>
 struct RMSpropRates {
   T lr, decay, momentum, eps;
@@ -102,11 +105,13 @@ struct Kernels {
   Kernel<SequenceBackward<T>> sequence_backward;
 
   int64_t (*packed_size)(int64_t columns, int64_t inner);
-  // From weight [inner, columns]; rows `at` … of a packed [inner, columns] from [columns, rows].
+  // Pack weight [inner, columns]; or the transpose of weight [columns, rows], as the rows from `at`
+  // on of a packed factor [inner, columns].
   void (*pack)(int64_t columns, int64_t inner, const T* weight, T* packed);
   void (*pack_transposed)(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight,
                           T* packed);
-  // Blocks of rows of the gradient that can be computed apart, and the kernel for some of them.
+  // Into how many blocks of rows the gradient is cut, and the kernel for the blocks begin … end
+  // − 1.
   int64_t (*weight_gradient_blocks)(const WeightGradient<T>&);
   void (*weight_gradient)(const WeightGradient<T>&, int64_t begin, int64_t end);
   void (*graves_rmsprop)(const RMSpropRates<T>&, int64_t count, const RMSpropArrays<T>&);

@@ -1,5 +1,5 @@
-// torch.ops.ntm.cpu_…: the ops as `ntm_kernels.ops.call` calls them, and what else the package asks
-// of the compiled library. The schemas come with the records.
+// Registers torch.ops.ntm.cpu_…: the ops, as `ntm_kernels.ops.call` calls them, and the few other
+// functions of the compiled library. The schemas come with the records.
 #include <torch/library.h>
 
 #include "derivative.h"
@@ -21,7 +21,7 @@ class Reader {
   Record tensors() {
     return Record::from([&] { return tensor(); });
   }
-  // Those with a flag; the others are not on the stack.
+  // Only the tensors whose flag is set are on the stack.
   template <typename Record>
   Record tensors(const bool* flags) {
     return Record::from([&] { return *flags++ ? tensor() : Tensor(); });
@@ -63,8 +63,8 @@ struct Call {
   }
 };
 
-// In place of the arguments, the outputs and the list of what is saved. An output that is not there
-// is undefined, which is None in Python.
+// Replaces the arguments on the stack by the outputs and the list of saved tensors. An output that
+// is not there is an undefined tensor, which is None in Python.
 template <typename Op>
 void answer(torch::jit::Stack& stack, Result<Op> result) {
   torch::jit::drop(stack, Call<Op>::count);
@@ -131,8 +131,8 @@ void backward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   });
 }
 
-// All lists are as long as `parameters`, those of a state that is not kept empty; contiguous, of
-// one dtype.
+// All lists are as long as `parameters`, but the list of a state that is not kept is empty. All
+// tensors are contiguous and of one dtype.
 void graves_rmsprop(const Tensors& parameters, const Tensors& grads, const Tensors& square_avgs,
                     const Tensors& grad_avgs, const Tensors& deltas, double lr, double decay,
                     double momentum, double eps) {

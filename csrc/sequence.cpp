@@ -1,5 +1,8 @@
-// `sequence` over records: the weights are packed before the kernel, their gradients are products
-// over all steps after it.
+// `sequence` from records of tensors to records of tensors.
+//
+// The kernel goes through the steps. What does not depend on their order is done here, once a call:
+// before the kernel the weights are packed, in the order in which its matrix products read them,
+// and after its backward the gradients of the weights are computed, as products over all steps.
 #include <ATen/ops/matmul.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -42,7 +45,7 @@ Tensor contiguous_if(const Tensor& tensor) {
   return tensor.defined() ? tensor.contiguous() : tensor;
 }
 
-// A weight as right factor of a product.
+// A weight, packed as the right factor of a product.
 template <typename T>
 Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
   const int64_t columns = weight.size(1), inner = weight.size(0);
@@ -52,7 +55,8 @@ Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
   return to.tensor;
 }
 
-// The transpose of a weight, and of a second one's columns beside it, if there is one.
+// The transpose of a weight, packed as the right factor of a product. The columns of a second
+// weight are set beside those of the first: the product then takes both inputs at once.
 template <typename T>
 Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
                          const Tensor& beside = {}) {
@@ -67,7 +71,7 @@ Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
   return to.tensor;
 }
 
-// The tensors that a forward saves, as the list that the op returns, and back.
+// From the record of what a forward saves to the list that the op returns, and back.
 template <typename T>
 Tensors listed(const ops::SequenceSaved<New<T>>& saved) {
   Tensors list;
@@ -82,36 +86,42 @@ ops::SequenceSaved<Tensor> restored(const Sizes& s, const Tensors& list) {
       s, [&](const ops::Field& field) { return field.present ? *next++ : Tensor(); });
 }
 
-// The gradients of the weights and biases, once those of all steps are there.
+// The gradients of the controller's weights and bias. At the first step it has seen the initial
+// read vectors and hidden state, at each step after those that the step before has returned.
 template <typename T>
-void differentiate_weights(const Sizes& s, const cpu::SequenceBackward<T>& io, double work) {
-  const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
-  const int64_t B = s.batch, C = s.hidden_size, G = s.gate_size(), K = s.recurrent_size();
-  const int64_t P = s.interface_size(), I = s.input_columns(), steps = s.time * B;
-  const auto differentiate = [&](const cpu::WeightGradient<T>& gradient) {
-    parallel(kernels.weight_gradient_blocks(gradient), work,
-             [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
-  };
+cpu::WeightGradient<T> controller_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io) {
+  const int64_t B = s.batch, K = s.recurrent_size(), reads = s.read_size(), I = s.input_columns();
   T* const d_recurrent = io.d_inputs.recurrent_weight;
-  differentiate({.count = steps,
-                 .rows = G,
-                 .first_count = B,
-                 .d = io.d_projected,
-                 .d_bias = io.d_inputs.input_bias,
-                 .parts = {{s.read_size(), io.inputs.initial_read_vectors, io.outputs.read_vectors,
-                            d_recurrent, K},
-                           {s.is_lstm ? C : 0, io.inputs.initial_hidden, io.outputs.hidden,
-                            d_recurrent + s.read_size(), K},
-                           {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}});
-  differentiate({.count = steps,
-                 .rows = P,
-                 .first_count = 0,
-                 .d = io.d_interface,
-                 .d_bias = io.d_inputs.interface_bias,
-                 .parts = {{C, nullptr, io.outputs.hidden, io.d_inputs.interface_weight, C}}});
+  return {
+      .count = s.time * B,
+      .rows = s.gate_size(),
+      .first_count = B,
+      .d = io.d_projected,
+      .d_bias = io.d_inputs.input_bias,
+      .parts = {{reads, io.inputs.initial_read_vectors, io.outputs.read_vectors, d_recurrent, K},
+                {K - reads, io.inputs.initial_hidden, io.outputs.hidden, d_recurrent + reads, K},
+                {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}};
 }
 
-// The gradient of an input that was projected here. Rounded once, after the product.
+template <typename T>
+cpu::WeightGradient<T> interface_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io) {
+  const int64_t C = s.hidden_size;
+  return {.count = s.time * s.batch,
+          .rows = s.interface_size(),
+          .first_count = 0,
+          .d = io.d_interface,
+          .d_bias = io.d_inputs.interface_bias,
+          .parts = {{C, nullptr, io.outputs.hidden, io.d_inputs.interface_weight, C}}};
+}
+
+template <typename T>
+void differentiate_weights(const cpu::WeightGradient<T>& gradient, double work) {
+  const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
+  parallel(kernels.weight_gradient_blocks(gradient), work,
+           [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
+}
+
+// The gradient of an input that was projected here; rounded once, after the product.
 Tensor differentiate_input(const Tensor& d_projected, const Inputs& inputs) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor weight = inputs.input_weight.to(d_projected.scalar_type());
@@ -168,9 +178,9 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
     const Tensor interface_weight = packed(kernels, inputs.interface_weight);
     const Tensor lengths = contiguous_if(inputs.lengths);
     auto to = allocate<T, ops::SequenceInputs>(s, Dtypes(inputs));
-    // The gradient of x is that of the projected input, or follows from it.
     const New<T> d_projected({s.time, s.batch, s.gate_size()}, to.x.wanted);
     const New<T> d_interface({s.time, s.batch, s.interface_size()});
+    // Lengths have no gradient. That of x is d_projected, if x came projected, or follows from it.
     to.lengths = to.x = New<T>();
     const cpu::SequenceBackward<T> io{.inputs = pointers<const T*>(from),
                                       .recurrent_weight = recurrent_weight.const_data_ptr<T>(),
@@ -183,7 +193,8 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
                                       .d_interface = d_interface,
                                       .d_inputs = pointers<T*>(to)};
     run(kernels.sequence_backward, s, 2 * work_of(s), io);
-    differentiate_weights(s, io, work_of(s));
+    differentiate_weights(controller_gradient(s, io), work_of(s));
+    differentiate_weights(interface_gradient(s, io), work_of(s));
     Inputs found = results(to);
     if (!s.projects_input) {
       found.x = d_projected.result();

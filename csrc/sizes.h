@@ -1,11 +1,12 @@
-// Sizes of a call, and where the heads' parameters stand in an interface vector.
+// The sizes of a call, and where the parameters of the heads lie in an interface vector.
 #pragma once
 
 #include <cstdint>
 
 namespace ntm {
 
-// The letters of the shape tags: [B, N, M] is batch, memory_size, word_size.
+// Beside each size is its letter in the shapes of comments: [B, N, M] is batch, memory_size,
+// word_size.
 struct Sizes {
   int64_t batch = 0;             // B
   int64_t memory_size = 0;       // N
@@ -25,6 +26,8 @@ struct Sizes {
   bool return_trace = false;
 
   int64_t num_heads() const { return num_read_heads + num_write_heads; }         // H
+  int64_t matrix_size() const { return memory_size * word_size; }                // N * M
+  int64_t weightings_size() const { return num_heads() * memory_size; }          // H * N
   int64_t read_size() const { return num_read_heads * word_size; }               // R * M
   int64_t gate_size() const { return is_lstm ? 4 * hidden_size : hidden_size; }  // G
   int64_t recurrent_size() const { return is_lstm ? read_size() + hidden_size : read_size(); }  // K
@@ -34,12 +37,12 @@ struct Sizes {
   int64_t interface_size() const {
     return (num_heads() + 2 * num_write_heads) * word_size + scalars();
   }  // P
-  // Columns of the input weight; 0 if the input comes projected.
+  // Columns of the input weight, or 0 if the input comes projected.
   int64_t input_columns() const { return projects_input ? input_size : 0; }
   int64_t num_checkpoints() const { return (time + checkpoint_every - 1) / checkpoint_every; }
 
-  // Floats from one row of a transposed memory [M][N] to the next: an odd number of cache lines,
-  // so that rows never fall into the same cache set.
+  // Elements from one row of a transposed memory [M][N] to the next. In float32 it is an odd number
+  // of cache lines: with a power of two, all rows would share a few sets of the cache.
   int64_t row_stride() const { return (memory_size + 15) / 16 / 2 * 32 + 16; }
   int64_t transposed_size() const { return word_size * row_stride(); }
 };

@@ -1,4 +1,5 @@
-// Tensors for the kernels: inputs in the arithmetic type and contiguous, new ones for results.
+// From tensors to the arrays of the kernels and back: inputs are made contiguous and put into the
+// arithmetic type, float or double; results get new tensors.
 #pragma once
 
 #include <ATen/EmptyTensor.h>
@@ -22,13 +23,14 @@ using Tensors = std::vector<Tensor>;
 template <typename T>
 constexpr at::ScalarType kType = sizeof(T) == sizeof(double) ? at::kDouble : at::kFloat;
 
-// body(T{}) in the arithmetic of `like`.
+// body(double{}) for a tensor in float64, and body(float{}) for all others.
 template <typename Body>
 auto in_arithmetic_of(const Tensor& like, const Body& body) {
   return like.scalar_type() == at::kDouble ? body(double{}) : body(float{});
 }
 
-// The dtype of each kind of tensor in a record of inputs. A kind without a tensor has the memory's.
+// The dtype of each kind of tensor in a record of inputs, for the results of that kind. A kind
+// without a tensor has the memory's.
 class Dtypes {
  public:
   template <typename Inputs>
@@ -56,7 +58,8 @@ class Dtypes {
   }();
 };
 
-// Contiguous and in the dtype of T; held here for as long as pointers into it are used.
+// A floating-point input, contiguous and of type T. It owns the copy, if one was needed, and has to
+// live as long as pointers into it are used.
 template <typename T>
 class Lifted {
  public:
@@ -78,7 +81,7 @@ auto lifted(const Record& record) {
   return record.template map<Lifted<T>>([](const Tensor& tensor) { return Lifted<T>(tensor); });
 }
 
-// Storage in leased blocks, resizable like any other.
+// Allocates the storage of tensors in leased blocks.
 class Leased final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -94,11 +97,11 @@ class Leased final : public c10::Allocator {
   static void end(void* lease) { delete static_cast<Lease*>(lease); }
 };
 
-// From this size on malloc gives memory back to the system and has it mapped and cleared again at
-// the next call: such tensors live in leased blocks.
+// New tensors of this many bytes and more live in leased blocks. Memory of that size malloc gives
+// back to the system, which then has to map and clear it again at the next call.
 constexpr size_t kLeased = size_t{1} << 17;
 
-// A new tensor for a kernel to fill, and the dtype that the caller will see it in; or none.
+// A new tensor of type T for a kernel to fill, and the dtype in which the caller gets it; or none.
 template <typename T>
 struct New {
   Tensor tensor;

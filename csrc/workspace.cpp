@@ -33,7 +33,8 @@ size_t rounded(size_t bytes) {
 Block allocate(size_t bytes) {
   void* const data = ::operator new(bytes, std::align_val_t{alignment(bytes)});
 #if defined(MADV_HUGEPAGE)
-  // Else the system maps and clears a large block in five hundred times as many pieces.
+  // A huge page has the size of 512 others: the system maps and clears a large block in as many
+  // fewer pieces.
   if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
 #endif
   return {data, bytes};
@@ -42,7 +43,7 @@ void release(const Block& block) {
   ::operator delete(block.data, std::align_val_t{alignment(block.bytes)});
 }
 
-// Blocks that nobody has, those given back last at the end.
+// The blocks that are not leased, in the order in which they were given back.
 class Pool {
  public:
   Block take(size_t bytes) {
@@ -112,7 +113,7 @@ Lease::~Lease() {
 size_t release_workspaces() {
   const size_t bytes = pool().clear();
 #if defined(__GLIBC__)
-  malloc_trim(0);  // malloc keeps what it has handed out before
+  malloc_trim(0);  // without this malloc keeps freed memory for itself
 #endif
   return bytes;
 }

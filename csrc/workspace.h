@@ -1,11 +1,12 @@
-// Scratch memory that outlives a call, so that no kernel waits for the system to map pages.
+// Working memory that is kept from call to call, so that no kernel waits for the system to map
+// pages.
 #pragma once
 
 #include <cstddef>
 
 namespace ntm {
 
-// A block that nobody else has until the lease ends. Safe from any thread.
+// A block of memory that belongs to this lease until it ends. Any thread may make one.
 class Lease {
  public:
   explicit Lease(size_t bytes);
@@ -20,7 +21,8 @@ class Lease {
   size_t bytes_;
 };
 
-// Give the blocks that nobody has back to the system; returns their bytes. Safe from any thread.
+// Gives all blocks that are not leased back to the system, and returns their bytes. Any thread may
+// call it.
 size_t release_workspaces();
 
 }  // namespace ntm

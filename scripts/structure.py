@@ -100,7 +100,7 @@ def _is_cuda(file: Path) -> bool:
 LANGUAGES = (
     Language("Python", lambda f: f.suffix == ".py" and not _is_triton(f), "138", 80, "18", 15),
     Language("Triton", _is_triton, "148", 62, "41", 13),
-    Language("C++", lambda f: f.suffix != ".py" and not _is_cuda(f), "146", 152, "20", 13),
+    Language("C++", lambda f: f.suffix != ".py" and not _is_cuda(f), "146", 50, "20", 10),
     Language("CUDA", _is_cuda, "208", 210, "10", 10),
 )
 POSITIONS, STARRED, SCHEMAS = 0, 13, 1

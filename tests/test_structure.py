@@ -128,7 +128,7 @@ def test_definitions_in_the_sources_end_with_a_brace():
         file: functions.blank((structure.ROOT / file).read_text()).splitlines() for file, _ in found
     }
     names = {(file.name, one.name) for file, one in found}
-    assert {("sequence.h", "sequence_backward_rows"), ("tiled.cu", "tiled_kernel")} <= names
+    assert {("sequence.h", "read_write_backward"), ("tiled.cu", "tiled_kernel")} <= names
     for file, one in found:
         last = texts[file][one.line + one.lines - 2]
         assert last.rstrip().endswith(("}", "};")), (file, one)

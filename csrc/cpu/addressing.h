@@ -1,6 +1,7 @@
-// The addressing chain of one sequence of the batch, stage by stage, each with its backward.
+// The addressing of all heads of one sequence of the batch, stage by stage, each with its backward.
 //
-// The memory is transposed, [M][N] with rows `stride` apart, so that vectors run along N.
+// The stages hand their results on through the arrays of `Addressing`, where the backwards find
+// them again. The memory is transposed, as memory.h explains; weightings are [H, N].
 #pragma once
 
 #include "cpu/arena.h"
@@ -14,23 +15,26 @@ namespace ntm::cpu::NTM_ISA {
 inline constexpr double kCosineEps = 1e-8;
 inline constexpr double kFocusEps = 1e-20;
 
-// What the stages hand on, and what their backwards need.
+// What the stages hand on. [H][N] stands for rows of N elements that are `row` apart. A circular
+// row has room for `halo` elements before and after it: there `close_circle` repeats the ends, so
+// that `shift` needs no index modulo N.
 template <typename T>
 struct Addressing {
-  int64_t row;     // elements from one head to the next, at least N
-  int64_t halo;    // elements before and after a circular row
-  T* dots;         // [1 + H][N] ‖M_i‖² and k·M_i
-  T* memory_norm;  // [N] ‖M_i‖
-  T* key_norm;     // [H] ‖k‖
-  T* norms;        // [H][N] ‖k‖ ‖M_i‖, −∞ where the similarity is cut off
-  T* similarity;   // [H][N]
-  T* content;      // [H][N]
-  T* gated;        // [H][N] circular
-  T* shifted;      // [H][N]
-  T* d_shifted;    // [N] circular
-  T* d_dots;       // [H][N]
-  T* pull;         // [N] Σ_h dK K / ‖M_i‖²
-  T* logarithm;    // [N]
+  int64_t row;
+  int64_t halo;
+  T* dots;          // [1 + H][N] ‖M_i‖², then k·M_i of each head
+  T* memory_norm;   // [N] ‖M_i‖
+  T* key_norm;      // [H] ‖k‖
+  T* norms;         // [H][N] ‖k‖ ‖M_i‖, or −∞ where that is below ε
+  T* similarity;    // [H][N]
+  T* content;       // [H][N]
+  T* gated;         // [H][N] circular
+  T* shifted;       // [H][N]
+  T* d_shifted;     // [N] circular
+  T* d_dots;        // [H][N] before that d_gated, d_content and d_similarity, each in place
+  T* through_norm;  // [N] Σ_h dK K / ‖M_i‖²: through ‖M_i‖, the gradient of M_i is minus M_i times
+                    // this
+  T* logarithm;     // [N]
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.num_taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.num_heads();
@@ -44,15 +48,15 @@ struct Addressing {
     shifted = arena.take<T>(heads * row);
     d_shifted = arena.take<T>(circular()) + halo;
     d_dots = arena.take<T>(heads * row);
-    pull = arena.take<T>(row);
+    through_norm = arena.take<T>(row);
     logarithm = arena.take<T>(row);
   }
   static int64_t row_of(const Sizes& s) { return (s.memory_size + 15) / 16 * 16; }
   int64_t circular() const { return row + 2 * halo; }
 };
 
-// Continue x [n] by `reach` elements on both sides, as if it were a circle; beyond n from what was
-// continued before.
+// Continues x [n] by `reach` elements on both sides, as if its ends were joined to a circle. Where
+// `reach` is larger than n, the circle is repeated: the copies are then copied themselves.
 template <typename T>
 inline void close_circle(int64_t n, int64_t reach, T* x) {
   for (int64_t i = 0; i < reach; ++i) {
@@ -61,10 +65,11 @@ inline void close_circle(int64_t n, int64_t reach, T* x) {
   }
 }
 
-// ‖M_i‖² and then k·M_i of all heads: memory [M][N] -> dots [1 + H][N], rows `row` apart.
+// ‖M_i‖² and k·M_i of all heads: memory [M][N] -> dots [1 + H][N]. Two heads, the usual number, are
+// done in one pass over the memory, with the sums of several vectors of locations in registers.
 template <typename T>
-inline void similarity_dots(const Sizes& s, const T* memory, const T* key, int64_t row, T* dots) {
-  const int64_t heads = s.num_heads(), stride = s.row_stride();
+inline void similarity_dots(const Sizes& s, const T* memory, const T* key, T* dots) {
+  const int64_t heads = s.num_heads(), stride = s.row_stride(), row = Addressing<T>::row_of(s);
   if (heads == 2) {
     by_vectors<T, kManyRegisters ? 8 : 4>(s.memory_size, [&](int64_t i, auto count, auto n) {
       constexpr int L = kLanes<T>;
@@ -98,16 +103,16 @@ inline void similarity_dots(const Sizes& s, const T* memory, const T* key, int64
   });
 }
 
-// `write` and then `similarity_dots` of what was written.
+// `write`, then `similarity_dots` of the written memory with the keys of the step after: in the
+// usual case one pass instead of two. weightings [W, N].
 template <typename T>
 inline void write_and_similarity_dots(const Sizes& s, const T* memory, const T* weightings,
-                                      int64_t row, const T* erase, const T* add, T* written,
-                                      const T* key, int64_t dots_row, T* dots) {
-  const int64_t stride = s.row_stride();
+                                      const T* erase, const T* add, T* written, const T* key,
+                                      T* dots) {
+  const int64_t stride = s.row_stride(), row = Addressing<T>::row_of(s);
   if (s.num_write_heads != 1 || s.num_heads() != 2) {
-    write(s, memory, weightings, row, erase, add, written);
-    similarity_dots(s, written, key, dots_row, dots);
-    return;
+    write(s, memory, weightings, erase, add, written);
+    return similarity_dots(s, written, key, dots);
   }
   by_vectors<T, kManyRegisters ? 4 : 2>(s.memory_size, [&](int64_t i, auto count, auto n) {
     constexpr int L = kLanes<T>;
@@ -116,7 +121,7 @@ inline void write_and_similarity_dots(const Sizes& s, const T* memory, const T* 
 #pragma GCC unroll 8
     for (int k = 0; k < count.value; ++k) w[k] = load(weightings + i + k * L, n);
     for (int64_t m = 0; m < s.word_size; ++m) {
-      // Before the stores, which the compiler has to think may change them.
+      // Loaded before the stores, since for all that the compiler knows these may change them.
       const T erased = erase[m], added = add[m], one = key[m], other = key[s.word_size + m];
 #pragma GCC unroll 8
       for (int k = 0; k < count.value; ++k) {
@@ -132,14 +137,13 @@ inline void write_and_similarity_dots(const Sizes& s, const T* memory, const T* 
 #pragma GCC unroll 8
     for (int k = 0; k < count.value; ++k) {
       T* const to = dots + i + k * L;
-      store(to, square[k], n), store(to + dots_row, first[k], n);
-      store(to + 2 * dots_row, second[k], n);
+      store(to, square[k], n), store(to + row, first[k], n), store(to + 2 * row, second[k], n);
     }
   });
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads from `similarity_dots`, 0 where the product of the norms
-// is below ε.
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, from the results of `similarity_dots`. Where the product
+// of the norms is below ε it is taken for −∞: the quotient is then 0.
 template <typename T>
 inline void similarity(const Sizes& s, const T* dots, const T* key, Addressing<T>& a) {
   each<T>(s.memory_size,
@@ -161,7 +165,7 @@ inline void similarity(const Sizes& s, const T* dots, const T* key, Addressing<T
   }
 }
 
-// d_key [H, M] += Σ_i d_dots_i M_i and d_memory [M][N] += Σ_h d_dots k − pull M.
+// d_key [H, M] += Σ_i d_dots_i M_i, and d_memory [M][N] += Σ_h d_dots k − through_norm M.
 template <typename T>
 inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* key,
                                      const Addressing<T>& a, T* d_key, T* d_memory) {
@@ -172,7 +176,7 @@ inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* k
       Vec<T> sums[kLanes<T>] = {};  // of the first key and then of the second
       each<T>(s.memory_size, [&](int64_t i, auto n) {
         const Vec<T> first = load(a.d_dots + i, n), second = load(a.d_dots + a.row + i, n);
-        const Vec<T> pull = load(a.pull + i, n);
+        const Vec<T> through_norm = load(a.through_norm + i, n);
 #pragma GCC unroll 16
         for (int k = 0; k < count; ++k) {
           const int64_t at = (m + k) * stride + i;
@@ -180,7 +184,7 @@ inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* k
           sums[k] += first * x;
           sums[count + k] += second * x;
           store(d_memory + at,
-                load(d_memory + at, n) - x * pull + first * key[m + k] +
+                load(d_memory + at, n) - x * through_norm + first * key[m + k] +
                     second * key[word_size + m + k],
                 n);
         }
@@ -197,43 +201,47 @@ inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* k
   for (int64_t m = 0; m < word_size; ++m) {
     each<T>(s.memory_size, [&](int64_t i, auto n) {
       T* const to = d_memory + m * stride + i;
-      store(to, load(to, n) - load(memory + m * stride + i, n) * load(a.pull + i, n), n);
+      store(to, load(to, n) - load(memory + m * stride + i, n) * load(a.through_norm + i, n), n);
     });
   }
   gemm<T>(word_size, s.memory_size, heads, {key, 1, word_size}, {a.d_dots, a.row}, d_memory, stride,
           d_memory, stride);
 }
 
-// From d_similarity, held in d_dots [H][N], to d_key [H, M] and, added, d_memory [M][N]:
-// dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖², and the same with k and M_i exchanged.
+// Sets d_key [H, M] and adds to d_memory [M][N], from d_similarity, which becomes `a.d_dots` in
+// place. dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²: the first term comes from the product k·M_i, the
+// second from the norm of k in the denominator. dK/dM_i is the same with k and M_i exchanged.
 template <typename T>
-inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
-                                T* d_key, T* d_memory) {
+inline void similarity_backward(const Sizes& s, const T* memory, const T* key,
+                                const T* d_similarity, Addressing<T>& a, T* d_key, T* d_memory) {
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     Vec<T> total{};
     each<T>(s.memory_size, [&](int64_t i, auto n) {
       const int64_t at = h * a.row + i;
       const Vec<T> norms = load(a.norms + at, n);
-      // Not by the similarity of 0 alone, with which a NaN would stay.
-      const Vec<T> d = norms < T(0) ? Vec<T>{} : load(a.d_dots + at, n);
-      const Vec<T> pull = d * load(a.similarity + at, n);
-      total += pull;
-      store(a.pull + i, h ? load(a.pull + i, n) + pull : pull, n);
+      // Below ε the gradient is 0. To rely on the similarity, which is 0 there too, would let a NaN
+      // in the gradient through.
+      const Vec<T> d = norms < T(0) ? Vec<T>{} : load(d_similarity + at, n);
+      const Vec<T> scaled = d * load(a.similarity + at, n);  // dK K
+      total += scaled;
+      store(a.through_norm + i, h ? load(a.through_norm + i, n) + scaled : scaled, n);
       store(a.d_dots + at, d / norms, n);
     });
-    const T square = a.key_norm[h] * a.key_norm[h], own = square == 0 ? 0 : sum<T>(total) / square;
+    const T square = a.key_norm[h] * a.key_norm[h];
+    const T through_key_norm = square == 0 ? 0 : sum<T>(total) / square;
     each<T>(s.word_size, [&](int64_t m, auto n) {
-      store(d_key + h * s.word_size + m, load(key + h * s.word_size + m, n) * -own, n);
+      store(d_key + h * s.word_size + m, load(key + h * s.word_size + m, n) * -through_key_norm, n);
     });
   }
   each<T>(s.memory_size, [&](int64_t i, auto n) {
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
-    store(a.pull + i, square == T(0) ? Vec<T>{} : load(a.pull + i, n) / square, n);
+    const Vec<T> total = load(a.through_norm + i, n);
+    store(a.through_norm + i, square == T(0) ? Vec<T>{} : total / square, n);
   });
   similarity_dots_backward(s, memory, key, a, d_key, d_memory);
 }
 
-// w^c = softmax_i(β K_i).
+// w^c = softmax_i(β K_i), the largest β K_i subtracted first.
 template <typename T>
 inline void content(int64_t memory_size, const T* similarity, T strength, T* content) {
   Vec<T> top = broadcast(T(-__builtin_inf()));
@@ -252,17 +260,17 @@ inline void content(int64_t memory_size, const T* similarity, T strength, T* con
           [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
 }
 
-// d_content in d_similarity [N] becomes d_similarity; returns dβ.
+// d_content [N] -> d_similarity [N], which may be the same array; returns dβ.
 template <typename T>
 inline T content_backward(int64_t memory_size, const T* content, const T* similarity, T strength,
-                          T* d_similarity) {
+                          const T* d_content, T* d_similarity) {
   Vec<T> total{};
   each<T>(memory_size,
-          [&](int64_t i, auto n) { total += load(d_similarity + i, n) * load(content + i, n); });
+          [&](int64_t i, auto n) { total += load(d_content + i, n) * load(content + i, n); });
   const T mean = sum<T>(total);
   Vec<T> d_strength{};
   each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> d = (load(d_similarity + i, n) - mean) * load(content + i, n);
+    const Vec<T> d = (load(d_content + i, n) - mean) * load(content + i, n);
     d_strength += d * load(similarity + i, n);
     store(d_similarity + i, d * strength, n);
   });
@@ -278,14 +286,13 @@ inline void interpolate(int64_t memory_size, const T* content, const T* previous
   });
 }
 
-// From d_gated in d_content [N] to d_content in place and d_previous [N]; returns dg. d_previous
-// may be any array of its own.
+// d_gated [N] -> d_content [N], which may be the same array, and d_previous [N]; returns dg.
 template <typename T>
 inline T interpolate_backward(int64_t memory_size, const T* content, const T* previous, T gate,
-                              T* d_content, T* d_previous) {
+                              const T* d_gated, T* d_content, T* d_previous) {
   Vec<T> d_gate{};
   each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> d = load(d_content + i, n);
+    const Vec<T> d = load(d_gated + i, n);
     d_gate += d * (load(content + i, n) - load(previous + i, n));
     store(d_previous + i, d * (1 - gate), n);
     store(d_content + i, d * gate, n);
@@ -293,7 +300,7 @@ inline T interpolate_backward(int64_t memory_size, const T* content, const T* pr
   return sum<T>(d_gate);
 }
 
-// w̃_i = Σ_o s_o w^g_{i−o} from a closed circle, taps [S] of the offsets −S/2 … S/2.
+// w̃_i = Σ_o s_o w^g_{i−o}, with `gated` continued by `close_circle`. Tap 0 is that of offset −S/2.
 template <typename T>
 inline void shift(int64_t memory_size, const T* gated, const T* shift_weighting, int64_t num_taps,
                   T* shifted) {
@@ -306,7 +313,8 @@ inline void shift(int64_t memory_size, const T* gated, const T* shift_weighting,
   });
 }
 
-// The correlation: d w^g_j = Σ_o s_o d w̃_{j+o}, ds_o = Σ_i d w̃_i w^g_{i−o}; both arguments closed.
+// dw^g_j = Σ_o s_o dw̃_{j+o} and ds_o = Σ_i dw̃_i w^g_{i−o}, with d_shifted and gated continued by
+// `close_circle`.
 template <typename T>
 inline void shift_backward(int64_t memory_size, const T* d_shifted, const T* gated,
                            const T* shift_weighting, int64_t num_taps, T* d_gated, T* d_shift) {
@@ -322,8 +330,9 @@ inline void shift_backward(int64_t memory_size, const T* d_shifted, const T* gat
   }
 }
 
-// The largest w̃; NaN where one is negative or infinite, and where one is NaN and no other reaches
-// ε, since no comparison sees it.
+// The largest w̃, by which `sharpen` divides; or NaN, to make all weightings NaN, where a w̃ is
+// negative or infinite. A w̃ that is NaN is larger than no other and makes the sums of `sharpen` NaN
+// by itself, but where no other reaches ε they are not computed: there the result is NaN.
 template <typename T>
 inline T highest(int64_t n, const T* x) {
   constexpr T infinity = __builtin_inf(), nan = __builtin_nan("");
@@ -340,13 +349,15 @@ inline T highest(int64_t n, const T* x) {
   return all == all ? result : all;
 }
 
-// Whether no w̃ reaches ε. A γ that is not finite makes NaN of these too.
+// Whether no w̃ reaches ε, in which case the weighting is uniform. With a γ that is not finite it is
+// computed all the same, and is NaN.
 template <typename T>
 inline bool unfocused(T top, T sharpening) {
   return top < T(kFocusEps) && sharpening - sharpening == 0;
 }
 
-// w_i = w̃_i^γ / Σ_j w̃_j^γ as (w̃_i / max w̃)^γ; uniform where no w̃_i reaches ε.
+// w_i = w̃_i^γ / Σ_j w̃_j^γ, with w̃_i / max w̃ in place of w̃_i so that no power underflows to 0
+// everywhere; uniform where no w̃_i reaches ε.
 template <typename T>
 inline void sharpen(int64_t memory_size, const T* shifted, T sharpening, T* weightings) {
   const T top = highest(memory_size, shifted);
@@ -367,9 +378,12 @@ inline void sharpen(int64_t memory_size, const T* shifted, T sharpening, T* weig
           [&](int64_t i, auto n) { store(weightings + i, load(weightings + i, n) * scale, n); });
 }
 
-// dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never divided by w̃_j, and
-// dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j). Returns dγ, of which both factors are centred: what
-// one mean lacks then multiplies nothing. d_shifted may not be d_weightings.
+// dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), where w̃_j^{γ−1} is computed as a power of its own:
+// w_j / w̃_j would be 0 / 0 where w̃_j is 0. dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j).
+//
+// Returns dγ. Both factors of its terms have their weighted mean subtracted, so a rounding error in
+// one mean is multiplied by a sum that is zero. logarithm [N] is scratch; d_shifted may not be
+// d_weightings.
 template <typename T>
 inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* shifted,
                           T sharpening, T* logarithm, T* d_shifted) {
@@ -384,8 +398,9 @@ inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* s
     const Vec<T> ratio = load(shifted + i, n) / top;
     const auto present = ratio > T(0);
     const Vec<T> any = log<T>(ratio), power = exp2<T>(any * to_base_two);
-    const Vec<T> logs = present ? any : ratio;                            // 0 and NaN stay
-    const Vec<T> lesser = present ? power : broadcast(T(exponent == 0));  // (w̃ / max w̃)^{γ−1}
+    const Vec<T> logs = present ? any : ratio;  // 0 and NaN stay
+    const Vec<T> lesser =
+        present ? power : broadcast(T(exponent == 0));  // (w̃ / max w̃)^{γ−1}, 0⁰ = 1
     const Vec<T> whole = lesser * ratio;
     total += whole;
     weighted += whole * load(d_weightings + i, n);
@@ -403,7 +418,7 @@ inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* s
     d_sharpening += centred * weight * (load(logarithm + i, n) - mean_logarithm);
     store(d_shifted + i, lesser * centred * slope, n);
   });
-  if (sharpening > 0 && sharpening < 1) {  // w̃^γ is infinitely steep at 0
+  if (sharpening > 0 && sharpening < 1) {  // out of its domain: there w̃^γ is infinitely steep at 0
     for (int64_t i = 0; i < memory_size; ++i) {
       if (shifted[i] == 0) d_shifted[i] = (d_weightings[i] - mean) * slope * T(__builtin_inf());
     }
@@ -411,54 +426,58 @@ inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* s
   return sum<T>(d_sharpening);
 }
 
-// From `similarity_dots`: content, interpolate and shift of all heads; previous weightings [H][N]
-// `row` apart.
+// From the results of `similarity_dots` to w̃ of all heads; previous are weightings [H, N].
 template <typename T>
 inline void similarity_content_interpolate_shift(const Sizes& s, const T* dots,
                                                  const Heads<T>& heads, const T* previous,
-                                                 int64_t row, Addressing<T>& a) {
+                                                 Addressing<T>& a) {
   similarity(s, dots, heads.key, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     T* gated = a.gated + h * a.circular();
     content(s.memory_size, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
-    interpolate(s.memory_size, a.content + h * a.row, previous + h * row, heads.gate[h], gated);
+    interpolate(s.memory_size, a.content + h * a.row, previous + h * s.memory_size, heads.gate[h],
+                gated);
     close_circle(s.memory_size, s.num_taps / 2, gated);
     shift(s.memory_size, gated, heads.shift + h * s.num_taps, s.num_taps, a.shifted + h * a.row);
   }
 }
 
-// The weightings [H][N] of all heads; may be `previous` itself.
+// The weightings [H, N] of all heads; they may be in the same array as the previous ones.
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
-                    T* weightings, int64_t row, Addressing<T>& a) {
-  similarity_dots(s, memory, heads.key, a.row, a.dots);
-  similarity_content_interpolate_shift(s, a.dots, heads, previous, row, a);
+                    T* weightings, Addressing<T>& a) {
+  similarity_dots(s, memory, heads.key, a.dots);
+  similarity_content_interpolate_shift(s, a.dots, heads, previous, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
-    sharpen(s.memory_size, a.shifted + h * a.row, heads.sharpening[h], weightings + h * row);
+    sharpen(s.memory_size, a.shifted + h * a.row, heads.sharpening[h],
+            weightings + h * s.memory_size);
   }
 }
 
-// After `similarity_content_interpolate_shift`: d_weightings [H][N] becomes that of the previous
-// weightings; d_memory [M][N] is added to.
+// After `similarity_content_interpolate_shift`, whose results it needs. d_weightings [H, N] goes
+// from the gradient of the weightings to that of the previous ones, in place; d_memory [M][N] is
+// added to; the addressing parameters of d_heads are set.
 template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
-                             const T* previous, int64_t row, Addressing<T>& a, T* d_weightings,
-                             int64_t d_row, const Heads<T>& d_heads, T* d_memory) {
+                             const T* previous, Addressing<T>& a, T* d_weightings,
+                             const Heads<T>& d_heads, T* d_memory) {
+  const int64_t N = s.memory_size;
   for (int64_t h = 0; h < s.num_heads(); ++h) {
-    T* d_content = a.d_dots + h * a.row;
-    const T *gated = a.gated + h * a.circular(), *content = a.content + h * a.row;
-    d_heads.sharpening[h] =
-        sharpen_backward(s.memory_size, d_weightings + h * d_row, a.shifted + h * a.row,
-                         heads.sharpening[h], a.logarithm, a.d_shifted);
-    close_circle(s.memory_size, s.num_taps / 2, a.d_shifted);
-    shift_backward(s.memory_size, a.d_shifted, gated, heads.shift + h * s.num_taps, s.num_taps,
-                   d_content, d_heads.shift + h * s.num_taps);
-    d_heads.gate[h] = interpolate_backward(s.memory_size, content, previous + h * row,
-                                           heads.gate[h], d_content, d_weightings + h * d_row);
-    d_heads.strength[h] = content_backward(s.memory_size, content, a.similarity + h * a.row,
-                                           heads.strength[h], d_content);
+    const T *const gated = a.gated + h * a.circular(), *const content = a.content + h * a.row;
+    const T* const taps = heads.shift + h * s.num_taps;
+    T *const d_gated = a.d_dots + h * a.row, *const d_content = d_gated,
+             *const d_similarity = d_content;
+    d_heads.sharpening[h] = sharpen_backward(N, d_weightings + h * N, a.shifted + h * a.row,
+                                             heads.sharpening[h], a.logarithm, a.d_shifted);
+    close_circle(N, s.num_taps / 2, a.d_shifted);
+    shift_backward(N, a.d_shifted, gated, taps, s.num_taps, d_gated,
+                   d_heads.shift + h * s.num_taps);
+    d_heads.gate[h] = interpolate_backward(N, content, previous + h * N, heads.gate[h], d_gated,
+                                           d_content, d_weightings + h * N);
+    d_heads.strength[h] = content_backward(N, content, a.similarity + h * a.row, heads.strength[h],
+                                           d_content, d_similarity);
   }
-  similarity_backward(s, memory, heads.key, a, d_heads.key, d_memory);
+  similarity_backward(s, memory, heads.key, a.d_dots, a, d_heads.key, d_memory);
 }
 
 }  // namespace ntm::cpu::NTM_ISA

@@ -1,14 +1,20 @@
 // Small matrix products.
 //
-// Every element is one chain of additions in the order of the inner index, whatever the size of the
-// rest: a row of the result has the same bits alone or beside others, on one thread or on many.
+// A product is computed tile by tile: a few rows times a few vectors of columns, whose sums stay in
+// registers while the inner index runs. So each row of the right factor is read once for all rows
+// of a tile.
+//
+// Every element is one chain of additions in the order of the inner index, whatever the other sizes
+// are. A row of the result therefore has the same bits alone or beside others, on one thread or on
+// many.
 #pragma once
 
 #include "cpu/vec.h"
 
 namespace ntm::cpu::NTM_ISA {
 
-// One tile of a product: rows of a, vectors of columns of b. 32 registers hold 6 x 4 sums.
+// The largest tile: rows of a, vectors of columns of b. 32 registers hold 6 x 4 sums, with the
+// vectors of b beside them.
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kManyRegisters ? 4 : 2;
 
@@ -20,16 +26,17 @@ struct Strided {
   int64_t column = 1;
 };
 
-// The right factor [K, n], read by vectors along n. Plain: rows of `stride` elements. Packed
-// (stride 0): panels of one tile's width, each [K][width], so that a product streams through it
-// once.
+// The right factor [K, n], read by vectors along n. Either plain: rows `stride` elements apart. Or
+// packed (stride 0): one panel of columns after the other, each as wide as a tile and stored as
+// [K][width], so that a product reads its memory from the beginning to the end.
 template <typename T>
 struct Columns {
   const T* data;
   int64_t stride = 0;
 };
 
-// Columns of panel `index` out of `count` even ones over n columns: first vector and vectors.
+// A panel: its first vector of columns, and how many it has. The vectors of n columns are shared
+// out over `count` panels as evenly as possible, since narrow tiles are slow.
 struct Panel {
   int64_t first;
   int vectors;
@@ -52,7 +59,7 @@ struct Tile {
   Strided<T> a;  // rows x inner
   const T* b;    // inner x vectors
   int64_t b_stride;
-  const T* start;  // what the sums are added to, or null for 0
+  const T* start;  // the sums are added to it; null stands for 0
   int64_t start_stride;
   T* c;
   int64_t c_stride;
@@ -107,9 +114,9 @@ inline void tile_of(int rows, int vectors, const Tile<T>& t) {
   tile<T, Rows, Vectors, false>(t);
 }
 
-// c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n]; start may be c itself, or null for 0; with a
-// start_stride of 0 it is one row for all. It is added last: a large bias must not swallow the
-// terms.
+// c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n]. start may be c itself, or null for 0; with a
+// start_stride of 0 it is one row for all. It is added last: if the sum began with a large bias,
+// the small terms would be rounded away one by one.
 template <typename T>
 inline void gemm(int64_t rows, int64_t columns, int64_t inner, Strided<T> a, Columns<T> b,
                  const T* start, int64_t start_stride, T* c, int64_t c_stride) {
@@ -140,8 +147,8 @@ inline int64_t packed_size(int64_t columns, int64_t inner) {
   return (columns + kLanes<T> - 1) / kLanes<T> * kLanes<T> * inner;
 }
 
-// body(n, width, present) for every panel of a right factor: its first column, its width, and how
-// many of its columns there are.
+// body(n, width, present) for every panel of a right factor: its first column, its width in whole
+// vectors, and how many of its columns exist. A packed panel has zeros in the others.
 template <typename T, typename Body>
 inline void by_panels(int64_t columns, Body&& body) {
   const int64_t count = panels<T>(columns);
@@ -152,7 +159,7 @@ inline void by_panels(int64_t columns, Body&& body) {
   }
 }
 
-// Pack weight [inner, columns].
+// Packs weight [inner, columns].
 template <typename T>
 inline void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
   by_panels<T>(columns, [&](int64_t n, int64_t width, int64_t present) {
@@ -164,7 +171,8 @@ inline void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
   });
 }
 
-// Pack the transpose of weight [columns, rows] as rows `at` … of a right factor [inner, columns].
+// Packs the transpose of weight [columns, rows] as the rows from `at` on of a right factor
+// [inner, columns].
 template <typename T>
 inline void pack_transposed(int64_t columns, int64_t inner, int64_t at, int64_t rows,
                             const T* weight, T* packed) {
@@ -177,7 +185,9 @@ inline void pack_transposed(int64_t columns, int64_t inner, int64_t at, int64_t 
   });
 }
 
-// c[i][j] = Σ_n a[i][n] b[j][n], both read along n; block by block of Rows x (lanes / Rows).
+// c[i][j] = Σ_n a[i][n] b[j][n] for `Rows` rows of a, with vectors along n. In blocks of
+// Rows x (lanes / Rows) elements: their sums are as many vectors as a vector has lanes, which
+// `sum_rows` reduces all together.
 template <typename T, int Rows, bool Add>
 inline void dots_of(int64_t columns, int64_t n, const T* a, int64_t a_stride, const T* b,
                     int64_t b_stride, T* c, int64_t c_stride) {
@@ -209,7 +219,7 @@ inline void dots_of(int64_t columns, int64_t n, const T* a, int64_t a_stride, co
   }
 }
 
-// c[m][k] = Σ_n a[m][n] b[k][n], added to what is there if Add.
+// c[m][k] = Σ_n a[m][n] b[k][n], or with Add c[m][k] += the sum.
 template <typename T, bool Add = false>
 inline void dots(int64_t rows, int64_t columns, int64_t n, const T* a, int64_t a_stride, const T* b,
                  int64_t b_stride, T* c, int64_t c_stride) {

@@ -6,8 +6,9 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// In one pass over the scalars of all heads, which lie side by side as [β | g | taps | γ]: what a
-// place holds says which of the functions, all of e^−|x|, is taken.
+// The scalars of all heads lie side by side as [β | g | taps | γ] and are activated in one pass.
+// Each kind has another function, but all are functions of e^−|x|: every vector computes them all,
+// and each lane takes the one of its place.
 struct Places {
   int64_t gate, shift, sharpening, end;
   explicit Places(const Sizes& s)
@@ -17,8 +18,8 @@ struct Places {
         end(s.scalars()) {}
 };
 
-// raw [P] -> activated [P]; k and a linear, β = softplus, g = sigmoid, s = softmax, γ = 1 +
-// softplus, e = sigmoid.
+// raw [P] -> activated [P]: k and a as they are, β = softplus, g = sigmoid, s = softmax over the
+// taps, γ = 1 + softplus, e = sigmoid.
 template <typename T>
 inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
   const Heads<const T> raw(raw_vector, s);
@@ -50,8 +51,9 @@ inline void activate(const Sizes& s, const T* raw_vector, T* activated) {
   copy(written, raw.add, to.add);
 }
 
-// d_interface [P]: from the gradient of the activated to that of the raw vector, in place. Slopes
-// come from the raw values: 1 − sigmoid(x) would lose all digits where the sigmoid is nearly 1.
+// d_interface [P] goes from the gradient of the activated to that of the raw vector, in place. The
+// slopes are computed from the raw values as sigmoid(−x): 1 − sigmoid(x) has no correct digit where
+// the sigmoid is nearly 1.
 template <typename T>
 inline void activate_backward(const Sizes& s, const T* raw_vector, const T* activated,
                               T* d_interface) {

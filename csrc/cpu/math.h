@@ -50,7 +50,8 @@ struct Real<double> {
   static constexpr int log_terms = 11;
 };
 
-// Unsigned, since sums of bits may wrap around in lanes that do not count.
+// Unsigned: in lanes whose result is not used, sums of bits may overflow, which signed ones must
+// not.
 template <typename T>
 using Pattern = Vec<std::make_unsigned_t<Bits<T>>>;
 template <typename T>
@@ -81,7 +82,7 @@ template <typename T>
 inline constexpr auto kAll = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>(-1);
 #endif
 
-// x 2^n for a whole n, and 0 where `vanishes`.
+// x 2^n for an integer n, and 0 where `vanishes`.
 template <typename T, typename Mask>
 NTM_INLINE Vec<T> scaled(Vec<T> x, Vec<T> n, Mask vanishes) {
 #if defined(__AVX512F__)
@@ -93,7 +94,7 @@ NTM_INLINE Vec<T> scaled(Vec<T> x, Vec<T> n, Mask vanishes) {
 #else
   const auto shifted =
       (Vec<T>)(bits<T>(x) + (bits<T>(n + Real<T>::round) << Real<T>::mantissa_bits));
-  x = n == n ? shifted : n;  // as a number, NaN may end up as any
+  x = n == n ? shifted : n;  // the bits of NaN are no number to add to an exponent
 #endif
   return vanishes ? Vec<T>{} : x;
 }
@@ -109,7 +110,7 @@ NTM_INLINE Vec<T> exp_less_one(Vec<T> r) {
   return q * (r * r) + r;
 }
 
-// x = n ln 2 + r.
+// x = n ln 2 + r with an integer n and |r| ≤ ln(2)/2.
 template <typename T>
 struct Reduced {
   Vec<T> n, r;
@@ -128,7 +129,7 @@ NTM_INLINE Vec<T> exp(Vec<T> x) {
   return scaled<T>(exp_less_one<T>(reduced.r) + T(1), reduced.n, x < Real<T>::exp_is_zero_below);
 }
 
-// 2^x, likewise, and infinite where it is too large.
+// 2^x for any x: 0 where it would be subnormal, infinite where it is too large.
 template <typename T>
 NTM_INLINE Vec<T> exp2(Vec<T> x) {
   using C = Real<T>;
@@ -182,7 +183,7 @@ NTM_INLINE Vec<T> log_deficit(Vec<T> f) {
   return half_square - s * (half_square + series * z);
 }
 
-// ln x and log₂ x for x > 0; something at 0.
+// ln x and log₂ x for x > 0. The result at 0 is not to be used.
 template <typename T>
 NTM_INLINE Vec<T> log(Vec<T> x) {
   using C = Real<T>;

@@ -13,7 +13,7 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// Wider than native is not an option: the compiler would split every vector through memory.
+// As wide as the registers. The compiler would pass every part of a wider vector through memory.
 #if defined(__AVX512F__)
 inline constexpr int kVectorBytes = 64;
 inline constexpr bool kManyRegisters = true;
@@ -34,7 +34,8 @@ using Vec = typename VectorOf<T, kVectorBytes>::type;
 template <typename T>
 inline constexpr int kLanes = kVectorBytes / sizeof(T);
 
-// The integer of the width of a T; comparisons of vectors give vectors of it.
+// The integer that is as wide as a T. A comparison of vectors of T gives a vector of these, −1
+// where it is true.
 template <typename T>
 struct BitsOf;
 template <>
@@ -53,11 +54,12 @@ NTM_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
-// A whole vector, where a function also takes a number of lanes.
+// Stands for a whole vector, where a function also takes a number of lanes.
 struct Full {};
 
-// A vector anywhere in an array of T. Through it a store touches elements of type T alone, so that
-// the compiler keeps pointers and sizes in registers; through memcpy it could touch anything.
+// A vector anywhere in an array of T. The compiler knows that a store of this type changes elements
+// of type T alone, and keeps pointers and sizes in registers. Stores by memcpy could change
+// anything.
 template <typename T>
 struct Unaligned {
   typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T))));
@@ -67,7 +69,8 @@ template <typename T>
 NTM_INLINE Vec<T> load(const T* from, Full = {}) {
   Vec<T> x = *reinterpret_cast<const typename Unaligned<T>::type*>(from);
 #if defined(__x86_64__)
-  // The compiler would read it anew for every use: three times in the backward of a write.
+  // Without this the compiler reads it from memory again for every use: three times in the backward
+  // of a write.
   asm("" : "+v"(x));
 #endif
   return x;
@@ -78,7 +81,7 @@ NTM_INLINE void store(T* to, Vec<T> x, Full = {}) {
   *reinterpret_cast<typename Unaligned<T>::type*>(to) = x;
 }
 
-// The first `lanes` only; the others are 0, and no memory beyond them is touched.
+// Only the first `lanes`: the others are 0, and memory beyond the first is not touched.
 template <typename T>
 NTM_INLINE Vec<T> load(const T* from, int64_t lanes) {
 #if defined(__AVX512F__)
@@ -114,7 +117,19 @@ inline void copy(int64_t n, const T* from, T* to) {
   __builtin_memcpy(to, from, n * sizeof(T));
 }
 
-// Ask for n elements to be read, or written, soon: from the memory into the second-level cache.
+template <typename T>
+inline void zero(int64_t n, T* to) {
+  __builtin_memset(to, 0, n * sizeof(T));
+}
+// From the element `at` of an array; zeros if there is no array.
+template <typename T>
+inline void copy_or_zero(int64_t n, const T* from, int64_t at, T* to) {
+  from ? copy(n, from + at, to) : zero(n, to);
+}
+
+// Asks for n elements to be read, or written, soon: from the memory into the second-level cache. A
+// function that only calls this one has to be NTM_INLINE too: to g++ it has no effect, and a call
+// of it is dropped.
 template <int Write = 0, typename T>
 NTM_INLINE void prefetch(int64_t n, const T* at) {
   constexpr int64_t line = 64 / sizeof(T);
@@ -150,22 +165,30 @@ NTM_INLINE void each(int64_t n, Body&& body) {
   if (i < n) body(i, n - i);
 }
 
-// body(i, count) for the rows of a matrix, `Most` at a time and the rest by halves; count is a
-// constant.
+// body(i, count) for the rows of a matrix, `Most` at a time, the rest Most / 2 at a time, and so
+// on. count is a constant of the compiler.
 template <int Most, typename Body>
 NTM_INLINE void by_rows(int64_t rows, Body&& body, int64_t i = 0) {
   for (; i + Most <= rows; i += Most) body(i, std::integral_constant<int, Most>{});
   if constexpr (Most > 1) by_rows<Most / 2>(rows, body, i);
 }
 
-// body(i, count, lanes) for `Most` vectors of an array of n elements at a time, the rest by halves
-// and what is left of a vector by itself.
+// body(i, count, lanes) for the vectors of an array of n elements, shared out like rows by
+// `by_rows`. A last vector that is not whole comes by itself.
 template <typename T, int Most, typename Body>
 NTM_INLINE void by_vectors(int64_t n, Body&& body) {
   const int64_t whole = n / kLanes<T>;
   by_rows<Most>(whole, [&](int64_t v, auto count) { body(v * kLanes<T>, count, Full{}); });
   const int64_t rest = n - whole * kLanes<T>;
   if (rest) body(n - rest, std::integral_constant<int, 1>{}, rest);
+}
+
+// to[i] += from[i].
+template <typename T>
+inline void accumulate(int64_t n, const T* from, T* to) {
+  each<T>(n, [&](int64_t i, auto lanes) {
+    store(to + i, load(to + i, lanes) + load(from + i, lanes), lanes);
+  });
 }
 
 template <typename V>
@@ -187,7 +210,7 @@ NTM_INLINE Vec<T> lanes_of(Vec<T> a, Vec<T> b) {
 #endif
 }
 
-// x with lane l exchanged for lane l ^ Bit.
+// x with every lane l replaced by lane l ^ Bit.
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> exchange(Vec<T> x, std::integer_sequence<int, Lane...>) {
   return lanes_of<T, (Lane ^ Bit)...>(x, x);
@@ -211,7 +234,8 @@ NTM_INLINE T peak(Vec<T> x) {
   return fold<T>(x, [](auto a, auto b) { return a > b ? a : b; })[0];
 }
 
-// Of lane l: `second`[l ^ Bit] or `first`[l], by whether l has the bit (and the converse below).
+// Halves of the exchange of a 2 x 2 block in a transposition. Lane l of low_pairs is a[l], or where
+// l has the bit b[l ^ Bit]; lane l of high_pairs is a[l ^ Bit], or where l has the bit b[l].
 template <typename T, int Bit, int... Lane>
 NTM_INLINE Vec<T> low_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane...>) {
   return lanes_of<T, ((Lane & Bit) ? (Lane ^ Bit) + kLanes<T> : Lane)...>(a, b);
@@ -221,7 +245,7 @@ NTM_INLINE Vec<T> high_pairs(Vec<T> a, Vec<T> b, std::integer_sequence<int, Lane
   return lanes_of<T, ((Lane & Bit) ? Lane + kLanes<T> : (Lane ^ Bit))...>(a, b);
 }
 
-// Exchange rows and columns of a square of vectors.
+// Exchanges rows and columns of a square of vectors.
 template <typename T, int Bit = kLanes<T> / 2>
 NTM_INLINE void transpose(Vec<T> (&x)[kLanes<T>]) {
   constexpr std::make_integer_sequence<int, kLanes<T>> lanes;

@@ -29,8 +29,8 @@ SAVED: dict[str, type[NamedTuple]] = {"sequence": SequenceSaved}
 
 
 def digest() -> str:
-    """A hash of all records. The compiled library has that of the sources it was built from: one
-    that was built from others would take one tensor for another."""
+    """A hash of all records. The compiled library has the hash of the sources that it was built
+    from. If the two differ, the library would take one tensor for another, so it is not used."""
     declared = [
         f"{op.schema('')} {op.backward_schema('')} {fields(op.inputs)} {fields(op.outputs)}"
         for op in OPS.values()
