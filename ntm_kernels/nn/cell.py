@@ -18,6 +18,7 @@ from ntm_kernels.nn.checks import (
     check_dtype,
     check_input,
     check_lengths,
+    check_resets,
     check_state,
 )
 from ntm_kernels.nn.controllers import (
@@ -34,7 +35,14 @@ from ntm_kernels.nn.controllers import (
     require_protocol,
 )
 from ntm_kernels.nn.initial_state import InitialState, StartingPoint
-from ntm_kernels.nn.lengths import batch_comes_first, blank, hold, require_unambiguous, select
+from ntm_kernels.nn.lengths import (
+    batch_comes_first,
+    blank,
+    hold,
+    put_back,
+    require_unambiguous,
+    select,
+)
 from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
@@ -108,9 +116,9 @@ class NTMCell(nn.Module):
         controller: ``"lstm"``, ``"feedforward"``, an ``nn.LSTMCell``, ``nn.GRUCell`` or
             ``nn.RNNCell`` of input size ``input_size + R·M``, or any module
             ``controller(input [B, input_size + R·M], state) -> (output [B, C], state)``, with an
-            optional method ``initial_state(batch_size)``. With lengths, every tensor of its state
-            must have the batch first; where ``initial_state`` does not show that, an attribute
-            ``state_batch_first = True`` says so.
+            optional method ``initial_state(batch_size)``. With lengths or resets, every tensor of
+            its state must have the batch first; where ``initial_state`` does not show that, an
+            attribute ``state_batch_first = True`` says so.
         num_layers: layers of a built-in controller.
         initial_state: how each part of the state begins.
         checkpoint_every: steps between the memories stored for the backward; ``None``: about √T.
@@ -122,8 +130,8 @@ class NTMCell(nn.Module):
 
     ``cell(x, state=None) -> (features, state)`` with x ``[B, input_size]`` or ``[input_size]``,
     features ``[h, r]`` ``[B, C + R·M]``, and an ``NTMState``; ``state=None`` starts anew.
-    ``cell(x, state=None, sequence=True, lengths=None, return_trace=False)`` takes a whole sequence
-    ``[T, B, input_size]`` and returns what ``unroll`` returns.
+    ``cell(x, state=None, sequence=True, lengths=None, resets=None, return_trace=False)`` takes a
+    whole sequence ``[T, B, input_size]`` and returns what ``unroll`` returns.
 
     With a built-in controller of one layer a sequence is one fused op. It takes the weights of the
     controller's layer and of ``interface`` without calling these modules. In every other case the
@@ -298,15 +306,16 @@ class NTMCell(nn.Module):
         *,
         sequence: bool = False,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> tuple[Tensor, NTMState] | Unrolled:
         if sequence:
             self.check_input("NTMCell", "x", x, ("TB",))
-            return self._unroll(x, state, lengths, return_trace)
-        if lengths is not None or return_trace:
+            return self._unroll(x, state, lengths, resets, return_trace)
+        if lengths is not None or resets is not None or return_trace:
             raise ValueError(
-                "NTMCell: lengths and return_trace are for whole sequences; give sequence=True and "
-                f"x as [T, B, {self.input_size}]"
+                "NTMCell: lengths, resets and return_trace are for whole sequences; give "
+                f"sequence=True and x as [T, B, {self.input_size}]"
             )
         self.check_input("NTMCell", "x", x, ("B", ""))
         batched = x.dim() == 2
@@ -330,19 +339,24 @@ class NTMCell(nn.Module):
         x: Tensor,
         state: NTMState | None = None,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        """All steps of x ``[T, B, input_size]``; integers ``lengths [B]`` on the device of x.
+        """All steps of x ``[T, B, input_size]``.
 
-        The same as a call with ``sequence=True``.
+        Integers ``lengths [B]`` and bool ``resets [T, B]`` are on the device of x. The same as a
+        call with ``sequence=True``.
         """
-        return self(x, state, sequence=True, lengths=lengths, return_trace=return_trace)
+        return self(
+            x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
+        )
 
     def _unroll(
         self,
         x: Tensor,
         state: NTMState | None = None,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
         time, batch, _ = x.shape
@@ -352,10 +366,12 @@ class NTMCell(nn.Module):
             state = self.check_state("NTMCell", state, batch)
         if lengths is not None:
             lengths = check_lengths("NTMCell", lengths, batch, time, x.device)
+        if resets is not None:
+            check_resets("NTMCell", resets, (time, batch), x.device)
         weights = self._fused_weights() if self.fused else None
         if weights is None:
-            return self._unroll_steps(x, state, lengths, return_trace)
-        return self._unroll_fused(weights, x, state, lengths, return_trace)
+            return self._unroll_steps(x, state, lengths, resets, return_trace)
+        return self._unroll_fused(weights, x, state, lengths, resets, return_trace)
 
     def _fused_weights(self) -> FusedWeights | None:
         """The weights for the fused op, or ``None`` where the parts have to be called instead."""
@@ -384,6 +400,7 @@ class NTMCell(nn.Module):
         x: Tensor,
         state: NTMState,
         lengths: Tensor | None,
+        resets: Tensor | None,
         return_trace: bool,
     ) -> Unrolled:
         first, *upper = weights.layers
@@ -405,6 +422,7 @@ class NTMCell(nn.Module):
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             lengths=lengths,
+            resets=resets,
             checkpoint_every=self.checkpoint_every,
             return_trace=return_trace,
             backend=self.backend,
@@ -414,12 +432,22 @@ class NTMCell(nn.Module):
         return Unrolled(result.hidden, result.read_vectors, final, result.trace)
 
     def _unroll_steps(
-        self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
+        self,
+        x: Tensor,
+        state: NTMState,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        return_trace: bool,
     ) -> Unrolled:
         hiddens, reads, traced = [], [], []
-        certain = lengths is None or self._batch_comes_first(x.device)
+        held = lengths is not None or resets is not None
+        certain = not held or self._batch_comes_first(x.device)
+        start = state
         for time, now in enumerate(blank(x, lengths).unbind(0)):
             active = None if lengths is None else lengths > time
+            if resets is not None:
+                reset = resets[time] if active is None else resets[time] & active
+                state = put_back(self.controller, reset, start, state, certain)
             hidden, interface, new = self._step(now, state)
             read_vectors = new.read_vectors
             if active is not None:

@@ -136,6 +136,16 @@ def check_lengths(owner: str, lengths: Any, batch: int, time: int, device: torch
     return lengths_within(owner, lengths, time)
 
 
+def check_resets(
+    owner: str, resets: Any, sizes: tuple[int, ...], device: torch.device, dims: str = "T B"
+) -> None:
+    """``resets`` must be bool, of these sizes, on ``device``."""
+    given = Arguments(owner)
+    for dim, size in zip(dims.split(), sizes, strict=True):
+        given.fix(dim, size, "x")
+    given.resets(resets, device, dims)
+
+
 def shapes_of(nest: Any) -> Any:
     """The nest with the shapes of its tensors, and of what is no tensor the type."""
     if isinstance(nest, (tuple, list)):

@@ -45,7 +45,8 @@ class Field:
     Attributes:
         dims: the letters of its shape, as in ``Sizes``.
         kind: fields of one kind have one dtype. ``"arithmetic"`` is float32, or float64 where the
-            memory is float64; ``"steps"``, the kind of ``lengths`` alone, is int64 inside the op.
+            memory is float64; ``"steps"``, the kind of ``lengths`` alone, is int64 inside the op;
+            ``"resets"`` is bool.
         when: the property of ``Sizes`` that says whether the tensor is there; ``""``: always.
         kept: an output that the backward reads.
         differentiable: whether it takes part in differentiation.
@@ -108,6 +109,8 @@ def check_record(given: Arguments, inputs: NamedTuple, options: Any = None) -> N
             continue
         if field.kind == "steps":
             given.lengths(value, given.device)
+        elif field.kind == "resets":
+            given.resets(value, given.device)
         else:
             name = field.argument or name
             given.tensor(name, value, field.dims)

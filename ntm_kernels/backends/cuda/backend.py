@@ -84,6 +84,8 @@ class CudaBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
+        if problem.sizes.has_resets:
+            return "its sequence has no resets"
         if problem.sizes.is_deep:
             return "its sequence has controllers of one layer"
         # These are of no consequence, and torch.compile may leave them open.
