@@ -555,6 +555,11 @@ struct Sequence {
   using Options = SequenceOptions;
 };
 
+template <template <typename...> class F>
+using Every = F<Address, Read, Write, Step, Sequence>;
+template <template <typename...> class F>
+using WithoutController = F<Address, Read, Write, Step>;
+
 // A hash of all of the above, which the package compares with its own.
 constexpr const char* kDigest = "a541972fbbca6a9e";
 

@@ -263,17 +263,19 @@ def options_of(op: Op[Any, Any, Options], sizes: Sizes) -> Options:
     return op.options._make(getattr(sizes, name) for name in names(op.options))
 
 
-def memory_of(inputs: NamedTuple) -> Tensor:
-    """The memory among the inputs of an op: every op has one."""
+def leading(inputs: NamedTuple) -> Tensor:
+    """The input that decides on device and arithmetic: the memory; the first of an op without."""
     parts = zip(fields(type(inputs)).values(), inputs, strict=True)
-    return next(tensor for field, tensor in parts if field.kind == "memory")
+    memory = [tensor for field, tensor in parts if field.kind == "memory"]
+    first: Tensor = next(iter(memory or inputs))
+    return first
 
 
 def dtypes_of(inputs: NamedTuple) -> dict[str, torch.dtype]:
-    """The dtype of each kind of tensor in a record of inputs, which has a memory."""
+    """The dtype of each kind of tensor, by a record of inputs."""
     kinds: dict[str, torch.dtype] = {}
     for field, tensor in zip(fields(type(inputs)).values(), inputs, strict=True):
         if tensor is not None:
             kinds.setdefault(field.kind, tensor.dtype)
-    memory = kinds["memory"]
-    return {"arithmetic": arithmetic_dtype(memory), "state": memory, **kinds}
+    first = leading(inputs).dtype
+    return {"arithmetic": arithmetic_dtype(first), "state": first, **kinds}

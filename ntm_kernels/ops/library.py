@@ -29,7 +29,7 @@ from ntm_kernels.ops.declare import (
     dtypes_of,
     empty,
     fields,
-    memory_of,
+    leading,
     those_present,
     unpack,
 )
@@ -65,13 +65,13 @@ def _define_op(op: Op[Any, Any, Any]) -> None:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
         kernel = get_backend(backend).kernels[op.name]
         outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
-        like = memory_of(inputs)
+        like = leading(inputs)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
 
     def fake(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
-        sizes, like = op.sizes(inputs, options), memory_of(inputs)
+        sizes, like = op.sizes(inputs, options), leading(inputs)
         outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
         saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
         kept = [part for part in saved if part is not None] if save_for_backward else []
@@ -93,7 +93,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
         )._asdict()
         results = (found[name] if name in names else None for name in op.differentiated_inputs)
-        return tuple(_results(results, memory_of(inputs)))
+        return tuple(_results(results, leading(inputs)))
 
     def fake(*args: Any) -> Any:
         _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
@@ -102,7 +102,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             tensors[name].new_empty(tensors[name].shape) if name in names else None
             for name in op.differentiated_inputs
         )
-        return tuple(_results(results, memory_of(inputs)))
+        return tuple(_results(results, leading(inputs)))
 
     _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
 

@@ -13,7 +13,7 @@ from ntm_kernels.backends.base import Kernel, Saved
 from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.backends.cuda.structs import KernelSizes, Plan, Struct, kernel_sizes, params
 from ntm_kernels.ops import Op, Sizes
-from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty, memory_of
+from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty, leading
 
 INT32_MAX = 2**31 - 1
 
@@ -94,7 +94,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
     def forward(
         self, inputs: Inputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[Outputs, Saved | None]:
-        like = memory_of(inputs)
+        like = leading(inputs)
         outputs = empty(self.op.outputs, sizes, like, dtypes_of(inputs))
         saved = self.empty_saved(sizes, like) if save_for_backward else None
         tensors = named(inputs) | named(outputs, "out_") | named(saved, "saved_")
@@ -110,7 +110,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
         sizes: Sizes,
         wanted: frozenset[str],
     ) -> Inputs:
-        found = empty(self.op.inputs, sizes, memory_of(inputs), dtypes_of(inputs))
+        found = empty(self.op.inputs, sizes, leading(inputs), dtypes_of(inputs))
         tensors = named(inputs) | named(saved, "saved_")
         tensors |= named(grads, "grad_") | named(found, "d_")
         self.runner.run(self.op.name, "backward", sizes, tensors)
