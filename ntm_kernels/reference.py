@@ -358,15 +358,7 @@ def sequence(
         ValueError: ``hidden`` without ``cell``, or the first layer's ``input_weight`` without its
             ``bias``, or the reverse.
     """
-    first = layers[0]
-    given_together(
-        "sequence",
-        **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},
-    )
-    given_together(
-        "sequence",
-        **{"layers[0].input_weight": first.input_weight, "layers[0].bias": first.bias},
-    )
+    _require_pairs(layers[0], initial_state)
     state = start = _lift_state(initial_state)
     layers = [
         LayerWeights(*(None if w is None else _lift(w)[0] for w in layer)) for layer in layers
@@ -417,6 +409,17 @@ def sequence(
         _zero_outside(lengths, torch.stack(reads)[1:]).to(initial_state.memory.dtype),
         _in_dtypes_of(state, initial_state),
         trace,
+    )
+
+
+def _require_pairs(first: LayerWeights, initial_state: SequenceState) -> None:
+    given_together(
+        "sequence",
+        **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},
+    )
+    given_together(
+        "sequence",
+        **{"layers[0].input_weight": first.input_weight, "layers[0].bias": first.bias},
     )
 
 
