@@ -60,6 +60,11 @@ def _results(record: Iterable[Tensor | None], like: Tensor) -> list[Tensor]:
     return [like.new_empty(0) if part is None else part for part in record]
 
 
+def _returned(results: list[Tensor]) -> Any:
+    """The results as torch wants them of an op: one alone is no tuple."""
+    return tuple(results) if len(results) != 1 else results[0]
+
+
 def _define_op(op: Op[Any, Any, Any]) -> None:
     def forward(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
@@ -93,7 +98,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
         )._asdict()
         results = (found[name] if name in names else None for name in op.differentiated_inputs)
-        return tuple(_results(results, leading(inputs)))
+        return _returned(_results(results, leading(inputs)))
 
     def fake(*args: Any) -> Any:
         _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
@@ -102,7 +107,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             tensors[name].new_empty(tensors[name].shape) if name in names else None
             for name in op.differentiated_inputs
         )
-        return tuple(_results(results, leading(inputs)))
+        return _returned(_results(results, leading(inputs)))
 
     _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
 
@@ -142,6 +147,7 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
         inputs, kept, saved = unpack(ctx.saved_tensors, op.inputs, len(op.kept_outputs))
         wanted = _needed(op, inputs, ctx)
         results = backward_op(*given, *inputs, *kept, saved, *ctx.options, wanted, ctx.backend)
+        results = (results,) if isinstance(results, Tensor) else results
         back = (part if flag else None for part, flag in zip(results, wanted, strict=True))
         of_inputs = choose(op.inputs, op.differentiated_inputs, back)
         return *of_inputs, *(None,) * (len(ctx.options) + 2)
