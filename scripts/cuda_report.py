@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.ops import Sizes
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
@@ -121,6 +122,7 @@ def count_case(name: str) -> list[tuple[str, Counts | str]]:
     """Counts of a case, direction by direction, or why no kernel serves it."""
     case = CASES[name]
     os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
+    CudaLibrary.device.cache_clear()  # a device does not change otherwise
     if case.backward and (why_not := emulated().why_not(case.op, case.sizes)):
         return [(name, why_not)]
     if case.op == "step":
