@@ -22,11 +22,7 @@ from ntm_kernels.ops import Sizes
 from ntm_kernels.torch_private import assume_constant_result
 
 KERNELS: dict[str, type[CudaKernel[Any, Any, Any]]] = {
-    "address": Address,
-    "read": Read,
-    "write": Write,
-    "step": Step,
-    "sequence": Sequence,
+    kernel.op.name: kernel for kernel in (Address, Read, Write, Step, Sequence)
 }
 PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
