@@ -60,9 +60,9 @@ def _results(record: Iterable[Tensor | None], like: Tensor) -> list[Tensor]:
     return [like.new_empty(0) if part is None else part for part in record]
 
 
-def _returned(results: list[Tensor]) -> Any:
+def _returned(first: Tensor, *others: Tensor) -> Any:
     """The results as torch wants them of an op: one alone is no tuple."""
-    return tuple(results) if len(results) != 1 else results[0]
+    return (first, *others) if others else first
 
 
 def _define_op(op: Op[Any, Any, Any]) -> None:
@@ -98,7 +98,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
         )._asdict()
         results = (found[name] if name in names else None for name in op.differentiated_inputs)
-        return _returned(_results(results, leading(inputs)))
+        return _returned(*_results(results, leading(inputs)))
 
     def fake(*args: Any) -> Any:
         _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
@@ -107,7 +107,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             tensors[name].new_empty(tensors[name].shape) if name in names else None
             for name in op.differentiated_inputs
         )
-        return _returned(_results(results, leading(inputs)))
+        return _returned(*_results(results, leading(inputs)))
 
     _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
 
