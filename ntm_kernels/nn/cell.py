@@ -178,7 +178,7 @@ class NTMCell(nn.Module):
         super().__init__()
         self.input_size = positive_int("NTMCell", "input_size", input_size)
         self.hidden_size = positive_int("NTMCell", "hidden_size", hidden_size)
-        memory_size = positive_int("NTMCell", "memory_size", memory_size)
+        self._memory_size = positive_int("NTMCell", "memory_size", memory_size)
         self.word_size = positive_int("NTMCell", "word_size", word_size)
         self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
@@ -211,7 +211,7 @@ class NTMCell(nn.Module):
             self.interface = nn.Linear(self.hidden_size, self.layout.size, **factory)
         self.start = StartingPoint(
             start,
-            memory_size,
+            self._memory_size,
             self.word_size,
             self.num_read_heads,
             self.layout.num_heads,
@@ -262,11 +262,11 @@ class NTMCell(nn.Module):
         No weight has this size: set it, and the trained cell goes on with a larger or a smaller
         memory. Raises ``ValueError`` where a learned or given part of the initial state has it.
         """
-        return self.start.memory_size
+        return self._memory_size
 
     @memory_size.setter
     def memory_size(self, memory_size: int) -> None:
-        self.start.memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
+        self._memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
 
     def allowed_memory_size(self, owner: str, memory_size: int) -> int:
         """``memory_size`` as an ``int``; raises where the initial state has another one."""
@@ -375,7 +375,8 @@ class NTMCell(nn.Module):
 
     def _fused_weights(self) -> FusedWeights | None:
         """The weights for the fused op, or ``None`` where the parts have to be called instead."""
-        controller, interface = self.controller, self.interface
+        parts = cast(dict[str, nn.Module], modules_of(self))
+        controller, interface = parts["controller"], parts["interface"]
         if not isinstance(controller, BUILT_IN):
             return None
         layers = list(controller.layers)
@@ -489,14 +490,13 @@ class NTMCell(nn.Module):
         the initial state has that number.
         """
         sizes = StateSizes(
-            self.memory_size,
+            self._memory_size,
             self.word_size,
             self.num_read_heads,
-            self.layout.num_heads,
-            getattr(self.controller, "state_sizes", None),
-            self.start.fixed_by,
+            self.num_read_heads + self.num_write_heads,
+            getattr(modules_of(self)["controller"], "state_sizes", None),
         )
-        return check_state(owner, state, sizes, batch)
+        return check_state(owner, state, sizes, batch, lambda: self.start.fixed_by)
 
     def _batch_comes_first(self, device: torch.device) -> bool:
         """``batch_comes_first`` of the controller, found out once."""
