@@ -32,9 +32,10 @@ struct Backward {
 template <typename T>
 struct SequenceForward {
   ops::SequenceInputs<const T*> inputs;
-  const T* gate_weight;       // [G, K + I] of r, h and x, packed transposed
-  const T* interface_weight;  // [P, C] packed transposed
-  const int64_t* lengths;     // [B] or null
+  const T* gate_weight;        // [G, I + K] of x, r and h, packed transposed
+  const T* upper_gate_weight;  // [U][G, J], each packed transposed
+  const T* interface_weight;   // [P, C] packed transposed
+  const int64_t* lengths;      // [B] or null
   ops::SequenceOutputs<T*> outputs;
   ops::SequenceSaved<T*> saved;
 };
@@ -43,15 +44,25 @@ template <typename T>
 struct SequenceBackward {
   ops::SequenceInputs<const T*> inputs;
   const T* recurrent_weight;               // [G, K] packed
+  const T* upper_weight;                   // [U][G, J], each packed
   const T* interface_weight;               // [P, C] packed
   const int64_t* lengths;                  // [B] or null
   ops::SequenceOutputs<const T*> outputs;  // those that are kept
   ops::SequenceSaved<const T*> saved;
   ops::SequenceOutputs<const T*> grads;
-  T* d_projected;                    // [T, B, G]
+  T* d_projected;                    // [T, B, G] of the first layer's gates
+  T* d_upper_gates;                  // [U, T, B, G]
   T* d_interface;                    // [T, B, P] raw
   ops::SequenceInputs<T*> d_inputs;  // the initial state alone
 };
+
+// The hidden states [T, B, C] of one layer of the controller. Those of the top layer are an output;
+// those of the layers below are in `lower` [U, T, B, C], or null if they are not saved.
+template <typename V>
+V* hidden_of(const Sizes& s, int64_t layer, V* top, V* lower) {
+  if (layer + 1 == s.num_layers) return top;
+  return lower ? lower + layer * s.time * s.batch * s.hidden_size : nullptr;
+}
 
 // The gradient of a weight that was multiplied by several inputs x side by side:
 // d_weight [rows, columns] = Σ_i d[i][row] x[i][column] for each x, summed over the `count` steps

@@ -493,15 +493,16 @@ struct SequenceSaved {
   V checkpoints;  // [Q, B, M, Z]
   V weightings;  // [T, B, H, N]
   V interface;  // [T, B, P]
-  V gates;  // [T, L, B, G], or none unless is_lstm
-  V cells;  // [T, L, B, C], or none unless is_lstm
-  static constexpr size_t count = 5;
-  static constexpr bool differentiable[] = {true, true, true, true, true};
-  static constexpr bool kept[] = {false, false, false, false, false};
-  static constexpr Kind kinds[] = {Kind::arithmetic, Kind::arithmetic, Kind::arithmetic, Kind::arithmetic, Kind::arithmetic};
+  V gates;  // [L, T, B, G], or none unless is_lstm
+  V cells;  // [L, T, B, C], or none unless is_lstm
+  V lower_hidden;  // [U, T, B, C], or none unless is_deep
+  static constexpr size_t count = 6;
+  static constexpr bool differentiable[] = {true, true, true, true, true, true};
+  static constexpr bool kept[] = {false, false, false, false, false, false};
+  static constexpr Kind kinds[] = {Kind::arithmetic, Kind::arithmetic, Kind::arithmetic, Kind::arithmetic, Kind::arithmetic, Kind::arithmetic};
   template <typename F> static SequenceSaved from(F&& f) {
     (void)f;
-    return {f(), f(), f(), f(), f()};
+    return {f(), f(), f(), f(), f(), f()};
   }
   template <typename F> static SequenceSaved make(const Sizes& s, F&& f) {
     (void)s, (void)f;
@@ -509,13 +510,14 @@ struct SequenceSaved {
         f(Field{{{s.num_checkpoints(), s.batch, s.word_size, s.row_stride()}, 4}, true, Kind::arithmetic}),
         f(Field{{{s.time, s.batch, s.num_heads(), s.memory_size}, 4}, true, Kind::arithmetic}),
         f(Field{{{s.time, s.batch, s.interface_size()}, 3}, true, Kind::arithmetic}),
-        f(Field{{{s.time, s.num_layers, s.batch, s.gate_size()}, 4}, s.is_lstm, Kind::arithmetic}),
-        f(Field{{{s.time, s.num_layers, s.batch, s.hidden_size}, 4}, s.is_lstm, Kind::arithmetic}),
+        f(Field{{{s.num_layers, s.time, s.batch, s.gate_size()}, 4}, s.is_lstm, Kind::arithmetic}),
+        f(Field{{{s.num_layers, s.time, s.batch, s.hidden_size}, 4}, s.is_lstm, Kind::arithmetic}),
+        f(Field{{{s.num_upper_layers(), s.time, s.batch, s.hidden_size}, 4}, s.is_deep, Kind::arithmetic}),
     };
   }
   template <typename W, typename F> SequenceSaved<W> map(F&& f) const {
     (void)f;
-    return {f(checkpoints), f(weightings), f(interface), f(gates), f(cells)};
+    return {f(checkpoints), f(weightings), f(interface), f(gates), f(cells), f(lower_hidden)};
   }
   template <typename F> void each(F&& f) {
     (void)f;
@@ -524,6 +526,7 @@ struct SequenceSaved {
     f(interface);
     f(gates);
     f(cells);
+    f(lower_hidden);
   }
 };
 
@@ -561,6 +564,6 @@ template <template <typename...> class F>
 using WithoutController = F<Address, Read, Write, Step>;
 
 // A hash of all of the above, which the package compares with its own.
-constexpr const char* kDigest = "a541972fbbca6a9e";
+constexpr const char* kDigest = "a815ed9f8ca7f0a7";
 
 }  // namespace ntm::ops

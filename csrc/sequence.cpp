@@ -33,9 +33,7 @@ Sizes sizes_of(const Inputs& inputs, const Options& options) {
 }
 
 double work_of(const Sizes& s) {
-  const double products = double(s.gate_size()) * (s.recurrent_size() + s.input_columns()) +
-                          double(s.interface_size()) * s.hidden_size;
-  return double(s.time) * s.batch * (products + step_work(s));
+  return double(s.time) * s.batch * (double(s.weights_size()) + step_work(s));
 }
 
 const int64_t* data_of(const Tensor& lengths) {
@@ -46,30 +44,41 @@ Tensor contiguous_if(const Tensor& tensor) {
   return tensor.defined() ? tensor.contiguous() : tensor;
 }
 
-// A weight, packed as the right factor of a product.
+// Weights [inner, columns], each packed as the right factor of a product.
 template <typename T>
-Tensor packed(const cpu::Kernels<T>& kernels, const Tensor& weight) {
-  const int64_t columns = weight.size(1), inner = weight.size(0);
+New<T> packed(const cpu::Kernels<T>& kernels, int64_t count, int64_t inner, int64_t columns,
+              const T* weights) {
   const int64_t size = kernels.packed_size(columns, inner);
-  const New<T> to{at::IntArrayRef(size)};
-  kernels.pack(columns, inner, Lifted<T>(weight), to);
-  return to.tensor;
+  const New<T> to{at::IntArrayRef(count * size)};
+  for (int64_t i = 0; i < count; ++i) {
+    kernels.pack(columns, inner, weights + i * inner * columns, to + i * size);
+  }
+  return to;
 }
 
-// The transpose of a weight, packed as the right factor of a product. The columns of a second
-// weight are set beside those of the first: the product then takes both inputs at once.
+// The transposes of weights [columns, inner], each packed as the right factor of a product.
 template <typename T>
-Tensor packed_transposed(const cpu::Kernels<T>& kernels, const Tensor& weight,
-                         const Tensor& beside = {}) {
-  const int64_t columns = weight.size(0), rows = weight.size(1);
-  const int64_t inner = rows + (beside.defined() ? beside.size(1) : 0);
+New<T> packed_transposed(const cpu::Kernels<T>& kernels, int64_t count, int64_t columns,
+                         int64_t inner, const T* weights) {
   const int64_t size = kernels.packed_size(columns, inner);
-  const New<T> to{at::IntArrayRef(size)};
-  kernels.pack_transposed(columns, inner, 0, rows, Lifted<T>(weight), to);
-  if (beside.defined()) {
-    kernels.pack_transposed(columns, inner, rows, inner - rows, Lifted<T>(beside), to);
+  const New<T> to{at::IntArrayRef(count * size)};
+  for (int64_t i = 0; i < count; ++i) {
+    const T* const weight = weights + i * columns * inner;
+    kernels.pack_transposed(columns, inner, 0, inner, weight, to + i * size);
   }
-  return to.tensor;
+  return to;
+}
+
+// The weights of the first layer, packed transposed as one factor: its product then takes the input
+// and what recurs at once.
+template <typename T>
+New<T> packed_gate_weight(const cpu::Kernels<T>& kernels, const Sizes& s,
+                          const ops::SequenceInputs<Lifted<T>>& inputs) {
+  const int64_t G = s.gate_size(), I = s.input_columns(), K = s.recurrent_size();
+  const New<T> to{at::IntArrayRef(kernels.packed_size(G, I + K))};
+  if (I) kernels.pack_transposed(G, I + K, 0, I, inputs.input_weight, to);
+  kernels.pack_transposed(G, I + K, I, K, inputs.recurrent_weight, to);
+  return to;
 }
 
 // From the record of what a forward saves to the list that the op returns, and back.
@@ -87,11 +96,13 @@ ops::SequenceSaved<Tensor> restored(const Sizes& s, const Tensors& list) {
       s, [&](const ops::Field& field) { return field.present ? *next++ : Tensor(); });
 }
 
-// The gradients of the controller's weights and bias. At the first step it has seen the initial
-// read vectors and hidden state, at each step after those that the step before has returned.
+// The gradients of the weights and bias of the controller's first layer. At the first step it has
+// seen the initial read vectors and hidden state, at each step after those that the step before has
+// returned.
 template <typename T>
-cpu::WeightGradient<T> controller_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io) {
+cpu::WeightGradient<T> first_layer_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io) {
   const int64_t B = s.batch, K = s.recurrent_size(), reads = s.read_size(), I = s.input_columns();
+  const T* const hidden = cpu::hidden_of(s, 0, io.outputs.hidden, io.saved.lower_hidden);
   T* const d_recurrent = io.d_inputs.recurrent_weight;
   return {
       .count = s.time * B,
@@ -100,8 +111,27 @@ cpu::WeightGradient<T> controller_gradient(const Sizes& s, const cpu::SequenceBa
       .d = io.d_projected,
       .d_bias = io.d_inputs.input_bias,
       .parts = {{reads, io.inputs.initial_read_vectors, io.outputs.read_vectors, d_recurrent, K},
-                {K - reads, io.inputs.initial_hidden, io.outputs.hidden, d_recurrent + reads, K},
+                {K - reads, io.inputs.initial_hidden, hidden, d_recurrent + reads, K},
                 {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}};
+}
+
+// The same of a layer above the first, which sees the layer below at the same step.
+template <typename T>
+cpu::WeightGradient<T> upper_layer_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io,
+                                            int64_t layer) {
+  const int64_t B = s.batch, C = s.hidden_size, G = s.gate_size(), J = s.upper_size(),
+                upper = layer - 1;
+  const T* const below = cpu::hidden_of(s, upper, io.outputs.hidden, io.saved.lower_hidden);
+  const T* const own = cpu::hidden_of(s, layer, io.outputs.hidden, io.saved.lower_hidden);
+  const T* const initial = s.is_lstm ? io.inputs.initial_hidden + layer * B * C : nullptr;
+  T* const d_weight = io.d_inputs.upper_weight + upper * G * J;
+  return {
+      .count = s.time * B,
+      .rows = G,
+      .first_count = B,
+      .d = io.d_upper_gates + upper * s.time * B * G,
+      .d_bias = io.d_inputs.upper_bias + upper * G,
+      .parts = {{C, below, below + B * C, d_weight, J}, {J - C, initial, own, d_weight + C, J}}};
 }
 
 template <typename T>
@@ -145,17 +175,20 @@ Result<ops::Sequence> forward<ops::Sequence>(const Inputs& inputs, const Options
     const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
     const Dtypes dtypes(inputs);
     const auto from = lifted<T>(inputs);
-    const Tensor gate_weight =
-        packed_transposed(kernels, inputs.recurrent_weight, inputs.input_weight);
-    const Tensor interface_weight = packed_transposed(kernels, inputs.interface_weight);
+    const New<T> gate_weight = packed_gate_weight(kernels, s, from);
+    const New<T> upper_gate_weight = packed_transposed<T>(
+        kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
+    const New<T> interface_weight =
+        packed_transposed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
     const Tensor lengths = contiguous_if(inputs.lengths);
     const auto to = allocate<T, ops::SequenceOutputs>(s, dtypes);
     const auto saved = save_for_backward ? allocate<T, ops::SequenceSaved>(s, dtypes)
                                          : ops::SequenceSaved<New<T>>{};
     run(kernels.sequence, s, work_of(s),
         cpu::SequenceForward<T>{.inputs = pointers<const T*>(from),
-                                .gate_weight = gate_weight.const_data_ptr<T>(),
-                                .interface_weight = interface_weight.const_data_ptr<T>(),
+                                .gate_weight = gate_weight,
+                                .upper_gate_weight = upper_gate_weight,
+                                .interface_weight = interface_weight,
                                 .lengths = data_of(lengths),
                                 .outputs = pointers<T*>(to),
                                 .saved = pointers<T*>(saved)});
@@ -175,26 +208,36 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
     const auto kept = lifted<T>(outputs);
     const auto given = lifted<T>(grads);
     const auto left = lifted<T>(restored(s, saved));
-    const Tensor recurrent_weight = packed(kernels, inputs.recurrent_weight);
-    const Tensor interface_weight = packed(kernels, inputs.interface_weight);
+    const New<T> recurrent_weight =
+        packed<T>(kernels, 1, s.gate_size(), s.recurrent_size(), from.recurrent_weight);
+    const New<T> upper_weight =
+        packed<T>(kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
+    const New<T> interface_weight =
+        packed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
     const Tensor lengths = contiguous_if(inputs.lengths);
     auto to = allocate<T, ops::SequenceInputs>(s, Dtypes(inputs));
     const New<T> d_projected({s.time, s.batch, s.gate_size()}, to.x.wanted);
+    const New<T> d_upper_gates({s.num_upper_layers(), s.time, s.batch, s.gate_size()});
     const New<T> d_interface({s.time, s.batch, s.interface_size()});
     // Lengths have no gradient. That of x is d_projected, if x came projected, or follows from it.
     to.lengths = to.x = New<T>();
     const cpu::SequenceBackward<T> io{.inputs = pointers<const T*>(from),
-                                      .recurrent_weight = recurrent_weight.const_data_ptr<T>(),
-                                      .interface_weight = interface_weight.const_data_ptr<T>(),
+                                      .recurrent_weight = recurrent_weight,
+                                      .upper_weight = upper_weight,
+                                      .interface_weight = interface_weight,
                                       .lengths = data_of(lengths),
                                       .outputs = pointers<const T*>(kept),
                                       .saved = pointers<const T*>(left),
                                       .grads = pointers<const T*>(given),
                                       .d_projected = d_projected,
+                                      .d_upper_gates = d_upper_gates,
                                       .d_interface = d_interface,
                                       .d_inputs = pointers<T*>(to)};
     run(kernels.sequence_backward, s, 2 * work_of(s), io);
-    differentiate_weights(controller_gradient(s, io), work_of(s));
+    differentiate_weights(first_layer_gradient(s, io), work_of(s));
+    for (int64_t layer = 1; layer < s.num_layers; ++layer) {
+      differentiate_weights(upper_layer_gradient(s, io, layer), work_of(s));
+    }
     differentiate_weights(interface_gradient(s, io), work_of(s));
     Inputs found = results(to);
     if (!s.projects_input) {

@@ -40,6 +40,11 @@ struct Sizes {
   }  // P
   // Columns of the input weight, or 0 if the input comes projected.
   int64_t input_columns() const { return projects_input ? input_size : 0; }
+  // Elements of all weights that a step multiplies with, of the controller and the interface.
+  int64_t weights_size() const {
+    return gate_size() * (recurrent_size() + input_columns() + num_upper_layers() * upper_size()) +
+           interface_size() * hidden_size;
+  }
   int64_t num_checkpoints() const { return (time + checkpoint_every - 1) / checkpoint_every; }
 
   // Elements from one row of a transposed memory [M][N] to the next. In float32 it is an odd number

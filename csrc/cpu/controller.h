@@ -1,11 +1,22 @@
 // The controller of a sequence, forward and backward: all that depends on which controller it is,
 // and on its layers, is in this file.
 //
-// `Controller` owns what goes from one step to the next: the read vectors, and for an LSTM its
-// hidden and cell state. It knows what is saved, and computes one step of a group of sequences: one
-// product with the weights gives the gates of all, from which each sequence gets its hidden state.
-// `ControllerBackward` is the same backward, with the gradients of that state. `with_controller`
-// chooses the type, once a call: no step asks which controller it has.
+// `Controller` owns the state that goes from one step to the next: the read vectors r, and the
+// hidden state h of every layer, and for an LSTM the cell of every layer. One step of a group of
+// sequences goes through the layers from the first to the top. In each layer one product with the
+// weights gives the gates of all sequences, from which each sequence gets its hidden state.
+//
+// The state of a sequence lies in one row, beside the input x of the step: [x, r, h of the first
+// layer, h of the second, …]. Every layer finds the factors of its product side by side there: the
+// first layer reads [x, r, h], and a layer above reads the h of the layer below, which is already
+// that of this step, and its own h, which is still that of the step before. So no product needs its
+// input gathered. A layer of a feed-forward controller reads one h less.
+//
+// `ControllerBackward` goes through the layers from the top to the first. It holds the gradients of
+// the state in the same order, [r, h of the first layer, …]. So the product of a layer's backward
+// adds to the gradients of all that the layer has read at once.
+//
+// `with_controller` chooses the type, once a call: no step asks which controller it has.
 #pragma once
 
 #include "cpu/arena.h"
@@ -86,7 +97,7 @@ inline void feedforward_backward(int64_t size, const T* hidden, const T* d_hidde
 struct Lstm {
   static constexpr bool has_state = true;
 };
-// Feed-forward: no state, and nothing to save beyond the hidden state, which is an output.
+// Feed-forward: no state, and nothing to save beyond the hidden states.
 struct Feedforward {
   static constexpr bool has_state = false;
 };
@@ -103,77 +114,107 @@ class Controller {
   Controller(Arena& arena, const Sizes& s, const SequenceForward<T>& io, int64_t rows)
       : s_(s),
         io_(io),
-        width_(s.recurrent_size() + s.input_columns()),
+        width_(s.input_columns() + s.read_size() + s.num_layers * s.hidden_size),
+        rows_(rows),
         seen_(arena.take<T>(rows * width_)),
         gates_(arena.take<T>(rows * s.gate_size())),
-        cells_(arena.take<T>(Kind::has_state ? rows * s.hidden_size : 0)) {}
+        cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
 
   // r of the i-th sequence, where the controller sees it in the step after.
-  T* read_vectors(int64_t i) { return seen_ + i * width_; }
+  T* read_vectors(int64_t i) { return seen_ + i * width_ + s_.input_columns(); }
 
   // Of sequence b, the i-th of its group.
   void load_state(int64_t b, int64_t i) {
     const int64_t reads = s_.read_size(), C = s_.hidden_size;
     copy(reads, io_.inputs.initial_read_vectors + b * reads, read_vectors(i));
-    if constexpr (Kind::has_state) {
-      copy(C, io_.inputs.initial_hidden + b * C, previous_hidden(i));
-      copy(C, io_.inputs.initial_cell + b * C, cells_ + i * C);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      const int64_t at = (layer * s_.batch + b) * C;
+      copy(C, io_.inputs.initial_hidden + at, hidden(layer, i));
+      copy(C, io_.inputs.initial_cell + at, cell(layer, i));
     }
   }
 
   // One step of the group: the outputs `hidden`, which are 0 beyond the length of a sequence.
   void step(const Group& group, int64_t t) {
-    const int64_t C = s_.hidden_size, G = s_.gate_size(), I = s_.input_columns(),
-                  row = group.row(t);
-    T* const gates = io_.saved.gates ? io_.saved.gates + row * G : gates_;
-    for (int64_t i = 0; I && i < group.rows; ++i) {
-      copy(I, io_.inputs.x + (row + i) * I, seen_ + i * width_ + s_.recurrent_size());
-    }
+    const int64_t G = s_.gate_size(), I = s_.input_columns(), J = s_.upper_size();
+    const T* const x = io_.inputs.x + group.row(t) * s_.input_size;
+    for (int64_t i = 0; I && i < group.rows; ++i) copy(I, x + i * I, seen_ + i * width_);
     // An input that comes projected is like a bias, but another one for every row.
-    const T* const bias = I ? io_.inputs.input_bias : io_.inputs.x + row * G;
-    gemm<T>(group.rows, G, width_, {seen_, width_}, {io_.gate_weight}, bias, I ? 0 : G, gates, G);
-    for (int64_t i = 0; i < group.rows; ++i) {
-      T *const hidden = io_.outputs.hidden + (row + i) * C, *const cell = cells_ + i * C;
-      if (!group.active(t, i)) {
-        zero(C, hidden);
-      } else if constexpr (Kind::has_state) {
-        lstm(C, gates + i * G, cell, cell, hidden);
-        copy(C, hidden, previous_hidden(i));
-      } else {
-        feedforward(C, gates + i * G, hidden);
-      }
-      if (Kind::has_state && io_.saved.cells) copy(C, cell, io_.saved.cells + (row + i) * C);
+    T* const first = gates(group, t, 0);
+    gemm<T>(group.rows, G, I + s_.recurrent_size(), {seen_, width_}, {io_.gate_weight},
+            I ? io_.inputs.input_bias : x, I ? 0 : G, first, G);
+    layer_step(group, t, 0, first);
+    for (int64_t layer = 1; layer < s_.num_layers; ++layer) {
+      T* const gates = this->gates(group, t, layer);
+      gemm<T>(group.rows, G, J, {hidden(layer - 1, 0), width_},
+              {io_.upper_gate_weight + (layer - 1) * packed_size<T>(G, J)},
+              io_.inputs.upper_bias + (layer - 1) * G, 0, gates, G);
+      layer_step(group, t, layer, gates);
     }
   }
 
   // Asks for the memory that a later step will write.
-  NTM_INLINE void prefetch_step(int64_t row) const {
+  NTM_INLINE void prefetch_step(const Group& group, int64_t t, int64_t i) const {
     const int64_t C = s_.hidden_size, G = s_.gate_size();
-    if (Kind::has_state && io_.saved.cells) {
+    for (int64_t layer = 0; io_.saved.cells && layer < s_.num_layers; ++layer) {
+      const int64_t row = group.row(layer * s_.time + t, i);
       prefetch<1>(G, io_.saved.gates + row * G);
       prefetch<1>(C, io_.saved.cells + row * C);
     }
-    prefetch<1>(C, io_.outputs.hidden + row * C);
+    prefetch<1>(C, io_.outputs.hidden + group.row(t, i) * C);
   }
 
   void store_state(int64_t b, int64_t i) {
     const int64_t reads = s_.read_size(), C = s_.hidden_size;
     copy(reads, read_vectors(i), io_.outputs.final_read_vectors + b * reads);
-    if constexpr (Kind::has_state) {
-      copy(C, previous_hidden(i), io_.outputs.final_hidden + b * C);
-      copy(C, cells_ + i * C, io_.outputs.final_cell + b * C);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      const int64_t at = (layer * s_.batch + b) * C;
+      copy(C, hidden(layer, i), io_.outputs.final_hidden + at);
+      copy(C, cell(layer, i), io_.outputs.final_cell + at);
     }
   }
 
  private:
-  T* previous_hidden(int64_t i) { return read_vectors(i) + s_.read_size(); }
+  // From the gates [rows, G] of one layer to its hidden state and cell after the step.
+  void layer_step(const Group& group, int64_t t, int64_t layer, T* gates) {
+    const int64_t C = s_.hidden_size, G = s_.gate_size();
+    T* const all = hidden_of(s_, layer, io_.outputs.hidden, io_.saved.lower_hidden);
+    for (int64_t i = 0; i < group.rows; ++i, gates += G) {
+      T *const hidden = this->hidden(layer, i), *const cell = this->cell(layer, i);
+      T* const to = all ? all + group.row(t, i) * C : nullptr;
+      if (!group.active(t, i)) {
+        if (to) zero(C, to);
+      } else {
+        if constexpr (Kind::has_state) {
+          lstm(C, gates, cell, cell, hidden);
+        } else {
+          feedforward(C, gates, hidden);
+        }
+        if (to) copy(C, hidden, to);
+      }
+      if (io_.saved.cells) {
+        copy(C, cell, io_.saved.cells + group.row(layer * s_.time + t, i) * C);
+      }
+    }
+  }
+
+  // [rows, G]
+  T* gates(const Group& group, int64_t t, int64_t layer) {
+    T* const saved = io_.saved.gates;
+    return saved ? saved + group.row(layer * s_.time + t) * s_.gate_size() : gates_;
+  }
+  T* hidden(int64_t layer, int64_t i) {
+    return read_vectors(i) + s_.read_size() + layer * s_.hidden_size;
+  }
+  T* cell(int64_t layer, int64_t i) { return cells_ + (layer * rows_ + i) * s_.hidden_size; }
 
   const Sizes& s_;
   const SequenceForward<T>& io_;
-  int64_t width_;  // K + I
-  T* seen_;        // [rows, K + I] side by side: r and h of the step before, and x
-  T* gates_;       // [rows, G], if they are not saved
-  T* cells_;       // [rows, C]
+  int64_t width_;  // I + R·M + L·C
+  int64_t rows_;
+  T* seen_;   // [rows, I + R·M + L·C] side by side: x, r and h of every layer
+  T* gates_;  // [rows, G] of one layer, if they are not saved
+  T* cells_;  // [L, rows, C]
 };
 
 template <typename T, typename Kind>
@@ -182,88 +223,121 @@ class ControllerBackward {
   ControllerBackward(Arena& arena, const Sizes& s, const SequenceBackward<T>& io, int64_t rows)
       : s_(s),
         io_(io),
-        d_recurrent_(arena.take<T>(rows * s.recurrent_size())),
-        d_previous_(arena.take<T>(rows * s.recurrent_size())),
-        d_hidden_(arena.take<T>(rows * s.hidden_size)),
-        d_cells_(arena.take<T>(Kind::has_state ? rows * s.hidden_size : 0)) {}
+        width_(s.read_size() + s.num_layers * s.hidden_size),
+        rows_(rows),
+        d_state_(arena.take<T>(rows * width_)),
+        d_cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
 
   // The gradient of r of the i-th sequence, as the step after has seen it.
-  T* d_read_vectors(int64_t i) { return d_recurrent_ + i * s_.recurrent_size(); }
+  T* d_read_vectors(int64_t i) { return d_state_ + i * width_; }
 
   // Of sequence b, the i-th of its group.
   void load_grads(int64_t b, int64_t i) {
     const int64_t reads = s_.read_size(), C = s_.hidden_size;
     copy_or_zero(reads, io_.grads.final_read_vectors, b * reads, d_read_vectors(i));
-    if constexpr (Kind::has_state) {
-      copy_or_zero(C, io_.grads.final_hidden, b * C, d_carried(i));
-      copy_or_zero(C, io_.grads.final_cell, b * C, d_cells_ + i * C);
+    for (int64_t layer = 0; layer < s_.num_layers; ++layer) {
+      const int64_t at = (layer * s_.batch + b) * C;
+      copy_or_zero(C, io_.grads.final_hidden, at, d_hidden(layer, i));
+      if constexpr (Kind::has_state) copy_or_zero(C, io_.grads.final_cell, at, d_cell(layer, i));
     }
   }
 
-  // [rows, C]: the gradient of the hidden state but for what comes through the interface vector,
-  // which has to be added before `step_backward`.
+  // The gradient of the top layer's hidden state, [rows, C] with `row_stride` elements from one
+  // row to the next. The part that comes through the interface vector has to be added to it before
+  // `step_backward`.
   T* start_d_hidden(const Group& group, int64_t t) {
-    const int64_t C = s_.hidden_size;
-    for (int64_t i = 0; i < group.rows; ++i) {
-      copy_or_zero(C, io_.grads.hidden, group.row(t, i) * C, d_hidden_ + i * C);
-      if constexpr (Kind::has_state) accumulate(C, d_carried(i), d_hidden_ + i * C);
+    const int64_t C = s_.hidden_size, top = s_.num_layers - 1;
+    for (int64_t i = 0; io_.grads.hidden && i < group.rows; ++i) {
+      if (!group.active(t, i)) continue;
+      accumulate(C, io_.grads.hidden + group.row(t, i) * C, d_hidden(top, i));
     }
-    return d_hidden_;
+    return d_hidden(top, 0);
   }
+  int64_t row_stride() const { return width_; }
 
-  // One step of the group: the gradients `d_projected` of the gates, which are 0 beyond the length
-  // of a sequence, and those of what the step has seen.
+  // One step of the group: the gradients of the gates of all layers, which are 0 beyond the length
+  // of a sequence, and those of the state before the step.
   void step_backward(const Group& group, int64_t t) {
-    const int64_t C = s_.hidden_size, G = s_.gate_size(), K = s_.recurrent_size();
-    for (int64_t i = 0; i < group.rows; ++i) {
-      const int64_t row = group.row(t, i);
-      T* const d_gates = io_.d_projected + row * G;
-      if (!group.active(t, i)) {
-        zero(G, d_gates);
-      } else if constexpr (Kind::has_state) {
-        const T* const previous_cell = t ? io_.saved.cells + group.row(t - 1, i) * C
-                                         : io_.inputs.initial_cell + group.sequence(i) * C;
-        lstm_backward(C, io_.saved.gates + row * G, previous_cell, io_.saved.cells + row * C,
-                      d_hidden_ + i * C, d_cells_ + i * C, d_gates);
-      } else {
-        feedforward_backward(C, io_.outputs.hidden + row * C, d_hidden_ + i * C, d_gates);
-      }
+    const int64_t G = s_.gate_size(), J = s_.upper_size();
+    for (int64_t layer = s_.num_layers - 1; layer > 0; --layer) {
+      T* const d_gates = io_.d_upper_gates + group.row((layer - 1) * s_.time + t) * G;
+      layer_backward(group, t, layer, d_gates);
+      T* const d_seen = d_hidden(layer - 1, 0);
+      gemm<T>(group.rows, J, G, {d_gates, G},
+              {io_.upper_weight + (layer - 1) * packed_size<T>(J, G)}, d_seen, width_, d_seen,
+              width_);
     }
-    gemm<T>(group.rows, K, G, {io_.d_projected + group.row(t) * G, G}, {io_.recurrent_weight},
-            nullptr, 0, d_previous_, K);
+    T* const d_gates = io_.d_projected + group.row(t) * G;
+    layer_backward(group, t, 0, d_gates);
     for (int64_t i = 0; i < group.rows; ++i) {
-      if (group.active(t, i)) copy(K, d_previous_ + i * K, d_recurrent_ + i * K);
+      if (group.active(t, i)) zero(s_.read_size(), d_read_vectors(i));
     }
+    gemm<T>(group.rows, s_.recurrent_size(), G, {d_gates, G}, {io_.recurrent_weight}, d_state_,
+            width_, d_state_, width_);
   }
 
   // Asks for what `step_backward` will need.
   NTM_INLINE void prefetch_step(const Group& group, int64_t t, int64_t i) const {
-    const int64_t C = s_.hidden_size, G = s_.gate_size(), row = group.row(t, i);
-    prefetch<1>(G, io_.d_projected + row * G);
-    if (!Kind::has_state) return;
-    prefetch(G, io_.saved.gates + row * G);
-    if (t) prefetch(C, io_.saved.cells + group.row(t - 1, i) * C);
+    const int64_t C = s_.hidden_size, G = s_.gate_size();
+    prefetch<1>(G, io_.d_projected + group.row(t, i) * G);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      const int64_t row = group.row(layer * s_.time + t, i);
+      prefetch(G, io_.saved.gates + row * G);
+      if (t) prefetch(C, io_.saved.cells + (row - s_.batch) * C);
+    }
   }
 
   void store_grads(int64_t b, int64_t i) {
     const int64_t reads = s_.read_size(), C = s_.hidden_size;
     copy(reads, d_read_vectors(i), io_.d_inputs.initial_read_vectors + b * reads);
-    if constexpr (Kind::has_state) {
-      copy(C, d_carried(i), io_.d_inputs.initial_hidden + b * C);
-      copy(C, d_cells_ + i * C, io_.d_inputs.initial_cell + b * C);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      const int64_t at = (layer * s_.batch + b) * C;
+      copy(C, d_hidden(layer, i), io_.d_inputs.initial_hidden + at);
+      copy(C, d_cell(layer, i), io_.d_inputs.initial_cell + at);
     }
   }
 
  private:
-  // The gradient of the hidden state of the i-th sequence, as the step after has seen it.
-  T* d_carried(int64_t i) { return d_read_vectors(i) + s_.read_size(); }
+  // From the gradient of one layer's hidden state to that of its gates, `d_gates` [rows, G]. The
+  // former is used up then: it starts again from 0, for the hidden state before the step. That of a
+  // sequence that is over waits as it is, since the product with its d_gates adds 0 to it.
+  void layer_backward(const Group& group, int64_t t, int64_t layer, T* d_gates) {
+    const int64_t C = s_.hidden_size, G = s_.gate_size();
+    for (int64_t i = 0; i < group.rows; ++i, d_gates += G) {
+      if (!group.active(t, i)) {
+        zero(G, d_gates);
+        continue;
+      }
+      T* const d_hidden = this->d_hidden(layer, i);
+      if constexpr (Kind::has_state) {
+        const int64_t row = group.row(layer * s_.time + t, i);  // in an array [L, T, B, …]
+        const T* const cell = io_.saved.cells + row * C;
+        const T* const previous_cell =
+            t ? cell - s_.batch * C
+              : io_.inputs.initial_cell + (layer * s_.batch + group.sequence(i)) * C;
+        lstm_backward(C, io_.saved.gates + row * G, previous_cell, cell, d_hidden, d_cell(layer, i),
+                      d_gates);
+      } else {
+        const T* const all = hidden_of(s_, layer, io_.outputs.hidden, io_.saved.lower_hidden);
+        feedforward_backward(C, all + group.row(t, i) * C, d_hidden, d_gates);
+      }
+      zero(C, d_hidden);
+    }
+  }
+
+  // Of the hidden state and cell of a layer, for the i-th sequence.
+  T* d_hidden(int64_t layer, int64_t i) {
+    return d_read_vectors(i) + s_.read_size() + layer * s_.hidden_size;
+  }
+  T* d_cell(int64_t layer, int64_t i) { return d_cells_ + (layer * rows_ + i) * s_.hidden_size; }
 
   const Sizes& s_;
   const SequenceBackward<T>& io_;
-  T* d_recurrent_;  // [rows, K] of r and h of this step, through the steps after it
-  T* d_previous_;   // [rows, K] of r and h of the step before, through this step and those after
-  T* d_hidden_;     // [rows, C]
-  T* d_cells_;      // [rows, C] through the steps after
+  int64_t width_;  // R·M + L·C
+  int64_t rows_;
+  // Gradients that go from step to step. The backward of a step replaces each, in place.
+  T* d_state_;  // [rows, R·M + L·C] side by side: of r and of h of every layer
+  T* d_cells_;  // [L, rows, C]
 };
 
 }  // namespace ntm::cpu::NTM_ISA

@@ -127,7 +127,7 @@ class SequenceSteps {
       prefetch<1>(HN, io_.saved.weightings + row * HN);
       prefetch<1>(P, io_.saved.interface + row * P);
     }
-    controller_.prefetch_step(row);
+    controller_.prefetch_step(group_, t, i);
   }
 
   // Of the i-th sequence.
@@ -260,8 +260,9 @@ class SequenceStepsBackward {
       activate_backward(s_, raw(t, i), heads(step, i).key, d_interface(t, i));
     }
     T* const d_hidden = controller_.start_d_hidden(group_, t);
-    gemm<T>(group_.rows, C, P, {d_interface(t, 0), P}, {io_.interface_weight}, d_hidden, C,
-            d_hidden, C);
+    const int64_t stride = controller_.row_stride();
+    gemm<T>(group_.rows, C, P, {d_interface(t, 0), P}, {io_.interface_weight}, d_hidden, stride,
+            d_hidden, stride);
   }
 
   void store_grads() {
@@ -334,9 +335,7 @@ class SequenceStepsBackward {
 // together should be no larger than the weights. With eight sequences the tiles of a product are
 // full, and more would gain nothing.
 inline int64_t group_size(const Sizes& s, int64_t count) {
-  const int64_t weights =
-      s.gate_size() * (s.recurrent_size() + s.input_columns()) + s.interface_size() * s.hidden_size;
-  return std::min(std::clamp<int64_t>(weights / s.transposed_size(), 1, 8), count);
+  return std::min(std::clamp<int64_t>(s.weights_size() / s.transposed_size(), 1, 8), count);
 }
 
 // Runs Steps on the sequences begin … end − 1, in groups that are as even as they can be.

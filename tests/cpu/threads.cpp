@@ -27,8 +27,8 @@ Sizes sizes() {
   Sizes s;
   s.batch = 11, s.memory_size = 37, s.word_size = 5, s.num_read_heads = 2, s.num_write_heads = 1,
   s.num_taps = 3;
-  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3,
-  s.is_lstm = s.projects_input = true;
+  s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.num_layers = 2,
+  s.is_lstm = s.is_deep = s.projects_input = true;
   return s;
 }
 
@@ -66,33 +66,36 @@ struct State {
       : memory(make(s.batch * s.memory_size * s.word_size)),
         weightings(make(s.batch * s.num_heads() * s.memory_size)),
         read_vectors(make(s.batch * s.read_size())),
-        hidden(make(s.batch * s.hidden_size)),
-        cell(make(s.batch * s.hidden_size)) {}
+        hidden(make(s.num_layers * s.batch * s.hidden_size)),
+        cell(make(s.num_layers * s.batch * s.hidden_size)) {}
 };
 
 // A forward and a backward over all steps: the last state and every gradient, one after the other.
 Array run(const Sizes& s, int threads) {
   const int64_t TB = s.time * s.batch, G = s.gate_size(), K = s.recurrent_size(),
                 P = s.interface_size();
-  const int64_t C = s.hidden_size, I = s.input_size;
+  const int64_t C = s.hidden_size, I = s.input_size, J = s.upper_size();
   Numbers numbers;
   const auto zeros = [](int64_t count) { return Array(count); };
   const Array recurrent = numbers(G * K), input_weight = numbers(G * I), bias = numbers(G),
-              interface_weight = numbers(P * C), interface_bias = numbers(P), x = numbers(TB * I);
+              interface_weight = numbers(P * C), interface_bias = numbers(P), x = numbers(TB * I),
+              upper_weight = numbers(G * J), upper_bias = numbers(G);
   State first(s, numbers), last(s, zeros), d_first(s, zeros);
   const State d_last(s, numbers);
   for (float& w : first.weightings) w = w * w;
 
-  Array gates_packed(kernels().packed_size(G, K + I)),
+  Array gates_packed(kernels().packed_size(G, I + K)),
+      upper_gates_packed(kernels().packed_size(G, J)),
       interface_packed(kernels().packed_size(P, C));
-  kernels().pack_transposed(G, K + I, 0, K, recurrent.data(), gates_packed.data());
-  kernels().pack_transposed(G, K + I, K, I, input_weight.data(), gates_packed.data());
+  kernels().pack_transposed(G, I + K, 0, I, input_weight.data(), gates_packed.data());
+  kernels().pack_transposed(G, I + K, I, K, recurrent.data(), gates_packed.data());
+  kernels().pack_transposed(G, J, 0, J, upper_weight.data(), upper_gates_packed.data());
   kernels().pack_transposed(P, C, 0, C, interface_weight.data(), interface_packed.data());
 
   Array hidden(TB * C), reads(TB * s.read_size()),
       checkpoints(s.num_checkpoints() * s.batch * s.transposed_size());
-  Array weightings(TB * s.num_heads() * s.memory_size), interface(TB * P), gates(TB * G),
-      cell(TB * C);
+  Array weightings(TB * s.num_heads() * s.memory_size), interface(TB * P), gates(2 * TB * G),
+      cell(2 * TB * C), lower_hidden(TB * C);
   const ops::SequenceInputs<const float*> inputs{.x = x.data(),
                                                  .recurrent_weight = nullptr,
                                                  .interface_weight = nullptr,
@@ -104,9 +107,11 @@ Array run(const Sizes& s, int threads) {
                                                  .initial_cell = first.cell.data(),
                                                  .lengths = nullptr,
                                                  .input_weight = nullptr,
-                                                 .input_bias = bias.data()};
+                                                 .input_bias = bias.data(),
+                                                 .upper_bias = upper_bias.data()};
   const cpu::SequenceForward<float> io{.inputs = inputs,
                                        .gate_weight = gates_packed.data(),
+                                       .upper_gate_weight = upper_gates_packed.data(),
                                        .interface_weight = interface_packed.data(),
                                        .lengths = nullptr,
                                        .outputs = {.hidden = hidden.data(),
@@ -122,25 +127,30 @@ Array run(const Sizes& s, int threads) {
                                                  .weightings = weightings.data(),
                                                  .interface = interface.data(),
                                                  .gates = gates.data(),
-                                                 .cells = cell.data()}};
+                                                 .cells = cell.data(),
+                                                 .lower_hidden = lower_hidden.data()}};
   parallel(threads, s.batch,
            [&](int64_t begin, int64_t end) { kernels().sequence(s, io, begin, end); });
 
-  Array recurrent_packed(kernels().packed_size(K, G)), back_packed(kernels().packed_size(C, P));
+  Array recurrent_packed(kernels().packed_size(K, G)), upper_packed(kernels().packed_size(J, G)),
+      back_packed(kernels().packed_size(C, P));
   kernels().pack(K, G, recurrent.data(), recurrent_packed.data());
+  kernels().pack(J, G, upper_weight.data(), upper_packed.data());
   kernels().pack(C, P, interface_weight.data(), back_packed.data());
   const Array d_hidden = numbers(TB * C), d_reads = numbers(TB * s.read_size());
-  Array d_projected(TB * G), d_interface(TB * P);
+  Array d_projected(TB * G), d_upper_gates(TB * G), d_interface(TB * P);
   cpu::SequenceBackward<float> back{};
   back.inputs = inputs;
   back.recurrent_weight = recurrent_packed.data();
+  back.upper_weight = upper_packed.data();
   back.interface_weight = back_packed.data();
   back.outputs.hidden = hidden.data();
   back.saved = {.checkpoints = checkpoints.data(),
                 .weightings = weightings.data(),
                 .interface = interface.data(),
                 .gates = gates.data(),
-                .cells = cell.data()};
+                .cells = cell.data(),
+                .lower_hidden = lower_hidden.data()};
   back.grads = {.hidden = d_hidden.data(),
                 .read_vectors = d_reads.data(),
                 .final_memory = d_last.memory.data(),
@@ -151,6 +161,7 @@ Array run(const Sizes& s, int threads) {
                 .trace_weightings = nullptr,
                 .trace_interface = nullptr};
   back.d_projected = d_projected.data();
+  back.d_upper_gates = d_upper_gates.data();
   back.d_interface = d_interface.data();
   back.d_inputs.initial_memory = d_first.memory.data();
   back.d_inputs.initial_weightings = d_first.weightings.data();
@@ -168,15 +179,16 @@ Array run(const Sizes& s, int threads) {
       d_projected.data(),
       d_bias.data(),
       {{s.read_size(), first.read_vectors.data(), reads.data(), d_recurrent.data(), K},
-       {C, first.hidden.data(), hidden.data(), d_recurrent.data() + s.read_size(), K},
+       {C, first.hidden.data(), lower_hidden.data(), d_recurrent.data() + s.read_size(), K},
        {I, x.data(), x.data() + s.batch * I, d_input_weight.data(), I}}};
   parallel(threads, kernels().weight_gradient_blocks(gradient),
            [&](int64_t begin, int64_t end) { kernels().weight_gradient(gradient, begin, end); });
 
   Array all;
   for (const Array* part :
-       {&last.memory, &last.weightings, &hidden, &reads, &d_projected, &d_interface,
-        &d_first.memory, &d_first.weightings, &d_recurrent, &d_input_weight, &d_bias}) {
+       {&last.memory, &last.weightings, &last.hidden, &last.cell, &hidden, &reads, &d_projected,
+        &d_upper_gates, &d_interface, &d_first.memory, &d_first.weightings, &d_first.hidden,
+        &d_first.cell, &d_recurrent, &d_input_weight, &d_bias}) {
     all.insert(all.end(), part->begin(), part->end());
   }
   return all;

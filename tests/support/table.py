@@ -56,7 +56,7 @@ def fitting(entry, case, dtypes):
     """Skip what the table says is not for this backend."""
     if case.work > entry.largest:
         pytest.skip(f"too large for {entry.backend} here")
-    if case.num_layers > 1 and entry.backend in ("cpu", "cuda", "cuda_emulated"):
+    if case.num_layers > 1 and entry.backend in ("cuda", "cuda_emulated"):
         pytest.skip(f"{entry.backend} has controllers of one layer")
     if not dtypes.of(case.op) <= set(entry.dtypes):
         pytest.skip(f"{entry.backend} does not compute {dtypes}")

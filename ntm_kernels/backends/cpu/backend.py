@@ -72,8 +72,6 @@ class CpuBackend(Backend):
             return f"it runs on the cpu, the arguments are on {problem.device}"
         if problem.sizes.has_resets:
             return "its sequence has no resets"
-        if problem.sizes.is_deep:
-            return "its sequence has controllers of one layer"
         return None
 
     def describe(self) -> str:

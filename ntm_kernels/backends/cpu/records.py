@@ -16,8 +16,9 @@ class SequenceSaved(NamedTuple):
     checkpoints: Annotated[Tensor, Field("Q B M Z")]  # transposed
     weightings: Annotated[Tensor, Field("T B H N")]
     interface: Annotated[Tensor, Field("T B P")]  # raw
-    gates: Annotated[Tensor | None, Field("T L B G", when="is_lstm")]  # activated
-    cells: Annotated[Tensor | None, Field("T L B C", when="is_lstm")]
+    gates: Annotated[Tensor | None, Field("L T B G", when="is_lstm")]  # activated
+    cells: Annotated[Tensor | None, Field("L T B C", when="is_lstm")]
+    lower_hidden: Annotated[Tensor | None, Field("U T B C", when="is_deep")]  # below the top layer
 
 
 def row_stride(memory_size: int) -> int:
