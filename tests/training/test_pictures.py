@@ -5,7 +5,7 @@ import torch
 from ntm_kernels import NTM, tasks
 from ntm_kernels.training.evaluation import fresh_generator
 from ntm_kernels.training.models import build_model
-from ntm_kernels.training.replay import Heads, record_example, record_heads, walked_locations
+from ntm_kernels.training.replay import record_example, record_heads, walked_locations
 from tests.training.runs import baseline, tiny
 
 pytest.importorskip("matplotlib")
@@ -28,6 +28,7 @@ def test_replay_is_what_the_model_did():
     assert [len(part) for part in (heads.write_weightings, heads.read_weightings)] == [3, 2]
     for images, rows in ((heads.write_weightings, 4), (heads.read_weightings, 4), (heads.added, 3)):
         assert all(one.shape == (rows, 5) for one in images)
+    assert sorted(heads.locations) == [0, 1, 2, 3]
     # Step by step with the module itself: the state after each step has that step's reads.
     state = None
     for t in range(5):
@@ -35,10 +36,10 @@ def test_replay_is_what_the_model_did():
         for head in range(2):
             read = state.read_vectors[0, head].detach().numpy()
             np.testing.assert_allclose(heads.read[head][:, t], read, rtol=1e-12, atol=1e-15)
-            weightings = state.weightings[0, head].detach().numpy()
+            weightings = state.weightings[0, head, heads.locations].detach().numpy()
             np.testing.assert_allclose(heads.read_weightings[head][:, t], weightings, rtol=1e-12)
         for head in range(3):
-            weightings = state.weightings[0, 2 + head].detach().numpy()
+            weightings = state.weightings[0, 2 + head, heads.locations].detach().numpy()
             np.testing.assert_allclose(heads.write_weightings[head][:, t], weightings, rtol=1e-12)
 
 
@@ -84,13 +85,13 @@ def walk(size, places):
     ],
 )
 def test_locations_are_shown_in_the_order_of_the_walk(write, read, shown):
-    heads = Heads([walk(10, write)], [walk(10, read)], [], [])
-    assert walked_locations(heads).tolist() == shown
+    highest = np.maximum(walk(10, write).max(axis=1), walk(10, read).max(axis=1))
+    assert walked_locations(highest, np.array(write)).tolist() == shown
 
 
 def test_nothing_in_focus_shows_the_whole_memory():
-    flat = np.full((100, 3), 0.01)
-    assert sorted(walked_locations(Heads([flat], [flat], [], []))) == list(range(100))
+    shown = walked_locations(np.full(100, 0.01), np.zeros(3, dtype=int))
+    assert sorted(shown) == list(range(100))
 
 
 @pytest.mark.parametrize("task", ["copy", "repeat_copy", "associative_recall", "ngrams"])
@@ -183,7 +184,7 @@ def test_the_summary_shows_curve_answer_and_heads(tmp_path, model, panels):
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), example.outputs)
     if heads is not None:
         shown = figure.axes[-1].images[0].get_array()
-        np.testing.assert_array_equal(shown, heads.read_weightings[0][walked_locations(heads)])
+        np.testing.assert_array_equal(shown, heads.read_weightings[0])
     figure.savefig(tmp_path / "summary.png", dpi=40)
 
 
