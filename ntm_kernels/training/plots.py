@@ -62,6 +62,8 @@ _STYLE: dict[Any, Any] = {
 }
 _BITS, _SIGNED, _WEIGHTINGS = "viridis", "RdBu_r", "inferno"
 _WRONG = ListedColormap([(0.0, 0.0, 0.0, 0.0), (1.0, 0.1, 0.1, 1.0)])
+# Inches of the widest image of a sheet of answers.
+_WIDE = 11.0
 # Answer steps of a long sequence that are drawn one by one.
 _LAST_STEPS = 60
 
@@ -72,7 +74,6 @@ class _Panel:
 
     Attributes:
         block: how many locations share a row, and how many steps a column.
-        steps: how many steps there are; None if it is as many as columns.
         first: the number of the first step.
         numbers: the numbers of the locations from top to bottom, where these are not 0, 1, 2 …
         wrong: where to draw red over the image.
@@ -85,7 +86,6 @@ class _Panel:
     low: float
     high: float
     block: tuple[int, int] = (1, 1)
-    steps: int | None = None
     first: int = 0
     numbers: NDArray[np.int64] | None = None
     wrong: NDArray[np.bool_] | None = None
@@ -155,18 +155,24 @@ def _sheet(
     """Lays images out in columns, all with cells ``cell`` inches wide.
 
     Cells are square unless that would make an image lower than ``smallest`` inches; above each
-    title are ``gap`` inches.
+    image with a title are ``gap`` inches. Where several steps share a cell, the whole image is
+    ``_WIDE`` inches wide.
     """
-    head, foot, left, right = 0.4, 0.45, 0.65, 0.75
-    widths = [
-        left + max(3.0, *(p.image.shape[1] * cell for p in column)) + right for column in columns
-    ]
+    # The numbers of a large memory need room.
+    numbers = [p.numbers.max() for c in columns for p in c if p.numbers is not None]
+    left = 0.65 + 0.08 * max(0, len(str(max(numbers, default=0))) - 3)
+    head, foot, right = 0.4, 0.45, 0.75
+
+    def width(panel: _Panel) -> float:
+        return _WIDE if panel.block[1] > 1 else panel.image.shape[1] * cell
+
+    widths = [left + max(3.0, *map(width, column)) + right for column in columns]
 
     def height(panel: _Panel) -> float:
         return max(panel.image.shape[0] * cell, smallest)
 
     count = max(len(column) for column in columns)
-    above = [0.34 if any(i < len(c) and c[i].title for c in columns) else 0.1 for i in range(count)]
+    above = [gap if any(i < len(c) and c[i].title for c in columns) else 0.1 for i in range(count)]
     rows = [max(height(c[i]) for c in columns if i < len(c)) + above[i] for i in range(count)]
     size = (sum(widths), head + sum(rows) + foot)
     figure = Figure(figsize=size)
@@ -177,7 +183,7 @@ def _sheet(
         axes.append([])
         for row, panel in enumerate(column):
             x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above[row]
-            wide, high = panel.image.shape[1] * cell, height(panel)
+            wide, high = width(panel), height(panel)
             place = (x / size[0], (top - high) / size[1], wide / size[0], high / size[1])
             beside = ((x + wide + 0.08) / size[0], place[1], 0.1 / size[0], place[3])
             axes[-1].append(_image_axes(figure, panel, place, beside))
@@ -202,11 +208,10 @@ def _image_axes(
 
 def _show(axes: Axes, panel: _Panel) -> AxesImage:
     rows, columns = panel.image.shape
-    locations = rows if panel.numbers is None else len(panel.numbers)
-    steps = columns if panel.steps is None else panel.steps
     # The axes count locations and steps. The last row or column may stand for fewer than others.
-    left, bottom = panel.first - 0.5, rows * panel.block[0] - 0.5
-    place = (left, left + columns * panel.block[1], bottom, -0.5)
+    down, across = rows * panel.block[0], columns * panel.block[1]
+    left = panel.first - 0.5
+    place = (left, left + across, down - 0.5, -0.5)
     drawn = axes.imshow(
         panel.image,
         cmap=panel.colours,
@@ -226,17 +231,28 @@ def _show(axes: Axes, panel: _Panel) -> AxesImage:
             interpolation="nearest",
             extent=place,
         )
-    axes.set_xlim(left, left + steps)
-    axes.set_ylim(locations - 0.5, -0.5)
+    # The frame would cover rows and columns at the edges that are as narrow as its lines.
+    above = 0.02 if panel.block[0] > 1 else 0.0
+    beside = 0.004 if panel.block[1] > 1 else 0.0
+    axes.set_xlim(left - beside * across, left + (1 + beside) * across)
+    axes.set_ylim((1 + above) * down - 0.5, -above * down - 0.5)
+    if panel.label == "location":
+        axes.set_facecolor(matplotlib.colormaps[panel.colours](0.0))
     counts = zip(("locations", "steps"), panel.block, strict=True)
     shared = " × ".join(f"{count} {what}" for what, count in counts if count > 1)
     axes.set_title(panel.title + (f" (largest of {shared})" if shared else ""))
     axes.set_ylabel(panel.label)
     axes.tick_params(length=2.5)
-    # Numbers beside a low image would overlap if there were six of them.
-    height = axes.get_window_extent().height / axes.figure.dpi
-    for axis, most in ((axes.xaxis, 6), (axes.yaxis, max(1, min(6, int(height / 0.2))))):
-        axis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
+    # Numbers beside a low image, or below a narrow one, would overlap if there were six of them.
+    inches = axes.get_window_extent()
+    high, wide = inches.height / axes.figure.dpi, inches.width / axes.figure.dpi
+    digits = len(str(panel.first + across))
+    most = max(1, min(6, int(high / 0.2)))
+    for axis, bins in (
+        (axes.xaxis, max(1, min(6, int(wide / (0.1 * digits + 0.1))))),
+        (axes.yaxis, most),
+    ):
+        axis.set_major_locator(MaxNLocator(nbins=bins, integer=True, min_n_ticks=1))
     if panel.numbers is not None:
         rows_with_ticks = _round_numbers(panel.numbers, most)
         labels = [str(number) for number in panel.numbers[rows_with_ticks]]
@@ -260,6 +276,10 @@ def _round_numbers(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return np.array(kept)
 
 
+def _error_name(example: Example) -> str:
+    return "error" if example.optimal is None else "distance from the optimum"
+
+
 def _error_panel(example: Example, shown: NDArray[np.bool_], title: str) -> _Panel:
     """How far the outputs are from the right ones, or from the best predictor's if that is unsure.
 
@@ -280,7 +300,6 @@ def _error_panel(example: Example, shown: NDArray[np.bool_], title: str) -> _Pan
         0,
         1,
         block=(1, every),
-        steps=steps,
         wrong=None if example.optimal is not None else wrong,
     )
 
@@ -296,16 +315,16 @@ def draw_answers(examples: Sequence[Example]) -> Figure:
         shown = example.answering
         title = f"{example.title}: {example.verdict}"
         if shown.sum() > MOST_COLUMNS:
-            panels.append(_error_panel(example, shown, f"{title}; error"))
+            panels.append(_error_panel(example, shown, f"{title}; {_error_name(example)}"))
             continue
         panels.append(_Panel(title, "target", example.targets[:, shown], _BITS, 0, 1))
         wrong = example.wrong[:, shown] if example.optimal is None else None
         panels.append(_Panel("", "output", example.outputs[:, shown], _BITS, 0, 1, wrong=wrong))
         if example.optimal is not None:
             panels.append(_Panel("", "optimum", example.optimal[:, shown], _BITS, 0, 1))
-    longest = max(panel.image.shape[1] for panel in panels)
+    longest = max((p.image.shape[1] for p in panels if p.block[1] == 1), default=1)
     figure, [axes] = _sheet(
-        [panels], "targets and outputs", cell=min(11 / longest, 0.2), smallest=0.55, gap=0.46
+        [panels], "targets and outputs", cell=min(_WIDE / longest, 0.2), smallest=0.55, gap=0.46
     )
     for number, one in enumerate(axes):
         one.set_yticks([])
@@ -373,7 +392,9 @@ def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figu
     panels = [
         _Panel(f"{name}, {what}", "bit", right[:, last], _BITS, 0, 1, first=first),
         _Panel("outputs", "bit", example.outputs[:, last], _BITS, 0, 1, first=first, wrong=wrong),
-        _error_panel(example, np.ones_like(example.answering), "error of every answer step"),
+        _error_panel(
+            example, np.ones_like(example.answering), f"{_error_name(example)}, all answer steps"
+        ),
         *_weighting_panels(example, heads),
     ]
     high = [1.9 if panel.label == "location" else 0.6 for panel in panels]
@@ -395,7 +416,6 @@ def _weighting_panels(example: Example, heads: Heads) -> list[_Panel]:
     steps = len(example.answering)
     place: dict[str, Any] = {
         "block": (block_size(len(heads.locations), MOST_ROWS), block_size(steps, MOST_COLUMNS)),
-        "steps": steps,
         "numbers": heads.locations,
     }
     panels = []
@@ -471,11 +491,11 @@ def draw_summary(
     every = block_size(steps, MOST_COLUMNS)
     inputs, low = largest(example.inputs, every), min(example.inputs.min(), 0)
     panels = [
-        _Panel("inputs", "channel", inputs, _BITS, low, 1, block=(1, every), steps=steps),
+        _Panel("inputs", "channel", inputs, _BITS, low, 1, block=(1, every)),
     ]
     if example.is_long:
         everything = np.ones_like(example.answering)
-        panels.append(_error_panel(example, everything, f"errors, {title}"))
+        panels.append(_error_panel(example, everything, f"{_error_name(example)}, {title}"))
     else:
         panels.append(_Panel("targets", "bit", example.targets, _BITS, 0, 1))
         panels.append(_Panel(f"outputs, {title}", "bit", example.outputs, _BITS, 0, 1))

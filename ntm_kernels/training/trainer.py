@@ -89,7 +89,7 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
     path = checkpoint or store.latest()
     if path is None:
         raise CheckpointError(
-            f"{run_dir} holds no checkpoint: give the folder of a run, the --run-dir of its training"
+            f"{run_dir} holds no checkpoint: give the folder of a run (--run-dir of train)"
         )
     try:
         return path, load(path)
