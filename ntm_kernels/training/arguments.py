@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,11 +16,22 @@ import ntm_kernels
 from ntm_kernels import tasks
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
+from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import PRESETS, RESUMABLE, TrainConfig, preset_values
+from ntm_kernels.training.trainer import load_run, saved_config
 
 __all__ = ["parse", "words_for"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
+#: Fields of a configuration that an evaluation may change.
+_TESTED = tuple(name for name in RESUMABLE if name != "stop_below")
+_EVAL = (
+    "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
+    "so changed is made instead; with --memory-size, the model runs with that number of memory "
+    "locations. Results of such a test are written to RUN/tests/TITLE, where TITLE says what was "
+    "changed; the run's own evaluation.json stays. Without --evaluation-size, a test with long "
+    "sequences or a large memory has fewer of them, as many as take about a minute."
+)
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
@@ -33,11 +45,12 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
 
     Raises:
         SystemExit: the words are wrong, or ask for help.
-        ValueError: there is no task of the name given.
+        ValueError: there is no task of the name given, or it is not the task of the run.
+        CheckpointError: the run to evaluate holds no checkpoint that can be read.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     known = dict(tasks.TASKS)
-    own = None
+    own = evaluated = None
     if words and words[0] in ("train", "eval"):
         own, rest = _named_task(words[1:])
         if words[0] == "train" and own is None:
@@ -45,7 +58,9 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
         if own is not None:
             known[own.name] = own
             words = [words[0], *([own.name] if words[0] == "train" else []), *rest]
-    options = vars(_parser(known).parse_args(words))
+        if words[0] == "eval":
+            evaluated = _evaluated_run(words[1:], own)
+    options = vars(_parser(known, evaluated).parse_args(words))
     options["task"] = known[options["task"]] if options["command"] == "train" else own
     return options
 
@@ -82,6 +97,39 @@ def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:
     return tasks.find(name), rest
 
 
+def _evaluated_run(words: Sequence[str], own: type[Task] | None) -> tuple[Path, TrainConfig] | None:
+    """The folder of the run that ``eval`` is to test, and its configuration.
+
+    It is looked for before the words are parsed, since the parameters of its task are options too.
+    None where no run is named, or where help is asked for and there is no such run.
+    """
+    # No word is an error to this parser: it knows neither --help nor the parameters of the task.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("run", nargs="?", type=Path)
+    first.add_argument("--checkpoint", type=Path)
+    for option in ("--out", "--task", *(f"--{name.replace('_', '-')}" for name in _TESTED)):
+        first.add_argument(option)
+    try:
+        found, others = first.parse_known_args(words)
+    except argparse.ArgumentError:
+        return None
+    if found.run is None:
+        return None
+    # The value of an option that is not known here may have been taken for the run: a folder with
+    # checkpoints is the run, and otherwise a word that does not follow an option.
+    candidates = [found.run, *(Path(word) for word in others if not word.startswith("-"))]
+    values = {Path(word) for option, word in pairwise(words) if option.startswith("-")}
+    likely = [one for one in candidates if one not in values] or candidates
+    run = next((one for one in candidates if (one / "checkpoints").is_dir()), likely[0])
+    try:
+        path, contents = load_run(run, found.checkpoint)
+        return run, saved_config(path, contents["config"], own)
+    except (CheckpointError, ValueError):
+        if {"-h", "--help"} & set(words):
+            return None
+        raise
+
+
 def _refuse_class_as_task(words: Sequence[str]) -> None:
     """Raises ValueError where the class of a task stands where TASK does, after ``train``."""
     for word in words[:1]:
@@ -95,8 +143,11 @@ def _refuse_class_as_task(words: Sequence[str]) -> None:
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, and where to read more."""
 
+    #: Words without which ``--help`` does not show all options.
+    words_for_help = ""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {message}; see {self.prog}{self.words_for_help} --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As the parent, but whoever finds a word that it does not know says so itself.
@@ -109,7 +160,7 @@ class _Parser(argparse.ArgumentParser):
         return options, unknown
 
 
-def _parser(known: Mapping[str, type[Task]]) -> _Parser:
+def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig] | None) -> _Parser:
     parser = _Parser(prog="python -m ntm_kernels", description=_first_line(ntm_kernels))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("info", help="versions, and which backends are there")
@@ -127,17 +178,43 @@ def _parser(known: Mapping[str, type[Task]]) -> _Parser:
         _add_train_options(one, task)
 
     evaluate = commands.add_parser(
-        "eval", help="repeat the tests and pictures of a run", argument_default=argparse.SUPPRESS
+        "eval",
+        help="repeat the tests and pictures of a run, or test it on other sequences",
+        description=_EVAL,
+        argument_default=argparse.SUPPRESS,
     )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    evaluate.add_argument("--checkpoint", type=Path, help="instead of the newest one")
-    evaluate.add_argument(
+    _add_eval_options(evaluate, evaluated)
+    return parser
+
+
+def _add_eval_options(parser: _Parser, evaluated: tuple[Path, TrainConfig] | None) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--checkpoint", type=Path, help="instead of the newest one")
+    parser.add_argument(
         "--out", type=_folder, metavar="FOLDER", help="write here, not into the run's folder"
     )
-    evaluate.add_argument("--task", metavar=_OWN, help="the run's task, if it is one of your own")
-    tested = [describe(TrainConfig)[name] for name in RESUMABLE if name != "stop_below"]
-    _add_options(evaluate, tested, _defaults(TrainConfig))
-    return parser
+    parser.add_argument("--task", metavar=_OWN, help="the run's task, if it is one of your own")
+    described = describe(TrainConfig)
+    defaults = _defaults(TrainConfig)
+    of_run = {}
+    if evaluated is not None:
+        run, config = evaluated
+        defaults |= {name: getattr(config, name) for name in (*_TESTED, "memory_size")}
+        of_run = {f.name: getattr(config.task, f.name) for f in fields(config.task)}
+        if config.model == "lstm":
+            defaults["memory_size"] = None
+        own = words_for(type(config.task))
+        parser.words_for_help = f" {shlex.join([str(run), *(own if len(own) > 1 else [])])}"
+    _add_options(parser, [described[name] for name in _TESTED], defaults)
+    other = parser.add_argument_group(
+        "another test",
+        "The parameters of the run's task are options too: eval RUN --help lists them."
+        if evaluated is None
+        else "the task's parameters, and the size of the memory; the defaults are those of the run",
+    )
+    _add_options(other, [described["memory_size"]], defaults)
+    if evaluated is not None:
+        _add_options(other, describe(type(config.task)).values(), of_run)
 
 
 def _first_line(owner: object) -> str:
@@ -181,8 +258,10 @@ def _add_options(
     """An option for each of the fields of a dataclass."""
     for field in described:
         default = defaults[field.name]
-        note = f"(default {default})" if default not in (None, MISSING) else ""
-        text = f"{field.help} {'(no default)' if field.required else note}".strip()
+        note = "" if default is None else f"(default {default})"
+        if default is MISSING:
+            note = "(no default)" if field.required else ""
+        text = f"{field.help} {note}".strip()
         options: dict[str, Any] = {"help": text.replace("%", "%%")}
         if field.types == (bool,):
             options["action"] = argparse.BooleanOptionalAction

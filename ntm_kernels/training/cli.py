@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 import ntm_kernels
 from ntm_kernels.tasks import Task
@@ -24,6 +25,7 @@ from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
 from ntm_kernels.training.models import build_model, check_device
+from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
@@ -176,12 +178,27 @@ def _train_and_test(trainer: Trainer) -> int:
 def _eval(options: dict[str, Any]) -> int:
     run_dir, task, out = options.pop("run"), options.pop("task"), options.pop("out", None)
     path, contents = load_run(run_dir, options.pop("checkpoint", None))
-    config = replace(saved_config(path, contents["config"], task), **options)
+    saved = saved_config(path, contents["config"], task)
+    of_test = {f.name for f in fields(saved.task)} | {"memory_size"}
+    others = {name: value for name, value in options.items() if name not in of_test}
+    config = replace(saved, **others)
+    changed = retest(config, {n: value for n, value in options.items() if n in of_test})
     if not is_writer():
         return _leave_to_rank_0()
+    model = _trained_model(config, contents)
+    if changed is not None:
+        changed.fit(model)
+        with naming_sizes(changed.config):
+            size_given = "evaluation_size" in others
+            config = changed.config if size_given else changed.affordable(model)
+        out = run_dir / changed.folder if out is None else out
     try:
         with RunLock(_written(run_dir, out), _warn):
-            _test(config, run_dir, out, path, contents)
+            counters = contents["counters"]
+            print(f"{config.task.name} after {counters['sequences']:,} sequences, {path}")
+            if changed is not None:
+                _say_what_is_tested(changed, config)
+            finish_run(model, config, run_dir, path, counters, out=out, retest=changed)
     except RunInUseError as error:
         raise RunInUseError(f"{error}: eval writes elsewhere with --out FOLDER") from error
     return 0
@@ -194,16 +211,23 @@ def _written(run_dir: Path, out: Path | None) -> Path:
     return out
 
 
-def _test(
-    config: TrainConfig, run_dir: Path, out: Path | None, path: Path, contents: dict[str, Any]
-) -> None:
+def _trained_model(config: TrainConfig, contents: dict[str, Any]) -> nn.Module:
     check_device(config.device)
     torch.set_num_threads(config.threads)
     with naming_sizes(config):
         model = build_model(config)
     model.load_state_dict(contents["model"])
-    print(f"{config.task.name} after {contents['counters']['sequences']:,} sequences, {path}")
-    finish_run(model, config, run_dir, path, contents["counters"], out=out)
+    return model
+
+
+def _say_what_is_tested(changed: Retest, config: TrainConfig) -> None:
+    print(f"tested with {changed.title}")
+    usual = changed.config.evaluation_size
+    if config.evaluation_size < usual:
+        print(
+            f"{config.evaluation_size:,} instead of {usual:,} sequences, to take about a minute; "
+            "--evaluation-size takes another number"
+        )
 
 
 def _leave_to_rank_0() -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,13 @@ from torch import nn
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.models import answer, compute_dtype
+from ntm_kernels.training.models import answer_in_pieces, compute_dtype
 
 __all__ = [
     "AS_TRAINED",
     "Score",
     "evaluate",
+    "few_sequences",
     "fresh_generator",
     "score",
     "test_sets",
@@ -28,6 +30,11 @@ __all__ = [
 AS_TRAINED = "as trained"
 # Sequences evaluated at once: enough to fill the vector units, few enough to stay in the cache.
 _CHUNK = 64
+# Elements that the memories of these sequences have together, at most: 16 MiB in float32.
+_MEMORY_ELEMENTS = 2**22
+# Sequences of more steps than this are drawn one at a time where one is enough.
+_LONG = 1000
+_SECONDS_BETWEEN_LINES = 10
 
 
 class Score(NamedTuple):
@@ -55,8 +62,20 @@ def fresh_generator(seed: int, purpose: str) -> torch.Generator:
 def fixed_set(task: Task, size: int, config: TrainConfig, purpose: str) -> list[Batch]:
     """Sequences that depend on the seed and the purpose alone, in chunks of similar length."""
     batch = task.sample(size, fresh_generator(config.seed, purpose))
-    chunks = batch.sorted_chunks(_CHUNK)
+    at_once = _CHUNK
+    if config.model == "ntm":
+        fitting = _MEMORY_ELEMENTS // (config.memory_size * config.word_size)
+        at_once = max(1, min(_CHUNK, fitting))
+    chunks = batch.sorted_chunks(at_once)
     return [chunk.to(config.device, compute_dtype(config)) for chunk in chunks]
+
+
+def few_sequences(task: Task, config: TrainConfig, purpose: str) -> Batch:
+    """Some sequences of a task, to see one of them or how long they are: 32, or one long one."""
+    one = task.sample(1, fresh_generator(config.seed, purpose))
+    if len(one.inputs) > _LONG:
+        return one
+    return task.sample(32, fresh_generator(config.seed, purpose))
 
 
 def test_sets(config: TrainConfig) -> dict[str, Task]:
@@ -65,11 +84,20 @@ def test_sets(config: TrainConfig) -> dict[str, Task]:
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: Sequence[Batch], config: TrainConfig) -> Score:
-    """Costs of a model's answers to some batches."""
+def score(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Score:
+    """Costs of a model's answers to some batches.
+
+    ``advance`` is called now and then with the number of steps since it was called last, added up
+    over the sequences of a batch.
+    """
     costs, wrong, optimal = [], [], []
     for batch in batches:
-        logits = answer(model, batch.inputs, config)
+        logits = answer_in_pieces(model, batch.inputs, config, advance)
         costs.append(tasks.bits(logits, batch).double())
         wrong.append(tasks.wrong(logits, batch))
         optimal.append(config.task.optimal_bits(batch))
@@ -87,11 +115,46 @@ def validation_optimum(config: TrainConfig) -> float:
     return float(torch.cat([config.task.optimal_bits(batch) for batch in batches]).mean())
 
 
-def evaluate(model: nn.Module, config: TrainConfig) -> dict[str, Score]:
-    """Scores on fresh sequences of every test set, by title."""
-    return {
-        title: score(
-            model, fixed_set(task, config.evaluation_size, config, f"test {title}"), config
-        )
-        for title, task in test_sets(config).items()
-    }
+def evaluate(
+    model: nn.Module,
+    config: TrainConfig,
+    tests: Mapping[str, Task] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Score]:
+    """Scores on fresh sequences of every test set, by title.
+
+    Args:
+        model: the model.
+        config: its configuration.
+        tests: the tasks to test by their titles, instead of :func:`test_sets`.
+        report: takes a line about the size of every test, and more while a test takes long.
+    """
+    scores = {}
+    for title, task in (test_sets(config) if tests is None else tests).items():
+        batches = fixed_set(task, config.evaluation_size, config, f"test {title}")
+        progress = _Progress(title, batches, report)
+        scores[title] = score(model, batches, config, progress.advance)
+    return scores
+
+
+class _Progress:
+    """Reports how large a test is, and every ten seconds how far it has come."""
+
+    def __init__(self, title: str, batches: Sequence[Batch], report: Callable[[str], None]) -> None:
+        self._title, self._report = title, report
+        self._total = sum(batch.inputs.shape[0] * batch.inputs.shape[1] for batch in batches)
+        self._done = 0
+        self._started = self._last = time.perf_counter()
+        sequences = sum(len(batch.lengths) for batch in batches)
+        lengths = torch.cat([batch.lengths for batch in batches])
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        steps = f"{longest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
+        report(f"{title}: {sequences:,} sequence{'s' * (sequences > 1)} of {steps} steps")
+
+    def advance(self, steps: int) -> None:
+        self._done += steps
+        now = time.perf_counter()
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            share, seconds = self._done / self._total, now - self._started
+            self._report(f"{self._title}: {share:.0%} of the steps in {seconds:.0f} s")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["WriteError", "make_folder", "write_atomically", "write_text", "writing"]
+__all__ = ["WriteError", "check_folder", "make_folder", "write_atomically", "write_text", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -74,13 +74,8 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder with those that it is in.
-
-    Raises:
-        NotADirectoryError: it, or one that it should be in, is a file.
-        WriteError: it cannot be made.
-    """
+def check_folder(folder: Path) -> None:
+    """Raises NotADirectoryError where a folder, or one that it should be in, is a file."""
     for one in (folder, *folder.parents):
         if one.exists():
             if not one.is_dir():
@@ -88,5 +83,15 @@ def make_folder(folder: Path) -> None:
                     f"{folder} cannot be a folder, since {one} is a file: give another folder"
                 )
             break
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder with those that it is in.
+
+    Raises:
+        NotADirectoryError: it, or one that it should be in, is a file.
+        WriteError: it cannot be made.
+    """
+    check_folder(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

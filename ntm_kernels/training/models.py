@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,18 @@ from ntm_kernels import NTM, InitialState, available_backends
 from ntm_kernels.backends import requested
 from ntm_kernels.training.config import TrainConfig
 
-__all__ = ["LSTMBaseline", "answer", "build_model", "check_device", "compute_dtype"]
+__all__ = [
+    "LSTMBaseline",
+    "answer",
+    "answer_in_pieces",
+    "build_model",
+    "check_device",
+    "compute_dtype",
+]
+
+# Steps computed at once where no gradients are wanted: long enough that the work at the borders of
+# a piece does not count, and the outputs of a piece are small beside the memories.
+_PIECE = 1024
 
 
 class LSTMBaseline(nn.Module):
@@ -107,9 +119,40 @@ def answer(model: nn.Module, inputs: Tensor, config: TrainConfig) -> Tensor:
 
     Padding is not told to the model: it comes after the answer, where it can change nothing.
     """
-    if config.dtype == "bfloat16":
-        with torch.autocast(inputs.device.type, torch.bfloat16):
-            output: Tensor = model(inputs)[0]
-        return output.float()
-    logits: Tensor = model(inputs)[0]
-    return logits
+    return _continue(model, inputs, None, config)[0]
+
+
+@torch.no_grad()
+def answer_in_pieces(
+    model: nn.Module,
+    inputs: Tensor,
+    config: TrainConfig,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Tensor:
+    """As :func:`answer`, without gradients, for sequences of any number of steps.
+
+    A piece of the steps is computed after the other, each from the state after the one before. The
+    working memory does not grow with the number of steps; the inputs and the answer do.
+
+    Args:
+        advance: called after each piece with its number of steps, added up over the sequences.
+    """
+    logits: list[Tensor] = []
+    state = None
+    for piece in inputs.split(_PIECE):
+        output, state = _continue(model, piece, state, config)
+        logits.append(output)
+        advance(piece.shape[0] * piece.shape[1])
+    return torch.cat(logits)
+
+
+def _continue(
+    model: nn.Module, inputs: Tensor, state: Any, config: TrainConfig
+) -> tuple[Tensor, Any]:
+    """Logits of the inputs, begun from a state, and the state after them."""
+    if config.dtype != "bfloat16":
+        logits, state = model(inputs, state)
+        return logits, state
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        logits, state = model(inputs, state)
+    return logits.float(), state

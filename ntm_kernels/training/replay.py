@@ -1,8 +1,17 @@
-"""What a model did with one sequence, as images for the pictures."""
+"""What a model did with one sequence, as images for the pictures.
+
+A picture has fewer columns and rows than a long sequence has steps and a large memory has
+locations. One column then stands for a block of steps, one row for a block of locations, and shows
+the largest value of its block, so that neither a wrong bit nor a narrow focus can vanish. The
+weightings of all steps and locations would not fit the working memory. They are made a piece of the
+sequence at a time, and only the blocks are kept.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +19,33 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ntm_kernels import NTM, functional
+from ntm_kernels.nn.state import NTMState
+from ntm_kernels.reference import Trace
 from ntm_kernels.tasks import Batch, bits
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.models import answer
+from ntm_kernels.training.models import answer_in_pieces
 
-__all__ = ["Example", "Heads", "Image", "record_example", "record_heads", "walked_locations"]
+__all__ = [
+    "MOST_COLUMNS",
+    "MOST_ROWS",
+    "Example",
+    "Heads",
+    "Image",
+    "block_size",
+    "largest",
+    "record_example",
+    "record_heads",
+    "walked_locations",
+]
 
-#: ``[rows, T]``: one column for each step.
+#: Columns of an image at most; a sequence with more steps has several of them in a column.
+MOST_COLUMNS = 800
+#: Rows of an image of weightings at most.
+MOST_ROWS = 300
+# Weights of a trace that are held at once: 16 MiB in float32.
+_TRACED = 2**22
+
+#: ``[rows, columns]``: one column for each step, or for each block of steps.
 Image = NDArray[np.float64]
 
 
@@ -56,7 +85,12 @@ class Example:
         if self.optimal is not None:
             return f"{self.bits:.1f} bits, the optimum is {self.optimal_bits:.1f}"
         wrong, total = int(self.wrong.sum()), int(self.answering.sum()) * len(self.targets)
-        return f"{wrong} of {total} bits wrong" if wrong else f"all {total} bits right"
+        return f"{wrong:,} of {total:,} bits wrong" if wrong else f"all {total:,} bits right"
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it has too many steps for a column each."""
+        return len(self.answering) > MOST_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -64,16 +98,44 @@ class Heads:
     """What an NTM's heads did, one image for each head.
 
     Attributes:
-        write_weightings: ``[N, T]`` for each write head.
-        read_weightings: ``[N, T]`` for each read head.
-        added: add vectors ``[M, T]`` of each write head.
-        read: read vectors ``[M, T]`` of each read head.
+        write_weightings: ``[rows, columns]`` for each write head.
+        read_weightings: ``[rows, columns]`` for each read head.
+        added: add vectors ``[M, T]`` of each write head; none of a sequence with more than
+            ``MOST_COLUMNS`` steps.
+        read: read vectors ``[M, T]`` of each read head; none of such a sequence.
+        locations: the locations that the rows show, from top to bottom. There are more of them
+            than rows if several share a row.
     """
 
     write_weightings: list[Image]
     read_weightings: list[Image]
     added: list[Image]
     read: list[Image]
+    locations: NDArray[np.int64]
+
+
+def block_size(count: int, most: int) -> int:
+    """How many of ``count`` steps or locations share a block, so that there are ``most`` at most.
+
+    >>> block_size(20001, most=800), block_size(41, most=800)
+    (26, 1)
+    """
+    return -(-count // most)
+
+
+def largest(image: NDArray[Any], steps: int, locations: int = 1) -> Image:
+    """The largest value of each block of so many steps and locations of an image.
+
+    >>> largest(np.eye(4), steps=2)
+    array([[1., 0.],
+           [1., 0.],
+           [0., 1.],
+           [0., 1.]])
+    """
+    for axis, every in enumerate((locations, steps)):
+        if every > 1:
+            image = np.maximum.reduceat(image, range(0, image.shape[axis], every), axis=axis)
+    return image
 
 
 def _image(values: Tensor) -> Image:
@@ -86,7 +148,7 @@ def _image(values: Tensor) -> Image:
 def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConfig) -> Example:
     """Answers the first sequence of a batch."""
     batch = batch.select(torch.zeros(1, dtype=torch.long, device=batch.lengths.device))
-    logits = answer(model, batch.inputs, config)
+    logits = answer_in_pieces(model, batch.inputs, config)
     optimal = config.task.optimal_answer(batch)
     return Example(
         title=title,
@@ -104,49 +166,98 @@ def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConf
 def record_heads(model: NTM, batch: Batch) -> Heads:
     """Runs an NTM on the first sequence of a batch and keeps what its heads did.
 
-    The trace has weightings, erase and add vectors; the read vectors follow from them by writing
-    the memory again from its initial value.
+    The sequence is run twice: the first run finds the locations to show, the second their blocks.
     """
     inputs = batch.inputs[:, :1]
+    highest, focus = _used_locations(model, inputs)
+    locations = walked_locations(highest, focus)
+    vectors = _record_vectors(model, inputs) if len(inputs) <= MOST_COLUMNS else ([], [])
+    read_weightings, write_weightings = _record_weightings(model, inputs, locations)
+    return Heads(write_weightings, read_weightings, *vectors, locations)
+
+
+def _traces(model: NTM, inputs: Tensor, multiple: int = 1) -> Iterator[tuple[NTMState, Trace]]:
+    """What the heads do in one piece of the steps after the other, with the state before it.
+
+    The steps of every piece but the last are a multiple of ``multiple``.
+    """
     state = model.initial_state(1)
-    _, _, trace = model(inputs, return_trace=True)
-    num_read_heads = state.read_vectors.shape[1]
-    read_weightings, write_weightings = trace.weightings.split(
-        [num_read_heads, trace.weightings.shape[2] - num_read_heads], dim=2
-    )
-    memory, read_vectors = state.memory, []
-    for t in range(len(inputs)):
-        read_vectors.append(functional.read(memory, read_weightings[t]))
-        memory = functional.write(memory, write_weightings[t], trace.erase[t], trace.add[t])
-    read = torch.stack(read_vectors)
+    steps = max(1, _TRACED // (state.weightings.numel() * multiple)) * multiple
+    for piece in inputs.split(steps):
+        _, after, trace = model(piece, state, return_trace=True)
+        yield state, trace
+        state = after
+
+
+def _used_locations(model: NTM, inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The highest weight ``[N]`` on each location, and the focus ``[T]`` of the first write head.
+
+    The weight is the highest of all heads and steps.
+    """
+    highest: list[Tensor] = []
+    focus: list[Tensor] = []
+    for state, trace in _traces(model, inputs):
+        weightings = trace.weightings[:, 0]
+        highest.append(weightings.amax(dim=(0, 1)))
+        focus.append(weightings[:, state.read_vectors.shape[1]].argmax(dim=1))
+    of_all = torch.stack(highest).amax(dim=0)
+    return of_all.double().cpu().numpy(), torch.cat(focus).cpu().numpy()
+
+
+def _record_weightings(
+    model: NTM, inputs: Tensor, locations: NDArray[np.int64]
+) -> tuple[list[Image], list[Image]]:
+    """The weightings of the read heads and of the write heads on some locations, in blocks."""
+    steps = block_size(len(inputs), MOST_COLUMNS)
+    rows = block_size(len(locations), MOST_ROWS)
+    chosen = torch.from_numpy(locations.copy()).to(inputs.device)
+    pieces: list[list[Image]] = []
+    for state, trace in _traces(model, inputs, multiple=steps):
+        num_read_heads = state.read_vectors.shape[1]
+        by_head = trace.weightings[:, 0].index_select(2, chosen).unbind(1)
+        pieces.append([largest(_image(one), steps, rows) for one in by_head])
+    images = [np.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)]
+    return images[:num_read_heads], images[num_read_heads:]
+
+
+def _record_vectors(model: NTM, inputs: Tensor) -> tuple[list[Image], list[Image]]:
+    """Add vectors of the write heads and read vectors of the read heads.
+
+    A trace has no read vectors: they follow from it by writing the memory again.
+    """
+    added, read = [], []
+    for state, trace in _traces(model, inputs):
+        memory, num_read_heads = state.memory, state.read_vectors.shape[1]
+        for t in range(len(trace.weightings)):
+            of_reads, of_writes = trace.weightings[t].tensor_split([num_read_heads], dim=1)
+            read.append(functional.read(memory, of_reads))
+            memory = functional.write(memory, of_writes, trace.erase[t], trace.add[t])
+        added.append(trace.add)
 
     def by_head(values: Tensor) -> list[Image]:
         return [_image(values[:, 0, head]) for head in range(values.shape[2])]
 
-    return Heads(
-        write_weightings=by_head(write_weightings),
-        read_weightings=by_head(read_weightings),
-        added=by_head(trace.add),
-        read=by_head(read),
-    )
+    return by_head(torch.cat(added)), by_head(torch.stack(read))
 
 
-def walked_locations(heads: Heads, threshold: float = 0.02) -> NDArray[np.int64]:
+def walked_locations(
+    highest: NDArray[np.float64], focus: NDArray[np.int64], threshold: float = 0.02
+) -> NDArray[np.int64]:
     """The locations to show, from top to bottom, so that the first write head walks down.
 
     These are the shortest stretch of the circular memory that has every location on which a head
     ever put a weight of ``threshold``, in falling order if that is how the head mostly moves. When
     all of the memory is used, the stretch begins where the head does.
 
-    >>> weighting = np.eye(6)[:, [1, 0, 5]]
-    >>> walked_locations(Heads([weighting], [weighting], [], []))
+    Args:
+        highest: ``[N]``, the highest weight that any head ever put on each location.
+        focus: ``[T]``, where the first write head was at each step.
+
+    >>> walked_locations(np.array([1.0, 1, 0, 0, 0, 1]), np.array([1, 0, 5]))
     array([1, 0, 5])
     """
-    weightings = heads.write_weightings + heads.read_weightings
-    size = len(weightings[0])
-    highest = np.max([weighting.max(axis=1) for weighting in weightings], axis=0)
+    size = len(highest)
     used = np.flatnonzero(highest >= threshold)
-    focus = heads.write_weightings[0].argmax(axis=0)
     moves = (np.diff(focus) + size // 2) % size - size // 2
     falling = moves.sum() < 0
     if len(used) in (0, size):

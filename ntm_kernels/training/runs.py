@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import nn
 
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import evaluate
-from ntm_kernels.training.files import make_folder, write_text
+from ntm_kernels.training.files import check_folder, make_folder, write_text
+from ntm_kernels.training.retest import Retest
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = ["INSTALL", "finish_run", "missing_extras"]
@@ -44,8 +46,11 @@ def finish_run(
     counters: dict[str, Any],
     report: Callable[[str], None] = print,
     out: Path | None = None,
+    retest: Retest | None = None,
 ) -> None:
     """Tests a model, writes ``evaluation.json`` and draws ``pictures/``.
+
+    Nothing is written before all tests are done.
 
     Args:
         model: the trained model.
@@ -55,15 +60,18 @@ def finish_run(
         counters: the trainer's counters at that checkpoint.
         report: takes the lines that tell a person what comes out.
         out: folder for what is written, instead of the run's.
+        retest: the tests to make, instead of those at the end of a training. The pictures are then
+            of these tests alone, without the training.
 
     Raises:
         TrainingError: there is not enough memory for the tests.
         WriteError: a file cannot be written.
     """
     out = run_dir if out is None else out
-    make_folder(out)
+    check_folder(out)
+    tests = None if retest is None else retest.tests
     with naming_sizes(config):
-        scores = evaluate(model, config)
+        scores = evaluate(model, config, tests, _nobody if retest is None else report)
     width = max(map(len, scores))
     for title, result in scores.items():
         optimum = f" (optimum {result.optimal_bits:.2f})" if result.optimal_bits else ""
@@ -73,6 +81,8 @@ def finish_run(
         )
     contents = {
         "checkpoint": checkpoint.name,
+        "task": config.task.to_dict(),
+        "memory_size": config.memory_size if config.model == "ntm" else None,
         "sequences": counters["sequences"],
         "seconds": counters["seconds"],
         "learnt_bits": config.learnt_bits,
@@ -80,6 +90,7 @@ def finish_run(
         "scores": {title: result._asdict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
+    make_folder(out)
     write_text(out / "evaluation.json", text)
     report(f"wrote {out / 'evaluation.json'}")
     if find_spec("matplotlib") is None:
@@ -87,5 +98,10 @@ def finish_run(
         return
     from ntm_kernels.training.plots import draw_run
 
-    for picture in draw_run(model, config, run_dir, out / "pictures"):
+    draw = partial(draw_run, model, config, folder=out / "pictures")
+    for picture in draw(run_dir) if tests is None else draw(None, tests=tests):
         report(f"drew {picture}")
+
+
+def _nobody(line: str) -> None:
+    """Takes lines that nobody needs."""

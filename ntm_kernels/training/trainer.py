@@ -88,7 +88,9 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
     store = CheckpointStore(run_dir / "checkpoints")
     path = checkpoint or store.latest()
     if path is None:
-        raise CheckpointError(f"{run_dir} holds no checkpoint")
+        raise CheckpointError(
+            f"{run_dir} holds no checkpoint: give the folder of a run (--run-dir of train)"
+        )
     try:
         return path, load(path)
     except CheckpointError as error:

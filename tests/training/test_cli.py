@@ -300,15 +300,6 @@ TOO_LARGE = [
 ]
 
 
-@pytest.fixture
-def limited_memory():
-    """Some systems promise any amount of memory, and kill who uses it."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (2**40, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, limits)
-
-
 @pytest.mark.usefixtures("limited_memory")
 @pytest.mark.parametrize(("option", "size"), TOO_LARGE)
 def test_sizes_beyond_the_memory_are_named(tmp_path, capsys, option, size):

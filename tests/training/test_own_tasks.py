@@ -122,6 +122,16 @@ def test_the_page_on_the_command_line(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert "the task is 'parity:Parity', which is none of copy" in error
         assert "name it yourself with --task PACKAGE.MODULE:CLASS" in error
+    assert cli.main(["eval", "run", *own, "--length", "5"]) == 0
+    assert json.loads(Path("run/tests/length_5/evaluation.json").read_text())["task"]["length"] == 5
+    capsys.readouterr()
+    assert cli.main(["eval", "run", "--length", "5"]) == 1
+    assert "name it yourself with --task PACKAGE.MODULE:CLASS" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "run", *own, "--depth", "5"])
+    assert "see python -m ntm_kernels eval run --task parity:Parity --help" in (
+        capsys.readouterr().err
+    )
     assert cli.main(["train", *own, "--run-dir", "run", "--resume", "--length", "5"]) == 1
     assert "task: {'name': 'parity:Parity', 'length': 3" in capsys.readouterr().err
 

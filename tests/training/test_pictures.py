@@ -1,11 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ntm_kernels import NTM, tasks
+from ntm_kernels.training import models, replay
 from ntm_kernels.training.evaluation import fresh_generator
-from ntm_kernels.training.models import build_model
-from ntm_kernels.training.replay import Heads, record_example, record_heads, walked_locations
+from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
+from ntm_kernels.training.replay import (
+    MOST_COLUMNS,
+    MOST_ROWS,
+    Example,
+    Heads,
+    block_size,
+    largest,
+    record_example,
+    record_heads,
+    walked_locations,
+)
 from tests.training.runs import baseline, tiny
 
 pytest.importorskip("matplotlib")
@@ -28,6 +41,7 @@ def test_replay_is_what_the_model_did():
     assert [len(part) for part in (heads.write_weightings, heads.read_weightings)] == [3, 2]
     for images, rows in ((heads.write_weightings, 4), (heads.read_weightings, 4), (heads.added, 3)):
         assert all(one.shape == (rows, 5) for one in images)
+    assert sorted(heads.locations) == [0, 1, 2, 3]
     # Step by step with the module itself: the state after each step has that step's reads.
     state = None
     for t in range(5):
@@ -35,10 +49,10 @@ def test_replay_is_what_the_model_did():
         for head in range(2):
             read = state.read_vectors[0, head].detach().numpy()
             np.testing.assert_allclose(heads.read[head][:, t], read, rtol=1e-12, atol=1e-15)
-            weightings = state.weightings[0, head].detach().numpy()
+            weightings = state.weightings[0, head, heads.locations].detach().numpy()
             np.testing.assert_allclose(heads.read_weightings[head][:, t], weightings, rtol=1e-12)
         for head in range(3):
-            weightings = state.weightings[0, 2 + head].detach().numpy()
+            weightings = state.weightings[0, 2 + head, heads.locations].detach().numpy()
             np.testing.assert_allclose(heads.write_weightings[head][:, t], weightings, rtol=1e-12)
 
 
@@ -84,13 +98,167 @@ def walk(size, places):
     ],
 )
 def test_locations_are_shown_in_the_order_of_the_walk(write, read, shown):
-    heads = Heads([walk(10, write)], [walk(10, read)], [], [])
-    assert walked_locations(heads).tolist() == shown
+    highest = np.maximum(walk(10, write).max(axis=1), walk(10, read).max(axis=1))
+    assert walked_locations(highest, np.array(write)).tolist() == shown
 
 
 def test_nothing_in_focus_shows_the_whole_memory():
-    flat = np.full((100, 3), 0.01)
-    assert sorted(walked_locations(Heads([flat], [flat], [], []))) == list(range(100))
+    shown = walked_locations(np.full(100, 0.01), np.zeros(3, dtype=int))
+    assert sorted(shown) == list(range(100))
+
+
+def test_blocks_keep_the_largest_value():
+    """Of a one in any place, and of the last block, which is smaller than the others."""
+    for row, column in [(0, 0), (6, 10), (3, 7)]:
+        image = np.zeros((7, 11))
+        image[row, column] = 1
+        blocks = largest(image, steps=4, locations=3)
+        assert blocks.shape == (3, 3)
+        assert np.argwhere(blocks == 1).tolist() == [[row // 3, column // 4]]
+
+
+@pytest.mark.parametrize(
+    ("most_columns", "most_rows", "traced"), [(3, 2, 1), (2, 4, 30), (1, 1, 8)]
+)
+def test_weightings_in_blocks_are_those_of_all_steps(monkeypatch, most_columns, most_rows, traced):
+    """Recorded a few steps at a time, in blocks, they are the largest of those recorded whole."""
+    _, model, batch = model_and_batch()
+    whole = record_heads(model, batch)
+    monkeypatch.setattr(replay, "MOST_COLUMNS", most_columns)
+    monkeypatch.setattr(replay, "MOST_ROWS", most_rows)
+    monkeypatch.setattr(replay, "_TRACED", traced)
+    blocks = record_heads(model, batch)
+    assert (blocks.locations == whole.locations).all()
+    assert (blocks.added, blocks.read) == ([], [])
+    steps, rows = block_size(5, most_columns), block_size(4, most_rows)
+    for kind in ("read_weightings", "write_weightings"):
+        for one, other in zip(getattr(blocks, kind), getattr(whole, kind), strict=True):
+            np.testing.assert_allclose(one, largest(other, steps, rows), rtol=1e-6)
+            assert one.shape == (-(-4 // rows), -(-5 // steps))
+
+
+def test_vectors_recorded_in_pieces_are_those_of_the_whole(monkeypatch):
+    _, model, batch = model_and_batch()
+    whole = record_heads(model, batch)
+    monkeypatch.setattr(replay, "_TRACED", 40)  # two steps of five heads
+    pieces = record_heads(model, batch)
+    for kind in ("added", "read"):
+        for one, other in zip(getattr(pieces, kind), getattr(whole, kind), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("make", [tiny, baseline])
+def test_an_answer_in_pieces_is_the_whole_answer(monkeypatch, make, dtype):
+    config = make(dtype=dtype)
+    batch = config.task.sample(3, torch.Generator().manual_seed(0)).to("cpu", compute_dtype(config))
+    model, seen = build_model(config), []
+    monkeypatch.setattr(models, "_PIECE", 2)
+    pieces = answer_in_pieces(model, batch.inputs, config, seen.append)
+    tolerance = {"bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
+    whole = answer(model, batch.inputs, config)
+    torch.testing.assert_close(pieces, whole, rtol=tolerance, atol=tolerance, check_stride=False)
+    assert not pieces.requires_grad
+    assert seen == [6, 6, 3]
+
+
+def long_example(wrong=(), steps=5000, size=700, head=None):
+    """A sequence whose second half is the answer, and heads that walk one location a step."""
+    answering = np.arange(steps) >= steps // 2
+    targets = np.random.default_rng(0).integers(0, 2, (3, steps)) * answering
+    outputs = np.where(answering, 0.98 * targets + 0.01, 0.0)
+    for bit, step in wrong:
+        outputs[bit, step] = 1 - targets[bit, step]
+    example = Example("long", targets, targets, outputs, answering, None, 0.0, 0.0)
+    every, rows = block_size(steps, MOST_COLUMNS), block_size(size, MOST_ROWS)
+    places = np.arange(steps) % size if head is None else np.full(steps, head)
+    walked = largest(walk(size, places), every, rows)
+    return example, Heads([walked], [walked], [], [], np.arange(size))
+
+
+def pixels_of(figure, path):
+    figure.savefig(path, dpi=150)
+    return image.imread(path)[..., :3]
+
+
+@pytest.mark.parametrize(
+    ("draw", "wrong"),
+    [
+        ("answers", (0, 2500)),
+        ("answers", (2, 4999)),
+        ("heads", (1, 4321)),
+        ("heads", (2, 4999)),
+        ("summary", (2, 4999)),
+    ],
+)
+def test_one_wrong_bit_of_a_long_answer_is_red(tmp_path, draw, wrong):
+    def red(wrongs):
+        example, heads = long_example(wrongs)
+        rows = [{"sequences": 1000.0 * i, "train_bits": 9.0 / i} for i in range(1, 4)]
+        figure = {
+            "answers": lambda: plots.draw_answers([example]),
+            "heads": lambda: plots.draw_long_heads(example, heads, tiny()),
+            "summary": lambda: plots.draw_summary(rows, example, heads, tiny()),
+        }[draw]()
+        pixels = pixels_of(figure, tmp_path / "figure.png")
+        return int(((pixels[..., 0] > 0.95) & (pixels[..., 1:].max(axis=2) < 0.15)).sum())
+
+    assert red([]) == 0
+    assert red([wrong]) >= 10
+
+
+@pytest.mark.parametrize("head", [None, 0, 699])
+def test_a_focus_is_seen_at_every_step_of_a_long_sequence(tmp_path, head):
+    """Walking, or staying at an end of the memory, where the frame of the image could cover it."""
+    figure = plots.draw_long_heads(*long_example(head=head), tiny())
+    pixels = pixels_of(figure, tmp_path / "figure.png")
+    for axes in figure.axes[-2:]:
+        scale = 150 / figure.dpi
+        (left, bottom), (right, top) = scale * axes.transData.transform([(0, 699), (4999, 0)])
+        left, right = round(left), round(right)
+        top, bottom = len(pixels) - round(top) - 2, len(pixels) - round(bottom) + 2
+        assert (pixels[top:bottom, left:right].max(axis=(0, 2)) > 0.7).all()
+
+
+def test_labels_of_a_long_sequence_do_not_overlap(tmp_path):
+    example, heads = long_example()
+    heads = replace(heads, locations=-np.arange(700) % 16384)
+    short = record_example("short", *model_and_batch()[1:], tiny())
+    for figure in (
+        plots.draw_long_heads(example, heads, tiny()),
+        plots.draw_answers([example, short, short, example]),
+    ):
+        figure.savefig(tmp_path / "figure.png")
+        boxes = []
+        for axes in figure.axes:
+            shown = [axes.title, axes.xaxis.label]
+            for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+                shown += [
+                    label
+                    for place, label in zip(
+                        axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True
+                    )
+                    if min(limits) <= place <= max(limits)
+                ]
+            boxes += [(text.get_text(), text.get_window_extent()) for text in shown]
+        boxes = [(text, box) for text, box in boxes if text]
+        assert len(boxes) > 20
+        for number, (text, box) in enumerate(boxes):
+            for other, another in boxes[:number]:
+                assert not box.overlaps(another), (text, other)
+
+
+def test_a_long_sequence_has_a_picture_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
+    config = tiny(num_read_heads=2)
+    task = tasks.make("ngrams", length=2000)
+    config = type(config).from_dict({**config.to_dict(), "task": task.to_dict()})
+    drawn = plots.draw_run(build_model(config), config, None, tmp_path, {"length 2000": task})
+    assert [path.name for path in drawn] == ["heads_length_2000.png", "answers.png"]
+    for path in drawn:
+        pixels = image.imread(path)
+        assert max(pixels.shape) < 1000
+        assert pixels.std() > 0.05
 
 
 @pytest.mark.parametrize("task", ["copy", "repeat_copy", "associative_recall", "ngrams"])
@@ -183,7 +351,7 @@ def test_the_summary_shows_curve_answer_and_heads(tmp_path, model, panels):
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), example.outputs)
     if heads is not None:
         shown = figure.axes[-1].images[0].get_array()
-        np.testing.assert_array_equal(shown, heads.read_weightings[0][walked_locations(heads)])
+        np.testing.assert_array_equal(shown, heads.read_weightings[0])
     figure.savefig(tmp_path / "summary.png", dpi=40)
 
 
