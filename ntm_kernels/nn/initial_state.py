@@ -228,7 +228,7 @@ class StartingPoint(nn.Module):
         shape = (batch, self.num_heads, memory_size)
         weightings = _full("weightings [B, H, N]", shape, value, dtype, device)
         if kind == "one_hot":
-            weightings[..., 0] = 1
+            weightings.select(-1, 0).fill_(1)
         return weightings
 
 
