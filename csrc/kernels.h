@@ -36,6 +36,7 @@ struct SequenceForward {
   const T* upper_gate_weight;  // [U][G, J], each packed transposed
   const T* interface_weight;   // [P, C] packed transposed
   const int64_t* lengths;      // [B] or null
+  const bool* resets;          // [T, B] or null
   ops::SequenceOutputs<T*> outputs;
   ops::SequenceSaved<T*> saved;
 };
@@ -47,6 +48,7 @@ struct SequenceBackward {
   const T* upper_weight;                   // [U][G, J], each packed
   const T* interface_weight;               // [P, C] packed
   const int64_t* lengths;                  // [B] or null
+  const bool* resets;                      // [T, B] or null
   ops::SequenceOutputs<const T*> outputs;  // those that are kept
   ops::SequenceSaved<const T*> saved;
   ops::SequenceOutputs<const T*> grads;

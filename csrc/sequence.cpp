@@ -6,6 +6,8 @@
 #include <ATen/ops/matmul.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <algorithm>
+
 #include "kernels.h"
 #include "ops.h"
 
@@ -36,8 +38,9 @@ double work_of(const Sizes& s) {
   return double(s.time) * s.batch * (double(s.weights_size()) + step_work(s));
 }
 
-const int64_t* data_of(const Tensor& lengths) {
-  return lengths.defined() ? lengths.const_data_ptr<int64_t>() : nullptr;
+template <typename V>
+const V* data_of(const Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<V>() : nullptr;
 }
 
 Tensor contiguous_if(const Tensor& tensor) {
@@ -96,42 +99,63 @@ ops::SequenceSaved<Tensor> restored(const Sizes& s, const Tensors& list) {
       s, [&](const ops::Field& field) { return field.present ? *next++ : Tensor(); });
 }
 
-// The gradients of the weights and bias of the controller's first layer. At the first step it has
-// seen the initial read vectors and hidden state, at each step after those that the step before has
-// returned.
+// A part of the state before each step, in two arrays: [B, size] at the first step and
+// [T − 1, B, size] at those after. Without resets these are what the call started with and what the
+// steps have returned; with resets they are copied into one array first.
 template <typename T>
-cpu::WeightGradient<T> first_layer_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io) {
+struct BeforeSteps {
+  const T *first, *rest;
+  New<T> copied;
+
+  BeforeSteps(const cpu::SequenceBackward<T>& io, const Sizes& s, int64_t size, const T* initial,
+              const T* following)
+      : first(initial), rest(following) {
+    if (!s.has_resets || size == 0) return;
+    copied = New<T>({s.time * s.batch, size});
+    T* to = copied;
+    for (int64_t row = 0; row < s.time * s.batch; ++row, to += size) {
+      const bool starts = row < s.batch || io.resets[row];
+      const T* const from =
+          starts ? initial + row % s.batch * size : following + (row - s.batch) * size;
+      std::copy_n(from, size, to);
+    }
+    first = copied, rest = copied + s.batch * size;
+  }
+};
+
+// The gradients of the weights and bias of the controller's first layer, from what it has seen of
+// the state before each step.
+template <typename T>
+cpu::WeightGradient<T> first_layer_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io,
+                                            const BeforeSteps<T>& read_vectors,
+                                            const BeforeSteps<T>& hidden) {
   const int64_t B = s.batch, K = s.recurrent_size(), reads = s.read_size(), I = s.input_columns();
-  const T* const hidden = cpu::hidden_of(s, 0, io.outputs.hidden, io.saved.lower_hidden);
   T* const d_recurrent = io.d_inputs.recurrent_weight;
-  return {
-      .count = s.time * B,
-      .rows = s.gate_size(),
-      .first_count = B,
-      .d = io.d_projected,
-      .d_bias = io.d_inputs.input_bias,
-      .parts = {{reads, io.inputs.initial_read_vectors, io.outputs.read_vectors, d_recurrent, K},
-                {K - reads, io.inputs.initial_hidden, hidden, d_recurrent + reads, K},
-                {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}};
+  return {.count = s.time * B,
+          .rows = s.gate_size(),
+          .first_count = B,
+          .d = io.d_projected,
+          .d_bias = io.d_inputs.input_bias,
+          .parts = {{reads, read_vectors.first, read_vectors.rest, d_recurrent, K},
+                    {K - reads, hidden.first, hidden.rest, d_recurrent + reads, K},
+                    {I, io.inputs.x, io.inputs.x + B * I, io.d_inputs.input_weight, I}}};
 }
 
 // The same of a layer above the first, which sees the layer below at the same step.
 template <typename T>
 cpu::WeightGradient<T> upper_layer_gradient(const Sizes& s, const cpu::SequenceBackward<T>& io,
-                                            int64_t layer) {
+                                            int64_t layer, const BeforeSteps<T>& own) {
   const int64_t B = s.batch, C = s.hidden_size, G = s.gate_size(), J = s.upper_size(),
                 upper = layer - 1;
   const T* const below = cpu::hidden_of(s, upper, io.outputs.hidden, io.saved.lower_hidden);
-  const T* const own = cpu::hidden_of(s, layer, io.outputs.hidden, io.saved.lower_hidden);
-  const T* const initial = s.is_lstm ? io.inputs.initial_hidden + layer * B * C : nullptr;
   T* const d_weight = io.d_inputs.upper_weight + upper * G * J;
-  return {
-      .count = s.time * B,
-      .rows = G,
-      .first_count = B,
-      .d = io.d_upper_gates + upper * s.time * B * G,
-      .d_bias = io.d_inputs.upper_bias + upper * G,
-      .parts = {{C, below, below + B * C, d_weight, J}, {J - C, initial, own, d_weight + C, J}}};
+  return {.count = s.time * B,
+          .rows = G,
+          .first_count = B,
+          .d = io.d_upper_gates + upper * s.time * B * G,
+          .d_bias = io.d_inputs.upper_bias + upper * G,
+          .parts = {{C, below, below + B * C, d_weight, J},
+                    {J - C, own.first, own.rest, d_weight + C, J}}};
 }
 
 template <typename T>
@@ -146,10 +170,29 @@ cpu::WeightGradient<T> interface_gradient(const Sizes& s, const cpu::SequenceBac
 }
 
 template <typename T>
-void differentiate_weights(const cpu::WeightGradient<T>& gradient, double work) {
+void differentiate(const cpu::WeightGradient<T>& gradient, double work) {
   const cpu::Kernels<T>& kernels = cpu::isa().kernels<T>();
   parallel(kernels.weight_gradient_blocks(gradient), work,
            [&](int64_t begin, int64_t end) { kernels.weight_gradient(gradient, begin, end); });
+}
+
+// The gradients of all weights and biases, once those of all steps are there.
+template <typename T>
+void differentiate_weights(const Sizes& s, const cpu::SequenceBackward<T>& io) {
+  const int64_t C = s.hidden_size;
+  const auto hidden = [&](int64_t layer) {
+    const T* const initial = io.inputs.initial_hidden;
+    return BeforeSteps<T>(io, s, s.is_lstm ? C : 0,
+                          initial ? initial + layer * s.batch * C : nullptr,
+                          cpu::hidden_of(s, layer, io.outputs.hidden, io.saved.lower_hidden));
+  };
+  const BeforeSteps<T> read_vectors(io, s, s.read_size(), io.inputs.initial_read_vectors,
+                                    io.outputs.read_vectors);
+  differentiate(first_layer_gradient(s, io, read_vectors, hidden(0)), work_of(s));
+  for (int64_t layer = 1; layer < s.num_layers; ++layer) {
+    differentiate(upper_layer_gradient(s, io, layer, hidden(layer)), work_of(s));
+  }
+  differentiate(interface_gradient(s, io), work_of(s));
 }
 
 // The gradient of an input that was projected here; rounded once, after the product.
@@ -180,7 +223,7 @@ Result<ops::Sequence> forward<ops::Sequence>(const Inputs& inputs, const Options
         kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
     const New<T> interface_weight =
         packed_transposed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
-    const Tensor lengths = contiguous_if(inputs.lengths);
+    const Tensor lengths = contiguous_if(inputs.lengths), resets = contiguous_if(inputs.resets);
     const auto to = allocate<T, ops::SequenceOutputs>(s, dtypes);
     const auto saved = save_for_backward ? allocate<T, ops::SequenceSaved>(s, dtypes)
                                          : ops::SequenceSaved<New<T>>{};
@@ -189,7 +232,8 @@ Result<ops::Sequence> forward<ops::Sequence>(const Inputs& inputs, const Options
                                 .gate_weight = gate_weight,
                                 .upper_gate_weight = upper_gate_weight,
                                 .interface_weight = interface_weight,
-                                .lengths = data_of(lengths),
+                                .lengths = data_of<int64_t>(lengths),
+                                .resets = data_of<bool>(resets),
                                 .outputs = pointers<T*>(to),
                                 .saved = pointers<T*>(saved)});
     return {results(to), listed(saved)};
@@ -214,18 +258,19 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
         packed<T>(kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
     const New<T> interface_weight =
         packed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
-    const Tensor lengths = contiguous_if(inputs.lengths);
+    const Tensor lengths = contiguous_if(inputs.lengths), resets = contiguous_if(inputs.resets);
     auto to = allocate<T, ops::SequenceInputs>(s, Dtypes(inputs));
     const New<T> d_projected({s.time, s.batch, s.gate_size()}, to.x.wanted);
     const New<T> d_upper_gates({s.num_upper_layers(), s.time, s.batch, s.gate_size()});
     const New<T> d_interface({s.time, s.batch, s.interface_size()});
     // Lengths have no gradient. That of x is d_projected, if x came projected, or follows from it.
-    to.lengths = to.x = New<T>();
+    to.lengths = to.resets = to.x = New<T>();
     const cpu::SequenceBackward<T> io{.inputs = pointers<const T*>(from),
                                       .recurrent_weight = recurrent_weight,
                                       .upper_weight = upper_weight,
                                       .interface_weight = interface_weight,
-                                      .lengths = data_of(lengths),
+                                      .lengths = data_of<int64_t>(lengths),
+                                      .resets = data_of<bool>(resets),
                                       .outputs = pointers<const T*>(kept),
                                       .saved = pointers<const T*>(left),
                                       .grads = pointers<const T*>(given),
@@ -234,11 +279,7 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
                                       .d_interface = d_interface,
                                       .d_inputs = pointers<T*>(to)};
     run(kernels.sequence_backward, s, 2 * work_of(s), io);
-    differentiate_weights(first_layer_gradient(s, io), work_of(s));
-    for (int64_t layer = 1; layer < s.num_layers; ++layer) {
-      differentiate_weights(upper_layer_gradient(s, io, layer), work_of(s));
-    }
-    differentiate_weights(interface_gradient(s, io), work_of(s));
+    differentiate_weights(s, io);
     Inputs found = results(to);
     if (!s.projects_input) {
       found.x = d_projected.result();

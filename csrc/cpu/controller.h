@@ -31,12 +31,17 @@ namespace ntm::cpu::NTM_ISA {
 struct Group {
   int64_t batch;
   const int64_t* lengths;  // [B] or null
+  const bool* resets;      // [T, B] or null
   int64_t begin = 0, rows = 0;
 
   int64_t sequence(int64_t i) const { return begin + i; }
   // In an array [T, B, …].
   int64_t row(int64_t t, int64_t i = 0) const { return t * batch + begin + i; }
   bool active(int64_t t, int64_t i) const { return !lengths || t < lengths[begin + i]; }
+  // The state before the step is the initial one, put back after the step before.
+  bool restarts(int64_t t, int64_t i) const { return t > 0 && resets && resets[row(t, i)]; }
+  // The state before the step is the initial one.
+  bool starts(int64_t t, int64_t i) const { return t == 0 || restarts(t, i); }
 };
 
 // gates [4, C] in the order i, f, g, o are activated in place; cell [C] -> next_cell [C] (may be
@@ -226,7 +231,10 @@ class ControllerBackward {
         width_(s.read_size() + s.num_layers * s.hidden_size),
         rows_(rows),
         d_state_(arena.take<T>(rows * width_)),
-        d_cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
+        d_cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)),
+        d_state_at_resets_(arena.take<T>(s.has_resets ? rows * width_ : 0)),
+        d_cells_at_resets_(arena.take<T>(
+            s.has_resets && Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
 
   // The gradient of r of the i-th sequence, as the step after has seen it.
   T* d_read_vectors(int64_t i) { return d_state_ + i * width_; }
@@ -239,6 +247,21 @@ class ControllerBackward {
       const int64_t at = (layer * s_.batch + b) * C;
       copy_or_zero(C, io_.grads.final_hidden, at, d_hidden(layer, i));
       if constexpr (Kind::has_state) copy_or_zero(C, io_.grads.final_cell, at, d_cell(layer, i));
+    }
+    if (!s_.has_resets) return;
+    zero(width_, d_state_at_resets_ + i * width_);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      zero(C, d_cells_at_resets_ + (layer * rows_ + i) * C);
+    }
+  }
+
+  // The i-th sequence was reset before this step: the gradient of the state goes to the initial
+  // state, and nothing goes further back.
+  void cut(int64_t i) {
+    const int64_t C = s_.hidden_size;
+    move_into(width_, d_read_vectors(i), d_state_at_resets_ + i * width_);
+    for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+      move_into(C, d_cell(layer, i), d_cells_at_resets_ + (layer * rows_ + i) * C);
     }
   }
 
@@ -289,6 +312,12 @@ class ControllerBackward {
 
   void store_grads(int64_t b, int64_t i) {
     const int64_t reads = s_.read_size(), C = s_.hidden_size;
+    if (s_.has_resets) {
+      accumulate(width_, d_state_at_resets_ + i * width_, d_read_vectors(i));
+      for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
+        accumulate(C, d_cells_at_resets_ + (layer * rows_ + i) * C, d_cell(layer, i));
+      }
+    }
     copy(reads, d_read_vectors(i), io_.d_inputs.initial_read_vectors + b * reads);
     for (int64_t layer = 0; Kind::has_state && layer < s_.num_layers; ++layer) {
       const int64_t at = (layer * s_.batch + b) * C;
@@ -313,8 +342,9 @@ class ControllerBackward {
         const int64_t row = group.row(layer * s_.time + t, i);  // in an array [L, T, B, …]
         const T* const cell = io_.saved.cells + row * C;
         const T* const previous_cell =
-            t ? cell - s_.batch * C
-              : io_.inputs.initial_cell + (layer * s_.batch + group.sequence(i)) * C;
+            group.starts(t, i)
+                ? io_.inputs.initial_cell + (layer * s_.batch + group.sequence(i)) * C
+                : cell - s_.batch * C;
         lstm_backward(C, io_.saved.gates + row * G, previous_cell, cell, d_hidden, d_cell(layer, i),
                       d_gates);
       } else {
@@ -338,6 +368,8 @@ class ControllerBackward {
   // Gradients that go from step to step. The backward of a step replaces each, in place.
   T* d_state_;  // [rows, R·M + L·C] side by side: of r and of h of every layer
   T* d_cells_;  // [L, rows, C]
+  // The sums of those that were cut off at resets.
+  T *d_state_at_resets_, *d_cells_at_resets_;
 };
 
 }  // namespace ntm::cpu::NTM_ISA

@@ -28,7 +28,7 @@ class SequenceSteps {
   SequenceSteps(Arena& arena, const Sizes& s, const SequenceForward<T>& io, int64_t rows)
       : s_(s),
         io_(io),
-        group_{s.batch, io.lengths},
+        group_{s.batch, io.lengths, io.resets},
         controller_(arena, s, io, rows),
         memory_(arena.take<T>(rows * s.transposed_size())),
         weightings_(arena.take<T>(rows * s.weightings_size())),
@@ -38,8 +38,11 @@ class SequenceSteps {
 
   void run(int64_t begin, int64_t rows) {
     group_.begin = begin, group_.rows = rows;
-    load_state();
+    for (int64_t i = 0; i < rows; ++i) load_state(i);
     for (int64_t t = 0; t < s_.time; ++t) {
+      for (int64_t i = 0; i < rows; ++i) {
+        if (group_.restarts(t, i)) load_state(i);
+      }
       controller_.step(group_, t);
       interface_step(t);
       for (int64_t i = 0; i < rows; ++i) {
@@ -58,15 +61,12 @@ class SequenceSteps {
   }
 
  private:
-  void load_state() {
-    const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
-    for (int64_t i = 0; i < group_.rows; ++i) {
-      const int64_t b = group_.sequence(i);
-      zero(s_.transposed_size(), memory(i));  // checkpoints have the gaps between the rows too
-      load_memory(s_, io_.inputs.initial_memory + b * NM, memory(i));
-      copy(HN, io_.inputs.initial_weightings + b * HN, weightings(i));
-      controller_.load_state(b, i);
-    }
+  void load_state(int64_t i) {
+    const int64_t HN = s_.weightings_size(), b = group_.sequence(i);
+    zero(s_.transposed_size(), memory(i));  // checkpoints have the gaps between the rows too
+    load_memory(s_, io_.inputs.initial_memory + b * s_.matrix_size(), memory(i));
+    copy(HN, io_.inputs.initial_weightings + b * HN, weightings(i));
+    controller_.load_state(b, i);
   }
 
   void interface_step(int64_t t) {
@@ -158,13 +158,15 @@ class SequenceStepsBackward {
   SequenceStepsBackward(Arena& arena, const Sizes& s, const SequenceBackward<T>& io, int64_t rows)
       : s_(s),
         io_(io),
-        group_{s.batch, io.lengths},
+        group_{s.batch, io.lengths, io.resets},
         controller_(arena, s, io, rows),
         memories_(arena.take<T>((most_steps() - 1) * rows * s.transposed_size())),
         dots_(arena.take<T>(most_steps() * rows * (1 + s.num_heads()) * Addressing<T>::row_of(s))),
         activated_(arena.take<T>(most_steps() * rows * s.interface_size())),
         d_memory_(arena.take<T>(rows * s.transposed_size())),
         d_weightings_(arena.take<T>(rows * s.weightings_size())),
+        d_memory_at_resets_(arena.take<T>(s.has_resets ? rows * s.transposed_size() : 0)),
+        d_weightings_at_resets_(arena.take<T>(s.has_resets ? rows * s.weightings_size() : 0)),
         addressing_(arena, s),
         products_(arena, s) {}
 
@@ -190,6 +192,9 @@ class SequenceStepsBackward {
         }
         interface_backward(step);
         controller_.step_backward(group_, t);
+        for (int64_t i = 0; i < rows; ++i) {
+          if (group_.restarts(t, i)) cut(i);
+        }
       }
     }
     store_grads();
@@ -203,7 +208,19 @@ class SequenceStepsBackward {
       load_memory_or_zero(s_, io_.grads.final_memory, b * NM, d_memory(i));
       copy_or_zero(HN, io_.grads.final_weightings, b * HN, d_weightings(i));
       controller_.load_grads(b, i);
+      if (!s_.has_resets) continue;
+      zero(s_.transposed_size(), d_memory_at_resets_ + i * s_.transposed_size());
+      zero(HN, d_weightings_at_resets_ + i * HN);
     }
+  }
+
+  // The i-th sequence was reset before the step whose backward is done: the gradient of the state
+  // goes to the initial state, and nothing goes further back.
+  void cut(int64_t i) {
+    const int64_t HN = s_.weightings_size(), size = s_.transposed_size();
+    move_into(size, d_memory(i), d_memory_at_resets_ + i * size);
+    move_into(HN, d_weightings(i), d_weightings_at_resets_ + i * HN);
+    controller_.cut(i);
   }
 
   // The memory before each step of the segment, its products with the keys of that step, and the
@@ -213,8 +230,13 @@ class SequenceStepsBackward {
       for (int64_t step = 0; step < steps && group_.active(from_ + step, i); ++step) {
         const Heads<T> heads = this->heads(step, i);
         activate(s_, raw(from_ + step, i), heads.key);
-        if (step == 0) {
-          similarity_dots(s_, memory(0, i), heads.key, dots(0, i));
+        const bool restarts = group_.restarts(from_ + step, i);
+        if (step && restarts) {
+          const T* const initial = io_.inputs.initial_memory;
+          load_memory(s_, initial + group_.sequence(i) * s_.matrix_size(), replayed(step, i));
+        }
+        if (step == 0 || restarts) {
+          similarity_dots(s_, memory(step, i), heads.key, dots(step, i));
           continue;
         }
         const Heads<T> before = this->heads(step - 1, i);
@@ -268,7 +290,11 @@ class SequenceStepsBackward {
   void store_grads() {
     const int64_t HN = s_.weightings_size(), NM = s_.matrix_size();
     for (int64_t i = 0; i < group_.rows; ++i) {
-      const int64_t b = group_.sequence(i);
+      const int64_t b = group_.sequence(i), size = s_.transposed_size();
+      if (s_.has_resets) {
+        accumulate(size, d_memory_at_resets_ + i * size, d_memory(i));
+        accumulate(HN, d_weightings_at_resets_ + i * HN, d_weightings(i));
+      }
       store_memory(s_, d_memory(i), io_.d_inputs.initial_memory + b * NM);
       copy(HN, d_weightings(i), io_.d_inputs.initial_weightings + b * HN);
       controller_.store_grads(b, i);
@@ -302,8 +328,9 @@ class SequenceStepsBackward {
     return io_.saved.interface + group_.row(t, i) * s_.interface_size();
   }
   const T* previous_weightings(int64_t t, int64_t i) const {
-    return t ? io_.saved.weightings + group_.row(t - 1, i) * s_.weightings_size()
-             : io_.inputs.initial_weightings + group_.sequence(i) * s_.weightings_size();
+    return group_.starts(t, i)
+               ? io_.inputs.initial_weightings + group_.sequence(i) * s_.weightings_size()
+               : io_.saved.weightings + group_.row(t - 1, i) * s_.weightings_size();
   }
   T* d_interface(int64_t t, int64_t i) const {
     return io_.d_interface + group_.row(t, i) * s_.interface_size();
@@ -326,6 +353,8 @@ class SequenceStepsBackward {
   T* activated_;     // [steps][rows, P]
   T* d_memory_;      // [rows][M][N]
   T* d_weightings_;  // [rows, H, N]
+  // The sums of those that were cut off at resets.
+  T *d_memory_at_resets_, *d_weightings_at_resets_;
   Addressing<T> addressing_;
   Products<T> products_;
 };

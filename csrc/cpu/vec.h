@@ -191,6 +191,13 @@ inline void accumulate(int64_t n, const T* from, T* to) {
   });
 }
 
+// to[i] += from[i], and 0 is left in from[i].
+template <typename T>
+inline void move_into(int64_t n, T* from, T* to) {
+  accumulate(n, from, to);
+  zero(n, from);
+}
+
 template <typename V>
 NTM_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
