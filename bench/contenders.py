@@ -211,7 +211,9 @@ class EagerNTM(nn.Module):
         controller: Any
         if self.built_in:
             weight = cell.controller.layers[0].recurrent_weight  # type: ignore[union-attr, index]
-            controller = reference.lstm(x, weight, state.read_vectors, *state.controller)
+            before, before_cell = state.controller
+            recurrent = torch.cat((state.read_vectors.flatten(1), before), -1)
+            controller = reference.lstm(x, weight, recurrent, before_cell)
             hidden = controller[0]
         else:
             seen = torch.cat((x, state.read_vectors.flatten(1)), -1)

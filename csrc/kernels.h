@@ -99,19 +99,23 @@ struct RMSpropArrays {
   T* delta;     // null without momentum
 };
 
-template <typename T>
-struct Kernels {
-  template <typename Arguments>
-  using Kernel = void (*)(const Sizes&, const Arguments&, int64_t begin, int64_t end);
+template <typename Arguments>
+using Kernel = void (*)(const Sizes&, const Arguments&, int64_t begin, int64_t end);
 
-  Kernel<Forward<ops::Address, T>> address;
-  Kernel<Backward<ops::Address, T>> address_backward;
-  Kernel<Forward<ops::Read, T>> read;
-  Kernel<Backward<ops::Read, T>> read_backward;
-  Kernel<Forward<ops::Write, T>> write;
-  Kernel<Backward<ops::Write, T>> write_backward;
-  Kernel<Forward<ops::Step, T>> step;
-  Kernel<Backward<ops::Step, T>> step_backward;
+// The two directions of an op without a controller, and of all of these ops.
+template <typename Op, typename T>
+struct OpKernels {
+  Kernel<Forward<Op, T>> forward;
+  Kernel<Backward<Op, T>> backward;
+};
+template <typename T>
+struct HeadKernels {
+  template <typename... Ops>
+  struct Of : OpKernels<Ops, T>... {};
+};
+
+template <typename T>
+struct Kernels : ops::WithoutController<HeadKernels<T>::template Of> {
   Kernel<SequenceForward<T>> sequence;
   Kernel<SequenceBackward<T>> sequence_backward;
 

@@ -191,7 +191,7 @@ struct All {
   }
 };
 
-using Ops = All<ops::Address, ops::Read, ops::Write, ops::Step, ops::Sequence>;
+using Ops = ops::Every<All>;
 
 TORCH_LIBRARY_FRAGMENT(ntm, m) {
   Ops::define(m);

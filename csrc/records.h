@@ -18,7 +18,7 @@
 namespace ntm::ops {
 
 // Tensors of one kind have one dtype.
-enum class Kind { memory, head_parameters, weightings, input, controller_weights, state, steps, arithmetic };
+enum class Kind { memory, head_parameters, weightings, input, controller_weights, state, steps, resets, arithmetic };
 
 struct Shape {
   int64_t sizes[4];
@@ -382,15 +382,16 @@ struct SequenceInputs {
   V lengths;  // [B], or none unless has_lengths
   V input_weight;  // [G, I], or none unless projects_input
   V input_bias;  // [G], or none unless projects_input
+  V resets;  // [T, B], or none unless has_resets
   V upper_weight;  // [U, G, J], or none unless is_deep
   V upper_bias;  // [U, G], or none unless is_deep
-  static constexpr size_t count = 14;
-  static constexpr bool differentiable[] = {true, true, true, true, true, true, true, true, true, false, true, true, true, true};
-  static constexpr bool kept[] = {false, false, false, false, false, false, false, false, false, false, false, false, false, false};
-  static constexpr Kind kinds[] = {Kind::input, Kind::controller_weights, Kind::controller_weights, Kind::controller_weights, Kind::memory, Kind::weightings, Kind::memory, Kind::state, Kind::state, Kind::steps, Kind::input, Kind::input, Kind::controller_weights, Kind::controller_weights};
+  static constexpr size_t count = 15;
+  static constexpr bool differentiable[] = {true, true, true, true, true, true, true, true, true, false, true, true, false, true, true};
+  static constexpr bool kept[] = {false, false, false, false, false, false, false, false, false, false, false, false, false, false, false};
+  static constexpr Kind kinds[] = {Kind::input, Kind::controller_weights, Kind::controller_weights, Kind::controller_weights, Kind::memory, Kind::weightings, Kind::memory, Kind::state, Kind::state, Kind::steps, Kind::input, Kind::input, Kind::resets, Kind::controller_weights, Kind::controller_weights};
   template <typename F> static SequenceInputs from(F&& f) {
     (void)f;
-    return {f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f()};
+    return {f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f(), f()};
   }
   template <typename F> static SequenceInputs make(const Sizes& s, F&& f) {
     (void)s, (void)f;
@@ -407,13 +408,14 @@ struct SequenceInputs {
         f(Field{{{s.batch}, 1}, s.has_lengths, Kind::steps}),
         f(Field{{{s.gate_size(), s.input_size}, 2}, s.projects_input, Kind::input}),
         f(Field{{{s.gate_size()}, 1}, s.projects_input, Kind::input}),
+        f(Field{{{s.time, s.batch}, 2}, s.has_resets, Kind::resets}),
         f(Field{{{s.num_upper_layers(), s.gate_size(), s.upper_size()}, 3}, s.is_deep, Kind::controller_weights}),
         f(Field{{{s.num_upper_layers(), s.gate_size()}, 2}, s.is_deep, Kind::controller_weights}),
     };
   }
   template <typename W, typename F> SequenceInputs<W> map(F&& f) const {
     (void)f;
-    return {f(x), f(recurrent_weight), f(interface_weight), f(interface_bias), f(initial_memory), f(initial_weightings), f(initial_read_vectors), f(initial_hidden), f(initial_cell), f(lengths), f(input_weight), f(input_bias), f(upper_weight), f(upper_bias)};
+    return {f(x), f(recurrent_weight), f(interface_weight), f(interface_bias), f(initial_memory), f(initial_weightings), f(initial_read_vectors), f(initial_hidden), f(initial_cell), f(lengths), f(input_weight), f(input_bias), f(resets), f(upper_weight), f(upper_bias)};
   }
   template <typename F> void each(F&& f) {
     (void)f;
@@ -429,6 +431,7 @@ struct SequenceInputs {
     f(lengths);
     f(input_weight);
     f(input_bias);
+    f(resets);
     f(upper_weight);
     f(upper_bias);
   }
@@ -547,15 +550,20 @@ struct SequenceOptions {
 struct Sequence {
   static constexpr const char* name = "sequence";
   static constexpr const char* schema =
-      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? upper_weight, Tensor? upper_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
+      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
   static constexpr const char* backward_schema =
-      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? upper_weight, Tensor? upper_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias, Tensor d_upper_weight, Tensor d_upper_bias)";
+      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias, Tensor d_upper_weight, Tensor d_upper_bias)";
   template <typename V> using Inputs = SequenceInputs<V>;
   template <typename V> using Outputs = SequenceOutputs<V>;
   using Options = SequenceOptions;
 };
 
+template <template <typename...> class F>
+using Every = F<Address, Read, Write, Step, Sequence>;
+template <template <typename...> class F>
+using WithoutController = F<Address, Read, Write, Step>;
+
 // A hash of all of the above, which the package compares with its own.
-constexpr const char* kDigest = "e894465c19df3b86";
+constexpr const char* kDigest = "a815ed9f8ca7f0a7";
 
 }  // namespace ntm::ops

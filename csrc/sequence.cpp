@@ -26,6 +26,7 @@ Sizes sizes_of(const Inputs& inputs, const Options& options) {
   s.is_deep = inputs.upper_weight.defined();
   s.num_layers = s.is_deep ? 1 + inputs.upper_weight.size(0) : 1;
   s.has_lengths = inputs.lengths.defined();
+  s.has_resets = inputs.resets.defined();
   s.projects_input = inputs.input_weight.defined();
   s.return_trace = options.return_trace;
   return s;

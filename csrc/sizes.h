@@ -22,6 +22,7 @@ struct Sizes {
   bool is_lstm = false;
   bool is_deep = false;  // more than one layer
   bool has_lengths = false;
+  bool has_resets = false;
   bool projects_input = false;
   bool return_trace = false;
 

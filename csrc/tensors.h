@@ -29,8 +29,18 @@ auto in_arithmetic_of(const Tensor& like, const Body& body) {
   return like.scalar_type() == at::kDouble ? body(double{}) : body(float{});
 }
 
+// The first tensor of a record of inputs; of an op without a controller, its memory if it has one.
+template <typename Inputs>
+Tensor first_of(const Inputs& inputs) {
+  Tensor first;
+  Inputs(inputs).each([&](const Tensor& tensor) {
+    if (!first.defined()) first = tensor;
+  });
+  return first;
+}
+
 // The dtype of each kind of tensor in a record of inputs, for the results of that kind. A kind
-// without a tensor has the memory's.
+// without a tensor has the memory's, or the first tensor's of an op without a memory.
 class Dtypes {
  public:
   template <typename Inputs>
@@ -41,12 +51,13 @@ class Dtypes {
       if (tensor.defined() && types_[kind] == at::ScalarType::Undefined)
         types_[kind] = tensor.scalar_type();
     });
-    const auto memory = types_[static_cast<size_t>(ops::Kind::memory)];
+    auto leading = types_[static_cast<size_t>(ops::Kind::memory)];
+    if (leading == at::ScalarType::Undefined) leading = first_of(inputs).scalar_type();
     for (auto& type : types_) {
-      if (type == at::ScalarType::Undefined) type = memory;
+      if (type == at::ScalarType::Undefined) type = leading;
     }
     types_[static_cast<size_t>(ops::Kind::arithmetic)] =
-        memory == at::kDouble ? at::kDouble : at::kFloat;
+        leading == at::kDouble ? at::kDouble : at::kFloat;
   }
   at::ScalarType operator[](ops::Kind kind) const { return types_[static_cast<size_t>(kind)]; }
 

@@ -81,6 +81,15 @@ class Arguments:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
         self._shape("lengths", value, "B")
 
+    def resets(self, value: Any, device: torch.device, dims: str = "T B") -> None:
+        """``value`` must be bool on ``device``, with a value for each step of each sequence."""
+        _require_tensor(self.op, "resets", value)
+        if value.dtype != torch.bool:
+            raise TypeError(f"{self.op}: resets must be of dtype torch.bool, got {value.dtype}")
+        if value.device != device:
+            raise ValueError(f"{self.op}: resets are on {value.device}, the input on {device}")
+        self._shape("resets", value, dims)
+
     def dtypes(self, **kinds: tuple[str, ...]) -> None:
         """Each kind of argument has one dtype; float64 is everywhere or nowhere; at most one
         16-bit dtype beside float32."""

@@ -204,6 +204,7 @@ def sequence(
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     checkpoint_every: int | None = None,
     return_trace: bool = False,
     backend: str | None = None,
@@ -235,6 +236,9 @@ def sequence(
         lengths: ``[B]`` integers, steps of each sequence; beyond them outputs are 0, the state
             stays, and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises
             on a CPU; on a GPU and in compiled code the values are not looked at.
+        resets: ``[T, B]`` bool. Where true, the state of that sequence is ``initial_state`` again
+            before the step, as if a new sequence began. Gradients of ``initial_state`` add up over
+            these parts. One beyond a sequence's length does nothing.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
         return_trace: also return what the heads did at every step.
         backend: name of the backend, or ``None`` to choose.
@@ -259,7 +263,9 @@ def sequence(
     >>> result.hidden.shape, result.state.memory.shape
     (torch.Size([5, 2, 8]), torch.Size([2, 16, 4]))
     """
-    inputs = sequence_inputs(x, layers, interface_weight, interface_bias, initial_state, lengths)
+    inputs = sequence_inputs(
+        x, layers, interface_weight, interface_bias, initial_state, lengths, resets
+    )
     options = SequenceOptions(
         num_read_heads, num_write_heads, shift_range, checkpoint_every, return_trace
     )
@@ -297,6 +303,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
             given["interface_bias"],
             given["initial_state"],
             given["lengths"],
+            given["resets"],
         )
     else:
         inputs = declared.inputs._make(given[name] for name in names(declared.inputs))

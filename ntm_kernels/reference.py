@@ -344,28 +344,22 @@ def sequence(
     num_write_heads: int,
     shift_range: int,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     return_trace: bool = False,
 ) -> SequenceResult:
     """The whole recurrence, with an LSTM controller if the initial state has ``hidden`` and
     ``cell``, else a feed-forward one. Arguments and results are those of
     ``ntm_kernels.functional.sequence``.
 
-    A step beyond a sequence's length leaves its state alone and outputs zeros.
+    A step beyond a sequence's length leaves its state alone and outputs zeros. Where ``resets`` is
+    true, the step starts from the initial state.
 
     Raises:
         ValueError: ``hidden`` without ``cell``, or the first layer's ``input_weight`` without its
             ``bias``, or the reverse.
     """
-    first = layers[0]
-    given_together(
-        "sequence",
-        **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},
-    )
-    given_together(
-        "sequence",
-        **{"layers[0].input_weight": first.input_weight, "layers[0].bias": first.bias},
-    )
-    state = _lift_state(initial_state)
+    _require_pairs(layers[0], initial_state)
+    state = start = _lift_state(initial_state)
     layers = [
         LayerWeights(*(None if w is None else _lift(w)[0] for w in layer)) for layer in layers
     ]
@@ -380,6 +374,9 @@ def sequence(
     hiddens = [x.new_zeros(x.shape[1], interface_weight.shape[1])]
     reads, weightings, interfaces = [state.read_vectors], [state.weightings], [blank]
     for time, projected in enumerate(x.unbind(0)):
+        if resets is not None:
+            reset = resets[time] if lengths is None else resets[time] & (lengths > time)
+            state = _hold(reset, start, state)
         hidden, cell = controller(projected, layers, state.read_vectors, state.hidden, state.cell)
         interface = linear(hidden[-1], interface_weight, interface_bias)
         new_reads, new_memory, new_weightings = step(
@@ -412,6 +409,17 @@ def sequence(
         _zero_outside(lengths, torch.stack(reads)[1:]).to(initial_state.memory.dtype),
         _in_dtypes_of(state, initial_state),
         trace,
+    )
+
+
+def _require_pairs(first: LayerWeights, initial_state: SequenceState) -> None:
+    given_together(
+        "sequence",
+        **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},
+    )
+    given_together(
+        "sequence",
+        **{"layers[0].input_weight": first.input_weight, "layers[0].bias": first.bias},
     )
 
 

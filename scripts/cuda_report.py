@@ -4,7 +4,8 @@
 
 Registers, spills, stack and shared memory are ptxas's, for every architecture; launches, barriers,
 sectors and wavefronts are counted by the instrumented emulator. csrc/cuda/budget.json bounds them;
-what exceeds its bound is printed and is an error. `--check` writes nothing.
+what exceeds its bound is printed and is an error. `--check` writes nothing, and fails also if the
+report that is there was made from other sources.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.ops import Sizes
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
@@ -120,6 +122,7 @@ def count_case(name: str) -> list[tuple[str, Counts | str]]:
     """Counts of a case, direction by direction, or why no kernel serves it."""
     case = CASES[name]
     os.environ["CUDA_EMULATOR_ARCHITECTURE"] = str(case.architecture)
+    CudaLibrary.device.cache_clear()  # a device does not change otherwise
     if case.backward and (why_not := emulated().why_not(case.op, case.sizes)):
         return [(name, why_not)]
     if case.op == "step":
@@ -189,11 +192,18 @@ def overruns(
 
 
 def fingerprint() -> str:
-    """Of the kernels' sources, comments and layout left out: what the report was made from."""
+    """A digest of the kernels' sources without comments and layout."""
     digest = hashlib.sha256()
     for source in sorted(REPORT.parent.glob("*.[ch]u*")) + sorted(REPORT.parent.glob("*.h")):
         digest.update("".join(re.sub(r"//.*", "", source.read_text()).split()).encode())
     return digest.hexdigest()[:16]
+
+
+def outdated(report: str) -> list[str]:
+    """What is wrong with a report that was not made from the present sources."""
+    if f"Sources: {fingerprint()}." in report:
+        return []
+    return [f"{REPORT.relative_to(ROOT)}: made from other sources; run `make cuda-report`"]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -270,59 +280,59 @@ def tiles(counted: dict[str, Counts]) -> str:
     return table(["call", "rows of a tile", "blocks", "of the memory kept"], rows)
 
 
+def registers(resources: dict[str, dict[int, Resources]]) -> str:
+    """What ptxas says of each kernel on each architecture."""
+    rows = [
+        [f"`{kernel}`", *(resource_cell(used.get(a)) for a in sorted(PROCESSORS))]
+        for kernel, used in resources.items()
+    ]
+    return table(["kernel", *(f"sm_{a}" for a in sorted(PROCESSORS))], rows)
+
+
+def occupancy(resources: dict[str, dict[int, Resources]], counted: dict[str, Counts]) -> str:
+    """How far each call fills a multiprocessor."""
+    rows = []
+    for case, counts in counted.items():
+        kernel = shorten(counts.kernel)
+        used = resources.get(kernel, {})
+        cells = (occupancy_cell(used.get(a), a, counts) for a in sorted(PROCESSORS))
+        rows.append([case, f"`{kernel}`", str(counts.threads), str(counts.shared_bytes), *cells])
+    columns = (f"sm_{a}" for a in sorted(PROCESSORS))
+    return table(["call", "kernel", "threads", "shared bytes", *columns], rows)
+
+
+def counts_table(counted: dict[str, Counts]) -> str:
+    """What the emulator counted of each call."""
+    header = [
+        *("call", "launches", "barriers", "bytes loaded", "bytes stored", "sectors"),
+        *("M and dM", "wavefronts", "wavefronts / ideal", "modelled µs"),
+    ]
+    rows = [
+        [
+            case,
+            str(counts.launches),
+            f"{counts.barriers:.4g}",
+            f"{counts.load_bytes:.0f}",
+            f"{counts.store_bytes:.0f}",
+            f"{counts.sector_excess:.2f}",
+            f"{counts.memory_traffic:.2f}",
+            f"{counts.wavefronts:.0f}",
+            f"{counts.wavefront_excess:.2f}",
+            # The model is of one multiprocessor, and tiles are on all.
+            "" if "tiled" in counts.kernel else f"{modelled_microseconds(counts):.2f}",
+        ]
+        for case, counts in counted.items()
+    ]
+    return table(header, rows)
+
+
 def render(
     resources: dict[str, dict[int, Resources]],
     counted: dict[str, Counts],
     unserved: dict[str, str],
 ) -> str:
-    architectures = sorted(PROCESSORS)
-    columns = [f"sm_{architecture}" for architecture in architectures]
+    """The page csrc/cuda/REPORT.md."""
     shared = max(used.shared_bytes for by_arch in resources.values() for used in by_arch.values())
-    registers = table(
-        ["kernel", *columns],
-        [
-            [f"`{kernel}`", *(resource_cell(used.get(a)) for a in architectures)]
-            for kernel, used in resources.items()
-        ],
-    )
-    occupancy = table(
-        ["call", "kernel", "threads", "shared bytes", *columns],
-        [
-            [
-                case,
-                f"`{shorten(counts.kernel)}`",
-                str(counts.threads),
-                str(counts.shared_bytes),
-                *(
-                    occupancy_cell(resources.get(shorten(counts.kernel), {}).get(a), a, counts)
-                    for a in architectures
-                ),
-            ]
-            for case, counts in counted.items()
-        ],
-    )
-    counts_table = table(
-        [
-            *("call", "launches", "barriers", "bytes loaded", "bytes stored", "sectors"),
-            *("M and dM", "wavefronts", "wavefronts / ideal", "modelled µs"),
-        ],
-        [
-            [
-                case,
-                str(counts.launches),
-                f"{counts.barriers:.4g}",
-                f"{counts.load_bytes:.0f}",
-                f"{counts.store_bytes:.0f}",
-                f"{counts.sector_excess:.2f}",
-                f"{counts.memory_traffic:.2f}",
-                f"{counts.wavefronts:.0f}",
-                f"{counts.wavefront_excess:.2f}",
-                # The model is of one multiprocessor, and tiles are on all.
-                "" if "tiled" in counts.kernel else f"{modelled_microseconds(counts):.2f}",
-            ]
-            for case, counts in counted.items()
-        ],
-    )
     missing = "".join(f"\nNo kernel serves {case}: {why}.\n" for case, why in unserved.items())
     return f"""# What the CUDA kernels cost
 
@@ -335,7 +345,7 @@ Per thread, by ptxas; bytes spilled and of stack where there are any. Static sha
 {shared} bytes. Kernels are compiled for each dtype of the arithmetic; storage dtypes are converted
 as they are loaded.
 
-{registers}
+{registers(resources)}
 
 ## Occupancy
 
@@ -343,7 +353,7 @@ Blocks on a multiprocessor together, and the share of its warps that they fill, 
 shared memory that the call asks for on sm_90; empty where a block has less, and the call is planned
 in another way.
 
-{occupancy}
+{occupancy(resources, counted)}
 
 ## Plans
 
@@ -375,14 +385,16 @@ dM and the ratio of wavefronts, which are of the whole.
   and {BARRIER_CYCLES} cycles a barrier, for it and the latency of the phase it ends. The launch
   itself is left out.
 
-{counts_table}
+{counts_table(counted)}
 {missing}"""
 
 
 def main() -> str | None:
-    """Make the report, and return what exceeds the budget."""
+    """Make the report, and return what is wrong with the kernels or with the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only compare with the budget")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, compare with the budget and the report"
+    )
     parser.add_argument("--cases", default="", help="count only the calls that match this pattern")
     options = parser.parse_args()
     resources = build()
@@ -399,7 +411,9 @@ def main() -> str | None:
         REPORT.write_text(render(resources, counted, unserved))
         print(f"wrote {REPORT.relative_to(ROOT)}")
     found = overruns(resources, counted, options.cases)
-    return "over budget:\n  " + "\n  ".join(found) if found else None
+    if options.check:
+        found += outdated(REPORT.read_text())
+    return "not as it should be:\n  " + "\n  ".join(found) if found else None
 
 
 if __name__ == "__main__":

@@ -152,6 +152,15 @@ def _op(op: Op) -> Iterator[str]:  # type: ignore[type-arg]
     yield ""
 
 
+def _lists() -> Iterator[str]:
+    """The ops as arguments of a template: all of them, and those without a controller."""
+    lists = {"Every": list(OPS), "WithoutController": [name for name in OPS if name not in SAVED]}
+    for name, members in lists.items():
+        yield "template <template <typename...> class F>"
+        yield f"using {name} = F<{', '.join(member.capitalize() for member in members)}>;"
+    yield ""
+
+
 def render() -> str:
     """The text of the header."""
     records = [record for op in OPS.values() for record in (op.inputs, op.outputs)]
@@ -159,6 +168,7 @@ def render() -> str:
     lines = [TOP.replace("KINDS", ", ".join(kinds))]
     for op in OPS.values():
         lines += _op(op)
+    lines += _lists()
     lines.append("// A hash of all of the above, which the package compares with its own.")
     lines.append(f'constexpr const char* kDigest = "{digest()}";')
     lines.append("")

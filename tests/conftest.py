@@ -6,6 +6,7 @@ import torch
 
 pytest.register_assert_rewrite("tests.support")
 
+from ntm_kernels.backends import get  # noqa: E402
 from tests.support import emulated  # noqa: E402
 
 emulated.register_backend()  # before the table of backends is made
@@ -31,6 +32,16 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     return table.report()
+
+
+@pytest.fixture(autouse=True)
+def _op_of_the_backend(request):
+    """Skip the tests of an op that a backend does not have."""
+    given = getattr(request.node, "callspec", None)
+    params = {} if given is None else given.params
+    op = params["case"].op if "case" in params else params.get("op")
+    if "entry" in params and op is not None and op not in get(params["entry"].backend).kernels:
+        pytest.skip(f"the backend {params['entry'].backend} has no kernel for {op}")
 
 
 @pytest.fixture(autouse=True)

@@ -171,14 +171,10 @@ void step_backward(const Sizes& s, const Backward<ops::Step, T>& io, int64_t beg
 
 template <typename T>
 constexpr Kernels<T> kernels() {
-  return {address<T>,
-          address_backward<T>,
-          read<T>,
-          read_backward<T>,
-          write<T>,
-          write_backward<T>,
-          step<T>,
-          step_backward<T>,
+  return {{{address<T>, address_backward<T>},
+           {read<T>, read_backward<T>},
+           {write<T>, write_backward<T>},
+           {step<T>, step_backward<T>}},
           sequence<T>,
           sequence_backward<T>,
           packed_size<T>,

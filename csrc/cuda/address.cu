@@ -1,22 +1,11 @@
-// `address`: the whole chain in one launch, forward and backward, with a block for each sequence.
+// `address`: all stages of addressing in one launch, forward and backward, with a block for each
+// sequence. Memories that are too large for a block go to tiled.cu.
 #include "launch.cuh"
 #include "on_chip.cuh"
 #include "plan.cuh"
 #include "tiled.cuh"
 
 namespace ntm {
-
-template <typename A>
-__device__ void load_heads(const Block& block, const Heads<A>& heads,
-                           const NtmAddressParams& params, const Sizes& sizes) {
-  const int64_t b = blockIdx.x;
-  const int H = sizes.H, M = sizes.M, S = sizes.S;
-  load_vector(block, heads.key, params.key, b * H * M, H * M);
-  load_vector(block, heads.strength, params.strength, b * H, H);
-  load_vector(block, heads.gate, params.gate, b * H, H);
-  load_vector(block, heads.shift, params.shift, b * H * S, H * S);
-  load_vector(block, heads.sharpening, params.sharpening, b * H, H);
-}
 
 template <typename A>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
@@ -26,12 +15,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes);
+  const Heads<A> heads(space.parameters, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x, weighting = b * sizes.H * sizes.N;
 
   load_tile(tile, params.memory, b * sizes.N * sizes.M);
-  load_heads(block, heads, params, sizes);
+  load_parameters(block, heads, params, sizes, b);
   load_vector(block, space.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   __syncthreads();
   A* saved = static_cast<A*>(params.saved_weightings);
@@ -42,7 +31,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
   });
 }
 
-// The gradient of the parameter at an index of the vector, to the array of its kind.
+// Stores the gradient of one parameter, given by its index in the vector of all parameters, in the
+// array of its kind.
 template <typename A>
 __device__ void store_parameter(const Heads<A>& heads, const NtmAddressParams& params,
                                 const Sizes& sizes, int index, A d) {
@@ -68,7 +58,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes);
+  const Heads<A> heads(space.parameters, sizes);
   const BackwardChain<A> chain = space.chain(block, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
@@ -76,7 +66,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   const int64_t b = blockIdx.x, memory = b * sizes.N * sizes.M, weighting = b * H * sizes.N;
 
   load_tile(tile, params.memory, memory);
-  load_heads(block, heads, params, sizes);
+  load_parameters(block, heads, params, sizes, b);
   load_vector(block, chain.d, params.grad_weightings, weighting, H * sizes.N);
   load_vector(block, chain.previous, params.previous_weightings, weighting, H * sizes.N);
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting, H * sizes.N);
@@ -89,8 +79,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   __syncthreads();
   auto give = [&](int index, A d) { store_parameter(heads, params, sizes, index, d); };
   scalars_backward(block, heads, sizes, chain, space.d_taps, false, give);
-  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, 0, H), sizes.N, space.d_reads,
-                                 chain, true, give);
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, 0, H), sizes.N,
+                                 space.d_read_vectors, chain, true, give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous_weightings, weighting, H * sizes.N);
@@ -124,22 +114,14 @@ static TiledCall tiled_call(const NtmAddressParams& params) {
 
 extern "C" int ntm_cuda_address_forward(const NtmAddressParams* params, const NtmPlan* plan,
                                         void* stream) {
-  if (plan->tiled) {
-    const ntm::TiledCall call = ntm::tiled_call(*params);
-    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_forward<double>(call, *plan, stream)
-                                               : ntm::tiled_forward<float>(call, *plan, stream);
-  }
+  if (plan->tiled) return ntm::tiled_forward(ntm::tiled_call(*params), *plan, stream);
   return ntm::dispatch(params, *plan, stream, ntm::address_forward_kernel<float>,
                        ntm::address_forward_kernel<double>, params->memory.dtype);
 }
 
 extern "C" int ntm_cuda_address_backward(const NtmAddressParams* params, const NtmPlan* plan,
                                          void* stream) {
-  if (plan->tiled) {
-    const ntm::TiledCall call = ntm::tiled_call(*params);
-    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_backward<double>(call, *plan, stream)
-                                               : ntm::tiled_backward<float>(call, *plan, stream);
-  }
+  if (plan->tiled) return ntm::tiled_backward(ntm::tiled_call(*params), *plan, stream);
   return ntm::dispatch(params, *plan, stream, ntm::address_backward_kernel<float>,
                        ntm::address_backward_kernel<double>, params->memory.dtype);
 }

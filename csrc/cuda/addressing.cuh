@@ -1,8 +1,14 @@
-// The addressing chain, stage by stage, each with its backward. A barrier stands between any two.
+// The stages of addressing, from the similarities to the weightings, and their backwards.
 //
-// Weightings are [H, N], in shared memory or in the workspace; a stage computes the given rows of
-// them, the whole memory in a block of its own or one tile of many. Stages hand on per-warp partial
-// results; every reader reduces them again, which costs shuffles where it would cost a barrier.
+// Each stage is done by all threads of a block, and computes some rows of weightings [H, N]: all N
+// of them where a block holds the whole memory, or those of one tile of many. Weightings lie in
+// shared memory or in the workspace. A barrier must stand between any two stages, since a stage
+// reads rows that other threads have written.
+//
+// A stage often needs a sum or a maximum over all rows, as the softmax does. For this the stage
+// before it leaves one partial result from each warp, `Partials`, and every warp that needs the
+// result reduces them again for itself. The repeated work costs a few shuffles; to reduce them once
+// would cost one more barrier.
 #pragma once
 #include <type_traits>
 
@@ -12,7 +18,7 @@
 
 namespace ntm {
 
-// The parameters of one head that the chain uses after the similarities.
+// The parameters of one head that the stages after the similarity use.
 template <typename A>
 struct HeadScalars {
   A strength, gate, sharpening;
@@ -24,13 +30,15 @@ struct HeadScalars {
         taps(heads.shift + head * num_taps) {}
 };
 
+// A row of a memory that is a circle of N rows. Shifts may be longer than the circle.
 __device__ inline int wrapped(int row, int N) {
   if (row >= 0 && row < N) return row;
   row %= N;
   return row < 0 ? row + N : row;
 }
 
-// Σ_o s_o value(row − sign · o, o = 0), the circular convolution (sign 1) or correlation (sign −1).
+// Σ_o s_o value(row − sign · o, o is 0) over the offsets o of the taps: the circular convolution of
+// a shift for sign 1, and the correlation of its backward for sign −1.
 template <typename A, typename F>
 __device__ A through_taps(const A* taps, int S, int row, int N, int sign, F value) {
   A sum = 0;
@@ -40,46 +48,59 @@ __device__ A through_taps(const A* taps, int S, int row, int N, int sign, F valu
   return sum;
 }
 
-// What the stages work on, weightings each [H, N].
+// The buffers that the stages of a forward work on; each but the partial results is [H, N].
 template <typename A>
 struct Chain {
-  static constexpr bool kKeeps = false;
-  A *similarity, *previous;
+  static constexpr bool kIsBackward = false;
+  A* similarity;             // K
+  A* previous;               // the weightings of the step before
   A* gated;                  // w^g, where it is kept
-  A* shifted;                // (w̃ / its warp's maximum)^γ
-  Partials<Pair<A>> scores;  // of β K, from every warp
-  Partials<Pair<A>> powers;  // of w̃^γ
+  A* shifted;                // (w̃ / the largest w̃ of the same warp)^γ
+  Partials<Pair<A>> scores;  // the softmax of β K: maximum and sum of each warp
+  Partials<Pair<A>> powers;  // the same of w̃^γ
 };
 
-// What the stages of a backward work on besides. `previous` becomes the gradient of the previous
-// weightings, `shifted` w̃, then dw^c and then the gradient of the scalar products k·M_i, `content`
-// w^c and then what the norm of the row takes of them, and `d` goes from dw to dw̃.
+// The buffers of a backward, which first runs the forward up to w̃ again. Shared memory is scarce,
+// so later stages put their results in place of what no later stage needs.
 template <typename A>
 struct BackwardChain : Chain<A> {
-  static constexpr bool kKeeps = true;
-  A* content;
-  A *weightings, *d;
-  A *row_norms, *key_norms;  // [N] and [H]
-  Partials<A> weight_dots;   // Σ dw w, from every warp
+  static constexpr bool kIsBackward = true;
+  A* content;                // w^c
+  A* weightings;             // w
+  A* d;                      // dw
+  A *row_norms, *key_norms;  // ‖M_i‖ [N] and ‖k‖ [H]
+  Partials<A> weight_dots;   // Σ dw w, a part from each warp
   Partials<A> content_dots;  // Σ dw^c w^c
   Partials<A> d_sharpening, d_gate, d_strength;
+
+  // What a buffer holds once a stage of the backward has replaced what it held before.
+  __device__ A* d_weightings() const { return d; }             // until sharpen_backward
+  __device__ A* d_shifted() const { return d; }                // from sharpen_backward on
+  __device__ A* d_content() const { return this->shifted; }    // from interpolate_shift_backward on
+  __device__ A* d_previous() const { return this->previous; }  // from interpolate_shift_backward on
+  __device__ A* d_products() const { return this->shifted; }  // from similarity_content_backward on
+  __device__ A* norm_parts() const { return content; }        // from similarity_content_backward on
 };
 
-// K[k, M_i] = k·M_i / (‖k‖‖M_i‖), 0 below the cut-off, and the pairs of β K from which
-// `content_interpolate_shift` has the softmax.
-// All keys share a pass; ‖k‖ comes for free beside k·M_i. What goes along uses the same words.
-template <typename A, typename C, typename F = Nothing>
+// K_i = k·M_i / (‖k‖‖M_i‖), and 0 where ‖k‖‖M_i‖ is below ε; and of each warp the maximum and the
+// sum of the softmax of β K, for `content_interpolate_shift`.
+//
+// Some lanes share a row (RowUnits in memory.cuh) and go along its words. A pass over the rows
+// serves several heads, so that a word is loaded once for all of them. ‖k‖ is summed again in every
+// row: its words are at hand for k·M_i anyway. A backward has another sum over the words of each
+// row, `other_sums`, which is done in the same passes for the same reason.
+template <typename A, typename C, typename F = NoOtherSums>
 __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
-                           const Sizes& sizes, const C& chain, F along = {}) {
-  constexpr bool kAlong = !std::is_same_v<F, Nothing>;
+                           const Sizes& sizes, const C& chain, F other_sums = {}) {
+  constexpr bool kHasOthers = !std::is_same_v<F, NoOtherSums>;
   const RowUnits units(tile.rows, block.warps);
   const int M = tile.word_size;
 #pragma unroll 1
-  for (int pass = 0; pass * kHeadsAtOnce<A> < sizes.H || pass < along.passes; ++pass) {
+  for (int pass = 0; pass * kHeadsAtOnce<A> < sizes.H || pass < other_sums.passes; ++pass) {
     const int head = pass * kHeadsAtOnce<A>, some = min(kHeadsAtOnce<A>, sizes.H - head);
-    const bool goes_along = pass < along.passes;
+    const bool has_other = pass < other_sums.passes;
     const A* keys = heads.key + head * M;
-    if constexpr (kAlong) along.begin_pass();
+    if constexpr (kHasOthers) other_sums.begin_pass();
     Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
@@ -87,14 +108,14 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = units.part(block.lane);
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
-      if constexpr (kAlong) along.begin_row();
+      if constexpr (kHasOthers) other_sums.begin_row();
       if (row < tile.rows) {
 #pragma unroll 2
         for (int word = part; word < M; word += units.lanes) {
           const A m = tile(row, word);
           square += m * m;
-          if constexpr (kAlong)
-            if (goes_along) along.word(pass, row, word, m);
+          if constexpr (kHasOthers)
+            if (has_other) other_sums.word(pass, row, word, m);
 #pragma unroll
           for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
             if (i >= some) continue;
@@ -106,9 +127,9 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
       }
       const A row_norm = sqrt_of(units.sum(square));
       const bool mine = part == 0 && row < tile.rows;
-      if constexpr (kAlong)
-        if (goes_along) along.end_row(units, pass, row, mine);
-      if constexpr (C::kKeeps)
+      if constexpr (kHasOthers)
+        if (has_other) other_sums.end_row(units, pass, row, mine);
+      if constexpr (C::kIsBackward)
         if (mine && head == 0) chain.row_norms[tile.first + row] = row_norm;
 #pragma unroll
       for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
@@ -116,7 +137,7 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
         const A dot = units.sum(dots[i]), key_norm = sqrt_of(units.sum(squares[i]));
         const A norms = key_norm * row_norm;
         if (!mine) continue;
-        if constexpr (C::kKeeps)
+        if constexpr (C::kIsBackward)
           if (tile.first + row == 0) chain.key_norms[head + i] = key_norm;
         const A alike = norms < Constants<A>::cosine_eps ? A(0) : dot / norms;
         chain.similarity[static_cast<int64_t>(head + i) * sizes.N + tile.first + row] = alike;
@@ -131,8 +152,8 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
       Pair<A>& own = chain.scores.own(head + i, block.warp);
       if (block.lane == 0) own = tile.fresh ? all : joined(own, all);
     }
-    if constexpr (kAlong)
-      if (goes_along) along.end_pass(block, pass);
+    if constexpr (kHasOthers)
+      if (has_other) other_sums.end_pass(block, pass);
   }
 }
 
@@ -147,11 +168,14 @@ __device__ A interpolate(A content, A previous, A gate) {
   return gate * content + (1 - gate) * previous;
 }
 
-// Content weighting, interpolation and shift of the rows, w̃, and the pairs of w̃^γ from which
-// `sharpen` has its sum. A backward keeps w^c, w^g and w̃; a forward leaves w̃^γ in place of w̃.
+// From the similarities to w̃, and of each warp the maximum of w̃ and the sum of w̃^γ, for
+// `sharpen`. A backward keeps w^c, w^g and w̃. A forward needs none of them: it leaves the powers
+// (w̃ / maximum of the warp)^γ in place of w̃, so that `sharpen` has only to scale them.
 //
-// With `gated_first` w^g goes through `gated` behind a barrier; without, every tap gates its row
-// again, which is cheaper for few taps and needs nothing of other tiles but their similarities.
+// A shift needs w^g of the neighbouring rows, which other threads have. With `gated_first` all rows
+// of w^g are stored, and a barrier follows. Without, each tap computes w^g of its row again from
+// the similarity, which is cheaper for few taps, and lets a tile do without the w^g of its
+// neighbours. With `gated_first` all threads of the block must call this with the same rows.
 template <typename A, typename C>
 __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
                                           const Heads<A>& heads, const Sizes& sizes, const C& chain,
@@ -165,7 +189,7 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
         const int64_t at = static_cast<int64_t>(head) * N + row;
         const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
         chain.gated[at] = interpolate(content, chain.previous[at], scalars.gate);
-        if constexpr (C::kKeeps) chain.content[at] = content;
+        if constexpr (C::kIsBackward) chain.content[at] = content;
       });
     });
     __syncthreads();
@@ -181,7 +205,7 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
         if (gated_first) return chain.gated[at];
         const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
         const A gated = interpolate(content, chain.previous[at], scalars.gate);
-        if constexpr (C::kKeeps) {
+        if constexpr (C::kIsBackward) {
           if (own) {
             chain.content[at] = content;
             chain.gated[at] = gated;
@@ -196,9 +220,10 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
     A sum = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
-      // Of 0 the root is 0, and of what is negative it is NaN, as its logarithm.
+      // Where no w̃ of this warp is positive, the square root gives what a power would: 0 of a
+      // w̃ that is 0, and NaN of one that is negative.
       const A power = peak > 0 ? power_of_ratio(value / peak, scalars.sharpening) : sqrt_of(value);
-      if constexpr (!C::kKeeps) value = power;
+      if constexpr (!C::kIsBackward) value = power;
       sum += power;
     });
     sum = warp_sum(sum);
@@ -206,15 +231,19 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
   });
 }
 
-// Whether some w̃ reaches ε, or is NaN or negative: not to be hidden behind a uniform weighting.
+// Whether `sharpen` can divide by the sum: some w̃ reaches ε. NaN and negative values count too, so
+// that they show in the weighting and are not hidden behind a uniform one.
 template <typename A>
 __device__ bool focused(const Pair<A>& powers) {
   return powers.peak >= Constants<A>::focus_eps || powers.sum != powers.sum;
 }
 
-// w = w̃^γ / Σ w̃^γ from what `content_interpolate_shift` left; f(head, row, w). Uniform where no w̃
-// reaches ε. `own` are the pairs of the warps that wrote these rows, `all` the same or already
-// reduced.
+// w = w̃^γ / Σ w̃^γ from the powers that `content_interpolate_shift` left; f(head, row, w) gets
+// them. The weighting is uniform where no w̃ reaches ε.
+//
+// A warp must scale the same rows as the warp whose maximum they were divided by, and does: rows
+// are dealt out in the same way. `own` are the partial results of these warps; `all` are those from
+// which the total follows, the same ones or, with tiles, one that is already reduced.
 template <typename A, typename F>
 __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& heads,
                         const Sizes& sizes, const A* shifted, const Partials<Pair<A>>& own,
@@ -232,7 +261,8 @@ __device__ void sharpen(const Block& block, const Rows& rows, const Heads<A>& he
   });
 }
 
-// Σ dw w, for callers whose dw comes from elsewhere than `read_backward_weightings` and its like.
+// Σ dw w, for an op whose dw is given and not computed here. Otherwise the functions that compute
+// dw sum this up on the way.
 template <typename A>
 __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, const Sizes& sizes,
                                       const BackwardChain<A>& chain) {
@@ -241,13 +271,16 @@ __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, c
     const int64_t base = static_cast<int64_t>(head) * sizes.N + tile.first;
     A dot = 0;
     for (int at = block.thread; at < tile.rows; at += block.threads)
-      dot += chain.d[base + at] * chain.weightings[base + at];
+      dot += chain.d_weightings()[base + at] * chain.weightings[base + at];
     give_part(block, tile, chain.weight_dots, head, dot);
   }
 }
 
-// dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), never dividing by w̃_j, and
-// dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j).
+// From dw to dw̃, in the same place, and dγ:
+//   dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (dw_j − Σ_i dw_i w_i),
+//   dγ = Σ_i (dw_i − Σ_j dw_j w_j) w_i log w̃_i.
+// No formula divides by w̃_j, which may be 0. Logarithms are of w̃ / its maximum; the difference is
+// the same for all rows, and the other factors sum to zero.
 template <typename A>
 __device__ void sharpen_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                  const Sizes& sizes, const BackwardChain<A>& chain) {
@@ -258,21 +291,21 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A dot = fold_sum(block, chain.weight_dots, head);
     const bool any = focused(total);
     const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
-    // w̃^{γ−1} at 0; for γ ≤ 0, where w̃^γ jumps, no slope at all.
+    // 0^{γ−1}. For γ ≤ 0 the power w̃^γ jumps at 0, and the slope is taken as 0.
     const A at_zero = sharpening == 1                    ? A(1)
                       : sharpening > 0 && sharpening < 1 ? Constants<A>::infinity
                                                          : A(0);
     A d_sharpening = 0;
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
-      const A centred = chain.d[at] - dot;
+      const A centred = chain.d_weightings()[at] - dot;
       if (!any) {
-        chain.d[at] = 0;
+        chain.d_shifted()[at] = 0;
         return;
       }
       const A ratio = chain.shifted[at] / total.peak;
       const A power = ratio == 0 ? at_zero : power_of_ratio(ratio, sharpening - 1);
-      chain.d[at] = slope * power * centred;
+      chain.d_shifted()[at] = slope * power * centred;
       if (ratio != 0) d_sharpening += centred * chain.weightings[at] * log_of(ratio);
     });
     d_sharpening = warp_sum(d_sharpening);
@@ -280,8 +313,9 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
   });
 }
 
-// Backward of interpolation and shift: dw^g_j = Σ_o s_o dw̃_{j+o}, dw^c = g dw^g,
-// dw_{t−1} = (1 − g) dw^g, dg = Σ dw^g (w^c − w_{t−1}); and Σ dw^c w^c for the softmax.
+// From dw̃ to dw^c, in place of w̃, and to the gradient of the previous weightings, in their place:
+//   dw^g_j = Σ_o s_o dw̃_{j+o}, dw^c = g dw^g, dw_{t−1} = (1 − g) dw^g,
+//   dg = Σ dw^g (w^c − w_{t−1}), and Σ dw^c w^c for the backward of the softmax.
 template <typename A>
 __device__ void interpolate_shift_backward(const Block& block, const Rows& rows,
                                            const Heads<A>& heads, const Sizes& sizes,
@@ -292,13 +326,14 @@ __device__ void interpolate_shift_backward(const Block& block, const Rows& rows,
     A d_gate = 0, dot = 0;
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
-      const A d_gated = through_taps(heads.shift + head * sizes.S, sizes.S, row, sizes.N, -1,
-                                     [&](int from, bool) { return chain.d[base + from]; });
+      const A d_gated =
+          through_taps(heads.shift + head * sizes.S, sizes.S, row, sizes.N, -1,
+                       [&](int from, bool) { return chain.d_shifted()[base + from]; });
       const A content = chain.content[at], d_content = gate * d_gated;
       d_gate += d_gated * (content - chain.previous[at]);
       dot += d_content * content;
-      chain.shifted[at] = d_content;
-      chain.previous[at] = (1 - gate) * d_gated;
+      chain.d_content()[at] = d_content;
+      chain.d_previous()[at] = (1 - gate) * d_gated;
     });
     d_gate = warp_sum(d_gate);
     dot = warp_sum(dot);
@@ -309,7 +344,8 @@ __device__ void interpolate_shift_backward(const Block& block, const Rows& rows,
   });
 }
 
-// ds_o = Σ_i dw̃_i w^g_{i−o}, a warp for each head and tap, from the last warp on.
+// ds_o = Σ_i dw̃_i w^g_{i−o}. A warp takes a head and a tap. The last warp begins: the first ones
+// have more rows of `interpolate_shift_backward`, which runs between the same barriers.
 template <typename A>
 __device__ void shift_backward_taps(const Block& block, const Rows& rows, const Sizes& sizes,
                                     const BackwardChain<A>& chain, A* d_taps) {
@@ -320,16 +356,19 @@ __device__ void shift_backward_taps(const Block& block, const Rows& rows, const 
     A sum = 0;
     for (int at = block.lane; at < rows.rows; at += kWarp) {
       const int row = rows.first + at;
-      sum += chain.d[base + row] * chain.gated[base + wrapped(row - (tap - sizes.S / 2), sizes.N)];
+      sum += chain.d_shifted()[base + row] *
+             chain.gated[base + wrapped(row - (tap - sizes.S / 2), sizes.N)];
     }
     sum = warp_sum(sum);
     if (block.lane == 0) d_taps[task] = sum;
   }
 }
 
-// Backward of the cosine and of the softmax, up to the products k·M_i, from which
-// `similarity_read_write_backward` goes on: dK = β w^c (dw^c − Σ dw^c w^c), d(k·M_i) = dK /
-// (‖k‖‖M_i‖) and what the norm of the row takes of it, dK K / ‖M_i‖²; dβ = Σ dK K / β.
+// The backward of the softmax and of the cosine as far as it needs no words of the memory:
+//   d(βK_i) = w^c_i (dw^c_i − Σ_j dw^c_j w^c_j), dβ = Σ d(βK_i) K_i, dK_i = β d(βK_i).
+// K is the product k·M_i divided by two norms, so dK goes three ways. It leaves d(k·M_i) = dK_i /
+// (‖k‖‖M_i‖), in place of dw^c, and for the norm of each row dK_i K_i / ‖M_i‖², in place of w^c.
+// `similarity_read_write_backward` goes on from there; ‖k‖ is left to `key_norm_part`.
 template <typename A>
 __device__ void similarity_content_backward(const Block& block, const Rows& rows,
                                             const Heads<A>& heads, const Sizes& sizes,
@@ -342,13 +381,13 @@ __device__ void similarity_content_backward(const Block& block, const Rows& rows
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
       const A similarity = chain.similarity[at];
-      const A d_score = chain.content[at] * (chain.shifted[at] - dot);
+      const A d_score = chain.content[at] * (chain.d_content()[at] - dot);
       d_strength += d_score * similarity;
       const A row_norm = chain.row_norms[row], norms = key_norm * row_norm;
       const bool alike = !(norms < Constants<A>::cosine_eps);
       const A d_product = alike ? strength * d_score / norms : A(0);
-      chain.shifted[at] = d_product;
-      chain.content[at] = alike ? d_product * similarity * key_norm / row_norm : A(0);
+      chain.d_products()[at] = d_product;
+      chain.norm_parts()[at] = alike ? d_product * similarity * key_norm / row_norm : A(0);
     });
     d_strength = warp_sum(d_strength);
     if (block.lane == 0) chain.d_strength.own(head, slot) = d_strength;

@@ -1,4 +1,5 @@
-// Arithmetic in float or double behind one name, storage in any dtype.
+// Functions of float and double under one name, and loads and stores that convert: kernels compute
+// in `A`, float or double, whatever dtype an array has.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -21,48 +22,23 @@ struct Constants<double> {
   static constexpr double cosine_eps = 1e-8, focus_eps = 1e-20;
 };
 
-__device__ inline float exp_of(float x) {
-  return expf(x);
-}
-__device__ inline double exp_of(double x) {
-  return exp(x);
-}
-__device__ inline float exp2_of(float x) {
-  return exp2f(x);
-}
-__device__ inline double exp2_of(double x) {
-  return exp2(x);
-}
-__device__ inline float log2_of(float x) {
-  return log2f(x);
-}
-__device__ inline double log2_of(double x) {
-  return log2(x);
-}
-__device__ inline float log_of(float x) {
-  return logf(x);
-}
-__device__ inline double log_of(double x) {
-  return log(x);
-}
-__device__ inline float log1p_of(float x) {
-  return log1pf(x);
-}
-__device__ inline double log1p_of(double x) {
-  return log1p(x);
-}
-__device__ inline float tanh_of(float x) {
-  return tanhf(x);
-}
-__device__ inline double tanh_of(double x) {
-  return tanh(x);
-}
-__device__ inline float sqrt_of(float x) {
-  return sqrtf(x);
-}
-__device__ inline double sqrt_of(double x) {
-  return sqrt(x);
-}
+// A function of float and one of double under one name.
+#define NTM_BOTH(name, of_float, of_double) \
+  __device__ inline float name(float x) {   \
+    return of_float(x);                     \
+  }                                         \
+  __device__ inline double name(double x) { \
+    return of_double(x);                    \
+  }
+NTM_BOTH(exp_of, expf, exp)
+NTM_BOTH(exp2_of, exp2f, exp2)
+NTM_BOTH(log_of, logf, log)
+NTM_BOTH(log2_of, log2f, log2)
+NTM_BOTH(log1p_of, log1pf, log1p)
+NTM_BOTH(tanh_of, tanhf, tanh)
+NTM_BOTH(sqrt_of, sqrtf, sqrt)
+#undef NTM_BOTH
+
 __device__ inline float larger(float x, float y) {
   return fmaxf(x, y);
 }
@@ -113,7 +89,8 @@ __device__ inline void lower(float x, __nv_bfloat16* to) {
   *to = __float2bfloat16_rn(x);
 }
 
-// Calls f with a pointer to the array's elements; the branch is the same for a whole grid.
+// Calls f with a pointer of the array's dtype. All threads of a launch take the same branch.
+// Memories of float64 are computed in double, and all other dtypes in float.
 template <typename A>
 struct Visit;
 template <>
@@ -148,7 +125,7 @@ __device__ A load(const NtmArray& array, int64_t index) {
   return value;
 }
 
-// What is not given is 0.
+// 0 where there is no array.
 template <typename A>
 __device__ A load_or_zero(const NtmArray& array, int64_t index) {
   return array.data == nullptr ? A(0) : load<A>(array, index);

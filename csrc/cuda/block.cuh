@@ -1,22 +1,24 @@
-// The threads of a block, warp reductions, and sizes as kernels use them.
+// The threads of a block, sums over a warp, partial results of warps, the sizes of a call, and
+// where a block's buffers lie.
 #pragma once
 #include "arithmetic.cuh"
 
 namespace ntm {
 
 constexpr int kWarp = 32;
-// Of a block. Half for double, whose values take two registers each.
+// Threads of a block, at most: with 512 each has up to 128 registers. A double takes two.
 template <typename A>
 constexpr int kMostThreads = sizeof(A) == 8 ? 256 : 512;
 constexpr unsigned kAllLanes = 0xffffffffu;
-// Heads that share one pass over the memory: enough for the common models, few enough registers.
+// Heads that share one pass over the memory. More would need more registers for their sums.
 template <typename A>
 constexpr int kHeadsAtOnce = sizeof(A) == 8 ? 2 : 3;
-// Up to here a row's neighbours are gated again for every tap, which saves a barrier.
+// Up to this number of taps w^g of the neighbouring rows is computed again for each tap, which
+// saves a barrier.
 constexpr int kFewTaps = 5;
 
-// A value of which the compiler knows nothing, so that what follows from it is worked out where it
-// is used and does not wait in registers.
+// The same value, but the compiler cannot know that. It then computes indices from it where they
+// are used, again in each phase, and does not keep them in registers through the whole kernel.
 __device__ inline int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -46,6 +48,10 @@ struct Sizes {
         T(sizes.time),
         is_lstm(sizes.is_lstm != 0) {}
   __host__ __device__ int interface_size() const { return H * (M + 3 + S) + 2 * W * M; }
+  // Elements of what a sequence has at each step.
+  __host__ __device__ int64_t memory_elements() const { return static_cast<int64_t>(N) * M; }
+  __host__ __device__ int weighting_elements() const { return H * N; }
+  __host__ __device__ int read_elements() const { return R * M; }
 };
 
 template <typename A>
@@ -61,7 +67,9 @@ __device__ A warp_max(A x) {
   return x;
 }
 
-// The sum over all lanes of sums[lane % 4]: six shuffles where four reductions take twenty.
+// Four sums over the warp at once: a lane gets that of sums[lane % 4]. At each of the first two
+// exchanges a lane gives away the half of its sums that it will not keep. That takes six shuffles
+// in all, where four separate reductions would take twenty.
 template <typename A>
 __device__ A own_sum(const Block& block, const A* sums) {
   const bool odd = block.lane & 1, high = block.lane & 2;
@@ -76,20 +84,21 @@ __device__ A own_sum(const Block& block, const A* sums) {
   return own;
 }
 
-// A maximum and the sum of terms relative to it: what one warp knows of a softmax.
+// A maximum, and a sum of terms divided by that of the maximum: a softmax over some rows.
 template <typename A>
 struct alignas(2 * sizeof(A)) Pair {
   A peak, sum;
 };
 
-// Partial results of each head, to be reduced by every reader after the next barrier, always in the
-// same order.
+// Partial results of each head, one from each warp that had some of its rows. After the next
+// barrier, every warp that needs the result reduces them for itself. The order is always the same,
+// so results do not change from run to run.
 template <typename V>
 struct Partials {
   V* at;      // [heads, count]
-  int count;  // values of a head, of all blocks at work on a sequence
-  int mine;   // the first of this block's values
-  int share;  // how many there are of this block, each from one warp
+  int count;  // values of a head, from all blocks that work on the sequence
+  int mine;   // the first value of this block
+  int share;  // values of this block
   __device__ V& own(int head, int slot) const {
     return at[static_cast<int64_t>(head) * count + mine + slot];
   }
@@ -127,8 +136,9 @@ __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& par
   return warp_softmax(own);
 }
 
-// The maximum of x and the sum of (x / maximum)^power, of all the warps' pairs; {0, 0} if all are
-// 0. NaN, which no maximum sees, is in the sum, also where the power is not finite.
+// The maximum of x and the sum of (x / maximum)^power, from the pairs of all warps; {0, 0} if all x
+// are 0. A maximum ignores NaN, but the sum does not, and shows it. The sum starts from 0 · power,
+// so that it also shows a power that is infinite or NaN.
 template <typename A>
 __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& partials, int head,
                                A power) {
@@ -142,19 +152,22 @@ __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& part
   return {peak, warp_sum(sum)};
 }
 
-// Rows [first, first + rows) of a weighting, cut into chunks of a warp's width. Chunks of the next
-// head go to the next warps, so that a short weighting does not leave most of them idle.
+// How the rows [first, first + rows) of all weightings are dealt to the threads: in chunks of 32
+// rows, one row to a lane. The chunks of all heads are dealt out in turn, so that weightings with
+// few rows still keep many warps busy. Every stage deals rows in the same way.
 struct Rows {
   int first, rows;
   __device__ int chunks() const { return (rows + kWarp - 1) / kWarp; }
-  // How many warps have a chunk of a head.
+  // How many warps have rows of a head, which is how many partial results it gets.
   __device__ int shares(const Block& block) const { return min(chunks(), block.warps); }
-  // The first chunk of a head that is this warp's, if there are so many.
+  // The first chunk of a head that belongs to this warp. There is none if this is not below
+  // chunks().
   __device__ int start(const Block& block, int head) const {
     const int turn = static_cast<int>(static_cast<int64_t>(head) * chunks() % block.warps);
     return (block.warp + block.warps - turn) % block.warps;
   }
-  // f(head, slot) for each head of which this warp has rows or partial results to fill in.
+  // f(head, slot) for each head of which this warp has a partial result to store. With tiles a warp
+  // may have a partial result to store and no rows.
   template <typename F>
   __device__ void each_head(const Block& block, int heads, int share, F f) const {
 #pragma unroll 1
@@ -174,9 +187,11 @@ struct Rows {
   }
 };
 
-// Where the pieces of shared memory and workspace lie is worked out once, on the host: a space's
-// constructor asks for its pieces in order, and on the device gets them from the plan, which is
-// constant memory, so that no register has to remember an address.
+// A kernel's buffers are the members of a "space", such as ForwardSpace. Its constructor takes them
+// one after another from `pieces`, and runs twice. On the host, with CountedPieces, it writes the
+// offset of each buffer into the plan and adds up the bytes. On the device, with PlacedPieces, it
+// gets the addresses back. The plan is a kernel parameter, which lies in constant memory: an
+// address can be read again wherever it is needed, and takes no register in between.
 class CountedPieces {
  public:
   __host__ __device__ explicit CountedPieces(NtmPlan& plan) : plan_(plan) {}
@@ -184,7 +199,7 @@ class CountedPieces {
   __host__ __device__ V* take(int64_t count) {
     return counted<V>(count, shared_);
   }
-  // Of a weighting, which may lie in the workspace.
+  // A weighting, or what is as long; the plan may put these into the workspace, in global memory.
   template <typename V>
   __host__ __device__ V* take_weighting(int64_t count) {
     return counted<V>(count, plan_.weightings_away ? workspace_ : shared_);
@@ -207,7 +222,7 @@ class CountedPieces {
 
 class PlacedPieces {
  public:
-  // Sequence b of the batch has the b-th part of the workspace.
+  // The workspace has an equal part for each sequence of the batch.
   __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace, int64_t b,
                           int64_t batch)
       : plan_(plan), shared_(shared), weightings_(shared) {

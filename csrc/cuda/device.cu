@@ -1,14 +1,16 @@
-// What the library was compiled for, and what a device of this machine is.
+// Questions of Python to the library: what it was compiled for, and what a device of the machine
+// is.
 #include <cuda_runtime.h>
 
 #include "params.h"
 
-// As in TORCH_CUDA_ARCH_LIST, separated by spaces.
+// Written as in TORCH_CUDA_ARCH_LIST, separated by spaces.
 extern "C" const char* ntm_cuda_architectures() {
   return NTM_CUDA_ARCHITECTURES;
 }
 
-// Of records.h: one of another layout must not be called.
+// A digest of the structs in records.h. Python compares it with that of its own structs before it
+// calls anything.
 extern "C" const char* ntm_cuda_layout() {
   return NTM_LAYOUT;
 }

@@ -1,11 +1,12 @@
-// The interface vector: where the heads' parameters lie in it, their activation and its backward.
+// The interface vector: where the parameters of the heads lie in it, their activation, and its
+// backward.
 #pragma once
 #include "block.cuh"
 
 namespace ntm {
 
-// Grouped by kind, read heads before write heads in each group. Without addressing heads only
-// erase and add are left, without write heads only the others.
+// The parameters of all heads as one vector, grouped by kind, with read heads before write heads in
+// each group. `write` has erase and add vectors alone, and `address` all others.
 template <typename A>
 struct Heads {
   A* key;         // [H, M]
@@ -34,7 +35,7 @@ struct Heads {
   __device__ int index(const A* at) const { return static_cast<int>(at - key); }
   __device__ bool is_erase(int index) const { return key + index >= erase && key + index < add; }
 
-  // Everything but the shift, whose softmax needs all taps of a head.
+  // From raw to activated. The taps stay raw: their softmax is left to `activate_taps`.
   __device__ A activate(int index, A raw) const {
     const A* at = key + index;
     if (at < strength) return raw;
@@ -46,7 +47,7 @@ struct Heads {
     return raw;
   }
 
-  // The derivative of what `activate` does.
+  // The derivative of `activate` at a raw value.
   __device__ A activate_backward_slope(int index, A raw) const {
     const A* at = key + index;
     if (at < strength) return 1;
@@ -59,7 +60,8 @@ struct Heads {
   }
 };
 
-// Softmax of the raw taps in place, one warp a head; from the last warp on, which has least to do.
+// The softmax of the raw taps, in place. A warp takes a head. The last warp begins, since the first
+// ones have more rows of the stage that runs beside this.
 template <typename A>
 __device__ void activate_taps(const Block& block, const Heads<A>& heads, const Sizes& sizes) {
 #pragma unroll 1
@@ -79,8 +81,7 @@ __device__ void activate_taps(const Block& block, const Heads<A>& heads, const S
   }
 }
 
-// The gradient of a head's raw taps from that of the activated ones, give(tap, gradient), by a
-// warp.
+// The backward of the softmax of one head's taps, by one warp: give(tap, gradient of the raw tap).
 template <typename A, typename F>
 __device__ void activate_backward_taps(const Block& block, const A* taps, const A* d_taps, int S,
                                        F give) {

@@ -11,7 +11,7 @@ namespace ntm {
 template <typename Params>
 using Kernel = void (*)(Params, NtmPlan);
 
-// More shared memory than the default has to be asked for, per kernel and device.
+// A kernel may use more than 48 KB of shared memory only if that was asked for, on each device.
 template <typename Params>
 cudaError_t allow_shared(Kernel<Params> kernel, const NtmPlan& plan) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -29,11 +29,13 @@ cudaError_t launch(Kernel<Params> kernel, const Params& params, const NtmPlan& p
   return cudaGetLastError();
 }
 
-// Blocks of a multiprocessor in a cooperative launch: what its registers hold of 256 threads with
-// 128 each.
+// Blocks of a cooperative launch on one multiprocessor: its registers are enough for two blocks of
+// 256 threads with 128 registers each.
 constexpr int kMostTogether = 2;
 
-// As many blocks as there are pieces of work and the device holds together, which they are.
+// A cooperative launch, whose blocks may wait for one another: all of them must be on the device at
+// the same time. So there is a block for each piece of work, but no more than the device holds, and
+// a block may have to do several pieces.
 template <typename Params>
 cudaError_t launch_together(Kernel<Params> kernel, const Params& params, const NtmPlan& plan,
                             int64_t pieces, void* stream) {

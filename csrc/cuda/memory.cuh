@@ -1,9 +1,16 @@
-// The memory in shared memory: moving it, reading and writing it, and their backwards.
+// The memory in shared memory: loading and storing it, reading and writing it, and their backwards.
 //
-// Two ways through a tile. By rows: some lanes share a row, for sums over its words. By columns: a
-// warp takes a column and its lanes the rows, for sums over rows, which then need no other warp,
-// and for whatever is done to each element in the same breath. An odd row stride keeps the lanes of
-// a warp on 32 different banks both ways.
+// A tile is some rows of the memory that lie in shared memory, often all of them. Threads go
+// through it in one of two ways:
+//
+// - By rows, for sums over the words of a row: some neighbouring lanes share a row (RowUnits).
+// - By columns, for sums over the rows: a warp takes a column and its lanes take the rows, so that
+// a
+//   sum needs no other warp. Work on single elements is done here too where it uses the same
+//   elements: each warp then reads and writes its own column and needs no barrier in between.
+//
+// Shared memory has 32 banks, and lanes that meet on one wait for each other. The rows of a tile
+// are an odd number of words apart, which keeps the lanes of a warp on different banks both ways.
 #pragma once
 #include "block.cuh"
 #include "interface.cuh"
@@ -15,7 +22,7 @@ struct Tile {
   A* at;      // [rows, stride]
   int first;  // its first row in the memory
   int rows, word_size;
-  bool fresh;  // no tile came before it in this block: sums over rows start here
+  bool fresh;  // the first tile of the memory: sums over rows start here, and go on in the others
 
   static __host__ __device__ int stride_of(int word_size) { return word_size | 1; }
   __device__ int stride() const { return stride_of(word_size); }
@@ -23,8 +30,9 @@ struct Tile {
   __device__ Rows range() const { return {first, rows}; }
 };
 
-// f(flat index in the tile, row, word) for each group of `Width` words of a tile, side by side for
-// neighbouring threads.
+// f(index, row, word) for each group of `Width` words of a tile; neighbouring threads have
+// neighbouring groups. `index` is where the group lies in a global array of the tile's rows. Row
+// and word are stepped rather than divided out of it, since divisions are slow.
 template <int Width, int Unroll = 4, typename A, typename F>
 __device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
   const int groups = tile.word_size / Width;
@@ -52,9 +60,10 @@ __device__ bool in_fours(const T* data, int word_size) {
   return word_size % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
 }
 
-// Elements [offset, offset + rows * words) of an array into the tile. Not inlined: it is every
-// dtype times two widths of code, and called once or twice. By value, so that nothing needs a
-// stack.
+// Elements [offset, offset + rows * words) of an array into the tile, four at a time where they are
+// aligned. Not inlined: this is code for every dtype and for two widths, and a kernel loads its
+// memory in several places. Arguments come by value; references would have to point to a stack, in
+// slow local memory.
 template <typename A>
 __device__ __attribute__((noinline)) void load_tile(Tile<A> tile, NtmArray array, int64_t offset) {
   const Block block;
@@ -105,7 +114,9 @@ __host__ __device__ NtmArray plain(void* data) {
   return {data, sizeof(A) == 8 ? NTM_FLOAT64 : NTM_FLOAT32};
 }
 
-// Which lanes share a row: a power of two, as many as still leave every warp at most one unit.
+// How lanes share rows. A unit is the rows that a warp sums up at a time, `lanes` of its lanes to a
+// row. One lane a row is best if there are rows enough for all warps, as no sum then crosses lanes.
+// For fewer rows `lanes` is the largest power of two for which every warp has at most one unit.
 struct RowUnits {
   int shift, lanes, units;
   __device__ RowUnits(int rows, int warps) {
@@ -115,9 +126,10 @@ struct RowUnits {
     lanes = 1 << shift;
     units = chunks << shift;
   }
-  // Which share of a row's words is a lane's.
+  // The first of a lane's words; the others follow at a distance of `lanes`.
   __device__ int part(int lane) const { return lane & (lanes - 1); }
-  // The rows of a warp are `lanes` apart: with an odd stride no two lanes meet on a bank.
+  // The rows of a warp are `lanes` apart. A lane at word p of row r is on bank (r · stride + p) of
+  // 32, and with an odd stride these are 32 different ones.
   __device__ int row(int unit, int lane) const {
     return (unit >> shift) * kWarp + (unit & (lanes - 1)) + (lane >> shift << shift);
   }
@@ -128,8 +140,8 @@ struct RowUnits {
   }
 };
 
-// Read vectors [R, M] from weightings [R, N], one column; what earlier tiles gave is added to. The
-// backward of the similarity sums over rows alike, with the gradients of k·M_i for weightings.
+// r = Σ_i w_i M_i for one column of the memory, by one warp: read vectors [R, M] from weightings
+// [R, N]. The sums of earlier tiles are added to.
 template <typename A>
 __device__ void read(const Block& block, const Tile<A>& tile, int column, const A* weightings,
                      int heads, int N, A* read_vectors) {
@@ -155,7 +167,7 @@ __device__ void read(const Block& block, const Tile<A>& tile, int column, const 
   }
 }
 
-// M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h in one column; weightings [W, N].
+// M_i ← M_i Π_h (1 − w_h,i e_h) + Σ_h w_h,i a_h for one column, by one warp; weightings [W, N].
 template <typename A>
 __device__ void write(const Block& block, const Tile<A>& tile, int column, const A* weightings,
                       int heads, int N, const A* erase, const A* add) {
@@ -172,7 +184,8 @@ __device__ void write(const Block& block, const Tile<A>& tile, int column, const
   }
 }
 
-// What the write heads other than `head` leave of an element: a product, never a quotient.
+// What the write heads other than `head` leave of an element, Π_other (1 − w e). It is multiplied
+// up each time: dividing the product of all heads by one factor would fail where that factor is 0.
 template <typename A>
 __device__ A kept_by_others(int head, int heads, const A* weightings, int64_t N, const A* erase,
                             int word_size) {
@@ -183,7 +196,7 @@ __device__ A kept_by_others(int head, int heads, const A* weightings, int64_t N,
   return kept;
 }
 
-// A warp's part of a sum over rows, with what its earlier tiles gave.
+// Stores a warp's part of a sum over all rows, added to that of its earlier tiles.
 template <typename A>
 __device__ void give_part(const Block& block, const Tile<A>& tile, const Partials<A>& partials,
                           int head, A part) {
@@ -192,8 +205,9 @@ __device__ void give_part(const Block& block, const Tile<A>& tile, const Partial
   if (block.lane == 0) own = tile.fresh ? part : own + part;
 }
 
-// dw += dr · M_i, for heads [0, heads); weightings and d_weightings [heads, N], d_read_vectors
-// [heads, M]. Where they are asked for, also the parts of Σ dw w.
+// The backward of `read` to the weightings, dw_i += dr · M_i, for heads [0, heads); weightings and
+// d_weightings [heads, N], d_read_vectors [heads, M]. With `dots`, each warp also stores its part
+// of Σ dw w, which `sharpen_backward` needs.
 template <typename A>
 __device__ void read_backward_weightings(const Block& block, const Tile<A>& tile,
                                          const A* d_read_vectors, int heads, int N,
@@ -236,9 +250,12 @@ __device__ void read_backward_weightings(const Block& block, const Tile<A>& tile
   }
 }
 
-// dw_h += dM'_i · (a_h − e_h M_i Π_other (1 − w e)), a write head in each pass over the rows;
-// weightings and d_weightings [W, N]. Where they are asked for, also the parts of Σ dw w, of heads
-// from `first_head` on.
+// The backward of `write` to the weightings, where dM' is the gradient of the written memory:
+//   dw_h,i += dM'_i · (a_h − e_h M_i Π_other (1 − w e)), weightings and d_weightings [W, N].
+// With `dots`, also the parts of Σ dw w; the first write head is head `first_head` there.
+//
+// This is a sum over the words of each row, and is written as the parts of such a loop, a pass for
+// each write head, so that `similarity` can run it inside its own loop over the same words.
 template <typename A>
 struct WriteBackwardWeightings {
   Tile<A> d_written;
@@ -272,7 +289,7 @@ struct WriteBackwardWeightings {
   }
 };
 
-// All passes of what has no other work on the rows to go along with.
+// All passes of such a sum, in a loop of its own.
 template <typename A, typename F>
 __device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
   const RowUnits units(tile.rows, block.warps);
@@ -294,8 +311,8 @@ __device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
   }
 }
 
-// Nothing to go along with the similarity.
-struct Nothing {
+// For a `similarity` that has no other sum to run.
+struct NoOtherSums {
   static constexpr int passes = 0;
 };
 

@@ -1,5 +1,5 @@
-// What a block that holds a sequence's whole memory keeps in shared memory, and how the stages
-// follow one another there. The same constructors count the bytes on the host.
+// How a block works that has a sequence of its own: the buffers that it keeps in shared memory, and
+// the order of the stages of addressing, with the barriers between them.
 #pragma once
 #include "addressing.cuh"
 #include "interface.cuh"
@@ -7,20 +7,21 @@
 
 namespace ntm {
 
-// `Sizes` of an op without addressing (`read`, `write`) have no taps.
+// The buffers of a forward. Ops without addressing, `read` and `write`, have sizes without taps,
+// and get no buffers for it.
 template <typename A>
 struct ForwardSpace {
-  A *tile, *vector, *reads, *similarity, *previous, *shifted, *gated;
+  A *tile, *parameters, *read_vectors, *similarity, *previous, *shifted, *gated;
   Pair<A>*scores, *powers;
 
-  // Weightings may lie elsewhere than the rest.
+  // Weightings are taken apart from the rest, since they may lie in the workspace.
   template <typename Pieces>
   __host__ __device__ ForwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows, int warps) {
     const int64_t weighting = static_cast<int64_t>(sizes.H) * sizes.N;
     const int64_t addressing = sizes.S > 0 ? weighting : 0;
     tile = pieces.template take<A>(static_cast<int64_t>(tile_rows) * Tile<A>::stride_of(sizes.M));
-    vector = pieces.template take<A>(sizes.interface_size());
-    reads = pieces.template take<A>(sizes.R * sizes.M);
+    parameters = pieces.template take<A>(sizes.interface_size());
+    read_vectors = pieces.template take<A>(sizes.R * sizes.M);
     previous = pieces.template take_weighting<A>(weighting);
     similarity = pieces.template take_weighting<A>(addressing);
     shifted = pieces.template take_weighting<A>(addressing);
@@ -42,7 +43,7 @@ struct ForwardSpace {
 
 template <typename A>
 struct BackwardSpace {
-  A *tile, *d_tile, *vector, *d_reads, *d_taps;
+  A *tile, *d_tile, *parameters, *d_read_vectors, *d_taps;
   A *similarity, *previous, *gated, *shifted, *content, *weightings, *d;
   A *row_norms, *key_norms;
   Pair<A>*scores, *powers;
@@ -56,8 +57,8 @@ struct BackwardSpace {
     const int partials = sizes.H * warps;
     tile = pieces.template take<A>(pieces.plan().memories * tile_size);
     d_tile = pieces.template take<A>(tile_size);
-    vector = pieces.template take<A>(sizes.interface_size());
-    d_reads = pieces.template take<A>(sizes.R * sizes.M);
+    parameters = pieces.template take<A>(sizes.interface_size());
+    d_read_vectors = pieces.template take<A>(sizes.R * sizes.M);
     d_taps = pieces.template take<A>(sizes.H * sizes.S);
     weightings = pieces.template take_weighting<A>(weighting);
     d = pieces.template take_weighting<A>(weighting);
@@ -111,7 +112,7 @@ __device__ void load_or_clear(const Block& block, A* to, const NtmArray& array, 
     to[i] = load_or_zero<A>(array, offset + i);
 }
 
-// Zeros, where there is anything to put them.
+// Zeros into part of an array, if there is one.
 __device__ inline void clear(const Block& block, const NtmArray& array, int64_t offset,
                              int64_t count) {
   if (array.data == nullptr) return;
@@ -127,8 +128,30 @@ __device__ void store_vector(const Block& block, const A* from, const NtmArray& 
   for (int i = block.thread; i < count; i += block.threads) store(array, offset + i, from[i]);
 }
 
-// From a loaded memory, activated parameters and previous weightings to the weightings, f(head,
-// row, w). Ends without a barrier.
+// The parameters of the heads of sequence b where they come activated, an array for each kind:
+// `arrays` are the params of `address`, or a TiledCall.
+template <typename A, typename Arrays>
+__device__ void load_parameters(const Block& block, const Heads<A>& heads, const Arrays& arrays,
+                                const Sizes& sizes, int64_t b) {
+  const int H = sizes.H, M = sizes.M, S = sizes.S;
+  load_vector(block, heads.key, arrays.key, b * H * M, H * M);
+  load_vector(block, heads.strength, arrays.strength, b * H, H);
+  load_vector(block, heads.gate, arrays.gate, b * H, H);
+  load_vector(block, heads.shift, arrays.shift, b * H * S, H * S);
+  load_vector(block, heads.sharpening, arrays.sharpening, b * H, H);
+}
+
+// The same from an interface vector, which is activated on the way. The taps stay raw until
+// `activate_taps`, which has to wait for a barrier: their softmax needs all taps of a head.
+template <typename A>
+__device__ void load_interface(const Block& block, const Heads<A>& heads, const NtmArray& interface,
+                               int64_t b) {
+  for (int p = block.thread; p < heads.size; p += block.threads)
+    heads.key[p] = heads.activate(p, load<A>(interface, b * heads.size + p));
+}
+
+// All of addressing: from a loaded memory, activated parameters and the previous weightings to the
+// weightings, f(head, row, w). There are two barriers inside, and none at the end.
 template <typename A, typename F>
 __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                         const Sizes& sizes, const Chain<A>& chain, F f) {
@@ -140,8 +163,10 @@ __device__ void address(const Block& block, const Tile<A>& tile, const Heads<A>&
   sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers, f);
 }
 
-// From dw and its sums, K and the norms to the gradients of everything the chain starts from but
-// what `similarity_read_write_backward` and `scalars_backward` sum up. Ends without a barrier.
+// All of its backward but the sums over words and rows of the memory: from dw, the sums Σ dw w, the
+// similarities and the norms to the gradients of the products k·M_i and of the previous weightings,
+// and to partial sums of those of the scalars. `scalars_backward` and
+// `similarity_read_write_backward` follow. There are three barriers inside, and none at the end.
 template <typename A>
 __device__ void address_backward(const Block& block, const Heads<A>& heads, const Sizes& sizes,
                                  const BackwardChain<A>& chain, A* d_taps) {
@@ -156,8 +181,9 @@ __device__ void address_backward(const Block& block, const Heads<A>& heads, cons
   similarity_content_backward(block, all, heads, sizes, chain);
 }
 
-// The gradients of each head's scalars and taps, give(index in the vector, gradient), a warp a
-// head, from the last warp on. With `raw_taps` those of the taps before their softmax.
+// The gradients of each head's scalars and taps, give(index in the vector, gradient). A warp takes
+// a head, beginning with the last warp. With `raw_taps` the gradients of taps are those before
+// their softmax.
 template <typename A, typename F>
 __device__ void scalars_backward(const Block& block, const Heads<A>& heads, const Sizes& sizes,
                                  const BackwardChain<A>& chain, const A* d_taps, bool raw_taps,
@@ -183,13 +209,14 @@ __device__ void scalars_backward(const Block& block, const Heads<A>& heads, cons
   }
 }
 
-// What ‖k‖ takes back of the gradient of a key, for each of it: Σ_i dK_i K_i / ‖k‖² = β dβ / ‖k‖².
+// The part of a key's gradient that comes from its norm in the denominator of K is a multiple of
+// the key, to be subtracted. This is the factor: Σ_i dK_i K_i / ‖k‖², which is β dβ / ‖k‖².
 template <typename A>
-__device__ A key_pull(A strength, A d_strength, A norm) {
+__device__ A key_norm_part(A strength, A d_strength, A norm) {
   return norm > 0 ? strength * d_strength / (norm * norm) : A(0);
 }
 
-// The similarity, and of dw what the write heads give.
+// The similarity, and in the same passes the part of dw that comes from writing.
 template <typename A>
 __device__ void similarity_and_write_backward_weightings(const Block& block, const Tile<A>& tile,
                                                          const Tile<A>& d_tile,
@@ -202,8 +229,8 @@ __device__ void similarity_and_write_backward_weightings(const Block& block, con
                                  heads.add, chain.d + writing, chain.weight_dots, sizes.R});
 }
 
-// All that a step's backward sums over the words of a row: K, the norms, and dw from read and
-// write.
+// All that the backward of a step sums over the words of each row: K, the norms, and dw from
+// reading and from writing.
 template <typename A>
 __device__ void similarity_and_read_write_backward_weightings(
     const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
@@ -213,19 +240,61 @@ __device__ void similarity_and_read_write_backward_weightings(
                            chain.weight_dots);
 }
 
-// How many of each kind of head take part in `similarity_read_write_backward`.
+// How many heads read, write and have keys, for `similarity_read_write_backward`; each op that uses
+// it has its own.
 struct Parts {
   int reads, writes, keys;
   __device__ explicit Parts(const Sizes& sizes) : Parts(sizes.R, sizes.W, sizes.H) {}
   __device__ Parts(int R, int W, int K) : reads(R), writes(W), keys(K) {}
 };
 
-// All that it sums over rows, give(index in the vector, gradient), and dM in place of dM':
+// The gradients of a write head at two columns of a row, added to the sums of de and, behind them,
+// of da. `d` is dM' for all write heads; the last of them leaves in it what its erasing, and that
+// of the others, lets through to dM. `erase` are the head's own values.
+template <typename A>
+__device__ void write_backward_columns(int head, int heads, const A* weightings, int N,
+                                       const A* const (&all_erase)[2], int M, const A (&erase)[2],
+                                       const A (&m)[2], A (&d)[2], A (&sums)[4]) {
+  const A w = weightings[head * N];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    const A d_added = w * d[c];
+    const A others =
+        heads == 1 ? A(1) : kept_by_others(head, heads, weightings, N, all_erase[c], M);
+    sums[c] -= d_added * m[c] * others;
+    sums[2 + c] += d_added;
+    if (head == heads - 1) d[c] *= others * (1 - w * erase[c]);
+  }
+}
+
+// `key_norm_part` of two heads, `first` and the one behind it: a lane gets that of the head whose
+// sum it has after `own_sum`.
+template <typename A>
+__device__ A own_key_norm_part(const Block& block, const Heads<A>& heads, int first, int last,
+                               const BackwardChain<A>& chain) {
+  A own = 0;
+  for (int head = first; head < min(first + 2, last); ++head) {
+    const A d_strength = fold_sum(block, chain.d_strength, head);
+    const A part = key_norm_part(heads.strength[head], d_strength, chain.key_norms[head]);
+    if (head == first + block.lane / 2 % 2) own = part;
+  }
+  return own;
+}
+
+// The backward of read and write, and the rest of that of the similarity, which
+// `similarity_content_backward` has begun. It turns dM', the gradient of the memory after the step,
+// into dM, that of the memory before it, in the same place, and sums over the rows, give(index in
+// the vector, gradient):
 //   dk = Σ_i d(k·M_i) M_i, da = Σ_i w_i dM'_i, de = −Σ_i w_i dM'_i M_i Π_other (1 − w e),
-//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − M_i (what its norm takes).
-// A warp takes two columns; a pass over the rows one write head and, after the last of those, which
-// need dM', two of the others at a time: four sums each way. With `whole`, dβ is known, and of dk
-// is taken what ‖k‖ takes back.
+//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − Σ (the norm's part) M_i.
+//
+// A warp takes two columns for all rows, so that every sum is within one warp and no two warps meet
+// on an element of dM. The first passes have a write head each. All but the last of them need dM'
+// unchanged; read heads and keys, which change it, begin with the last one,
+// two in a pass. So the operands and the sums of a pass fit into registers.
+//
+// With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
+// part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
 template <typename A, typename F>
 __device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
                                                const Tile<A>& d_tile, const Heads<A>& heads,
@@ -233,14 +302,19 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
                                                const BackwardChain<A>& chain, bool whole, F give) {
   const int M = tile.word_size, R = parts.reads, W = parts.writes, K = parts.keys;
   const int first_other = max(0, W - 1), passes = first_other + max(1, (max(R, K) + 1) / 2);
+  // After `own_sum` a lane has one of four sums: that of a column, from one half of the array.
   const int lane_column = block.lane % 2, lane_half = block.lane / 2 % 2;
 #pragma unroll 1
   for (int first = 2 * block.warp; first < M; first += 2 * block.warps) {
-    const int column[2] = {first, min(first + 1, M - 1)};  // twice the same does no harm
+    // Of an odd number of columns the last is taken twice: both lanes then store the same.
+    const int column[2] = {first, min(first + 1, M - 1)};
+    const A* const all_erase[2] = {heads.erase + column[0], heads.erase + column[1]};
     const bool mine = block.lane < 4 && first + lane_column < M;
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass) {
       const int other = 2 * (pass - first_other);
+      // Of two heads and two columns: element 2 h + c is that of head `other` + h and column c. The
+      // sums of a write head are de of both columns, then da.
       A erase[2] = {}, d_read[4] = {}, key[4] = {}, d_write[4] = {}, d_key[4] = {};
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
@@ -257,19 +331,9 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
         const int at = tile.first + row;
         const A m[2] = {tile(row, column[0]), tile(row, column[1])};
         A d[2] = {d_tile(row, column[0]), d_tile(row, column[1])};
-        if (pass < W) {
-          const A* writing = chain.weightings + R * N + at;
-          const A w = writing[pass * N];
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            const A pull = w * d[c];
-            const A others =
-                W == 1 ? A(1) : kept_by_others(pass, W, writing, N, heads.erase + column[c], M);
-            d_write[c] -= pull * m[c] * others;
-            d_write[2 + c] += pull;
-            if (pass == W - 1) d[c] *= others * (1 - w * erase[c]);
-          }
-        }
+        if (pass < W)
+          write_backward_columns(pass, W, chain.weightings + R * N + at, N, all_erase, M, erase, m,
+                                 d, d_write);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int head = other + h;
@@ -280,11 +344,12 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
             for (int c = 0; c < 2; ++c) d[c] += w * d_read[2 * h + c];
           }
           if (head < K) {
-            const A product = chain.shifted[head * N + at], pull = chain.content[head * N + at];
+            const A d_product = chain.d_products()[head * N + at];
+            const A norm_part = chain.norm_parts()[head * N + at];
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-              d_key[2 * h + c] += product * m[c];
-              d[c] += product * key[2 * h + c] - pull * m[c];
+              d_key[2 * h + c] += d_product * m[c];
+              d[c] += d_product * key[2 * h + c] - norm_part * m[c];
             }
           }
         }
@@ -298,14 +363,10 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
       }
       if (other >= 0 && other < K) {
         const A own = own_sum(block, d_key);
-        A own_pull = 0;
-        for (int head = other; whole && tile.fresh && head < min(other + 2, K); ++head) {
-          const A d_strength = fold_sum(block, chain.d_strength, head);
-          const A pull = key_pull(heads.strength[head], d_strength, chain.key_norms[head]);
-          if (head == other + lane_half) own_pull = pull;
-        }
+        const A own_part =
+            whole && tile.fresh ? own_key_norm_part(block, heads, other, K, chain) : A(0);
         const int at = (other + lane_half) * M + first + lane_column;
-        if (mine && other + lane_half < K) give(at, own - own_pull * heads.key[at]);
+        if (mine && other + lane_half < K) give(at, own - own_part * heads.key[at]);
       }
     }
   }

@@ -1,3 +1,10 @@
+// Plans: what of a call goes into registers, shared memory and the workspace.
+//
+// If all that a block needs fits into its shared memory, the memory of the sequence stays there.
+// What is then left of it goes to a sequence's weights, and what is left after that to more than
+// one memory of a segment. Otherwise `address` and `step` cut the memory into tiles for many
+// blocks, and `sequence` streams it through its block tile by tile. What fits in no way is refused,
+// and the reason is given.
 #include <stdio.h>
 
 #include <algorithm>
@@ -12,8 +19,8 @@ namespace {
 
 constexpr int kLeastTileRows = 64;
 
-// A thread for about four elements of the memory, or for what it has to do of the controller's
-// products, so that small problems do not pay for idle warps.
+// The number of threads of a block: one for about four elements of the memory, or for the same
+// amount of work in the controller's products. Small problems do not pay for idle warps.
 int threads_for(const NtmSizes& sizes, bool is_double) {
   const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
   const int64_t controller = static_cast<int64_t>(sizes.hidden_size) * sizes.hidden_size / 8;
@@ -67,8 +74,8 @@ struct Planner {
     plan.workspace_bytes *= given.batch;
   }
 
-  // As many rows at a time as fit beside all else, in whole warps if it can be. One row is counted
-  // even if it does not fit: that is what a refusal names.
+  // Chooses as many rows for a tile as fit beside all else, a multiple of 32 if possible. If not
+  // even one row fits, the bytes of one row are counted, which the refusal then names.
   bool fit_rows() {
     plan.tile_rows = 32;
     count();
@@ -87,7 +94,8 @@ struct Planner {
     return plan.shared_bytes <= limit;
   }
 
-  // Tiles for many blocks, two or more to a multiprocessor if a warp's rows still fit so.
+  // Tiles for many blocks. They are small enough for two blocks or more on a multiprocessor, unless
+  // a tile would then have fewer than 32 rows.
   void tile(int whole) {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
@@ -104,58 +112,51 @@ struct Planner {
     refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
-  // How many units of four rows fit in what room is left.
-  int near_units(int units, int columns) {
-    const int64_t bytes = static_cast<int64_t>(kRowsAtOnce) * columns * (is_double ? 8 : 4);
+  // How many of a weight's units of four rows fit in the room that is left.
+  int near_units(int units, const Shape& shape) const {
+    const int64_t bytes = int64_t(kRowsAtOnce) * shape.columns * element_bytes();
     const int64_t room = (limit - plan.shared_bytes - 16) / bytes;
     return static_cast<int>(std::max(int64_t(0), std::min(room, int64_t(units))));
   }
 
   // What the memory leaves free goes to the controller's weights.
   void place_weights() {
-    const Sizes sizes(given);
-    const int columns = recurrent_columns(sizes, backward);
-    const Held most = backward ? kHeldBackward : kHeldForward;
-    plan.weights_held = !is_double && columns <= most.columns * kWarp;
-    plan.near_units = near_units(units_of(recurrent_rows()) - held_units(), columns);
+    const Shape recurrent = recurrent_shape(Sizes(given), backward);
+    const Shape interface = interface_shape(Sizes(given), backward);
+    plan.weights_held = !is_double && recurrent.columns <= most_held().columns * kWarp;
+    plan.near_units = near_units(units_of(recurrent.rows) - held_units(), recurrent);
     count();
-    plan.near_interface_units =
-        near_units(units_of(interface_rows()), interface_columns(sizes, backward));
+    plan.near_interface_units = near_units(units_of(interface.rows), interface);
     count();
   }
 
+  // The bytes of the weights in registers, in shared memory, and loaded from L2 at each step.
   void count_weights() {
-    const Sizes sizes(given);
-    const int64_t element = is_double ? 8 : 4;
-    const int64_t row = element * recurrent_columns(sizes, backward);
-    const int64_t interface_row = element * interface_columns(sizes, backward);
-    const int held = std::min(kRowsAtOnce * held_units(), recurrent_rows());
-    const int near = std::min(kRowsAtOnce * plan.near_units, recurrent_rows() - held);
-    const int near_interface = std::min(kRowsAtOnce * plan.near_interface_units, interface_rows());
+    const Shape recurrent = recurrent_shape(Sizes(given), backward);
+    const Shape interface = interface_shape(Sizes(given), backward);
+    const int64_t row = recurrent.columns * element_bytes();
+    const int64_t interface_row = interface.columns * element_bytes();
+    const int held = std::min(kRowsAtOnce * held_units(), recurrent.rows);
+    const int near = std::min(kRowsAtOnce * plan.near_units, recurrent.rows - held);
+    const int near_interface = std::min(kRowsAtOnce * plan.near_interface_units, interface.rows);
     plan.weight_bytes[0] = held * row;
     plan.weight_bytes[1] = near * row + near_interface * interface_row;
-    plan.weight_bytes[2] = (recurrent_rows() - held - near) * row +
-                           (interface_rows() - near_interface) * interface_row;
+    plan.weight_bytes[2] =
+        (recurrent.rows - held - near) * row + (interface.rows - near_interface) * interface_row;
   }
 
-  // Rows of the weights, which a backward has transposed; units of them in registers.
-  int recurrent_rows() const {
-    const Sizes sizes(given);
-    return backward ? recurrent_width(sizes) : recurrent_columns(sizes, true);
-  }
-  int interface_rows() const {
-    const Sizes sizes(given);
-    return backward ? sizes.C : sizes.interface_size();
-  }
+  int64_t element_bytes() const { return is_double ? 8 : 4; }
+  HeldUnits most_held() const { return backward ? kHeldBackward : kHeldForward; }
+  // Units of the recurrent weight that all warps of a block together hold in registers.
   int held_units() const {
-    const Held most = backward ? kHeldBackward : kHeldForward;
-    return plan.weights_held ? most.units * plan.threads / kWarp : 0;
+    return plan.weights_held ? most_held().units * plan.threads / kWarp : 0;
   }
 
-  // What then is left keeps memories of a segment from being made again for each of its steps.
+  // What is left then goes to memories of a segment: of each that has room, the backward does not
+  // have to replay the writes again.
   void place_memories() {
-    const int64_t memory = static_cast<int64_t>(given.memory_size) *
-                           Tile<float>::stride_of(given.word_size) * (is_double ? 8 : 4);
+    const int64_t memory =
+        int64_t(given.memory_size) * Tile<float>::stride_of(given.word_size) * element_bytes();
     const int64_t more = (limit - plan.shared_bytes - 16) / memory;
     const int64_t most = std::min(given.checkpoint_every, given.time);
     plan.memories = static_cast<int>(std::max(int64_t(1), std::min(1 + more, most)));
@@ -192,7 +193,7 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
     planner.refuse("the memory of a sequence does not fit in shared memory");
     return plan;
   }
-  // The weightings stay if they leave room for a tile worth moving.
+  // The weightings stay in shared memory if that leaves room for a tile of some size.
   for (int away = 0; away < 2; ++away) {
     plan.weightings_away = away;
     planner.count_weights();

@@ -1,5 +1,5 @@
-// Which way a call is run, from its sizes and the shared memory of a block: the one table of
-// limits.
+// How a call will be run. A plan follows from the sizes of the call and the shared memory that a
+// block may have on the device, and from nothing else, so the host can make it without a GPU.
 #pragma once
 #include "launch.cuh"
 #include "on_chip.cuh"
@@ -8,7 +8,8 @@ namespace ntm {
 
 NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit);
 
-// Runs the kernel of the arithmetic dtype with a block for each sequence.
+// Launches the kernel for float or double, by the dtype of the memory, with a block for each
+// sequence of the batch.
 template <typename Params>
 int dispatch(const Params* params, const NtmPlan& plan, void* stream, Kernel<Params> single,
              Kernel<Params> twice, int64_t memory_dtype) {

@@ -1,4 +1,5 @@
-// `read` and `write`, forward and backward, with a block for each sequence.
+// `read` and `write`, forward and backward, with a block for each sequence. The memory must fit
+// into shared memory.
 #include "launch.cuh"
 #include "on_chip.cuh"
 #include "plan.cuh"
@@ -21,9 +22,9 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_forward_kernel(
   __syncthreads();
 #pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps)
-    read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
+    read(block, tile, column, space.previous, sizes.R, sizes.N, space.read_vectors);
   __syncthreads();
-  store_vector(block, space.reads, params.out_read_vectors, b * sizes.R * sizes.M,
+  store_vector(block, space.read_vectors, params.out_read_vectors, b * sizes.R * sizes.M,
                sizes.R * sizes.M);
 }
 
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const BackwardChain<A> chain = space.chain(block, sizes);
-  const Heads<A> heads(space.vector, 0, 0, sizes.M, 0);
+  const Heads<A> heads(space.parameters, 0, 0, sizes.M, 0);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
   const int R = sizes.R, N = sizes.N, M = sizes.M;
@@ -44,13 +45,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
 
   load_tile(tile, params.memory, memory);
   clear_tile(block, d_tile);
-  load_vector(block, space.d_reads, params.grad_read_vectors, b * R * M, R * M);
+  load_vector(block, space.d_read_vectors, params.grad_read_vectors, b * R * M, R * M);
   load_vector(block, chain.weightings, params.weightings, weighting, R * N);
   for (int i = block.thread; i < R * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  read_backward_weightings(block, tile, space.d_reads, R, N, chain.weightings, chain.d, {});
-  similarity_read_write_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N, space.d_reads,
-                                 chain, true, [](int, A) {});
+  read_backward_weightings(block, tile, space.d_read_vectors, R, N, chain.weightings, chain.d, {});
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(R, 0, 0), N,
+                                 space.d_read_vectors, chain, true, [](int, A) {});
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.d, params.d_weightings, weighting, R * N);
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_forward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
+  const Heads<A> heads(space.parameters, 0, sizes.W, sizes.M, 0);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int W = sizes.W, N = sizes.N, M = sizes.M;
   const int64_t b = blockIdx.x, memory = b * N * M;
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, 0, sizes.W, sizes.M, 0);
+  const Heads<A> heads(space.parameters, 0, sizes.W, sizes.M, 0);
   const BackwardChain<A> chain = space.chain(block, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
             WriteBackwardWeightings<A>{
                 d_tile, chain.weightings, W, N, heads.erase, heads.add, chain.d, {}, 0});
   __syncthreads();
-  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, W, 0), N, space.d_reads,
-                                 chain, true, [&](int index, A d) {
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, W, 0), N,
+                                 space.d_read_vectors, chain, true, [&](int index, A d) {
                                    const bool adds = index >= W * M;
                                    store(adds ? params.d_add : params.d_erase,
                                          b * W * M + (adds ? index - W * M : index), d);

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // Of all that stands here; a library that was compiled with another one is refused.
-#define NTM_LAYOUT "7729b5ed661e7dac"
+#define NTM_LAYOUT "5f9004b1a644c959"
 
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 
@@ -128,6 +128,7 @@ typedef struct NtmSequenceParams {
   NtmArray initial_hidden;           // [L, B, C] if is_lstm
   NtmArray initial_cell;             // [L, B, C] if is_lstm
   void* lengths;                     // [B] if has_lengths
+  void* resets;                      // [T, B] if has_resets
   void* upper_weight;                // [U, G, J] if is_deep
   void* upper_bias;                  // [U, G] if is_deep
   NtmArray out_hidden;               // [T, B, C]

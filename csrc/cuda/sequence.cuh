@@ -1,93 +1,105 @@
-// What both directions of `sequence` share: shared memory, and the ways to a step's memory.
+// What both directions of `sequence` share: the pieces of shared memory, and a block's view of its
+// sequence.
 #pragma once
 #include "controller.cuh"
 #include "on_chip.cuh"
 
 namespace ntm {
 
-// Width of what the controller gets from the step before: the read vectors, and h of an LSTM.
-__host__ __device__ inline int recurrent_width(const Sizes& sizes) {
-  return sizes.R * sizes.M + (sizes.is_lstm ? sizes.C : 0);
+// Of the interface weight; a backward has it transposed.
+__host__ __device__ inline Shape interface_shape(const Sizes& sizes, bool backward) {
+  const Shape shape{sizes.interface_size(), sizes.C};
+  return backward ? shape.transposed() : shape;
 }
 
-// The part of the recurrent weight that a warp holds in registers, as far as 128 of them allow:
-// units of four rows, and columns per lane. The rest of the paper's weights fits beside its memory
-// in the shared memory of sm_80.
-struct Held {
-  int units, columns;
-};
-constexpr Held kHeldForward{3, 4}, kHeldBackward{1, 13};
-
-// Columns of the weights as the kernels of a direction use them (transposed backward).
-__host__ __device__ inline int recurrent_columns(const Sizes& sizes, bool backward) {
-  return backward ? (sizes.is_lstm ? 4 : 1) * sizes.C : recurrent_width(sizes);
+// The part of the interface weight that is in shared memory, [near_interface_units, 4, columns].
+template <typename A, typename Pieces>
+__host__ __device__ A* take_near_interface(Pieces& pieces, const Sizes& sizes, bool backward) {
+  const int64_t rows = static_cast<int64_t>(pieces.plan().near_interface_units) * kRowsAtOnce;
+  return pieces.template take<A>(rows * interface_shape(sizes, backward).columns);
 }
-__host__ __device__ inline int interface_columns(const Sizes& sizes, bool backward) {
-  return backward ? sizes.interface_size() : sizes.C;
-}
-
-// The parts of the controller's weights that live in shared memory.
-template <typename A>
-struct NearWeights {
-  A *near_weights, *near_interface;  // [near_units, 4, columns]
-  template <typename Pieces>
-  __host__ __device__ NearWeights(Pieces& pieces, const Sizes& sizes, bool backward) {
-    near_weights = pieces.template take<A>(static_cast<int64_t>(pieces.plan().near_units) *
-                                           kRowsAtOnce * recurrent_columns(sizes, backward));
-    near_interface =
-        pieces.template take<A>(static_cast<int64_t>(pieces.plan().near_interface_units) *
-                                kRowsAtOnce * interface_columns(sizes, backward));
-  }
-};
 
 template <typename A>
-struct SequenceForwardSpace : ForwardSpace<A>, NearWeights<A> {
-  A *recurrent, *next_recurrent;  // [R*M + C]: the read vectors, h
-  A* cell;                        // [C]
+struct SequenceForwardSpace : ForwardSpace<A> {
+  ControllerSpace<A> controller;
+  A* near_interface;
 
   template <typename Pieces>
   __host__ __device__ SequenceForwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
                                            int warps)
-      : ForwardSpace<A>(pieces, sizes, tile_rows, warps), NearWeights<A>(pieces, sizes, false) {
-    recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
-    next_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
-    cell = pieces.template take<A>(sizes.C);
-  }
+      : ForwardSpace<A>(pieces, sizes, tile_rows, warps),
+        controller(pieces, sizes),
+        near_interface(take_near_interface<A>(pieces, sizes, false)) {}
 };
 
 template <typename A>
-struct SequenceBackwardSpace : BackwardSpace<A>, NearWeights<A> {
-  A* d_recurrent;  // [R*M + C]
-  A* d_cell;       // [C]
-  A* d_gates;      // [4C], of a feed-forward controller [C]
-  A* d_vector;     // [P], of the tiles so far
-  A* d_raw;        // [P]
+struct SequenceBackwardSpace : BackwardSpace<A> {
+  ControllerBackwardSpace<A> controller;
+  A* near_interface;
+  A* d_parameters;  // [P], of the tiles so far
+  A* d_interface;   // [P], before the activations
 
   template <typename Pieces>
   __host__ __device__ SequenceBackwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows,
                                             int warps)
-      : BackwardSpace<A>(pieces, sizes, tile_rows, warps), NearWeights<A>(pieces, sizes, true) {
-    d_recurrent = pieces.template take<A>(sizes.R * sizes.M + sizes.C);
-    d_cell = pieces.template take<A>(sizes.C);
-    d_gates = pieces.template take<A>(4 * sizes.C);
-    d_vector = pieces.template take<A>(sizes.interface_size());
-    d_raw = pieces.template take<A>(sizes.interface_size());
+      : BackwardSpace<A>(pieces, sizes, tile_rows, warps),
+        controller(pieces, sizes),
+        near_interface(take_near_interface<A>(pieces, sizes, true)) {
+    d_parameters = pieces.template take<A>(sizes.interface_size());
+    d_interface = pieces.template take<A>(sizes.interface_size());
   }
 };
 
-// Steps of this block's sequence; what is given is not trusted, for nobody has looked at it.
-__device__ inline int length_of(const NtmSequenceParams& params, const Sizes& sizes) {
-  if (params.lengths == nullptr) return sizes.T;
-  const int64_t length = static_cast<const int64_t*>(params.lengths)[blockIdx.x];
-  return static_cast<int>(max(int64_t(0), min(length, int64_t(sizes.T))));
-}
+// A block's view of the sequence that it works on, which is the b-th of the batch.
+//
+// Its memory is `resident` if it stays in shared memory for all steps. Otherwise it has its place
+// in global memory and passes through shared memory in tiles of `plan.tile_rows` rows. With
+// `InRegisters`, beside a resident memory, part of the recurrent weight is held in registers.
+template <typename A, bool InRegisters, typename Space>
+struct SequenceOfBlock {
+  const NtmSequenceParams& params;
+  const NtmPlan& plan;
+  const Sizes sizes;
+  const Space space;
+  const Heads<A> heads;
+  const int64_t b, batch;
+  const int length;
 
-// f(tile) for each tile of the memory.
-template <typename A, typename F>
-__device__ void each_tile(A* at, const Sizes& sizes, int tile_rows, F f) {
+  __device__ SequenceOfBlock(const NtmSequenceParams& given, const NtmPlan& planned,
+                             PlacedPieces pieces)
+      : params(given),
+        plan(planned),
+        sizes(params.sizes),
+        space(pieces, sizes, plan.tile_rows, blockDim.x / kWarp),
+        heads(space.parameters, sizes),
+        b(blockIdx.x),
+        batch(gridDim.x),
+        length(length_of()) {}
+
+  // The place of step t in [T, B].
+  __device__ int64_t at(int64_t t) const { return t * batch + b; }
+  __device__ bool resident() const { return InRegisters || plan.tile_rows >= sizes.N; }
+
+  // Where a tile lies in an array [B, N, M].
+  __device__ int64_t offset_of(const Tile<A>& tile) const {
+    return b * sizes.memory_elements() + static_cast<int64_t>(tile.first) * sizes.M;
+  }
+  __device__ Tile<A> whole(A* at) const { return {at, 0, sizes.N, sizes.M, true}; }
+  // f(tile) for each tile of the memory, which lie in shared memory one after another.
+  template <typename F>
+  __device__ void each_tile(A* at, F f) const {
 #pragma unroll 1
-  for (int first = 0; first < sizes.N; first += tile_rows)
-    f(Tile<A>{at, first, min(tile_rows, sizes.N - first), sizes.M, first == 0});
-}
+    for (int first = 0; first < sizes.N; first += plan.tile_rows)
+      f(Tile<A>{at, first, min(plan.tile_rows, sizes.N - first), sizes.M, first == 0});
+  }
+
+ private:
+  // Lengths are clamped: they come from a tensor whose values nobody has checked.
+  __device__ int length_of() const {
+    if (params.lengths == nullptr) return sizes.T;
+    const int64_t given = static_cast<const int64_t*>(params.lengths)[blockIdx.x];
+    return static_cast<int>(max(int64_t(0), min(given, int64_t(sizes.T))));
+  }
+};
 
 }  // namespace ntm

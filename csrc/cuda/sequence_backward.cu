@@ -1,288 +1,331 @@
-// `sequence` backward: one launch for all steps, with a block for each sequence.
+// `sequence` backward: one launch for all steps, from the last one to the first. A block has one
+// sequence of the batch, as in the forward.
 //
-// The memory before each step is made again from the last checkpoint by repeating the writes since;
-// its gradient stays in shared memory, or passes through it tile by tile from its place in the
-// result. The gradients of the weights are left to matrix products after the loop.
+// Where data lives: dM, the gradient of the memory, stays in shared memory, or has its place in the
+// result and passes through shared memory in tiles. The memories themselves are not kept by the
+// forward, but for one at the start of each segment of steps, a checkpoint. The memory before any
+// other step is replayed: made again from the checkpoint by repeating the writes since. If there is
+// room, a replay leaves the memories of several steps of the segment in shared memory, and the
+// steps before take theirs from there. The gradients of the weights are left to matrix products
+// after the launch, over the gradients that it stores for all steps.
 //
-// Seven barriers a step: content to shift | backward of sharpen | of interpolate and shift | of
-// similarity and content | of read and write, to the memory | interface and, of the step before,
-// the memory | recurrent and, of the step before, the similarity.
+// A step has seven barriers. What works on step t and what prepares step t − 1 share phases:
+//
+//   address_backward      step t: content to shift again | sharpen_backward |
+//                         interpolate_shift_backward | similarity_content_backward
+//   read_write_backward   step t: its gradients go to the memory and to the heads' parameters
+//   interface_backward    step t: to the gates of the controller
+//     load_step, replay   step t − 1: what the forward saved, and the memory
+//   controller_backward   step t: to the read vectors and hidden state of step t − 1
+//     similarity_step     step t − 1: the similarities again
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
 
 namespace ntm {
 
-// Words of a row that a thread brings forward together.
+// Words of a row that a thread replays together: their writes share the loads of the weightings.
 constexpr int kWordsAtOnce = 5;
 
-// The memory before step t: the last checkpoint, and the writes of the steps since. The memories
-// before the `earlier` steps before it, one behind the other, come out on the way.
-template <typename A>
-__device__ void replay(const Block& block, const Tile<A>& tile, const NtmSequenceParams& params,
-                       const Sizes& sizes, const Heads<A>& heads, int t, int earlier) {
-  const int64_t b = blockIdx.x, B = gridDim.x;
-  const int segment = t / params.sizes.checkpoint_every, last = t % params.sizes.checkpoint_every;
-  const int64_t start = segment * params.sizes.checkpoint_every * B + b;  // of [T, B]
-  const int N = sizes.N, M = tile.word_size, W = sizes.W, size = tile.rows * tile.stride();
-  const int chunks = (tile.rows + kWarp - 1) / kWarp;
-  const int some = max(1, min(kWordsAtOnce, M * chunks / block.warps));
-#pragma unroll 1
-  for (int unit = block.warp; unit / chunks * some < M; unit += block.warps) {
-    const int row = unit % chunks * kWarp + block.lane, word = unit / chunks * some;
-    if (row >= tile.rows) continue;
-    const int words = min(some, M - word);
-    const A* checkpoint = static_cast<const A*>(params.saved_checkpoints) +
-                          ((segment * B + b) * M + word) * N + tile.first + row;
-    const A* w = static_cast<const A*>(params.saved_weightings) + (start * sizes.H + sizes.R) * N +
-                 tile.first + row;
-    const A* erase = static_cast<const A*>(params.saved_interface) + start * heads.size +
-                     heads.index(heads.erase) + word;
-    A values[kWordsAtOnce];
-#pragma unroll
-    for (int i = 0; i < kWordsAtOnce; ++i)
-      values[i] = i < words ? checkpoint[static_cast<int64_t>(i) * N] : A(0);
-#pragma unroll 1
-    for (int write = 0;; ++write) {
-      if (write + earlier >= last) {
-        A* to = &tile(row, word) + (write + earlier - last) * size;
-#pragma unroll
-        for (int i = 0; i < kWordsAtOnce; ++i)
-          if (i < words) to[i] = values[i];
-      }
-      if (write == last) break;
-      A added[kWordsAtOnce] = {};
-#pragma unroll 1
-      for (int head = 0; head < W; ++head) {
-        const A weight = w[head * N];
-        const A *e = erase + head * M, *a = e + W * M;
-#pragma unroll
-        for (int i = 0; i < kWordsAtOnce; ++i) {
-          if (i >= words) continue;
-          values[i] *= 1 - weight * e[i];
-          added[i] += weight * a[i];
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kWordsAtOnce; ++i) values[i] += added[i];
-      w += B * sizes.H * N;
-      erase += B * heads.size;
+template <typename A, bool InRegisters>
+struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>> {
+  using Base = SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>>;
+  using Base::at, Base::batch, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
+  using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
+
+  const BackwardChain<A> chain;
+  ControllerBackward<A, InRegisters> controller;
+  Weight<A> interface;
+  // Shared memory has the memories before `plan.memories` steps in a row; that of the step at work
+  // is in this place.
+  int place = 0;
+
+  __device__ SequenceBackward(const Block& block, const NtmSequenceParams& given,
+                              const NtmPlan& planned, PlacedPieces pieces)
+      : Base(given, planned, pieces),
+        chain(space.chain(block, sizes)),
+        controller(block, given, planned, sizes, space.controller),
+        interface(block, given.interface_weight, interface_shape(sizes, true),
+                  neighbouring_rows(sizes.C), space.near_interface, planned.near_interface_units) {}
+
+  // The raw interface vector of a step, but for the erase vectors, which are activated.
+  __device__ const A* saved_interface(int t) const {
+    return static_cast<const A*>(params.saved_interface) + at(t) * heads.size;
+  }
+
+  // dM of a tile as the step after left it; after the last step, the gradient of the final memory.
+  __device__ void load_d_memory(const Block& block, const Tile<A>& d_tile, bool after_last) const {
+    if (!after_last)
+      load_tile(d_tile, params.d_initial_memory, offset_of(d_tile));
+    else if (params.grad_final_memory.data != nullptr)
+      load_tile(d_tile, params.grad_final_memory, offset_of(d_tile));
+    else
+      clear_tile(block, d_tile);
+  }
+
+  __device__ void load_grads(const Block& block) const {
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    if (resident()) load_d_memory(block, whole(space.d_tile), true);
+    load_or_clear(block, chain.d_weightings(), params.grad_final_weightings, b * weighting,
+                  weighting);
+    load_or_clear(block, controller.d_read_vectors(), params.grad_final_read_vectors, b * reads,
+                  reads);
+    controller.load_grads(block);
+  }
+
+  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  __device__ void load_weights(const Block& block) {
+    controller.load_weight(block);
+    interface.load(block);
+  }
+
+  __device__ void clear_padding(const Block& block) const {
+    for (int64_t t = length; t < sizes.T; ++t) {
+      controller.clear_padding(block, at(t));
+      clear(block, plain<A>(params.d_interface), at(t) * heads.size, heads.size);
     }
   }
-}
 
-// With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
-// held in registers.
+  // Brings the memory before step t into shared memory: it starts from the checkpoint of the
+  // segment and repeats the writes of the segment's steps before t. The memories before the
+  // `earlier` steps that precede t come out on the way and are stored too: the earliest at `tile`,
+  // each later one behind it, and that of step t last.
+  //
+  // Each thread replays a few words of one row for itself, in registers, without any barrier.
+  __device__ void replay(const Block& block, const Tile<A>& tile, int t, int earlier) const {
+    const int segment = t / params.sizes.checkpoint_every;
+    const int writes = t % params.sizes.checkpoint_every;
+    const int64_t start = at(segment * params.sizes.checkpoint_every);
+    const int N = sizes.N, M = tile.word_size, size = tile.rows * tile.stride();
+    const int chunks = (tile.rows + kWarp - 1) / kWarp;
+    // A thread takes fewer words at a time if some warps would have nothing to do otherwise.
+    const int some = max(1, min(kWordsAtOnce, M * chunks / block.warps));
+#pragma unroll 1
+    for (int unit = block.warp; unit / chunks * some < M; unit += block.warps) {
+      const int row = unit % chunks * kWarp + block.lane, word = unit / chunks * some;
+      if (row >= tile.rows) continue;
+      const int words = min(some, M - word);
+      const A* checkpoint = static_cast<const A*>(params.saved_checkpoints) +
+                            (at(segment) * M + word) * N + tile.first + row;
+      const A* w = static_cast<const A*>(params.saved_weightings) +
+                   (start * sizes.H + sizes.R) * N + tile.first + row;
+      const A* erase = static_cast<const A*>(params.saved_interface) + start * heads.size +
+                       heads.index(heads.erase) + word;
+      A values[kWordsAtOnce];
+#pragma unroll
+      for (int i = 0; i < kWordsAtOnce; ++i)
+        values[i] = i < words ? checkpoint[static_cast<int64_t>(i) * N] : A(0);
+#pragma unroll 1
+      for (int write = 0;; ++write) {
+        if (write + earlier >= writes) {
+          A* to = &tile(row, word) + (write + earlier - writes) * size;
+#pragma unroll
+          for (int i = 0; i < kWordsAtOnce; ++i)
+            if (i < words) to[i] = values[i];
+        }
+        if (write == writes) break;
+        replay_write(w, erase, words, values);
+        w += batch * sizes.H * N;
+        erase += batch * heads.size;
+      }
+    }
+  }
+
+  // One step's write to some words of a row. `w` and `erase` are of its first write head.
+  __device__ void replay_write(const A* w, const A* erase, int words,
+                               A (&values)[kWordsAtOnce]) const {
+    const int M = sizes.M;
+    A added[kWordsAtOnce] = {};
+#pragma unroll 1
+    for (int head = 0; head < sizes.W; ++head) {
+      const A weight = w[head * sizes.N];
+      const A *e = erase + head * M, *a = e + sizes.W * M;
+#pragma unroll
+      for (int i = 0; i < kWordsAtOnce; ++i) {
+        if (i >= words) continue;
+        values[i] *= 1 - weight * e[i];
+        added[i] += weight * a[i];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kWordsAtOnce; ++i) values[i] += added[i];
+  }
+
+  // The memory before the step at work, where it is resident.
+  __device__ Tile<A> memory() const {
+    return whole(space.tile + place * sizes.N * Tile<A>::stride_of(sizes.M));
+  }
+  // f(tile) for the memory before the step at work: the whole of it where it is resident, else each
+  // tile, into which f has to bring it.
+  template <typename F>
+  __device__ void each_tile_of_memory(F f) const {
+    if (resident())
+      f(memory());
+    else
+      each_tile(space.tile, f);
+  }
+  // The same rows of dM.
+  __device__ Tile<A> d_tile_of(const Tile<A>& tile) const {
+    return {space.d_tile, tile.first, tile.rows, tile.word_size, tile.fresh};
+  }
+  // Brings both to a tile that passes through shared memory.
+  __device__ void stream(const Block& block, const Tile<A>& tile, int t, bool after_last) const {
+    replay(block, tile, t, 0);
+    load_d_memory(block, d_tile_of(tile), after_last);
+    __syncthreads();
+  }
+
+  // From dw to the gradients of the similarities' products and of the previous weightings. The part
+  // of dw that comes from reading is added here where the memory is resident: the phase before has
+  // completed the gradients of the read vectors.
+  __device__ void address_backward(const Block& block) const {
+    if (resident())
+      read_backward_weightings(block, memory(), space.d_read_vectors, sizes.R, sizes.N,
+                               chain.weightings, chain.d_weightings(), chain.weight_dots);
+    ntm::address_backward(block, heads, sizes, chain, space.d_taps);
+  }
+
+  // From the gradients of what the heads read, wrote and addressed to dM and d_interface. Sums over
+  // the rows of a tile at a time are gathered in d_parameters first.
+  __device__ void read_write_backward(const Block& block, int t) const {
+    A* stored = static_cast<A*>(params.d_interface) + at(t) * heads.size;
+    auto give = [&](int p, A d_raw) { space.d_interface[p] = stored[p] = d_raw; };
+    auto give_scalar = [&](int p, A d) {
+      give(p, d * heads.activate_backward_slope(p, saved_interface(t)[p]));
+    };
+    // Keys and add vectors are linear. The slope of the sigmoid follows from the erase vector.
+    auto give_vector = [&](int p, A d) {
+      const A erase = space.parameters[p];
+      give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
+    };
+    // The gradient of the previous weightings is where dw of the step before starts from.
+    for (int i = block.thread; i < sizes.weighting_elements(); i += block.threads)
+      chain.d_weightings()[i] = chain.d_previous()[i];
+    scalars_backward(block, heads, sizes, chain, space.d_taps, true, give_scalar);
+    each_tile_of_memory([&](const Tile<A>& tile) {
+      const Tile<A> d_tile = d_tile_of(tile);
+      if (!resident()) stream(block, tile, t, t == length - 1);
+      auto gather = [&](int p, A d) {
+        A& sum = space.d_parameters[p];
+        if (resident())
+          give_vector(p, d);
+        else
+          sum = tile.fresh ? d : sum + d;
+      };
+      similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N,
+                                     space.d_read_vectors, chain, true, gather);
+      if (resident()) return;
+      __syncthreads();
+      store_tile(d_tile, params.d_initial_memory, offset_of(tile));
+      __syncthreads();
+    });
+    if (!resident())
+      for (int p = block.thread; p < heads.size; p += block.threads)
+        if (p < sizes.H * sizes.M || p >= heads.index(heads.erase))
+          give_vector(p, space.d_parameters[p]);
+  }
+
+  // What the forward saved of step t. The gradient of its read vectors comes from outside and,
+  // after the last step, from the final ones; `controller_backward` adds that of the step after.
+  __device__ void load_step(const Block& block, int t) {
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    for (int p = block.thread; p < heads.size; p += block.threads) {
+      const A saved = saved_interface(t)[p];
+      space.parameters[p] = heads.is_erase(p) ? saved : heads.activate(p, saved);
+    }
+    load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
+                weighting);
+    load_vector(block, chain.previous,
+                t == 0 ? params.initial_weightings : plain<A>(params.saved_weightings),
+                (t == 0 ? b : at(t - 1)) * weighting, weighting);
+    for (int i = block.thread; i < reads; i += block.threads)
+      space.d_read_vectors[i] = load_or_zero<A>(params.grad_read_vectors, at(t) * reads + i) +
+                                (t == length - 1 ? controller.d_read_vectors()[i] : A(0));
+    if (resident() && --place < 0) {
+      place = t % params.sizes.checkpoint_every % plan.memories;
+      replay(block, whole(space.tile), t, place);
+    }
+  }
+
+  // From d_interface to the gradient of the controller's output, and on to that of its gates.
+  __device__ void interface_backward(const Block& block, int t) const {
+    interface.times_by_rows(block, space.d_interface, [&](int unit, A d) {
+      const int64_t index = at(t) * sizes.C + unit;
+      controller.gates_backward(unit, d + load_or_zero<A>(params.grad_hidden, index), t, at(t));
+    });
+  }
+
+  // From the gates to what the controller saw of the step before.
+  __device__ void controller_backward(const Block& block, int t) const {
+    controller.recurrent_backward(block, [&](int row, A d) {
+      if (t > 0 && row < sizes.read_elements()) space.d_read_vectors[row] += d;
+    });
+  }
+
+  // The similarities of step t again, and the part of dw that comes from writing: both are sums
+  // over the words of a row. Where the memory is not resident, that from reading is added too,
+  // which saves it from passing through shared memory once more.
+  __device__ void similarity_step(const Block& block, int t) const {
+    activate_taps(block, heads, sizes);
+    each_tile_of_memory([&](const Tile<A>& tile) {
+      if (!resident()) {
+        __syncthreads();
+        stream(block, tile, t, t == length - 1);
+        read_backward_weightings(block, tile, space.d_read_vectors, sizes.R, sizes.N,
+                                 chain.weightings, chain.d_weightings(), chain.weight_dots);
+      }
+      similarity_and_write_backward_weightings(block, tile, d_tile_of(tile), heads, sizes, chain);
+    });
+  }
+
+  __device__ void store_grads(const Block& block) const {
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    if (resident()) {
+      store_tile(whole(space.d_tile), params.d_initial_memory, b * sizes.memory_elements());
+    } else if (length == 0) {  // no step has stored dM
+      each_tile(space.d_tile, [&](const Tile<A>& d_tile) {
+        __syncthreads();
+        load_d_memory(block, d_tile, true);
+        __syncthreads();
+        store_tile(d_tile, params.d_initial_memory, offset_of(d_tile));
+      });
+    }
+    store_vector(block, chain.d_weightings(), params.d_initial_weightings, b * weighting,
+                 weighting);
+    store_vector(block, controller.d_read_vectors(), params.d_initial_read_vectors, b * reads,
+                 reads);
+    controller.store_grads(block);
+  }
+};
+
 template <typename A, bool InRegisters>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  const Sizes sizes(params.sizes);
-  const bool is_lstm = sizes.is_lstm;
-  const int64_t b = blockIdx.x, B = gridDim.x;
-  PlacedPieces pieces(plan, shared, InRegisters ? nullptr : params.workspace);
-  const SequenceBackwardSpace<A> space(pieces, sizes, plan.tile_rows, blockDim.x / kWarp);
-  const Heads<A> heads(space.vector, sizes);
-  const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
-  const int reads = sizes.R * M, weighting = sizes.H * N;
-  const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
-  const bool resident = InRegisters || plan.tile_rows >= N;
-  const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
-  const int length = length_of(params, sizes);
-  const A* all_weightings = static_cast<const A*>(params.saved_weightings);
-  const A* interfaces = static_cast<const A*>(params.saved_interface);
-  const A* all_gates = static_cast<const A*>(params.saved_gates);
-  const A* cells = static_cast<const A*>(params.saved_cells);
-  A* d_interfaces = static_cast<A*>(params.d_interface);
-  const Tile<A> d_whole{space.d_tile, 0, N, M, true};
-  const BackwardChain<A> chain = space.chain(Block(), sizes);
-
-  // dM' of a tile: what the later steps left, or else the gradient of the final memory.
-  auto load_d_memory = [&](const Block& block, const Tile<A>& d_tile, bool first) {
-    const int64_t offset = b * cells_of_memory + static_cast<int64_t>(d_tile.first) * M;
-    if (!first)
-      load_tile(d_tile, params.d_initial_memory, offset);
-    else if (params.grad_final_memory.data != nullptr)
-      load_tile(d_tile, params.grad_final_memory, offset);
-    else
-      clear_tile(block, d_tile);
-  };
-  const Block start;
-  if (resident) load_d_memory(start, d_whole, true);
-  load_or_clear(start, chain.d, params.grad_final_weightings, b * weighting, weighting);
-  load_or_clear(start, space.d_recurrent, params.grad_final_read_vectors, b * reads, reads);
-  if (is_lstm) {
-    load_or_clear(start, space.d_recurrent + reads, params.grad_final_hidden, b * C, C);
-    load_or_clear(start, space.d_cell, params.grad_final_cell, b * C, C);
-  }
-  for (int64_t t = length; t < T; ++t) {
-    clear(start, params.d_x, (t * B + b) * gates, gates);
-    clear(start, plain<A>(params.d_interface), (t * B + b) * P, P);
-  }
-  // Both are transposed.
-  const Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> recurrent(
-      start, static_cast<const A*>(params.recurrent_weight), width, gates, units_of(width),
-      kRowsAtOnce, 1, space.near_weights, plan.near_units);
-  const Weight<A> interface(start, static_cast<const A*>(params.interface_weight), C, P,
-                            units_of(C), kRowsAtOnce, 1, space.near_interface,
-                            plan.near_interface_units);
+  SequenceBackward<A, InRegisters> sequence(
+      Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
+  sequence.load_grads(Block());
+  sequence.clear_padding(Block());
+  sequence.load_weights(Block());
   __syncthreads();
-
-  int kept = 0;  // of the memories before steps in shared memory, that of the step at work
-  auto memory = [&] {
-    return Tile<A>{space.tile + kept * N * Tile<A>::stride_of(M), 0, N, M, true};
-  };
-  // f(tile) for all of the memory.
-  auto each_tile_of_memory = [&](auto f) {
-    if (resident)
-      f(memory());
-    else
-      each_tile(space.tile, sizes, plan.tile_rows, f);
-  };
-
-  // Ends step t, unless it is beyond the last, and begins the step before it.
-  for (int t = length; t >= 0; --t) {
-    const bool ends = t < length, begins = t > 0;
-    const int64_t at = static_cast<int64_t>(t) * B + b, before = at - B;  // of [T, B]
+  // Each round ends step t, unless it is beyond the last one, and begins the step before it.
+  for (int t = sequence.length; t >= 0; --t) {
+    const bool ends = t < sequence.length, begins = t > 0;
     if (ends) {
-      const Block block;
-      if (resident)
-        read_backward_weightings(block, memory(), space.d_reads, sizes.R, N, chain.weightings,
-                                 chain.d, chain.weight_dots);
-      address_backward(block, heads, sizes, chain, space.d_taps);
+      sequence.address_backward(Block());  // three barriers, between the stages of the header
+      __syncthreads();
+      sequence.read_write_backward(Block(), t);
       __syncthreads();
     }
-    if (ends) {
-      const Block block;
-
-      auto give = [&](int p, A d_raw) { space.d_raw[p] = d_interfaces[at * P + p] = d_raw; };
-      auto give_scalar = [&](int p, A d) {
-        give(p, d * heads.activate_backward_slope(p, interfaces[at * P + p]));
-      };
-      // Keys and add vectors are linear, and of the erase vector the activated is at hand.
-      auto give_vector = [&](int p, A d) {
-        const A erase = space.vector[p];
-        give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
-      };
-      scalars_backward(block, heads, sizes, chain, space.d_taps, true, give_scalar);
-      each_tile_of_memory([&](const Tile<A>& tile) {
-        const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
-        if (!resident) {
-          replay(block, tile, params, sizes, heads, t, 0);
-          load_d_memory(block, d_tile, t == length - 1);
-          __syncthreads();
-        }
-        auto gather = [&](int p, A d) {
-          A& sum = space.d_vector[p];
-          if (resident)
-            give_vector(p, d);
-          else
-            sum = tile.fresh ? d : sum + d;
-        };
-        similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), N, space.d_reads,
-                                       chain, true, gather);
-        if (resident) return;
-        __syncthreads();
-        store_tile(d_tile, params.d_initial_memory,
-                   b * cells_of_memory + static_cast<int64_t>(tile.first) * M);
-        __syncthreads();
-      });
-      if (!resident)
-        for (int p = block.thread; p < P; p += block.threads)
-          if (p < sizes.H * M || p >= heads.index(heads.erase)) give_vector(p, space.d_vector[p]);
-      __syncthreads();
-    }
-
     const Block block;
-    const int lane_row = block.lane % kRowsAtOnce;
-    if (ends)  // the gradient of the previous weightings is the next dw
-      for (int i = block.thread; i < weighting; i += block.threads) chain.d[i] = chain.previous[i];
-    if (begins) {
-      for (int p = block.thread; p < P; p += block.threads) {
-        const A kept = interfaces[before * P + p];
-        space.vector[p] = heads.is_erase(p) ? kept : heads.activate(p, kept);
-      }
-      for (int i = block.thread; i < weighting; i += block.threads)
-        chain.weightings[i] = all_weightings[before * weighting + i];
-      load_vector(block, chain.previous,
-                  t == 1 ? params.initial_weightings : plain<A>(params.saved_weightings),
-                  (t == 1 ? b : before - B) * weighting, weighting);
-      for (int i = block.thread; i < reads; i += block.threads)
-        space.d_reads[i] = load_or_zero<A>(params.grad_read_vectors, before * reads + i) +
-                           (ends ? A(0) : space.d_recurrent[i]);
-      if (resident && --kept < 0) {
-        kept = (t - 1) % params.sizes.checkpoint_every % plan.memories;
-        replay(block, Tile<A>{space.tile, 0, N, M, true}, params, sizes, heads, t - 1, kept);
-      }
-    }
-    if (ends)
-      interface.times(block, space.d_raw, [&](int unit, A sum) {
-        const int row = kRowsAtOnce * unit + lane_row;
-        if (row >= C) return;
-        const A d_hidden = sum + load_or_zero<A>(params.grad_hidden, at * C + row);
-        auto give = [&](int gate, A d_gate) {
-          space.d_gates[gate * C + row] = d_gate;
-          store(params.d_x, at * gates + gate * C + row, d_gate);
-        };
-        if (!is_lstm) {
-          const A h = load<A>(params.out_hidden, at * C + row);
-          give(0, d_hidden * (1 - h * h));
-          return;
-        }
-        const A* gate = all_gates + at * gates + row;
-        const A previous =
-            t == 0 ? load<A>(params.initial_cell, b * C + row) : cells[before * C + row];
-        const LstmUnitBackward<A> d(gate[0], gate[C], gate[2 * C], gate[3 * C], cells[at * C + row],
-                                    previous, d_hidden + space.d_recurrent[reads + row],
-                                    space.d_cell[row]);
-        for (int kind = 0; kind < 4; ++kind) give(kind, d.gates[kind]);
-        space.d_cell[row] = d.previous_cell;
-      });
+    if (begins) sequence.load_step(block, t - 1);
+    if (ends) sequence.interface_backward(block, t);
     __syncthreads();
-
-    if (ends)
-      recurrent.times(block, space.d_gates, [&](int unit, A sum) {
-        const int row = kRowsAtOnce * unit + lane_row;
-        if (row >= width) return;
-        space.d_recurrent[row] = sum;
-        if (begins && row < reads) space.d_reads[row] += sum;
-      });
-    if (begins) {
-      activate_taps(block, heads, sizes);
-      each_tile_of_memory([&](const Tile<A>& tile) {
-        const Tile<A> d_tile{space.d_tile, tile.first, tile.rows, M, tile.fresh};
-        if (!resident) {
-          __syncthreads();
-          replay(block, tile, params, sizes, heads, t - 1, 0);
-          load_d_memory(block, d_tile, t == length);
-          __syncthreads();
-          read_backward_weightings(block, tile, space.d_reads, sizes.R, N, chain.weightings,
-                                   chain.d, chain.weight_dots);
-        }
-        similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
-      });
-    }
+    if (ends) sequence.controller_backward(block, t);
+    if (begins) sequence.similarity_step(block, t - 1);
     __syncthreads();
   }
-
-  const Block block;
-  if (resident || length == 0) {
-    each_tile(space.d_tile, sizes, plan.tile_rows, [&](const Tile<A>& d_tile) {
-      if (!resident) {
-        __syncthreads();
-        load_d_memory(block, d_tile, true);
-        __syncthreads();
-      }
-      store_tile(d_tile, params.d_initial_memory,
-                 b * cells_of_memory + static_cast<int64_t>(d_tile.first) * M);
-    });
-  }
-  store_vector(block, chain.d, params.d_initial_weightings, b * weighting, weighting);
-  store_vector(block, space.d_recurrent, params.d_initial_read_vectors, b * reads, reads);
-  if (is_lstm) {
-    store_vector(block, space.d_recurrent + reads, params.d_initial_hidden, b * C, C);
-    store_vector(block, space.d_cell, params.d_initial_cell, b * C, C);
-  }
+  sequence.store_grads(Block());
 }
 
 }  // namespace ntm

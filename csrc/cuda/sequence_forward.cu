@@ -1,205 +1,213 @@
-// `sequence` forward: one launch for all steps, with a block for each sequence.
+// `sequence` forward: one launch for all steps. A block has one sequence of the batch from its
+// first step to its last, so blocks never wait for one another.
 //
-// The memory stays in shared memory for all steps, or else passes through it tile by tile, twice a
-// step, from its place in the result. Six barriers a step: hidden state | interface |
-// similarity | content to shift | sharpen | read and write.
+// Where data lives: the weightings, the activated parameters of the heads, the read vectors and the
+// controller's state stay in shared memory. So does the memory, if it fits; otherwise its place is
+// the result of the op, and it passes through shared memory tile by tile, twice a step. Weights are
+// near as far as there is room (weight.cuh). What the backward needs is stored on the way.
+//
+// How the threads share a step, between its six barriers:
+//
+//   controller_step   a warp takes rows of the recurrent weight
+//   interface_step    a warp takes rows of the interface weight
+//   address           similarity: some lanes take a row of the memory
+//                     content_interpolate_shift, sharpen: a thread takes a row of a weighting
+//   read_write        a warp takes a column of the memory
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
 
 namespace ntm {
 
-// A checkpoint is transposed: a warp of either direction then has neighbouring rows on its lanes.
-template <typename A>
-__device__ void store_checkpoint(const Tile<A>& tile, const NtmSequenceParams& params,
-                                 int64_t offset, int N) {
-  const Block block;
-  A* to = static_cast<A*>(params.saved_checkpoints) + offset + tile.first;
-#pragma unroll 1
-  for (int column = block.warp; column < tile.word_size; column += block.warps)
-#pragma unroll 2
-    for (int row = block.lane; row < tile.rows; row += kWarp)
-      to[static_cast<int64_t>(column) * N + row] = tile(row, column);
-}
-
-// With `InRegisters`, beside a memory that stays in shared memory, part of the recurrent weight is
-// held in registers.
 template <typename A, bool InRegisters>
-__global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
-    const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
-  extern __shared__ __align__(16) unsigned char shared[];
-  const Block block;
-  const Sizes sizes(params.sizes);
-  const bool is_lstm = sizes.is_lstm;
-  const int64_t b = blockIdx.x, B = gridDim.x;
-  PlacedPieces pieces(plan, shared, InRegisters ? nullptr : params.workspace);
-  const SequenceForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes);
-  const Chain<A> chain = space.chain(Block(), sizes);
-  const Rows all{0, sizes.N};
-  const int N = sizes.N, M = sizes.M, C = sizes.C, T = sizes.T, P = heads.size;
-  const int reads = sizes.R * M, weighting = sizes.H * N;
-  const int64_t cells_of_memory = static_cast<int64_t>(N) * M;
-  const bool resident = InRegisters || plan.tile_rows >= N;
-  const int width = recurrent_width(sizes), gates = is_lstm ? 4 * C : C;
-  const int length = length_of(params, sizes), lane_row = block.lane % kRowsAtOnce;
-  const NtmArray checkpoints = plain<A>(params.saved_checkpoints);
-  const A* interface_bias = static_cast<const A*>(params.interface_bias);
-  A* all_weightings = static_cast<A*>(params.saved_weightings);
-  A* interfaces = static_cast<A*>(params.saved_interface);
-  A* trace_interface = static_cast<A*>(params.out_trace_interface);
+struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>> {
+  using Base = SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>>;
+  using Base::at, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
+  using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
-  if (resident)
-    load_tile(Tile<A>{space.tile, 0, N, M, true}, params.initial_memory, b * cells_of_memory);
-  load_vector(block, space.previous, params.initial_weightings, b * weighting, weighting);
-  load_vector(block, space.recurrent, params.initial_read_vectors, b * reads, reads);
-  if (is_lstm) {
-    load_vector(block, space.recurrent + reads, params.initial_hidden, b * C, C);
-    load_vector(block, space.cell, params.initial_cell, b * C, C);
+  const Chain<A> chain;
+  Controller<A, InRegisters> controller;
+  Weight<A> interface;
+
+  __device__ SequenceForward(const Block& block, const NtmSequenceParams& given,
+                             const NtmPlan& planned, PlacedPieces pieces)
+      : Base(given, planned, pieces),
+        chain(space.chain(block, sizes)),
+        controller(block, given, planned, sizes, space.controller),
+        interface(block, given.interface_weight, interface_shape(sizes, false),
+                  neighbouring_rows(sizes.interface_size()), space.near_interface,
+                  planned.near_interface_units) {}
+
+  __device__ void load_state(const Block& block) const {
+    if (resident())
+      load_tile(whole(space.tile), params.initial_memory, b * sizes.memory_elements());
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    load_vector(block, space.previous, params.initial_weightings, b * weighting, weighting);
+    load_vector(block, controller.recurrent(0), params.initial_read_vectors, b * reads, reads);
+    controller.load_state(block);
   }
-  const Weight<A, InRegisters ? kHeldForward.units : 0, kHeldForward.columns> recurrent(
-      block, static_cast<const A*>(params.recurrent_weight), gates, width,
-      is_lstm ? C : units_of(C), is_lstm ? 1 : kRowsAtOnce, is_lstm ? C : 1, space.near_weights,
-      plan.near_units);
-  const Weight<A> interface(block, static_cast<const A*>(params.interface_weight), P, C,
-                            units_of(P), kRowsAtOnce, 1, space.near_interface,
-                            plan.near_interface_units);
-  __syncthreads();
 
-  A *now = space.recurrent, *next = space.next_recurrent;
-  for (int t = 0; t < length; ++t) {
+  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  __device__ void load_weights(const Block& block) {
+    controller.load_weight(block);
+    interface.load(block);
+  }
+
+  // The memory before a segment's first step is kept for the backward.
+  __device__ bool is_checkpoint(int t) const {
+    return params.saved_checkpoints != nullptr && t % params.sizes.checkpoint_every == 0;
+  }
+  __device__ int64_t checkpoint_at(int64_t t) const {
+    return at(t / params.sizes.checkpoint_every) * sizes.memory_elements();
+  }
+  // A checkpoint is transposed: a warp of either direction then has neighbouring rows on its lanes.
+  __device__ void store_checkpoint(const Tile<A>& tile, int t) const {
     const Block block;
-    const int64_t at = static_cast<int64_t>(t) * B + b;  // of [T, B]
-    A* hidden = next + reads;
-    const bool checkpoint = checkpoints.data != nullptr && t % params.sizes.checkpoint_every == 0;
-    const int64_t checkpoint_at = (t / params.sizes.checkpoint_every * B + b) * cells_of_memory;
+    A* to = static_cast<A*>(params.saved_checkpoints) + checkpoint_at(t) + tile.first;
+#pragma unroll 1
+    for (int column = block.warp; column < tile.word_size; column += block.warps)
+#pragma unroll 2
+      for (int row = block.lane; row < tile.rows; row += kWarp)
+        to[static_cast<int64_t>(column) * sizes.N + row] = tile(row, column);
+  }
 
-    if (is_lstm) {
-      recurrent.times(block, now, [&](int unit, A gate) {
-        const bool real = unit < C;
-        const int64_t gate_at = at * gates + lane_row * C + unit;
-        if (real) gate += load<A>(params.x, gate_at);
-        const LstmUnit<A> lstm(block, gate, real ? space.cell[unit] : A(0));
-        __syncwarp();  // every lane has read the cell
-        if (!real) return;
-        if (params.saved_gates != nullptr)
-          static_cast<A*>(params.saved_gates)[gate_at] = lstm.activated;
-        if (lane_row != 0) return;
-        space.cell[unit] = lstm.cell;
-        hidden[unit] = lstm.hidden;
-        store(params.out_hidden, at * C + unit, lstm.hidden);
-        if (params.saved_cells != nullptr)
-          static_cast<A*>(params.saved_cells)[at * C + unit] = lstm.cell;
-      });
-    } else {
-      recurrent.times(block, now, [&](int unit, A sum) {
-        const int row = kRowsAtOnce * unit + lane_row;
-        if (row >= C) return;
-        hidden[row] = tanh_of(sum + load<A>(params.x, at * C + row));
-        store(params.out_hidden, at * C + row, hidden[row]);
-      });
-    }
-    if (checkpoint && resident)
-      store_checkpoint(Tile<A>{space.tile, 0, N, M, true}, params, checkpoint_at, N);
-    __syncthreads();
+  // The hidden state. No thread touches the memory meanwhile, so a checkpoint is taken here.
+  __device__ void controller_step(const Block& block, int t) const {
+    controller.step(block, t, at(t));
+    if (is_checkpoint(t) && resident()) store_checkpoint(whole(space.tile), t);
+  }
 
-    interface.times(block, hidden, [&](int unit, A sum) {
-      const int row = kRowsAtOnce * unit + lane_row;
-      if (row >= P) return;
-      const A raw = sum + interface_bias[row];
-      const A active = heads.activate(row, raw);
-      space.vector[row] = active;
-      // Of the erase vector, which the backward needs step after step, the activated is kept.
-      if (interfaces != nullptr) interfaces[at * P + row] = heads.is_erase(row) ? active : raw;
+  // The interface vector, and the parameters of the heads but for the taps: their softmax needs all
+  // taps of a head, which come from several warps.
+  __device__ void interface_step(const Block& block, int t) const {
+    const A* bias = static_cast<const A*>(params.interface_bias);
+    A* saved = static_cast<A*>(params.saved_interface);
+    interface.times_by_rows(block, controller.hidden_before(t + 1), [&](int p, A sum) {
+      const A raw = sum + bias[p];
+      const A active = heads.activate(p, raw);
+      space.parameters[p] = active;
+      // The backward replays writes, many times for each step: the erase vector is kept activated.
+      if (saved != nullptr) saved[at(t) * heads.size + p] = heads.is_erase(p) ? active : raw;
     });
-    __syncthreads();
+  }
 
+  // The tile's memory before step t, for a phase that streams it.
+  __device__ void load_memory(const Tile<A>& tile, int t) const {
+    __syncthreads();  // no thread uses the tile before it any more
+    load_tile(tile, t == 0 ? params.initial_memory : params.out_final_memory, offset_of(tile));
+    __syncthreads();
+  }
+
+  // The weightings, in place of the previous ones.
+  __device__ void address(const Block& block, int t) const {
+    const Rows all{0, sizes.N};
     activate_taps(block, heads, sizes);
-    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
-      if (!resident) {
-        const int64_t offset = static_cast<int64_t>(tile.first) * M;
-        __syncthreads();
-        load_tile(tile, t == 0 ? params.initial_memory : params.out_final_memory,
-                  b * cells_of_memory + offset);
-        __syncthreads();
-        if (checkpoint) store_checkpoint(tile, params, checkpoint_at, N);
+    each_tile(space.tile, [&](const Tile<A>& tile) {
+      if (!resident()) {
+        load_memory(tile, t);
+        if (is_checkpoint(t)) store_checkpoint(tile, t);
       }
       similarity(block, tile, heads, sizes, chain);
     });
     __syncthreads();
 
-    if (trace_interface != nullptr)
-      for (int p = block.thread; p < P; p += block.threads)
-        trace_interface[at * P + p] = space.vector[p];
+    if (A* trace = static_cast<A*>(params.out_trace_interface))
+      for (int p = block.thread; p < heads.size; p += block.threads)
+        trace[at(t) * heads.size + p] = space.parameters[p];
     content_interpolate_shift(block, all, heads, sizes, chain, sizes.S > kFewTaps);
     __syncthreads();
 
+    A* saved = static_cast<A*>(params.saved_weightings);
     sharpen(block, all, heads, sizes, chain.shifted, chain.powers, chain.powers,
             [&](int head, int row, A w) {
-              const int64_t index = static_cast<int64_t>(head) * N + row;
+              const int64_t index = static_cast<int64_t>(head) * sizes.N + row;
+              const int64_t index_of_step = at(t) * sizes.weighting_elements() + index;
               space.previous[index] = w;  // no warp needs the previous weightings any more
-              if (all_weightings != nullptr) all_weightings[at * weighting + index] = w;
+              if (saved != nullptr) saved[index_of_step] = w;
               if (params.out_trace_weightings.data != nullptr)
-                store(params.out_trace_weightings, at * weighting + index, w);
+                store(params.out_trace_weightings, index_of_step, w);
             });
-    __syncthreads();
+  }
 
-    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
-      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
-      if (!resident) {
-        load_tile(tile, t == 0 ? params.initial_memory : params.out_final_memory, offset);
-        __syncthreads();
-      }
+  // A column is read before it is written, by the same warp.
+  __device__ void read_write(const Block& block, int t) const {
+    const A* weightings = space.previous;  // by now those of this step
+    A* read_vectors = controller.recurrent(t + 1);
+    each_tile(space.tile, [&](const Tile<A>& tile) {
+      if (!resident()) load_memory(tile, t);
 #pragma unroll 1
-      for (int column = block.warp; column < M; column += block.warps) {
-        read(block, tile, column, space.previous, sizes.R, N, next);
-        write(block, tile, column, space.previous + static_cast<int64_t>(sizes.R) * N, sizes.W, N,
-              heads.erase, heads.add);
+      for (int column = block.warp; column < sizes.M; column += block.warps) {
+        read(block, tile, column, weightings, sizes.R, sizes.N, read_vectors);
+        write(block, tile, column, weightings + static_cast<int64_t>(sizes.R) * sizes.N, sizes.W,
+              sizes.N, heads.erase, heads.add);
       }
+      if (resident()) return;
       __syncthreads();
-      if (!resident) {
-        store_tile(tile, params.out_final_memory, offset);
-        __syncthreads();
-      }
+      store_tile(tile, params.out_final_memory, offset_of(tile));
     });
-    for (int i = block.thread; i < reads; i += block.threads)
-      store(params.out_read_vectors, at * reads + i, next[i]);
-    A* last = now;
-    now = next;
-    next = last;
   }
 
-  const int every = params.sizes.checkpoint_every;
-  for (int64_t t = length; t < T; ++t) {
-    const int64_t at = t * B + b;
-    clear(block, params.out_hidden, at * C, C);
-    clear(block, params.out_read_vectors, at * reads, reads);
-    clear(block, params.out_trace_weightings, at * weighting, weighting);
-    clear(block, plain<A>(params.out_trace_interface), at * P, P);
-    clear(block, plain<A>(params.saved_weightings), at * weighting, weighting);
-    clear(block, plain<A>(params.saved_interface), at * P, P);
-    clear(block, plain<A>(params.saved_gates), at * gates, gates);
-    clear(block, plain<A>(params.saved_cells), at * C, C);
-    if (t % every == 0)
-      clear(block, checkpoints, (t / every * B + b) * cells_of_memory, cells_of_memory);
+  __device__ void store_read_vectors(const Block& block, int t) const {
+    const int reads = sizes.read_elements();
+    store_vector(block, controller.recurrent(t + 1), params.out_read_vectors, at(t) * reads, reads);
   }
-  if (resident) {
-    store_tile(Tile<A>{space.tile, 0, N, M, true}, params.out_final_memory, b * cells_of_memory);
-  } else if (length == 0) {
-    each_tile(space.tile, sizes, plan.tile_rows, [&](const Tile<A>& tile) {
-      const int64_t offset = b * cells_of_memory + static_cast<int64_t>(tile.first) * M;
-      load_tile(tile, params.initial_memory, offset);
-      __syncthreads();
-      store_tile(tile, params.out_final_memory, offset);
-      __syncthreads();
-    });
+
+  // Zeros for all that is stored of each step, at the steps beyond the length of the sequence.
+  __device__ void clear_padding(const Block& block) const {
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    const int P = heads.size;
+    for (int64_t t = length; t < sizes.T; ++t) {
+      controller.clear_padding(block, at(t));
+      clear(block, params.out_read_vectors, at(t) * reads, reads);
+      clear(block, params.out_trace_weightings, at(t) * weighting, weighting);
+      clear(block, plain<A>(params.out_trace_interface), at(t) * P, P);
+      clear(block, plain<A>(params.saved_weightings), at(t) * weighting, weighting);
+      clear(block, plain<A>(params.saved_interface), at(t) * P, P);
+      if (is_checkpoint(t))
+        clear(block, plain<A>(params.saved_checkpoints), checkpoint_at(t), sizes.memory_elements());
+    }
   }
-  store_vector(block, space.previous, params.out_final_weightings, b * weighting, weighting);
-  store_vector(block, now, params.out_final_read_vectors, b * reads, reads);
-  if (is_lstm) {
-    store_vector(block, now + reads, params.out_final_hidden, b * C, C);
-    store_vector(block, space.cell, params.out_final_cell, b * C, C);
+
+  __device__ void store_state(const Block& block) const {
+    const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+    if (resident()) {
+      store_tile(whole(space.tile), params.out_final_memory, b * sizes.memory_elements());
+    } else if (length == 0) {  // no step has stored the memory
+      each_tile(space.tile, [&](const Tile<A>& tile) {
+        load_memory(tile, 0);
+        store_tile(tile, params.out_final_memory, offset_of(tile));
+      });
+    }
+    store_vector(block, space.previous, params.out_final_weightings, b * weighting, weighting);
+    store_vector(block, controller.recurrent(length), params.out_final_read_vectors, b * reads,
+                 reads);
+    controller.store_state(block, length);
   }
+};
+
+template <typename A, bool InRegisters>
+__global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
+    const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  SequenceForward<A, InRegisters> sequence(
+      Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
+  sequence.load_state(Block());
+  sequence.load_weights(Block());
+  __syncthreads();
+  for (int t = 0; t < sequence.length; ++t) {
+    const Block block;
+    sequence.controller_step(block, t);
+    __syncthreads();
+    sequence.interface_step(block, t);
+    __syncthreads();
+    sequence.address(block, t);  // two barriers: similarity | content to shift | sharpen
+    __syncthreads();
+    sequence.read_write(block, t);
+    __syncthreads();
+    sequence.store_read_vectors(block, t);
+  }
+  sequence.clear_padding(Block());
+  sequence.store_state(Block());
 }
 
 }  // namespace ntm

@@ -1,5 +1,7 @@
 // `step`: activate, address, read and write in one launch, forward and backward, with a block for
-// each sequence. Each element of the memory is read once and written once.
+// each sequence. The block loads its memory into shared memory, works there, and stores it, so that
+// global memory sees one read and one write of each element. Memories that are too large for a
+// block go to tiled.cu.
 #include "launch.cuh"
 #include "on_chip.cuh"
 #include "plan.cuh"
@@ -15,14 +17,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes);
+  const Heads<A> heads(space.parameters, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
   const int64_t memory = b * sizes.N * sizes.M, weighting = b * sizes.H * sizes.N;
 
   load_tile(tile, params.memory, memory);
-  for (int p = block.thread; p < heads.size; p += block.threads)
-    space.vector[p] = heads.activate(p, load<A>(params.interface, b * heads.size + p));
+  load_interface(block, heads, params.interface, b);
   load_vector(block, space.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   __syncthreads();
   activate_taps(block, heads, sizes);
@@ -36,13 +37,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
   __syncthreads();
 #pragma unroll 1
   for (int column = block.warp; column < sizes.M; column += block.warps) {
-    read(block, tile, column, space.previous, sizes.R, sizes.N, space.reads);
+    read(block, tile, column, space.previous, sizes.R, sizes.N, space.read_vectors);
     write(block, tile, column, space.previous + sizes.R * sizes.N, sizes.W, sizes.N, heads.erase,
           heads.add);
   }
   __syncthreads();
   store_tile(tile, params.out_memory, memory);
-  store_vector(block, space.reads, params.out_read_vectors, b * sizes.R * sizes.M,
+  store_vector(block, space.read_vectors, params.out_read_vectors, b * sizes.R * sizes.M,
                sizes.R * sizes.M);
 }
 
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
   const Sizes sizes(params.sizes);
   PlacedPieces pieces(plan, shared, params.workspace);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
-  const Heads<A> heads(space.vector, sizes);
+  const Heads<A> heads(space.parameters, sizes);
   const BackwardChain<A> chain = space.chain(block, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true},
       d_tile{space.d_tile, 0, sizes.N, sizes.M, true};
@@ -67,17 +68,16 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
     load_tile(d_tile, params.grad_memory, memory);
   else
     clear_tile(block, d_tile);
-  for (int p = block.thread; p < heads.size; p += block.threads)
-    space.vector[p] = heads.activate(p, load<A>(params.interface, interface + p));
-  load_or_clear(block, space.d_reads, params.grad_read_vectors, reads, sizes.R * sizes.M);
+  load_interface(block, heads, params.interface, b);
+  load_or_clear(block, space.d_read_vectors, params.grad_read_vectors, reads, sizes.R * sizes.M);
   load_or_clear(block, chain.d, params.grad_weightings, weighting, sizes.H * sizes.N);
   load_vector(block, chain.previous, params.previous_weightings, weighting, sizes.H * sizes.N);
   load_vector(block, chain.weightings, plain<A>(params.saved_weightings), weighting,
               sizes.H * sizes.N);
   __syncthreads();
   activate_taps(block, heads, sizes);
-  similarity_and_read_write_backward_weightings(block, tile, d_tile, heads, sizes, space.d_reads,
-                                                chain);
+  similarity_and_read_write_backward_weightings(block, tile, d_tile, heads, sizes,
+                                                space.d_read_vectors, chain);
   __syncthreads();
   address_backward(block, heads, sizes, chain, space.d_taps);
   __syncthreads();
@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_backward_kernel(
     store(params.d_interface, interface + p, d_active * slope);
   };
   scalars_backward(block, heads, sizes, chain, space.d_taps, true, give);
-  similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N, space.d_reads,
-                                 chain, true, give);
+  similarity_read_write_backward(block, tile, d_tile, heads, Parts(sizes), sizes.N,
+                                 space.d_read_vectors, chain, true, give);
   __syncthreads();
   store_tile(d_tile, params.d_memory, memory);
   store_vector(block, chain.previous, params.d_previous_weightings, weighting, sizes.H * sizes.N);
@@ -117,22 +117,14 @@ static TiledCall tiled_call(const NtmStepParams& params) {
 
 extern "C" int ntm_cuda_step_forward(const NtmStepParams* params, const NtmPlan* plan,
                                      void* stream) {
-  if (plan->tiled) {
-    const ntm::TiledCall call = ntm::tiled_call(*params);
-    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_forward<double>(call, *plan, stream)
-                                               : ntm::tiled_forward<float>(call, *plan, stream);
-  }
+  if (plan->tiled) return ntm::tiled_forward(ntm::tiled_call(*params), *plan, stream);
   return ntm::dispatch(params, *plan, stream, ntm::step_forward_kernel<float>,
                        ntm::step_forward_kernel<double>, params->memory.dtype);
 }
 
 extern "C" int ntm_cuda_step_backward(const NtmStepParams* params, const NtmPlan* plan,
                                       void* stream) {
-  if (plan->tiled) {
-    const ntm::TiledCall call = ntm::tiled_call(*params);
-    return params->memory.dtype == NTM_FLOAT64 ? ntm::tiled_backward<double>(call, *plan, stream)
-                                               : ntm::tiled_backward<float>(call, *plan, stream);
-  }
+  if (plan->tiled) return ntm::tiled_backward(ntm::tiled_call(*params), *plan, stream);
   return ntm::dispatch(params, *plan, stream, ntm::step_backward_kernel<float>,
                        ntm::step_backward_kernel<double>, params->memory.dtype);
 }

@@ -1,3 +1,17 @@
+// `address` and `step` on a memory that is too large for the shared memory of one block.
+//
+// The memory is cut into tiles of some rows. One launch does it all: its blocks are on the device
+// together, and go through the phases side by side. In a phase each block works on the tiles that
+// are its share, of all sequences of the batch, and a barrier of the whole grid ends the phase.
+//
+// Weightings lie in the workspace, in global memory, since a shift takes rows from other tiles. A
+// sum over all rows takes three phases: every block stores a partial result for each of its tiles
+// and warps, blocks reduce those of one head each (`fold_head`), and after the next barrier all
+// blocks read the result.
+//
+// A memory is loaded twice, for the similarity and for reading and writing. Between these phases a
+// block keeps its last tile in shared memory, and so begins the last phase with that one,
+// backwards.
 #include <cooperative_groups.h>
 
 #include "tiled.cuh"
@@ -6,7 +20,8 @@ namespace ntm {
 
 namespace {
 
-// What a phase works on: a tile of a sequence.
+// What a phase works on: one tile of one sequence. It is made anew for each of them, with all that
+// is needed to find the tile's part of every array.
 template <typename A, bool Backward>
 struct TileOfGrid {
   const TiledCall& call;
@@ -33,7 +48,7 @@ struct TileOfGrid {
         index(tile_index),
         tiles(tiles_of(sizes, plan.tile_rows)),
         space(pieces, sizes, plan.tile_rows, warps, Backward),
-        heads(space.vector, sizes) {
+        heads(space.parameters, sizes) {
     const int first = index * plan.tile_rows;
     tile = {space.tile, first, min(plan.tile_rows, sizes.N - first), sizes.M, true};
     d_tile = tile;
@@ -45,25 +60,19 @@ struct TileOfGrid {
   }
 
   __device__ void load_heads() const {
-    const int H = sizes.H, M = sizes.M, S = sizes.S;
-    if (call.interface.data != nullptr) {
-      for (int p = block.thread; p < heads.size; p += block.threads)
-        heads.key[p] = heads.activate(p, load<A>(call.interface, b * heads.size + p));
-      return;
-    }
-    load_vector(block, heads.key, call.key, b * H * M, H * M);
-    load_vector(block, heads.strength, call.strength, b * H, H);
-    load_vector(block, heads.gate, call.gate, b * H, H);
-    load_vector(block, heads.shift, call.shift, b * H * S, H * S);
-    load_vector(block, heads.sharpening, call.sharpening, b * H, H);
+    if (call.interface.data != nullptr)
+      load_interface(block, heads, call.interface, b);
+    else
+      load_parameters(block, heads, call, sizes, b);
   }
 
-  // After load_heads and a barrier, before another one.
+  // The second half of `load_heads`; a barrier must stand before it and after it.
   __device__ void finish_heads() const {
     if (call.interface.data != nullptr) activate_taps(block, heads, sizes);
   }
 
-  // The tile's rows of a weighting between an array and the workspace; what is not given is 0.
+  // The tile's rows of all weightings, from an array to the workspace and back. Zeros where there
+  // is no array.
   __device__ void load_rows(A* to, const NtmArray& array) const {
 #pragma unroll 1
     for (int head = 0; head < sizes.H; ++head) {
@@ -93,7 +102,8 @@ struct TileOfGrid {
     return {at + static_cast<int64_t>(index) * sizes.H * warps, warps, 0, warps};
   }
 
-  // Partial results that a phase finds are reduced, or its own block's.
+  // At the start of a phase the partial results are either already reduced over all blocks, or
+  // still those of this tile alone, which are then summed over the tiles at the end (`sum_tiles`).
   __device__ auto chain() const {
     const Chain<A> forward{space.similarity, space.previous,           space.gated,
                            space.shifted,    of_all(space.all_scores), of_all(space.all_powers)};
@@ -117,9 +127,10 @@ struct TileOfGrid {
   }
 };
 
-// The phases, each by the block that has the tile. The tile's memory, and the gradient that goes
-// with it, are loaded unless they are `here`: what a block leaves of its last tile in shared memory
-// stays, for no phase in between uses that.
+// The phases. Their names say which stages they do for one tile.
+
+// The tile of the memory and, in a backward, of the gradient of the written memory. They are `here`
+// already if this is the block's last tile: no phase since the first has used their place.
 
 template <typename A, bool Backward>
 __device__ void load_memories(const TileOfGrid<A, Backward>& my, bool here) {
@@ -136,10 +147,11 @@ __device__ void load_memories(const TileOfGrid<A, Backward>& my, bool here) {
 template <typename A>
 __device__ void load_d_reads(const TileOfGrid<A, true>& my) {
   const int reads = my.sizes.R * my.sizes.M;
-  load_or_clear(my.block, my.space.d_reads, my.call.d_read_vectors, my.b * reads, reads);
+  load_or_clear(my.block, my.space.d_read_vectors, my.call.d_read_vectors, my.b * reads, reads);
 }
 
-// K, norms and the scores' pairs; backward also dw.
+// K, the norms and the partial results of the softmax. A backward also adds up dw here, whose sums
+// need the same words.
 template <typename A, bool Backward>
 __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
   load_memories(my, false);
@@ -155,7 +167,7 @@ __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
   if constexpr (Backward) {
     chain.weight_dots = my.of_warps(my.space.weight_dots);
     similarity_and_read_write_backward_weightings(my.block, my.tile, my.d_tile, my.heads, my.sizes,
-                                                  my.space.d_reads, chain);
+                                                  my.space.d_read_vectors, chain);
   } else {
     similarity(my.block, my.tile, my.heads, my.sizes, chain);
   }
@@ -236,12 +248,14 @@ __device__ void similarity_content_read_write_backward_of_tile(const TileOfGrid<
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
   scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
   similarity_read_write_backward(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
-                                 my.sizes.N, my.space.d_reads, chain, false, give);
+                                 my.sizes.N, my.space.d_read_vectors, chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }
 
-// The gradients of a sequence's parameters from the sums over all tiles.
+// The gradients of the parameters of a sequence's heads, from the sums over all tiles. Here the
+// part of a key's gradient is subtracted that comes from its norm, and a step goes back through the
+// activations.
 template <typename A>
 __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
   const Block& block = my.block;
@@ -258,8 +272,8 @@ __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
     const A d = d_heads.key[index];
     if (index >= H * M) return d;
     const int head = index / M;
-    return d - heads.key[index] *
-                   key_pull(heads.strength[head], d_heads.strength[head], my.space.key_norms[head]);
+    return d - heads.key[index] * key_norm_part(heads.strength[head], d_heads.strength[head],
+                                                my.space.key_norms[head]);
   };
   if (call.interface.data != nullptr) {
     for (int head = block.warp; head < H; head += block.warps) {
@@ -284,7 +298,7 @@ __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
 
 enum class Fold { scores, powers, content_dots };
 
-// This warp's share of a head's partial results, as partial results of a single head.
+// This warp's share of the partial results of a head, in the form of partial results of one head.
 template <typename V>
 __device__ Partials<V> share(const Block& block, const Partials<V>& partials, int head) {
   const int each = (partials.count + block.warps - 1) / block.warps;
@@ -292,7 +306,8 @@ __device__ Partials<V> share(const Block& block, const Partials<V>& partials, in
   return {const_cast<V*>(partials.of(head)) + first, min(each, partials.count - first), 0};
 }
 
-// All partial results of a head as one.
+// Reduces the partial results of one head, from all tiles, to one: each warp reduces a share of
+// them, and then all warps' results are reduced once more.
 template <Fold What, typename A, bool Backward>
 __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
   __shared__ Pair<A> pairs[kTiledWarps];
@@ -329,7 +344,8 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
   }
 }
 
-// Σ over tiles of the vectors, to the read vectors or for d_heads: the part-th warp's width of it.
+// The sum over all tiles of the read vectors or, in a backward, of the gradients of the parameters:
+// of 32 elements, the part-th. A lane has an element, and the warps share the tiles.
 template <typename A, bool Backward>
 __device__ void sum_tiles(const TileOfGrid<A, Backward>& my, int width, int part) {
   __shared__ A sums[kTiledWarps][kWarp];
@@ -350,8 +366,7 @@ __device__ void sum_tiles(const TileOfGrid<A, Backward>& my, int width, int part
     store(my.call.read_vectors, my.b * width + column, sum);
 }
 
-// All phases in one launch, whose blocks are on the device together. A barrier of the grid stands
-// between any two.
+// All phases, with a barrier of the grid between any two of them.
 template <typename A, bool Backward>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
     const __grid_constant__ TiledCall call, const __grid_constant__ NtmPlan plan) {
@@ -361,8 +376,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
   const Sizes sizes(call.sizes);
   const int tiles = tiles_of(sizes, plan.tile_rows);
   const int width = Backward ? sizes.interface_size() : sizes.R * sizes.M;
-  // f(sequence, number, is the last) for this block's share of the numbers below `count` of each
-  // sequence; from the last on, what that left in shared memory is still there.
+  // f(sequence, number, here) for this block's share of the numbers 0 … count − 1 of all sequences.
+  // With `from_last` it goes backwards, and is told of the first call that its tile is `here`.
   auto each = [&](int count, bool from_last, auto f) {
     const int64_t all = count * static_cast<int64_t>(call.sizes.batch);
     const int64_t mine = (all - blockIdx.x + gridDim.x - 1) / gridDim.x;
@@ -416,28 +431,23 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
   }
 }
 
-template <typename A, bool Backward>
+template <bool Backward>
 int launch_tiles(const TiledCall& call, const NtmPlan& plan, void* stream) {
   if (call.sizes.batch == 0) return cudaSuccess;
+  const auto kernel = call.memory.dtype == NTM_FLOAT64 ? tiled_kernel<double, Backward>
+                                                       : tiled_kernel<float, Backward>;
   const int64_t tiles = tiles_of(Sizes(call.sizes), plan.tile_rows);
-  return launch_together(tiled_kernel<A, Backward>, call, plan, tiles * call.sizes.batch, stream);
+  return launch_together(kernel, call, plan, tiles * call.sizes.batch, stream);
 }
 
 }  // namespace
 
-template <typename A>
 int tiled_forward(const TiledCall& call, const NtmPlan& plan, void* stream) {
-  return launch_tiles<A, false>(call, plan, stream);
+  return launch_tiles<false>(call, plan, stream);
 }
 
-template <typename A>
 int tiled_backward(const TiledCall& call, const NtmPlan& plan, void* stream) {
-  return launch_tiles<A, true>(call, plan, stream);
+  return launch_tiles<true>(call, plan, stream);
 }
-
-template int tiled_forward<float>(const TiledCall&, const NtmPlan&, void*);
-template int tiled_forward<double>(const TiledCall&, const NtmPlan&, void*);
-template int tiled_backward<float>(const TiledCall&, const NtmPlan&, void*);
-template int tiled_backward<double>(const TiledCall&, const NtmPlan&, void*);
 
 }  // namespace ntm

@@ -1,14 +1,13 @@
-// `address` and `step` on memories too large for one block: one launch whose blocks, all on the
-// device together, go phase by phase through the tiles of all sequences. What a block knows of a
-// sum goes through the workspace.
+// The interface of tiled.cu: `address` and `step` on memories that are too large for one block.
 #pragma once
 #include "launch.cuh"
 #include "on_chip.cuh"
 
 namespace ntm {
 
-// A step, or an addressing: then there are neither read vectors nor a written memory, all heads
-// count as read heads, and the parameters come activated, each in an array of its own.
+// The arrays of a `step` or of an `address`. An `address` has no read vectors, no written memory
+// and no interface: its parameters come activated, an array for each kind, and all of its heads
+// count as read heads.
 struct TiledCall {
   NtmSizes sizes;
   NtmArray memory, previous, weightings, read_vectors, written;
@@ -20,7 +19,7 @@ struct TiledCall {
 };
 
 constexpr int kTiledThreads = 256, kTiledWarps = kTiledThreads / kWarp;
-// Static shared memory of the kernel, at most.
+// An upper bound of the kernel's static shared memory, which a plan has to leave free.
 constexpr int kTiledStatic = 3 * 1024;
 
 __host__ __device__ inline int tiles_of(const Sizes& sizes, int tile_rows) {
@@ -29,16 +28,17 @@ __host__ __device__ inline int tiles_of(const Sizes& sizes, int tile_rows) {
 
 template <typename A>
 struct TiledSpace {
-  // Shared memory.
-  A *tile, *d_tile, *vector, *d_reads;
-  // Workspace of one sequence.
+  // In shared memory.
+  A *tile, *d_tile, *parameters, *d_read_vectors;
+  // In the workspace, for each sequence.
   A *previous, *similarity, *shifted, *gated, *content, *d;
   A *row_norms, *key_norms;
-  Pair<A>*scores, *powers, *all_scores, *all_powers;  // of every warp; of all
+  // Partial results of each warp of each tile, [H, tiles, warps], and reduced to one, [H].
+  Pair<A>*scores, *powers, *all_scores, *all_powers;
   A *weight_dots, *content_dots, *all_weight_dots, *all_content_dots;
   A *d_sharpening, *d_gate, *d_strength;  // [tiles, H, warps]
-  A* vectors;                             // [tiles, P]: what each tile gives to d_heads; to reads
-  A* all_vectors;                         // [P]
+  A* vectors;      // [tiles, P]: each tile's gradients of the parameters; forward its read vectors
+  A* all_vectors;  // [P]: their sums over the tiles
 
   template <typename Pieces>
   __host__ __device__ TiledSpace(Pieces& pieces, const Sizes& sizes, int tile_rows, int warps,
@@ -49,8 +49,8 @@ struct TiledSpace {
     const int64_t of_backward = backward ? 1 : 0;
     tile = pieces.template take<A>(tile_size);
     d_tile = pieces.template take<A>(of_backward * tile_size);
-    vector = pieces.template take<A>(sizes.interface_size());
-    d_reads = pieces.template take<A>(of_backward * sizes.R * sizes.M);
+    parameters = pieces.template take<A>(sizes.interface_size());
+    d_read_vectors = pieces.template take<A>(of_backward * sizes.R * sizes.M);
     previous = pieces.template take_weighting<A>(weighting);
     similarity = pieces.template take_weighting<A>(weighting);
     shifted = pieces.template take_weighting<A>(weighting);
@@ -76,9 +76,7 @@ struct TiledSpace {
   }
 };
 
-template <typename A>
 int tiled_forward(const TiledCall& call, const NtmPlan& plan, void* stream);
-template <typename A>
 int tiled_backward(const TiledCall& call, const NtmPlan& plan, void* stream);
 
 }  // namespace ntm

@@ -18,6 +18,7 @@ from ntm_kernels.nn.checks import (
     check_dtype,
     check_input,
     check_lengths,
+    check_resets,
     check_state,
 )
 from ntm_kernels.nn.controllers import (
@@ -34,7 +35,14 @@ from ntm_kernels.nn.controllers import (
     require_protocol,
 )
 from ntm_kernels.nn.initial_state import InitialState, StartingPoint
-from ntm_kernels.nn.lengths import batch_comes_first, blank, hold, require_unambiguous, select
+from ntm_kernels.nn.lengths import (
+    batch_comes_first,
+    blank,
+    hold,
+    put_back,
+    require_unambiguous,
+    select,
+)
 from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
@@ -109,9 +117,9 @@ class NTMCell(nn.Module):
         controller: ``"lstm"``, ``"feedforward"``, an ``nn.LSTMCell``, ``nn.GRUCell`` or
             ``nn.RNNCell`` of input size ``input_size + R·M``, or any module
             ``controller(input [B, input_size + R·M], state) -> (output [B, C], state)``, with an
-            optional method ``initial_state(batch_size)``. With lengths, every tensor of its state
-            must have the batch first; where ``initial_state`` does not show that, an attribute
-            ``state_batch_first = True`` says so.
+            optional method ``initial_state(batch_size)``. With lengths or resets, every tensor of
+            its state must have the batch first; where ``initial_state`` does not show that, an
+            attribute ``state_batch_first = True`` says so.
         num_layers: layers of a built-in controller.
         initial_state: how each part of the state begins.
         checkpoint_every: steps between the memories stored for the backward; ``None``: about √T.
@@ -123,8 +131,8 @@ class NTMCell(nn.Module):
 
     ``cell(x, state=None) -> (features, state)`` with x ``[B, input_size]`` or ``[input_size]``,
     features ``[h, r]`` ``[B, C + R·M]``, and an ``NTMState``; ``state=None`` starts anew.
-    ``cell(x, state=None, sequence=True, lengths=None, return_trace=False)`` takes a whole sequence
-    ``[T, B, input_size]`` and returns what ``unroll`` returns.
+    ``cell(x, state=None, sequence=True, lengths=None, resets=None, return_trace=False)`` takes a
+    whole sequence ``[T, B, input_size]`` and returns what ``unroll`` returns.
 
     With a built-in controller a sequence is one fused op. It takes the weights of the controller's
     layers and of ``interface`` without calling these modules. In every other case the cell calls
@@ -172,7 +180,7 @@ class NTMCell(nn.Module):
         super().__init__()
         self.input_size = positive_int("NTMCell", "input_size", input_size)
         self.hidden_size = positive_int("NTMCell", "hidden_size", hidden_size)
-        memory_size = positive_int("NTMCell", "memory_size", memory_size)
+        self._memory_size = positive_int("NTMCell", "memory_size", memory_size)
         self.word_size = positive_int("NTMCell", "word_size", word_size)
         self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
@@ -205,7 +213,7 @@ class NTMCell(nn.Module):
             self.interface = nn.Linear(self.hidden_size, self.layout.size, **factory)
         self.start = StartingPoint(
             start,
-            memory_size,
+            self._memory_size,
             self.word_size,
             self.num_read_heads,
             self.layout.num_heads,
@@ -256,11 +264,11 @@ class NTMCell(nn.Module):
         No weight has this size: set it, and the trained cell goes on with a larger or a smaller
         memory. Raises ``ValueError`` where a learned or given part of the initial state has it.
         """
-        return self.start.memory_size
+        return self._memory_size
 
     @memory_size.setter
     def memory_size(self, memory_size: int) -> None:
-        self.start.memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
+        self._memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
 
     def allowed_memory_size(self, owner: str, memory_size: int) -> int:
         """``memory_size`` as an ``int``; raises where the initial state has another one."""
@@ -300,15 +308,16 @@ class NTMCell(nn.Module):
         *,
         sequence: bool = False,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> tuple[Tensor, NTMState] | Unrolled:
         if sequence:
             self.check_input("NTMCell", "x", x, ("TB",))
-            return self._unroll(x, state, lengths, return_trace)
-        if lengths is not None or return_trace:
+            return self._unroll(x, state, lengths, resets, return_trace)
+        if lengths is not None or resets is not None or return_trace:
             raise ValueError(
-                "NTMCell: lengths and return_trace are for whole sequences; give sequence=True and "
-                f"x as [T, B, {self.input_size}]"
+                "NTMCell: lengths, resets and return_trace are for whole sequences; give "
+                f"sequence=True and x as [T, B, {self.input_size}]"
             )
         self.check_input("NTMCell", "x", x, ("B", ""))
         batched = x.dim() == 2
@@ -332,19 +341,24 @@ class NTMCell(nn.Module):
         x: Tensor,
         state: NTMState | None = None,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
-        """All steps of x ``[T, B, input_size]``; integers ``lengths [B]`` on the device of x.
+        """All steps of x ``[T, B, input_size]``.
 
-        The same as a call with ``sequence=True``.
+        Integers ``lengths [B]`` and bool ``resets [T, B]`` are on the device of x. The same as a
+        call with ``sequence=True``.
         """
-        return self(x, state, sequence=True, lengths=lengths, return_trace=return_trace)
+        return self(
+            x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
+        )
 
     def _unroll(
         self,
         x: Tensor,
         state: NTMState | None = None,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:
         time, batch, _ = x.shape
@@ -354,14 +368,17 @@ class NTMCell(nn.Module):
             state = self.check_state("NTMCell", state, batch)
         if lengths is not None:
             lengths = check_lengths("NTMCell", lengths, batch, time, x.device)
+        if resets is not None:
+            check_resets("NTMCell", resets, (time, batch), x.device)
         weights = self._fused_weights() if self.fused else None
-        if weights is None or not self._is_served(len(weights.layers), state):
-            return self._unroll_steps(x, state, lengths, return_trace)
-        return self._unroll_fused(weights, x, state, lengths, return_trace)
+        if weights is None or not self._is_served(len(weights.layers), state, resets):
+            return self._unroll_steps(x, state, lengths, resets, return_trace)
+        return self._unroll_fused(weights, x, state, lengths, resets, return_trace)
 
     def _fused_weights(self) -> FusedWeights | None:
         """The weights for the fused op, or ``None`` where the parts have to be called instead."""
-        controller, interface = self.controller, self.interface
+        parts = cast(dict[str, nn.Module], modules_of(self))
+        controller, interface = parts["controller"], parts["interface"]
         if not isinstance(controller, BUILT_IN):
             return None
         layers = list(controller.layers)
@@ -380,7 +397,7 @@ class NTMCell(nn.Module):
         )
         return weights if weights.all_plain() else None
 
-    def _is_served(self, num_layers: int, state: NTMState) -> bool:
+    def _is_served(self, num_layers: int, state: NTMState, resets: Tensor | None) -> bool:
         """Whether one fused op may run a controller of so many layers. A backend that was asked for
         by name may be unable to; automatically, one that can is chosen."""
         if num_layers == 1:
@@ -394,6 +411,7 @@ class NTMCell(nn.Module):
             hidden_size=self.hidden_size,
             num_layers=num_layers,
             is_lstm=isinstance(self.controller, LSTMController),
+            has_resets=resets is not None,
         )
         device = memory.device
         problem = Problem("sequence", device.type, memory.dtype, sizes, device.index or 0)
@@ -405,6 +423,7 @@ class NTMCell(nn.Module):
         x: Tensor,
         state: NTMState,
         lengths: Tensor | None,
+        resets: Tensor | None,
         return_trace: bool,
     ) -> Unrolled:
         first, *upper = weights.layers
@@ -426,6 +445,7 @@ class NTMCell(nn.Module):
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
             lengths=lengths,
+            resets=resets,
             checkpoint_every=self.checkpoint_every,
             return_trace=return_trace,
             backend=self.backend,
@@ -435,12 +455,22 @@ class NTMCell(nn.Module):
         return Unrolled(result.hidden, result.read_vectors, final, result.trace)
 
     def _unroll_steps(
-        self, x: Tensor, state: NTMState, lengths: Tensor | None, return_trace: bool
+        self,
+        x: Tensor,
+        state: NTMState,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        return_trace: bool,
     ) -> Unrolled:
         hiddens, reads, traced = [], [], []
-        certain = lengths is None or self._batch_comes_first(x.device)
+        held = lengths is not None or resets is not None
+        certain = not held or self._batch_comes_first(x.device)
+        start = state
         for time, now in enumerate(blank(x, lengths).unbind(0)):
             active = None if lengths is None else lengths > time
+            if resets is not None:
+                reset = resets[time] if active is None else resets[time] & active
+                state = put_back(self.controller, reset, start, state, certain)
             hidden, interface, new = self._step(now, state)
             read_vectors = new.read_vectors
             if active is not None:
@@ -482,14 +512,13 @@ class NTMCell(nn.Module):
         the initial state has that number.
         """
         sizes = StateSizes(
-            self.memory_size,
+            self._memory_size,
             self.word_size,
             self.num_read_heads,
-            self.layout.num_heads,
-            getattr(self.controller, "state_sizes", None),
-            self.start.fixed_by,
+            self.num_read_heads + self.num_write_heads,
+            getattr(modules_of(self)["controller"], "state_sizes", None),
         )
-        return check_state(owner, state, sizes, batch)
+        return check_state(owner, state, sizes, batch, lambda: self.start.fixed_by)
 
     def _batch_comes_first(self, device: torch.device) -> bool:
         """``batch_comes_first`` of the controller, found out once."""

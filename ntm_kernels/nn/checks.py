@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,8 +17,7 @@ from ntm_kernels.torch_private import is_tracing
 class StateSizes(NamedTuple):
     """The sizes of the parts of an ``NTMState``.
 
-    ``controller`` is a nest of sizes, ``None`` where any state will do. ``fixed_by`` says why
-    ``memory_size`` is the only one possible, and is ``None`` where it is not.
+    ``controller`` is a nest of sizes, ``None`` where any state will do.
     """
 
     memory_size: int
@@ -26,7 +25,6 @@ class StateSizes(NamedTuple):
     num_read_heads: int
     num_heads: int
     controller: Any
-    fixed_by: str | None
 
 
 def check_dtype(owner: str, dtype: Any) -> None:
@@ -74,13 +72,25 @@ def check_input(
         raise ValueError(f"{owner}: {name} is on {x.device} and the parameters on {device}")
 
 
-def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) -> NTMState:
-    """The state; every part must be of its size, after the batch or, with ``None``, alone."""
+def check_state(
+    owner: str,
+    state: Any,
+    sizes: StateSizes,
+    batch: int | None,
+    fixed_by: Callable[[], str | None],
+) -> NTMState:
+    """The state; every part must be of its size, after the batch or, with ``None``, alone.
+
+    ``fixed_by`` is asked why no other ``memory_size`` than that of ``sizes`` will do; it says
+    ``None`` where any will.
+    """
     state = require_state(owner, state)
     lead = () if batch is None else (batch,)
     rows = sizes.memory_size
     if isinstance(state.memory, Tensor) and state.memory.dim() == len(lead) + 2:
-        rows = _check_rows(owner, state.memory.shape[-2], sizes)
+        rows = state.memory.shape[-2]
+        if rows != sizes.memory_size:
+            _check_rows(owner, rows, sizes.memory_size, fixed_by())
     _check_part(owner, "memory", state.memory, (*lead, rows, sizes.word_size))
     _check_part(owner, "weightings", state.weightings, (*lead, sizes.num_heads, rows))
     reads = (*lead, sizes.num_read_heads, sizes.word_size)
@@ -93,16 +103,15 @@ def check_state(owner: str, state: Any, sizes: StateSizes, batch: int | None) ->
     return state
 
 
-def _check_rows(owner: str, rows: int, sizes: StateSizes) -> int:
-    """The number of locations in a state, which the module must be able to take."""
-    if rows == sizes.memory_size or (sizes.fixed_by is None and rows > 0):
-        return rows
-    if sizes.fixed_by is None:
+def _check_rows(owner: str, rows: int, memory_size: int, fixed_by: str | None) -> None:
+    """Raise where a state has a number of locations that the module cannot take."""
+    if fixed_by is not None:
+        raise ValueError(
+            f"{owner}: state.memory must have memory_size={memory_size} locations, since "
+            f"{fixed_by}, got {rows}"
+        )
+    if rows < 1:
         raise ValueError(f"{owner}: state.memory must have at least one location, got {rows}")
-    raise ValueError(
-        f"{owner}: state.memory must have memory_size={sizes.memory_size} locations, since "
-        f"{sizes.fixed_by}, got {rows}"
-    )
 
 
 def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> None:
@@ -134,6 +143,16 @@ def check_lengths(owner: str, lengths: Any, batch: int, time: int, device: torch
     given.fix("B", batch, "x")
     given.lengths(lengths, device)
     return lengths_within(owner, lengths, time)
+
+
+def check_resets(
+    owner: str, resets: Any, sizes: tuple[int, ...], device: torch.device, dims: str = "T B"
+) -> None:
+    """``resets`` must be bool, of these sizes, on ``device``."""
+    given = Arguments(owner)
+    for dim, size in zip(dims.split(), sizes, strict=True):
+        given.fix(dim, size, "x")
+    given.resets(resets, device, dims)
 
 
 def shapes_of(nest: Any) -> Any:

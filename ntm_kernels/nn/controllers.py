@@ -222,8 +222,9 @@ def layers_apart(hidden: Tensor | None, cell: Tensor | None) -> tuple[Any, ...]:
     """The inverse of ``layers_stacked``."""
     if hidden is None or cell is None:
         return ()
-    pairs = tuple(zip(hidden.unbind(0), cell.unbind(0), strict=True))
-    return pairs if len(pairs) > 1 else pairs[0]
+    if hidden.shape[0] == 1:
+        return hidden.squeeze(0), cell.squeeze(0)
+    return tuple(zip(hidden.unbind(0), cell.unbind(0), strict=True))
 
 
 def _tanh(x: Tensor) -> Tensor:

@@ -111,8 +111,10 @@ class StartingPoint(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.memory_size, self.word_size = memory_size, word_size
-        self.num_read_heads, self.num_heads = num_read_heads, num_heads
+        self.word_size, self.num_heads = word_size, num_heads
+        self.memory_shape = (memory_size, word_size)
+        self.weightings_shape = (num_heads, memory_size)
+        self.reads_shape = (num_read_heads, word_size)
         self.constant_memory = 0.0 if isinstance(initial.memory, (str, Tensor)) else initial.memory
         self.constant_reads = 0.0 if initial.read_vectors == "learned" else initial.read_vectors
         self.kind_of_weightings = initial.weightings
@@ -140,18 +142,6 @@ class StartingPoint(nn.Module):
         if initial.read_vectors == "learned":
             self.read_vectors = self._learned("read vectors [R, M]", self.reads_shape, factory)
         self.reset_parameters()
-
-    @property
-    def memory_shape(self) -> tuple[int, int]:
-        return self.memory_size, self.word_size
-
-    @property
-    def weightings_shape(self) -> tuple[int, int]:
-        return self.num_heads, self.memory_size
-
-    @property
-    def reads_shape(self) -> tuple[int, int]:
-        return self.num_read_heads, self.word_size
 
     @property
     def fixed_by(self) -> str | None:

@@ -1,8 +1,9 @@
-"""Sequences of different length where a module steps: their padding, and the state at their end.
+"""Sequences of different length, and restarts, where a module steps: padding and held states.
 
-A sequence that is over keeps its state while the others go on. For that, every tensor of the state
-must have the batch first. Of a controller of the user's this is not known from one state: in
-``[4, 4, 8]`` the batch of 4 may come first or second.
+A sequence that is over keeps its state while the others go on. A sequence that is reset starts anew
+while the others go on. For both, every tensor of the state must have the batch first. Of a
+controller of the user's this is not known from one state: in ``[4, 4, 8]`` the batch of 4 may come
+first or second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ntm_kernels.nn.state import NTMState
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.torch_private import tree_flatten, tree_leaves
 
-OWNER = "NTMCell: with lengths"
+OWNER = "NTMCell: with lengths or resets"
 PROBED = (2, 3)
 
 
@@ -124,6 +125,26 @@ def hold(active: Tensor, new: NTMState, old: NTMState) -> NTMState:
         select(active, new.read_vectors, old.read_vectors),
         _hold_nest(active, new.controller, controller),
     )
+
+
+def put_back(
+    controller: nn.Module, reset: Tensor, start: NTMState, state: NTMState, certain: bool
+) -> NTMState:
+    """The initial state for the sequences that are reset, the state of before for the others.
+
+    ``certain``: the batch is known to come first in the controller's state.
+    """
+    if start.controller is None:
+        if state.controller is None:
+            return state
+        name = type(controller).__name__
+        raise ValueError(
+            f"NTMCell: with resets, the controller must have an initial state to go back to; give "
+            f"{name} a method initial_state(batch_size), or give the cell a state"
+        )
+    if not certain:
+        require_unambiguous(controller, state.controller, len(reset))
+    return hold(reset, start, state)
 
 
 def _hold_nest(active: Tensor, new: Any, old: Any) -> Any:

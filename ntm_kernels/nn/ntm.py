@@ -11,7 +11,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import CellOptions, NTMCell
-from ntm_kernels.nn.checks import as_lengths, check_batch_size, check_dtype, check_lengths
+from ntm_kernels.nn.checks import (
+    as_lengths,
+    check_batch_size,
+    check_dtype,
+    check_lengths,
+    check_resets,
+)
 from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
@@ -36,8 +42,8 @@ class NTM(nn.Module):
         batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.
         device, dtype: of the parameters.
 
-    ``model(x, state=None, lengths=None, return_trace=False)`` returns ``(output, state)``, with
-    ``return_trace`` ``(output, state, trace)``:
+    ``model(x, state=None, lengths=None, return_trace=False, resets=None)`` returns
+    ``(output, state)``, with ``return_trace`` ``(output, state, trace)``:
 
     - x ``[T, B, input_size]``, ``[B, T, input_size]`` with ``batch_first``, unbatched
       ``[T, input_size]``, or a ``PackedSequence`` (the output is then one too).
@@ -48,6 +54,9 @@ class NTM(nn.Module):
     - lengths: steps of each sequence, ``[B]`` integers, a tensor, an array or a list (under
       ``torch.compile`` a tensor: lists are compiled anew for their values). Outputs beyond are 0,
       the final state is the one at the length, and padding has no influence.
+    - resets: bool, a value for each step of each sequence as in x, ``[T, B]``, ``[B, T]`` or
+      ``[T]``. Where true, that sequence starts anew before the step, from the state that the call
+      started with: episodes that end inside a rollout, or short sequences packed into one row.
     - output ``[T, B, output_size]``, linear, without activation.
     - trace: what the heads did, always time-major (``Trace``), not differentiable.
 
@@ -173,16 +182,26 @@ class NTM(nn.Module):
         state: NTMState | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         return_trace: bool = False,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, NTMState] | tuple[Tensor | PackedSequence, NTMState, Trace]:
         if isinstance(x, PackedSequence):
+            if resets is not None:
+                raise ValueError(
+                    "NTM: resets go with a padded x; unpack it with "
+                    "torch.nn.utils.rnn.pad_packed_sequence and give its lengths too"
+                )
             return self._forward_packed(x, state, lengths, return_trace)
         if not isinstance(x, Tensor):
             raise TypeError(f"NTM: x must be a tensor or PackedSequence, got {type(x).__name__}")
         self.cell.check_input("NTM", "x", x, ("BT" if self.batch_first else "TB", "T"))
         if x.dim() == 2:
-            return self._forward_unbatched(x, state, lengths, return_trace)
-        time_major = x.transpose(0, 1) if self.batch_first else x
-        output, state, trace = self._run(time_major, state, lengths, return_trace)
+            return self._forward_unbatched(x, state, lengths, return_trace, resets)
+        if resets is not None:
+            dims = "B T" if self.batch_first else "T B"
+            check_resets("NTM", resets, tuple(x.shape[:2]), x.device, dims)
+        if self.batch_first:
+            x, resets = x.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
+        output, state, trace = self._run(x, state, lengths, return_trace, resets)
         output = output.transpose(0, 1) if self.batch_first else output
         return (output, state) if trace is None else (output, state, trace)
 
@@ -192,6 +211,7 @@ class NTM(nn.Module):
         state: NTMState | None,
         lengths: Tensor | Sequence[int] | None,
         return_trace: bool,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, NTMState, Trace | None]:
         """Everything for x ``[T, B, I]``."""
         time, batch, _ = x.shape
@@ -201,7 +221,7 @@ class NTM(nn.Module):
             lengths = as_lengths("NTM", lengths, x.device)
             lengths = check_lengths("NTM", lengths, batch, time, x.device)
         hidden, reads, state, trace = self.cell(
-            x, state, sequence=True, lengths=lengths, return_trace=return_trace
+            x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
         )
         if self.output is None:
             return self.cell.features(hidden, reads), state, trace
@@ -220,12 +240,16 @@ class NTM(nn.Module):
         state: NTMState | None,
         lengths: Tensor | Sequence[int] | None,
         return_trace: bool,
+        resets: Tensor | None,
     ) -> tuple[Tensor, NTMState] | tuple[Tensor, NTMState, Trace]:
         if lengths is not None:
             raise ValueError("NTM: lengths are for a batch; cut an unbatched x instead")
         if state is not None:
             state = batch_of_one(self.cell.check_state("NTM", state, None))
-        output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace)
+        if resets is not None:
+            check_resets("NTM", resets, (x.shape[0],), x.device, "T")
+            resets = resets.unsqueeze(1)
+        output, state, trace = self._run(x.unsqueeze(1), state, None, return_trace, resets)
         state = batch_removed("NTM", state)
         if trace is None:
             return output.squeeze(1), state

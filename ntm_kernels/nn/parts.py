@@ -55,7 +55,8 @@ def is_weight_transform(hook: object) -> bool:
 
 def transform_weights(part: nn.Module) -> None:
     """Run the weight transforms of a part that ``weights_suffice`` has accepted."""
-    for transform in forward_pre_hooks(part).values():
+    hooks = forward_pre_hooks(part)
+    for transform in hooks.values() if hooks else ():
         transform(part, ())
 
 
@@ -136,7 +137,11 @@ def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``module`` is a unit of FSDP2, which gathers its parameters for each call."""
-    return "FSDPModule" in [base.__name__ for base in type(module).__mro__]
+    kind = type(module)
+    # The class that FSDP2 makes of another one has its name behind these letters.
+    return kind.__name__.startswith("FSDP") and "FSDPModule" in [
+        base.__name__ for base in kind.__mro__
+    ]
 
 
 def outlasting(module: nn.Module, nest: Any) -> Any:

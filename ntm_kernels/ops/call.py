@@ -20,7 +20,7 @@ from ntm_kernels.ops.declare import (
     Options,
     Outputs,
     argument_names,
-    memory_of,
+    leading,
     options_of,
     those_present,
     unpack,
@@ -61,10 +61,10 @@ def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> P
 def _problem(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Problem:
     given = checks.Arguments(op.name)
     op.check(given, inputs, options)
-    memory = memory_of(inputs)
-    device = memory.device
+    first = leading(inputs)
+    device = first.device
     sizes = op.sizes(inputs, options._make(map(checks.as_int, options)))
-    return Problem(op.name, device.type, memory.dtype, sizes, device.index or 0)
+    return Problem(op.name, device.type, first.dtype, sizes, device.index or 0)
 
 
 def run(

@@ -45,7 +45,8 @@ class Field:
     Attributes:
         dims: the letters of its shape, as in ``Sizes``.
         kind: fields of one kind have one dtype. ``"arithmetic"`` is float32, or float64 where the
-            memory is float64; ``"steps"``, the kind of ``lengths`` alone, is int64 inside the op.
+            memory is float64; ``"steps"``, the kind of ``lengths`` alone, is int64 inside the op;
+            ``"resets"`` is bool.
         when: the property of ``Sizes`` that says whether the tensor is there; ``""``: always.
         kept: an output that the backward reads.
         differentiable: whether it takes part in differentiation.
@@ -108,6 +109,8 @@ def check_record(given: Arguments, inputs: NamedTuple, options: Any = None) -> N
             continue
         if field.kind == "steps":
             given.lengths(value, given.device)
+        elif field.kind == "resets":
+            given.resets(value, given.device)
         else:
             name = field.argument or name
             given.tensor(name, value, field.dims)
@@ -260,17 +263,19 @@ def options_of(op: Op[Any, Any, Options], sizes: Sizes) -> Options:
     return op.options._make(getattr(sizes, name) for name in names(op.options))
 
 
-def memory_of(inputs: NamedTuple) -> Tensor:
-    """The memory among the inputs of an op: every op has one."""
+def leading(inputs: NamedTuple) -> Tensor:
+    """The input that decides on device and arithmetic: the memory; the first of an op without."""
     parts = zip(fields(type(inputs)).values(), inputs, strict=True)
-    return next(tensor for field, tensor in parts if field.kind == "memory")
+    memory = [tensor for field, tensor in parts if field.kind == "memory"]
+    first: Tensor = next(iter(memory or inputs))
+    return first
 
 
 def dtypes_of(inputs: NamedTuple) -> dict[str, torch.dtype]:
-    """The dtype of each kind of tensor in a record of inputs, which has a memory."""
+    """The dtype of each kind of tensor, by a record of inputs."""
     kinds: dict[str, torch.dtype] = {}
     for field, tensor in zip(fields(type(inputs)).values(), inputs, strict=True):
         if tensor is not None:
             kinds.setdefault(field.kind, tensor.dtype)
-    memory = kinds["memory"]
-    return {"arithmetic": arithmetic_dtype(memory), "state": memory, **kinds}
+    first = leading(inputs).dtype
+    return {"arithmetic": arithmetic_dtype(first), "state": first, **kinds}

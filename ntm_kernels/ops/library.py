@@ -29,7 +29,7 @@ from ntm_kernels.ops.declare import (
     dtypes_of,
     empty,
     fields,
-    memory_of,
+    leading,
     those_present,
     unpack,
 )
@@ -60,18 +60,23 @@ def _results(record: Iterable[Tensor | None], like: Tensor) -> list[Tensor]:
     return [like.new_empty(0) if part is None else part for part in record]
 
 
+def _returned(first: Tensor, *others: Tensor) -> Any:
+    """The results as torch wants them of an op: one alone is no tuple."""
+    return (first, *others) if others else first
+
+
 def _define_op(op: Op[Any, Any, Any]) -> None:
     def forward(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
         kernel = get_backend(backend).kernels[op.name]
         outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
-        like = memory_of(inputs)
+        like = leading(inputs)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
 
     def fake(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
-        sizes, like = op.sizes(inputs, options), memory_of(inputs)
+        sizes, like = op.sizes(inputs, options), leading(inputs)
         outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
         saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
         kept = [part for part in saved if part is not None] if save_for_backward else []
@@ -93,7 +98,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             grads, inputs, outputs, restore(kernel, saved, sizes), sizes, names
         )._asdict()
         results = (found[name] if name in names else None for name in op.differentiated_inputs)
-        return tuple(_results(results, memory_of(inputs)))
+        return _returned(*_results(results, leading(inputs)))
 
     def fake(*args: Any) -> Any:
         _, inputs, _, _, _, (wanted, _) = unpack(args, *shapes)
@@ -102,7 +107,7 @@ def _define_backward(op: Op[Any, Any, Any]) -> None:
             tensors[name].new_empty(tensors[name].shape) if name in names else None
             for name in op.differentiated_inputs
         )
-        return tuple(_results(results, memory_of(inputs)))
+        return _returned(*_results(results, leading(inputs)))
 
     _define(f"{op.name}_backward", op.backward_schema(), backward, fake)
 
@@ -142,6 +147,7 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
         inputs, kept, saved = unpack(ctx.saved_tensors, op.inputs, len(op.kept_outputs))
         wanted = _needed(op, inputs, ctx)
         results = backward_op(*given, *inputs, *kept, saved, *ctx.options, wanted, ctx.backend)
+        results = (results,) if isinstance(results, Tensor) else results
         back = (part if flag else None for part, flag in zip(results, wanted, strict=True))
         of_inputs = choose(op.inputs, op.differentiated_inputs, back)
         return *of_inputs, *(None,) * (len(ctx.options) + 2)

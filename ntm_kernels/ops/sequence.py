@@ -45,6 +45,9 @@ class SequenceInputs(NamedTuple):
     input_bias: Annotated[
         Tensor | None, Field("G", "input", "projects_input", argument="layers[0].bias")
     ]
+    resets: Annotated[Tensor | None, Field("T B", "resets", "has_resets", differentiable=False)] = (
+        None
+    )
     upper_weight: Annotated[
         Tensor | None,
         Field("U G J", "controller_weights", "is_deep", argument="weights of layers[1:]"),
@@ -101,6 +104,7 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
         input_size=input_size,
         is_lstm=inputs.initial_hidden is not None,
         has_lengths=inputs.lengths is not None,
+        has_resets=inputs.resets is not None,
         projects_input=inputs.input_weight is not None,
         return_trace=options.return_trace,
     )

@@ -24,6 +24,7 @@ def sequence_inputs(
     interface_bias: Tensor,
     initial_state: SequenceState,
     lengths: Tensor | None,
+    resets: Tensor | None,
 ) -> SequenceInputs:
     """The record of the op; raises for what is no state and no list of layers."""
     if not isinstance(initial_state, SequenceState):
@@ -48,6 +49,7 @@ def sequence_inputs(
         initial_hidden=initial_state.hidden,
         initial_cell=initial_state.cell,
         lengths=lengths,
+        resets=resets,
         input_weight=first.input_weight,
         input_bias=first.bias,
         upper_weight=upper_weight,

@@ -24,7 +24,9 @@ def call_sequence(
         lengths = checks.lengths_within("sequence", lengths, sizes.time)
     if sizes.time == 0:
         return _no_steps(sizes, start)
-    x = inputs.x
+    x, resets = inputs.x, inputs.resets
+    if lengths is not None and resets is not None:
+        resets = resets & ~beyond(lengths, sizes.time, 2)
     if lengths is not None and sizes.projects_input:
         # Zeros, since 0 · NaN in a weight gradient is NaN whatever the padding's own gradient.
         x = x.masked_fill(beyond(lengths, sizes.time, x.dim()), 0)
@@ -33,6 +35,7 @@ def call_sequence(
     widened = inputs._replace(
         x=x,
         lengths=lengths,
+        resets=resets,
         initial_memory=_widen(inputs.initial_memory),
         initial_weightings=_widen(inputs.initial_weightings),
         initial_read_vectors=_widen(inputs.initial_read_vectors),

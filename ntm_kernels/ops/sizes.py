@@ -33,6 +33,7 @@ class Sizes(NamedTuple):
     num_layers: int = 1  # of the controller
     is_lstm: bool = False
     has_lengths: bool = False
+    has_resets: bool = False
     projects_input: bool = False
     return_trace: bool = False
 

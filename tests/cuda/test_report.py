@@ -89,8 +89,26 @@ def test_budget_names_calls_that_are_counted():
         assert direction in ("forward", "backward")
 
 
-def test_report_is_of_the_present_sources():
+def test_report_has_the_calls_of_the_budget():
     report = cuda_report.REPORT.read_text()
-    assert f"Sources: {cuda_report.fingerprint()}." in report, "run `make cuda-report`"
     for case in json.loads(cuda_report.BUDGET.read_text())["counts"]:
         assert f"| {case} |" in report
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("int a; // why\n", 0),
+        ("int a;  // another reason\n", 0),
+        ("int b; // why\n", 1),
+    ],
+)
+def test_report_of_other_sources_is_outdated(source, found, tmp_path, monkeypatch):
+    """`make cuda-report ARGS=--check`, which needs nvcc, fails on it; the test suite does not."""
+    monkeypatch.setattr(cuda_report, "ROOT", tmp_path)
+    monkeypatch.setattr(cuda_report, "REPORT", tmp_path / "REPORT.md")
+    kernel = tmp_path / "kernel.cu"
+    kernel.write_text("int a;\n")
+    report = f"Sources: {cuda_report.fingerprint()}."
+    kernel.write_text(source)
+    assert len(cuda_report.outdated(report)) == found

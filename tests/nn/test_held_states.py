@@ -39,7 +39,7 @@ def run(controller, batch=4, lengths=LENGTHS):
 
 
 def refused(message):
-    return pytest.raises(ValueError, match=re.escape(f"NTMCell: with lengths, {message}"))
+    return pytest.raises(ValueError, match=re.escape(f"NTMCell: with lengths or resets, {message}"))
 
 
 def layered(input, state, layers=4):

@@ -207,10 +207,10 @@ def test_changed_argument_is_noticed(entry, case):
     """As for every op of torch: an argument changed in place before the backward raises."""
     tensors, grads = problem(entry, case)
     wanted = leaves(tensors)
-    name = "initial_memory" if case.op == "sequence" else "memory"
-    memory = wanted[name].clone()
-    outputs = call(case, wanted | {name: memory}, entry.backend)
-    memory.add_(1)
+    name = "initial_memory" if case.op == "sequence" else next(iter(wanted))
+    argument = wanted[name].clone()
+    outputs = call(case, wanted | {name: argument}, entry.backend)
+    argument.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         differentiate(outputs, grads, wanted)
 

@@ -70,6 +70,8 @@ class CpuBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
             return f"it runs on the cpu, the arguments are on {problem.device}"
+        if problem.sizes.has_resets:
+            return "its sequence has no resets"
         return None
 
     def describe(self) -> str:

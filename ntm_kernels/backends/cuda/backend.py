@@ -22,11 +22,7 @@ from ntm_kernels.ops import Sizes
 from ntm_kernels.torch_private import assume_constant_result
 
 KERNELS: dict[str, type[CudaKernel[Any, Any, Any]]] = {
-    "address": Address,
-    "read": Read,
-    "write": Write,
-    "step": Step,
-    "sequence": Sequence,
+    kernel.op.name: kernel for kernel in (Address, Read, Write, Step, Sequence)
 }
 PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
@@ -84,6 +80,8 @@ class CudaBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
+        if problem.sizes.has_resets:
+            return "its sequence has no resets"
         if problem.sizes.is_deep:
             return "its sequence has controllers of one layer"
         # These are of no consequence, and torch.compile may leave them open.

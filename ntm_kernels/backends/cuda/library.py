@@ -70,6 +70,8 @@ class CudaLibrary:
         function.restype, function.argtypes = result, arguments
         return function
 
+    # Every call asks, several times, and a device does not change.
+    @lru_cache(maxsize=64)  # noqa: B019 (a library lives as long as the process)
     def device(self, index: int) -> Device:
         """The device of that number; asking makes no context on it."""
         found = DeviceStruct()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +12,17 @@ from torch import Tensor
 from ntm_kernels.backends.base import Kernel, Saved
 from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.backends.cuda.structs import KernelSizes, Plan, Struct, kernel_sizes, params
-from ntm_kernels.ops import Op, Sizes
-from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty, memory_of
+from ntm_kernels.ops import Field, Op, Sizes, record
+from ntm_kernels.ops.declare import Inputs, Outputs, dtypes_of, empty, leading
 
 INT32_MAX = 2**31 - 1
+
+
+@record
+class SavedWeightings(NamedTuple):
+    """The weightings of the outputs before they are rounded to their dtype."""
+
+    weightings: Annotated[Tensor, Field("B H N")]
 
 
 class Runner:
@@ -63,11 +70,11 @@ class Runner:
             self.library.launch(op, direction, told, given, plan, stream)
 
 
-def named(record: NamedTuple | None, prefix: str = "") -> dict[str, Tensor]:
+def named(given: NamedTuple | None, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a record that are there, by their names in the struct of the op."""
-    if record is None:
+    if given is None:
         return {}
-    tensors = record._asdict().items()
+    tensors = given._asdict().items()
     return {f"{prefix}{name}": tensor for name, tensor in tensors if tensor is not None}
 
 
@@ -94,7 +101,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
     def forward(
         self, inputs: Inputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[Outputs, Saved | None]:
-        like = memory_of(inputs)
+        like = leading(inputs)
         outputs = empty(self.op.outputs, sizes, like, dtypes_of(inputs))
         saved = self.empty_saved(sizes, like) if save_for_backward else None
         tensors = named(inputs) | named(outputs, "out_") | named(saved, "saved_")
@@ -110,7 +117,7 @@ class CudaKernel(Kernel[Inputs, Outputs, Saved]):
         sizes: Sizes,
         wanted: frozenset[str],
     ) -> Inputs:
-        found = empty(self.op.inputs, sizes, memory_of(inputs), dtypes_of(inputs))
+        found = empty(self.op.inputs, sizes, leading(inputs), dtypes_of(inputs))
         tensors = named(inputs) | named(saved, "saved_")
         tensors |= named(grads, "grad_") | named(found, "d_")
         self.runner.run(self.op.name, "backward", sizes, tensors)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
-
-from torch import Tensor
-
-from ntm_kernels.backends.cuda.run import CudaKernel
-from ntm_kernels.ops import STEP, Field, StepInputs, StepOutputs, record
+from ntm_kernels.backends.cuda.run import CudaKernel, SavedWeightings
+from ntm_kernels.ops import STEP, StepInputs, StepOutputs
 
 
-@record
-class Saved(NamedTuple):
-    """The weightings of the outputs before they are rounded to their dtype."""
-
-    weightings: Annotated[Tensor, Field("B H N")]
-
-
-class Step(CudaKernel[StepInputs, StepOutputs, Saved]):
+class Step(CudaKernel[StepInputs, StepOutputs, SavedWeightings]):
     """``step`` by ``ntm_cuda_step_forward`` and ``ntm_cuda_step_backward``."""
 
     op = STEP
-    saved = Saved
+    saved = SavedWeightings

@@ -24,8 +24,8 @@ from ntm_kernels.ops import Op, Sizes
 from ntm_kernels.ops.declare import Field, fields
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-# What always comes in one dtype: int64 for steps, the arithmetic dtype for the others.
-_BARE_KINDS = frozenset({"arithmetic", "controller_weights", "steps"})
+# What always comes in one dtype: int64 for steps, bool for resets, else the arithmetic dtype.
+_BARE_KINDS = frozenset({"arithmetic", "controller_weights", "resets", "steps"})
 _MOST_WORKSPACE = 16 * (2**31 - 1)  # its pieces are found by offsets in units of 16 bytes
 
 

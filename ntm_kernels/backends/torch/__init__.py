@@ -4,12 +4,10 @@ Stage by stage the same formulas as the compiled backends; ``ntm_kernels.referen
 specification that all of them are tested against.
 """
 
+from importlib import import_module
+
 from ntm_kernels.backends.base import Backend
-from ntm_kernels.backends.torch.address import Address
-from ntm_kernels.backends.torch.read import Read
-from ntm_kernels.backends.torch.sequence import Sequence
-from ntm_kernels.backends.torch.step import Step
-from ntm_kernels.backends.torch.write import Write
+from ntm_kernels.ops import OPS
 
 __all__ = ["TorchBackend"]
 
@@ -20,12 +18,9 @@ class TorchBackend(Backend):
     name = "torch"
 
     def __init__(self) -> None:
+        # This backend has every op. Its kernel is the class ``Op`` of the file ``op.py``.
         self.kernels = {
-            "address": Address(),
-            "read": Read(),
-            "write": Write(),
-            "step": Step(),
-            "sequence": Sequence(),
+            name: getattr(import_module(f"{__name__}.{name}"), name.capitalize())() for name in OPS
         }
 
     def describe(self) -> str:

@@ -77,9 +77,19 @@ def controller_of(inputs: SequenceInputs) -> Controller:
     return Feedforward(inputs) if inputs.initial_hidden is None else Lstm(inputs)
 
 
-def shifted_in(initial: Tensor, following: Tensor) -> Tensor:
-    """What each step started from: ``initial``, then ``following`` without its last step."""
-    return torch.cat((initial.unsqueeze(0), following))[:-1]
+def shifted_in(
+    initial: Tensor, following: Tensor, resets: Tensor | None, batch_dim: int = 1
+) -> Tensor:
+    """What each step started from: ``initial``, then ``following`` without its last step.
+
+    ``initial`` again where ``resets [T, B]`` is true; the batch is ``batch_dim`` of ``following``.
+    """
+    shifted = torch.cat((initial.unsqueeze(0), following))[:-1]
+    if resets is None:
+        return shifted
+    sizes = [1] * following.dim()
+    sizes[0], sizes[batch_dim] = resets.shape
+    return torch.where(resets.view(sizes), initial, shifted)
 
 
 def hidden_of_layers(outputs: SequenceOutputs, lower_hidden: Tensor | None) -> Tensor:
@@ -103,8 +113,10 @@ def weight_gradients(
     dtype = d_interface.dtype
     hidden = hidden_of_layers(outputs, lower_hidden)
     initial_hidden = inputs.initial_hidden
-    before = None if initial_hidden is None else shifted_in(initial_hidden, hidden)
-    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors).flatten(2)
+    before = None
+    if initial_hidden is not None:
+        before = shifted_in(initial_hidden, hidden, inputs.resets, 2)
+    seen = shifted_in(inputs.initial_read_vectors, outputs.read_vectors, inputs.resets).flatten(2)
     if before is not None:
         seen = torch.cat((seen, before.select(1, 0)), -1)
     d_first = d_gates.select(1, 0).flatten(0, 1)
@@ -179,7 +191,7 @@ class Lstm:
         self.weight = inputs.recurrent_weight
         self.weight_transposed = self.weight.mT
         self.upper = _upper_layers(inputs)
-        self.initial_cell = inputs.initial_cell
+        self.initial_cell, self.resets = inputs.initial_cell, inputs.resets
 
     def step(
         self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
@@ -220,7 +232,7 @@ class LstmBackward:
         self.weights = [lstm.weight, *(weight for weight, _ in lstm.upper)]
         input_gate, forget_gate, candidate, output_gate = gates.chunk(4, -1)
         squashed = torch.tanh(cells)
-        previous_cells = shifted_in(lstm.initial_cell, cells)
+        previous_cells = shifted_in(lstm.initial_cell, cells, lstm.resets, 2)
         slopes = (
             candidate * input_gate * (1 - input_gate),
             previous_cells * forget_gate * (1 - forget_gate),

@@ -106,24 +106,32 @@ def inside_steps(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
     return (steps.unsqueeze(-1) < lengths).unsqueeze(-1)
 
 
+def reset_steps(inputs: SequenceInputs) -> Layers | None:
+    """``[B, 1]`` for each step: whether it starts from the initial state; ``None`` if none does."""
+    return None if inputs.resets is None else inputs.resets.unsqueeze(-1).unbind(0)
+
+
 def sequence(
     inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
 ) -> tuple[SequenceOutputs, Saved | None]:
     projected, inside = inputs.x, inside_steps(inputs, sizes)
     if inside is not None:
         projected = projected.masked_fill(~inside, 0)
-    state = State(
+    state = start = State(
         memory=inputs.initial_memory,
         weightings=inputs.initial_weightings,
         read_vectors=inputs.initial_read_vectors.flatten(1),
         hidden=apart(inputs.initial_hidden),
         cell=apart(inputs.initial_cell),
     )
+    resets = reset_steps(inputs)
     one_step = _OneStep(inputs, sizes, save_for_backward)
     checkpoints: list[Tensor] = []
     kept: list[Kept] = []
     active = [None] * sizes.time if inside is None else inside.unbind(0)
     for time, (x, now) in enumerate(zip(projected.unbind(0), active, strict=True)):
+        if resets is not None:
+            state = hold(resets[time], start, state)
         if save_for_backward and time % sizes.checkpoint_every == 0:
             checkpoints.append(state.memory)
         state, of_step = one_step(x, now, state)
@@ -257,13 +265,7 @@ def hold(active: Tensor, new: State, old: State) -> State:
     def one(after: Tensor, before: Tensor) -> Tensor:
         return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)
 
-    return State(
-        memory=one(new.memory, old.memory),
-        weightings=one(new.weightings, old.weightings),
-        read_vectors=one(new.read_vectors, old.read_vectors),
-        hidden=tuple(map(one, new.hidden, old.hidden)),
-        cell=tuple(map(one, new.cell, old.cell)),
-    )
+    return map_state(one, new, old)
 
 
 def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
@@ -287,11 +289,16 @@ def sequence_backward(
         hidden=apart(grads.final_hidden),
         cell=apart(grads.final_cell),
     )
+    resets, d_start = reset_steps(inputs), None
     for segment in reversed(range(sizes.num_checkpoints)):
         start = segment * sizes.checkpoint_every
         stop = min(start + sizes.checkpoint_every, sizes.time)
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
+            if resets is not None:
+                d_state, d_start = _cut(resets[time], d_state, d_start)
+    if d_start is not None:
+        d_state = map_state(torch.add, d_state, d_start)
     d_gates, d_interface = undo.outside_heads.collected()
     return SequenceInputs(
         x=d_gates.select(1, 0),
@@ -305,6 +312,29 @@ def sequence_backward(
         input_weight=None,
         input_bias=None,
     )
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """``function`` of the same tensor of each state."""
+    memory, weightings, read_vectors, hidden, cell = zip(*states, strict=True)
+    return State(
+        function(*memory),
+        function(*weightings),
+        function(*read_vectors),
+        tuple(map(function, *hidden)),
+        tuple(map(function, *cell)),
+    )
+
+
+def _cut(reset: Tensor, d_state: State, d_start: State | None) -> tuple[State, State]:
+    """Where a step starts anew, its gradient goes to the initial state and not further back.
+
+    Gives the gradient of the state before the reset, and the sum for the initial state.
+    """
+    nothing = map_state(torch.zeros_like, d_state)
+    found = hold(reset, d_state, nothing)
+    total = found if d_start is None else map_state(torch.add, d_start, found)
+    return hold(reset, nothing, d_state), total
 
 
 class Replayed(NamedTuple):
@@ -387,8 +417,11 @@ class _UndoStep:
         sizes: Sizes,
     ) -> None:
         self.saved, self.sizes = saved, sizes
+        self.resets, self.initial_memory = reset_steps(inputs), inputs.initial_memory
         self.d_read_vectors = grads.read_vectors.flatten(2).unbind(0)
-        self.previous_weightings = shifted_in(inputs.initial_weightings, saved.weightings)
+        self.previous_weightings = shifted_in(
+            inputs.initial_weightings, saved.weightings, inputs.resets
+        )
         flat = saved.interface.flatten(0, 1)
         self.heads = activate(flat, sizes.layout)
         slopes = activation_slopes(flat, self.heads, sizes.layout)
@@ -445,5 +478,8 @@ class _UndoStep:
             if self.outside_heads.inside is not None:
                 active = self.outside_heads.inside[time].unsqueeze(-1)
                 written = torch.where(active, written, memories[-1])
+            if self.resets is not None:
+                reset = self.resets[time + 1].unsqueeze(-1)
+                written = torch.where(reset, self.initial_memory, written)
             memories.append(written)
         return memories

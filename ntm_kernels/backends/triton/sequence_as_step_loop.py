@@ -178,7 +178,7 @@ class _UndoStep:
         given = lift(inputs)
         self.step, self.grads, self.saved, self.sizes = step, grads, saved, sizes
         self.outside_heads = UndoOutsideHeads(grads, given, lift(outputs), saved, sizes)
-        self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings)
+        self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings, None)
 
     def __call__(self, time: int, memory: Tensor, d_after: State) -> State:
         """The gradient of the state before the step from that of the state after it."""
