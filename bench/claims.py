@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bench import results
-from bench.contenders import LSTM, BackendContender, CheckedAnew, Contender, Eager, automatic
+from bench.contenders import (
+    LSTM,
+    BackendContender,
+    BySteps,
+    CheckedAnew,
+    Contender,
+    Eager,
+    automatic,
+)
 from bench.runner import Runner
 from bench.subjects import Entry
 from bench.timing import Limits
@@ -179,6 +187,38 @@ class Claims:
             )
         ]
 
+    def layers(self) -> list[Finding]:
+        """6: a second layer of the controller, with the heads of the paper's priority sort."""
+        ours, lstm, steps = self.ours.name, LSTM(), BySteps(self.ours.name)
+        one = replace(PAPER, num_read_heads=5, num_write_heads=5)
+        two = replace(one, num_layers=2)
+        entries = [Entry(c, w) for w in (one, two) for c in (self.ours, lstm)]
+        rows = self.runner.run("train", "iteration", entries)
+        times = {
+            f"{entry.contender.name} L = {entry.workload.num_layers}": row.median
+            for entry, row in rows.items()
+        }
+        value = None
+        if len(times) == len(entries):
+            value = times[f"{ours} L = 2"] * times["lstm L = 1"]
+            value /= times["lstm L = 2"] * times[f"{ours} L = 1"]
+        medians = ", ".join(f"{name} {results.number(v)} ms" for name, v in times.items())
+        return [
+            self._ratio(
+                f"training iteration, 2 layers, 5 + 5 heads, B = 16: {steps.name} / {ours}",
+                Target(6, False),
+                self._side_by_side("train", "iteration", [steps], two),
+                steps.name,
+                ours,
+            ),
+            Finding(
+                f"the same, {ours} / lstm with 2 layers over {ours} / lstm with 1 layer",
+                Target(1.15, True),
+                value,
+                medians,
+            ),
+        ]
+
     def _reference(self) -> Contender:
         return BackendContender("torch", "ntm_kernels, backend torch")
 
@@ -210,6 +250,7 @@ CLAIMS: dict[int, Callable[[Claims], list[Finding]]] = {
     3: Claims.sizes,
     4: Claims.own_controller,
     5: Claims.known_calls,
+    6: Claims.layers,
 }
 
 

@@ -74,6 +74,17 @@ class BackendContender(Contender):
         return lambda x: cell(x, state)
 
 
+class BySteps(BackendContender):
+    """The same, its model calling the controller, the interface and one op once a step."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend, "the model with fused=False")
+        self.name = f"{backend}, by steps"
+
+    def model(self, workload: Workload) -> nn.Module:
+        return LogitsOnly(build_ntm(workload, self.backend, fused=False))
+
+
 class CheckedAnew(BackendContender):
     """The same, but every call is checked as if there had been none like it."""
 
@@ -159,7 +170,7 @@ class LogitsOnly(nn.Module):
 class PlainLSTM(nn.Module):
     def __init__(self, workload: Workload) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(workload.input_size, workload.hidden_size)
+        self.lstm = nn.LSTM(workload.input_size, workload.hidden_size, workload.num_layers)
         self.output = nn.Linear(workload.hidden_size, workload.output_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,6 +183,8 @@ class EagerNTM(nn.Module):
 
     def __init__(self, workload: Workload, compiled: bool = False) -> None:
         super().__init__()
+        if workload.num_layers > 1:
+            raise Unsupported("its controller has one layer")
         self.ntm = build_ntm(workload)
         self.heads = heads(workload)
         self.built_in = workload.controller == "lstm"
@@ -221,7 +234,7 @@ def heads(workload: Workload) -> dict[str, Any]:
     }
 
 
-def build_ntm(workload: Workload, backend: str | None = None) -> NTM:
+def build_ntm(workload: Workload, backend: str | None = None, fused: bool = True) -> NTM:
     """The module with its default initial state and output from ``[h, r]``."""
     w = workload
     controller: str | nn.Module = w.controller
@@ -235,7 +248,9 @@ def build_ntm(workload: Workload, backend: str | None = None) -> NTM:
         word_size=w.word_size,
         **heads(w),
         controller=controller,
+        num_layers=w.num_layers,
         backend=backend,
+        fused=fused,
     )
     return model.to(w.device)
 

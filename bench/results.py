@@ -116,6 +116,8 @@ def describe(workload: Workload) -> str:
         text += f" S={w.layout.num_taps}"
     if w.controller != Workload.controller:
         text += f" controller={w.controller}"
+    if w.num_layers != Workload.num_layers:
+        text += f" L={w.num_layers}"
     return text + (f" threads={w.threads}" if w.threads > 1 else "")
 
 

@@ -29,6 +29,7 @@ class Workload:
     input_size: int = 9
     output_size: int = 8
     controller: str = "lstm"
+    num_layers: int = 1  # of a built-in controller
     threads: int = 1
     device: str = "cpu"
 
@@ -62,7 +63,8 @@ def sequence_cost(workload: Workload, measured: str) -> Cost:
     w, layout = workload, workload.layout
     heads, cells, words = layout.num_heads, w.memory_size, w.word_size
     reads = w.num_read_heads * words
-    matrices = 4 * w.hidden_size * (reads + w.hidden_size) + layout.size * w.hidden_size
+    upper = 8 * (w.num_layers - 1) * w.hidden_size**2
+    matrices = 4 * w.hidden_size * (reads + w.hidden_size) + upper + layout.size * w.hidden_size
     outside = (
         4 * w.hidden_size * w.input_size  # input projection
         + (w.hidden_size + reads) * w.output_size

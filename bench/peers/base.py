@@ -41,6 +41,8 @@ class Peer(Contender):
         """Refuse what no public implementation has."""
         if workload.controller != "lstm":
             raise Unsupported("only the LSTM controller is compared")
+        if workload.num_layers > 1:
+            raise Unsupported("only a controller of one layer is compared")
         if workload.shift_range != 1:
             raise Unsupported("it shifts by at most one")
 

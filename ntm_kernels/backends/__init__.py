@@ -16,6 +16,7 @@ from ntm_kernels.backends.choice import (
     release_workspaces,
     requested,
     require_registered,
+    serves_if_requested,
     use_backend,
 )
 from ntm_kernels.backends.cpu import CpuBackend
@@ -39,6 +40,7 @@ __all__ = [
     "release_workspaces",
     "requested",
     "require_registered",
+    "serves_if_requested",
     "use_backend",
 ]
 

@@ -186,6 +186,16 @@ def _missing(name: str, device: str) -> str | None:
     return why_not
 
 
+def _why_not(name: str, problem: Problem) -> str | None:
+    return _unavailable(name) or get(name).refuses(problem)
+
+
+def serves_if_requested(problem: Problem, argument: str | None = None) -> bool:
+    """``False`` where a backend was asked for that does not serve ``problem``."""
+    explicit = requested(argument)
+    return explicit is None or _why_not(explicit[0], problem) is None
+
+
 def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     """The backend that serves ``problem``, with the reason."""
     explicit = requested(argument)
@@ -193,7 +203,7 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
         name, source = explicit
         if name not in _registry:
             raise BackendError(f"{_unknown(name)} ({name!r} was asked for by {source})")
-        why_not = _unavailable(name) or get(name).refuses(problem)
+        why_not = _why_not(name, problem)
         if why_not is not None:
             raise BackendError(
                 f"backend {name!r}, asked for by {source}, cannot serve {problem.op}: {why_not}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import allocation, functional
-from ntm_kernels.backends import require_registered
+from ntm_kernels.backends import Problem, require_registered, serves_if_requested
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn.checks import (
@@ -55,6 +55,7 @@ from ntm_kernels.nn.parts import (
 )
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
+from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import LayerWeights, SequenceState, Trace, activate, arithmetic_dtype
 from ntm_kernels.torch_private import modules_of
 
@@ -133,13 +134,14 @@ class NTMCell(nn.Module):
     ``cell(x, state=None, sequence=True, lengths=None, resets=None, return_trace=False)`` takes a
     whole sequence ``[T, B, input_size]`` and returns what ``unroll`` returns.
 
-    With a built-in controller of one layer a sequence is one fused op. It takes the weights of the
-    controller's layer and of ``interface`` without calling these modules. In every other case the
-    cell calls the controller and the interface once a step, with one fused op for the memory:
+    With a built-in controller a sequence is one fused op. It takes the weights of the controller's
+    layers and of ``interface`` without calling these modules. In every other case the cell calls
+    the controller and the interface once a step, with one fused op for the memory:
 
-    - with several layers, a controller of your own, or ``fused=False``;
-    - while the controller, its layer or the interface has a hook, or torch has a hook for all
-      modules. Forward and backward hooks then fire once a step;
+    - with a controller of your own, or ``fused=False``;
+    - with several layers, on a backend that was asked for by name and fuses one layer only;
+    - while the controller, one of its layers or the interface has a hook, or torch has a hook for
+      all modules. Forward and backward hooks then fire once a step;
     - while one of them is another module than the cell made: a subclass, an adapter, a quantized
       layer, a unit of FSDP2.
 
@@ -369,7 +371,7 @@ class NTMCell(nn.Module):
         if resets is not None:
             check_resets("NTMCell", resets, (time, batch), x.device)
         weights = self._fused_weights() if self.fused else None
-        if weights is None:
+        if weights is None or not self._is_served(len(weights.layers), state, resets):
             return self._unroll_steps(x, state, lengths, resets, return_trace)
         return self._unroll_fused(weights, x, state, lengths, resets, return_trace)
 
@@ -380,7 +382,7 @@ class NTMCell(nn.Module):
         if not isinstance(controller, BUILT_IN):
             return None
         layers = list(controller.layers)
-        if len(layers) > 1 or not (
+        if not (
             weights_suffice(controller, BUILT_IN)
             and weights_suffice(interface, (nn.Linear,))
             and all(weights_suffice(layer, LAYERS) for layer in layers)
@@ -394,6 +396,26 @@ class NTMCell(nn.Module):
             weight_of(interface, "bias"),
         )
         return weights if weights.all_plain() else None
+
+    def _is_served(self, num_layers: int, state: NTMState, resets: Tensor | None) -> bool:
+        """Whether one fused op may run a controller of so many layers. A backend that was asked for
+        by name may be unable to; automatically, one that can is chosen."""
+        if num_layers == 1:
+            return True
+        memory = state.memory
+        sizes = Sizes.of(
+            memory,
+            self.num_read_heads,
+            num_write_heads=self.num_write_heads,
+            num_taps=2 * self.shift_range + 1,
+            hidden_size=self.hidden_size,
+            num_layers=num_layers,
+            is_lstm=isinstance(self.controller, LSTMController),
+            has_resets=resets is not None,
+        )
+        device = memory.device
+        problem = Problem("sequence", device.type, memory.dtype, sizes, device.index or 0)
+        return serves_if_requested(problem, self.backend)
 
     def _unroll_fused(
         self,

@@ -291,15 +291,43 @@ def test_explain_runs_nothing(loud):
 
 
 def test_modules_pass_their_backend_on(loud):
-    for model in (
-        ntm_kernels.NTM(3, 2, 4, memory_size=5, word_size=3, backend="loud"),
-        ntm_kernels.NTM(3, 2, 4, memory_size=5, word_size=3, num_layers=2, backend="loud"),
-    ):
+    for layers, fused, op in ((1, True, "sequence"), (2, True, "sequence"), (2, False, "step")):
         loud.served.clear()
-        output, _ = model(torch.randn(2, 1, 3))
-        output.sum().backward()
-        assert loud.served
-    assert {name.removesuffix("_backward") for name in loud.served} == {"step"}
+        train(layers, fused, backend="loud")
+        assert {name.removesuffix("_backward") for name in loud.served} == {op}
+
+
+def train(num_layers, fused=True, **options):
+    options |= {"memory_size": 5, "word_size": 3, "num_layers": num_layers, "fused": fused}
+    model = ntm_kernels.NTM(3, 2, 4, **options)
+    output, _ = model(torch.randn(2, 1, 3))
+    output.sum().backward()
+    return model
+
+
+def test_a_model_of_several_layers_steps_where_the_backend_asked_for_has_one_layer(registry):
+    """However it is asked for. Automatically, a backend that has several layers is chosen."""
+
+    def refuses(problem):
+        return "it has one layer only" if problem.sizes.is_deep else None
+
+    shallow = Listener("shallow", refuses=refuses)
+    register(shallow)
+
+    def ops(num_layers, **options):
+        shallow.served.clear()
+        train(num_layers, **options)
+        return {name.removesuffix("_backward") for name in shallow.served}
+
+    assert ops(1) == ops(1, backend="shallow") == {"sequence"}
+    assert ops(2) == set()
+    assert ops(2, backend="shallow") == {"step"}
+    with use_backend("shallow"):
+        assert ops(2) == {"step"}
+        assert ops(2, backend="torch") == set()
+    shallow.why_not = "its beads are gone"
+    with pytest.raises(BackendError, match="cannot serve step: its beads are gone"):
+        train(2, backend="shallow")
 
 
 def test_threads_do_not_see_each_other(loud, quiet):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import contenders, timing
-from bench.contenders import LSTM, BackendContender, Eager, EagerNTM, Unsupported
+from bench.contenders import LSTM, BackendContender, BySteps, Eager, EagerNTM, Unsupported
 from bench.subjects import SUBJECTS, Entry
 from bench.subjects.base import copy_batch, differentiable
 from bench.timing import Limits
@@ -48,6 +48,20 @@ def test_a_backend_is_the_one_named(monkeypatch):
     model = BackendContender("torch", "").model(SMALL)
     model(copy_batch(SMALL).inputs)
     assert called
+
+
+def test_by_steps_is_the_same_model_without_the_op_for_sequences(monkeypatch):
+    workload, called = replace(SMALL, num_layers=2), []
+    for op, kernel in get("torch").kernels.items():
+        original = kernel.forward
+        monkeypatch.setattr(
+            kernel, "forward", lambda *args, op=op, f=original: called.append(op) or f(*args)
+        )
+    fused, stepped = (c.model(workload) for c in (BackendContender("torch", ""), BySteps("torch")))
+    stepped.load_state_dict(fused.state_dict())
+    x = copy_batch(workload).inputs
+    torch.testing.assert_close(stepped(x), fused(x))
+    assert called == ["step"] * workload.time + ["sequence"]
 
 
 def test_every_live_backend_is_a_contender():
@@ -162,6 +176,8 @@ def test_a_contender_that_fails_leaves_the_others_their_results():
 def test_what_a_contender_lacks_is_left_out_with_the_reason():
     with pytest.raises(Unsupported, match="apart from a controller"):
         LSTM().step(SMALL)
+    with pytest.raises(Unsupported, match="one layer"):
+        Eager().model(replace(SMALL, num_layers=2))
     with pytest.raises(Unsupported, match="built-in"):
         LSTM().model(replace(SMALL, controller="own"))
 

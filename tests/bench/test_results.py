@@ -259,7 +259,8 @@ class FakeRunner:
 
 
 def test_claims_compare_what_they_say(monkeypatch):
-    runner = FakeRunner(**{"cpu, checked anew": 1.5}, cpu=1.0, torch=6.0, lstm=2.0, eager=20.0)
+    others = {"cpu, checked anew": 1.5, "cpu, by steps": 7.0}
+    runner = FakeRunner(**others, cpu=1.0, torch=6.0, lstm=2.0, eager=20.0)
     monkeypatch.setattr(claims, "automatic", lambda device: "cpu")
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     found = claims.check(runner, list(claims.CLAIMS))
@@ -275,6 +276,8 @@ def test_claims_compare_what_they_say(monkeypatch):
         (4, 20.0),
         (4, 20.0),
         (5, 1.5),
+        (6, 7.0),
+        (6, 1.0),
     ]
     assert all(finding.verdict.startswith("met") for _, finding in found)
     assert [w.batch for _, _, w in runner.asked[:9]] == [1, 1, 1, 16, 16, 16, 64, 64, 64]

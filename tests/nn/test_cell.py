@@ -46,7 +46,7 @@ def test_shapes(controller, num_layers):
     [
         (kind, *way)
         for kind in ("lstm", "feedforward")
-        for way in ((1, True), (1, False), (2, True))
+        for way in ((1, True), (1, False), (2, True), (2, False))
     ],
 )
 def test_hidden_has_the_dtype_of_the_state(controller, num_layers, fused, time, dtype):
@@ -82,10 +82,11 @@ def test_unbatched_is_a_batch_of_one(controller):
     torch.testing.assert_close(state.memory, batched.memory[0])
 
 
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("controller", ["lstm", "feedforward"])
 @pytest.mark.parametrize("lengths", [None, [6, 0, 3, 1]])
-def test_one_layer_by_sequence_equals_the_same_layer_by_steps(controller, lengths):
-    fused, stepped = make(controller), make(controller)
+def test_layers_by_sequence_equal_the_same_layers_by_steps(controller, lengths, num_layers):
+    fused, stepped = (make(controller, num_layers=num_layers) for _ in range(2))
     stepped.fused = False
     stepped.load_state_dict(fused.state_dict())
     lengths = None if lengths is None else torch.tensor(lengths)

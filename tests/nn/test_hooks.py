@@ -38,7 +38,7 @@ CONTROLLERS = {
     "own lstm": lambda: (nn.LSTMCell(3 + 5, 7, dtype=torch.float64), 1),
     "own feedforward": lambda: (Feedforward(), 1),
 }
-FUSED = ("lstm", "feedforward")
+FUSED = ("lstm", "feedforward", "lstm x 2", "feedforward x 2")
 
 
 def make(controller="lstm", **kwargs):
@@ -53,15 +53,18 @@ def inputs(time=TIME, batch=2, dtype=torch.float64):
 
 
 def weights(model):
-    """A weight of the controller and one of the interface: each as its module and name."""
+    """A weight of each layer of the controller and one of the interface, as module and name."""
     controller = model.cell.controller
     of_controller = {
-        "LSTMController": lambda: (controller.layers[0], "recurrent_weight"),
-        "FeedforwardController": lambda: (controller.layers[0], "recurrent_weight"),
-        "CellController": lambda: (controller.cell, "weight_hh"),
-        "Feedforward": lambda: (controller.linear, "weight"),
+        "LSTMController": lambda: [(layer, "recurrent_weight") for layer in controller.layers],
+        "FeedforwardController": lambda: [
+            (layer, "weight" if isinstance(layer, nn.Linear) else "recurrent_weight")
+            for layer in controller.layers
+        ],
+        "CellController": lambda: [(controller.cell, "weight_hh")],
+        "Feedforward": lambda: [(controller.linear, "weight")],
     }[type(controller).__name__]()
-    return [of_controller, (model.cell.interface, "weight")]
+    return [*of_controller, (model.cell.interface, "weight")]
 
 
 def parts(model):
@@ -182,15 +185,14 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("controller", FUSED)
 def test_a_parametrization_is_computed_once_per_forward(controller):
     model = make(controller)
-    layer, interface = model.cell.controller.layers[0], model.cell.interface
-    names = [(layer, name) for name in ("input_weight", "recurrent_weight", "bias")]
-    names += [(interface, "weight"), (interface, "bias")]
+    layered = [*model.cell.controller.layers, model.cell.interface]
+    names = [(layer, name) for layer in layered for name, _ in layer.named_parameters()]
     doubled = [Doubled() for _ in names]
     for (module, name), one in zip(names, doubled, strict=True):
         parametrize.register_parametrization(module, name, one)
     before = [one.calls for one in doubled]
     model(inputs(), lengths=[3, 2])
-    assert [one.calls - first for one, first in zip(doubled, before, strict=True)] == [1] * 5
+    assert all(one.calls == first + 1 for one, first in zip(doubled, before, strict=True))
 
 
 # Hooks
@@ -298,7 +300,7 @@ def test_hooks_on_the_cell_fire_once_per_forward(call, sequences):
 def test_a_controller_made_outside_is_fused_as_one_made_inside(num_layers, sequences):
     controller = LSTMController(3, 5, 7, num_layers, dtype=torch.float64)
     NTM(3, 2, 7, 11, 5, controller=controller, dtype=torch.float64)(inputs())
-    assert len(sequences) == (1 if num_layers == 1 else 0)
+    assert len(sequences) == 1
 
 
 def test_fused_can_be_switched(sequences):

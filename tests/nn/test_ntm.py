@@ -202,10 +202,13 @@ def test_autocast(controller, num_layers):
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize(("controller", "num_layers"), [("lstm", 1), ("feedforward", 2)])
-def test_compiles_to_one_graph(controller, num_layers):
+@pytest.mark.parametrize(
+    ("controller", "num_layers", "backend"),
+    [("lstm", 1, None), ("lstm", 2, "torch"), ("feedforward", 2, None)],
+)
+def test_compiles_to_one_graph(controller, num_layers, backend):
     torch.compiler.reset()
-    model = make(controller=controller, num_layers=num_layers)
+    model = make(controller=controller, num_layers=num_layers, backend=backend)
     x = inputs(time=3)
     expected = gradients(model, model(x)[0].square().sum())
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -223,17 +226,17 @@ def test_compiles_to_one_graph(controller, num_layers):
         ("lstm", 1, True, None),
         ("feedforward", 1, False, "torch"),
         ("lstm", 2, True, "torch"),
+        ("lstm", 3, False, None),
         ("feedforward", 2, False, None),
     ],
 )
 def test_traced_by_torch_jit(controller, num_layers, with_grad, backend):
-    """Traced and checked, it gives outputs and gradients for other values and another batch; where
-    it is fused, for another time too."""
+    """Traced and checked, it gives outputs and gradients for other values, another batch and
+    another time."""
     model = make(controller=controller, num_layers=num_layers, backend=backend)
     with torch.set_grad_enabled(with_grad):
         traced = torch.jit.trace(model, inputs(time=2))
-    time = 3 if num_layers == 1 else 2
-    x = inputs(time=time, batch=3) + 1
+    x = inputs(time=3, batch=3) + 1
     torch.testing.assert_close(traced(x)[0], model(x)[0], rtol=0, atol=0)
     found, expected = (gradients(one, one(x)[0].square().sum()) for one in (traced, model))
     for one, other in zip(found, expected, strict=True):

@@ -95,6 +95,20 @@ SEQUENCES = [
         "shift_range": 17,
     },
     {"time": 3, "batch": 1, "memory_size": 5, "word_size": 3, "num_write_heads": 8},
+    {"time": 5, "batch": 3, "num_layers": 2, "hidden_size": 17},
+    {"time": 3, "num_layers": 4, "hidden_size": 1, "input_size": 2, "memory_size": 3},
+    {"time": 7, "batch": 9, "num_layers": 3, "controller": "feedforward", "input_size": 4},
+    {
+        "time": 3,
+        "batch": 2,
+        "memory_size": 128,
+        "word_size": 20,
+        "num_read_heads": 5,
+        "num_write_heads": 5,
+        "hidden_size": 100,
+        "num_layers": 2,
+        "input_size": 9,
+    },
 ]
 CASES = [
     Case(op, **size)

@@ -16,6 +16,7 @@ TINY = [
     Case("step", 2, 3, 2, 1, 2),
     Case("sequence", 2, 3, 2, 1, 1, time=3, hidden_size=2),
     Case("sequence", 2, 3, 2, 2, 2, time=3, hidden_size=2, controller="feedforward"),
+    Case("sequence", 2, 3, 2, 1, 1, time=3, hidden_size=2, num_layers=2),
 ]
 each_tiny = pytest.mark.parametrize("case", TINY, ids=str)
 

@@ -26,7 +26,9 @@ from tests.support.table import each_backend, fitting
 
 FLOAT32 = Dtypes.all(torch.float32)
 # Work enough for the CPU kernels to wake other threads.
-SHARED_OUT = Case("sequence", 9, 16, 20, time=4, hidden_size=110)
+SHARED_OUT = [
+    Case("sequence", 9, 16, 20, time=4, hidden_size=110, num_layers=layers) for layers in (1, 2)
+]
 
 
 def problem(entry, case, dtypes=FLOAT32):
@@ -144,7 +146,7 @@ def test_same_bits_in_many_threads(entry, case):
             assert_same_bits(job.result(), wanted)
 
 
-@pytest.mark.parametrize("case", [*(case.with_(batch=5) for case in SMALL), SHARED_OUT], ids=str)
+@pytest.mark.parametrize("case", [*(case.with_(batch=5) for case in SMALL), *SHARED_OUT], ids=str)
 @each_backend
 def test_any_number_of_threads(entry, case):
     """Each number agrees with the reference, and gives the same bits twice."""

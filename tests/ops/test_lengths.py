@@ -20,12 +20,19 @@ from tests.support.table import each_backend, fitting
 CASE = Case("sequence", 4, time=5, num_read_heads=2)
 LENGTHS = (3, 0, 5, 1)
 SHARED = ("recurrent_weight", "interface_weight", "interface_bias", "input_weight", "input_bias")
+SHARED += ("upper_weight", "upper_bias")
 INPUTS, OUTPUTS = ("x",), ("hidden", "read_vectors")
-each_controller = pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+CONTROLLERS = {
+    "lstm": {},
+    "feedforward": {"controller": "feedforward", "input_size": 3},
+    "lstm of 3 layers": {"num_layers": 3, "input_size": 3},
+    "feedforward of 2 layers": {"controller": "feedforward", "num_layers": 2},
+}
+each_controller = pytest.mark.parametrize("controller", CONTROLLERS)
 
 
 def problem(entry, controller, dtype=torch.float64):
-    case = CASE.with_(controller=controller, input_size=0 if controller == "lstm" else 3)
+    case = CASE.with_(**CONTROLLERS[controller])
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     return case, tensors, torch.tensor(LENGTHS, device=entry.device)
@@ -55,9 +62,10 @@ def test_against_the_reference(entry, controller, dtype):
 
 
 @pytest.mark.parametrize("every", [1, 2, 5])
+@each_controller
 @each_backend
-def test_checkpoints(entry, every):
-    case, tensors, lengths = problem(entry, "lstm")
+def test_checkpoints(entry, controller, every):
+    case, tensors, lengths = problem(entry, controller)
     assert_agrees(case, entry, tensors, lengths=lengths, checkpoint_every=every)
 
 
@@ -170,7 +178,7 @@ def test_trace(entry, controller, grad, given):
 @each_backend
 def test_shapes_and_dtypes_of_a_trace(entry, controller, dtype, time):
     """Those of the reference, also without a step: weightings as given, the rest as computed."""
-    case = CASE.with_(controller=controller, time=time)
+    case = CASE.with_(**CONTROLLERS[controller], time=time)
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     options = case.options | {"return_trace": True}

@@ -139,6 +139,11 @@ class Case:
         return replace(self, **changes)
 
 
+# Controllers of several layers.
+DEEP = [
+    Case("sequence", num_layers=3, input_size=3),
+    Case("sequence", num_layers=2, controller="feedforward"),
+]
 SMALL = [
     Case("address", num_read_heads=3),
     Case("read", num_read_heads=2),
@@ -146,11 +151,7 @@ SMALL = [
     Case("step", num_read_heads=2, num_write_heads=2),
     Case("sequence"),
     Case("sequence", controller="feedforward", num_read_heads=2, num_write_heads=2, input_size=3),
-]
-# Controllers of several layers.
-DEEP = [
-    Case("sequence", num_layers=3, input_size=3),
-    Case("sequence", num_layers=2, controller="feedforward"),
+    *DEEP,
 ]
 # Memories in tiles, worked on by blocks that wait for one another.
 TILED = [Case("address", 2, 20_000, 64, 2), Case("step", 1, 20_000, 64, 1, 1)]
