@@ -48,9 +48,7 @@ class Arguments:
         if name in self.tensors and self.tensors[name] is value:
             return
         _require_tensor(self.op, name, value)
-        if value.layout is not torch.strided or value.is_nested:
-            kind = "a nested tensor" if value.is_nested else str(value.layout)
-            raise TypeError(f"{self.op}: {name} must be a dense tensor, got {kind}")
+        _require_dense(self.op, name, value)
         if value.dtype not in FLOATS:
             raise TypeError(
                 f"{self.op}: {name} must be float32, float64, bfloat16 or float16, "
@@ -79,6 +77,7 @@ class Arguments:
             )
         if value.device != device:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
+        _require_dense(self.op, "lengths", value)
         self._shape("lengths", value, "B")
 
     def resets(self, value: Any, device: torch.device, dims: str = "T B") -> None:
@@ -88,6 +87,7 @@ class Arguments:
             raise TypeError(f"{self.op}: resets must be of dtype torch.bool, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{self.op}: resets are on {value.device}, the input on {device}")
+        _require_dense(self.op, "resets", value)
         self._shape("resets", value, dims)
 
     def dtypes(self, **kinds: tuple[str, ...]) -> None:
@@ -199,7 +199,7 @@ def lengths_within(op: str, lengths: Tensor, time: int) -> Tensor:
 def signature(*arguments: Any) -> Any:
     """All that the checks of these depend on, to recognise a call that passed them before.
 
-    ``None`` where there is no telling: while tracing, and for subclasses of tensors.
+    ``None`` if a call cannot be recognised: while tracing, and for subclasses of tensors.
     """
     if torch.compiler.is_compiling():
         return None
@@ -266,6 +266,12 @@ def autocast_enabled(device_type: str) -> bool:
 def _require_tensor(op: str, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
+
+
+def _require_dense(op: str, name: str, value: Tensor) -> None:
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else str(value.layout)
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {kind}")
 
 
 def _show(value: Tensor) -> str:

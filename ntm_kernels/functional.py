@@ -11,7 +11,8 @@ width ``C``, steps ``T``. Equation numbers are those of Graves et al. 2014, arXi
 Dtypes: tensors of one kind share a dtype. All are float64, or they are float32 and at most one of
 bfloat16 and float16. Arithmetic is in float32 (float64 for float64), and a result has the dtype of
 the argument of its kind: memory and read vectors that of ``memory``, weightings that of
-``previous_weightings``. Values are not checked (a GPU would have to be synchronised): strength ≥ 0,
+``previous_weightings``. Values are not checked, since reading them would force
+the CPU to wait for the GPU: strength ≥ 0,
 0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weightings distributions. Other values give
 what the equations give, on every backend: a negative ``w̃_i`` has no logarithm, and makes NaN of its
 head's weightings. With float16 memory its gradient grows as 1/‖M_i‖ and may overflow to inf where a
@@ -213,14 +214,16 @@ def sequence(
 
     The controller has one layer or several of one width C. With ``initial_state.hidden`` and
     ``initial_state.cell`` they are LSTM layers, gates ``i, f, g, o = x̂ + W s`` in the order of
-    ``torch.nn.LSTM``; without, feed-forward layers, ``h = tanh(x̂ + W s)``. For the first layer
-    ``x̂_t = W_x x_t + b`` and ``s = [r_{t−1}, h_{t−1}]``, of a feed-forward layer ``r_{t−1}``. For a
-    layer above, ``x̂`` comes from the new hidden state of the layer below and ``s`` is its own
-    ``h_{t−1}``; a feed-forward one has no s. The top layer's h drives one ``step`` through
-    ``interface_weight @ h + interface_bias``.
+    ``torch.nn.LSTM``; without, feed-forward layers, ``h = tanh(x̂ + W s)``.
 
-    The backward does not store the memory of every step but one in ``checkpoint_every``, and
-    recomputes those between.
+    - The first layer has ``x̂_t = W_x x_t + b``. It sees ``s = [r_{t−1}, h_{t−1}]`` in an LSTM, and
+      ``s = r_{t−1}`` in a feed-forward controller.
+    - In each layer above, ``x̂`` comes in the same way from the new hidden state of the layer below.
+      An LSTM layer sees its own ``s = h_{t−1}``; a feed-forward layer is ``h = tanh(x̂)``.
+    - The top layer's h drives one ``step`` through ``interface_weight @ h + interface_bias``.
+
+    The forward stores the memory of every ``checkpoint_every``-th step, and the backward recomputes
+    the others.
 
     Args:
         x: ``[T, B, I]``; or ``x̂ [T, B, G]`` of all steps, G = 4C for an LSTM, else C, where the
@@ -229,16 +232,16 @@ def sequence(
         interface_weight: ``[P, C]``, ``P = InterfaceLayout(M, R, W, shift_range).size``.
         interface_bias: ``[P]``.
         initial_state: memory ``[B, N, M]``, weightings ``[B, H, N]``, read vectors ``[B, R, M]`` in
-            the dtype of the memory; of an LSTM hidden and cell ``[L, B, C]``.
+            the dtype of the memory. For an LSTM also hidden and cell, ``[L, B, C]`` each.
         num_read_heads: R.
         num_write_heads: W.
         shift_range: largest shift, in rows.
         lengths: ``[B]`` integers, steps of each sequence; beyond them outputs are 0, the state
-            stays, and the padding has no influence. ``None``: all T. One outside ``0 … T`` raises
-            on a CPU; on a GPU and in compiled code the values are not looked at.
+            stays, and the padding has no influence. ``None``: all T. A length outside ``0 … T``
+            raises on a CPU; on a GPU and in compiled code the values are not looked at.
         resets: ``[T, B]`` bool. Where true, the state of that sequence is ``initial_state`` again
             before the step, as if a new sequence began. Gradients of ``initial_state`` add up over
-            these parts. One beyond a sequence's length does nothing.
+            these parts. A reset beyond a sequence's length does nothing.
         checkpoint_every: steps between stored memories; ``None`` chooses about √T.
         return_trace: also return what the heads did at every step.
         backend: name of the backend, or ``None`` to choose.

@@ -31,7 +31,7 @@ no weighting gives one, and its slopes, as large as the inverse, would overflow 
 
 
 class SequenceState(NamedTuple):
-    """What one step of ``sequence`` hands to the next.
+    """The state that one step of ``sequence`` passes to the next.
 
     ``memory [B, N, M]``, ``weightings [B, H, N]``, ``read_vectors [B, R, M]``; ``hidden`` and
     ``cell`` ``[L, B, C]`` of an LSTM controller of L layers, ``None`` for a feed-forward one.
@@ -47,10 +47,10 @@ class SequenceState(NamedTuple):
 class LayerWeights(NamedTuple):
     """The weights of one layer of the controller; G = 4C for an LSTM, else C.
 
-    Of the first layer: ``recurrent_weight [G, K]`` on the read vectors and, for an LSTM, its own
-    hidden state, K = R·M + C or R·M; ``input_weight [G, I]`` and ``bias [G]`` on the input, both
-    ``None`` where the input comes projected. Of a layer above: ``input_weight [G, C]`` and
-    ``bias [G]`` on the layer below, and for an LSTM ``recurrent_weight [G, C]`` on its own hidden
+    The first layer has ``recurrent_weight [G, K]`` on the read vectors and, in an LSTM, on its own
+    hidden state: K = R·M + C or R·M. It has ``input_weight [G, I]`` and ``bias [G]`` on the input,
+    both ``None`` where the input comes projected. Each layer above has ``input_weight [G, C]`` and
+    ``bias [G]`` on the layer below, and in an LSTM ``recurrent_weight [G, C]`` on its own hidden
     state.
     """
 
@@ -369,7 +369,8 @@ def sequence(
     if layers[0].input_weight is not None:
         x = linear(x, layers[0].input_weight, layers[0].bias)
     layout = InterfaceLayout(state.memory.shape[-1], num_read_heads, num_write_heads, shift_range)
-    # Of every step; a blank one goes ahead and is cut off again, since nothing cannot be stacked.
+    # One entry a step. Each list starts with a dummy, removed below, because torch.stack fails on
+    # an empty list when T = 0.
     blank = x.new_zeros(x.shape[1], layout.size)
     hiddens = [x.new_zeros(x.shape[1], interface_weight.shape[1])]
     reads, weightings, interfaces = [state.read_vectors], [state.weightings], [blank]

@@ -34,7 +34,7 @@ after_autograd = torch._C._after_autograd_keyset
 softmax_backward = torch._softmax_backward_data
 
 # The transforms of torch.func: the innermost one at work, or None, and those that differentiate
-# or batch. Functionalization is a transform too, which an op need not know of.
+# or batch. Functionalization is a transform too; ops work under it unchanged.
 innermost_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 _Transform = torch._C._functorch.TransformType
 FUNCTION_TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)

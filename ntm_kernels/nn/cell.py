@@ -277,8 +277,8 @@ class NTMCell(nn.Module):
         if fixed is not None and memory_size != self.memory_size:
             raise ValueError(
                 f"{owner}: memory_size must be {self.memory_size}, since {fixed}, got "
-                f"{memory_size}; a model whose InitialState has constant memory and one-hot or "
-                "uniform weightings takes any"
+                f"{memory_size}; a model whose InitialState has constant memory and one-hot "
+                "weightings takes any"
             )
         return memory_size
 
@@ -297,7 +297,7 @@ class NTMCell(nn.Module):
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Dtype and device of the parameters."""
-        # Past nn.Module.__getattr__, which would be most of the cost.
+        # Read directly: nn.Module.__getattr__ would take most of the time.
         parts = cast(dict[str, nn.Module], modules_of(self))
         return dtype_and_device(parts["interface"], parts["controller"], parts["start"])
 
@@ -341,13 +341,12 @@ class NTMCell(nn.Module):
         x: Tensor,
         state: NTMState | None = None,
         lengths: Tensor | None = None,
-        resets: Tensor | None = None,
         return_trace: bool = False,
+        resets: Tensor | None = None,
     ) -> Unrolled:
-        """All steps of x ``[T, B, input_size]``.
+        """Calls the cell with ``sequence=True``: all steps of x ``[T, B, input_size]``.
 
-        Integers ``lengths [B]`` and bool ``resets [T, B]`` are on the device of x. The same as a
-        call with ``sequence=True``.
+        Integers ``lengths [B]`` and bool ``resets [T, B]`` are on the device of x.
         """
         return self(
             x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
@@ -517,6 +516,7 @@ class NTMCell(nn.Module):
             self.num_read_heads,
             self.num_read_heads + self.num_write_heads,
             getattr(modules_of(self)["controller"], "state_sizes", None),
+            *self._dtype_and_device(),
         )
         return check_state(owner, state, sizes, batch, lambda: self.start.fixed_by)
 

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within, positive_int
+from ntm_kernels.nn.parts import shapes_of
 from ntm_kernels.nn.state import NTMState, require_state
+from ntm_kernels.reference import arithmetic_dtype
 from ntm_kernels.torch_private import is_tracing
 
 
 class StateSizes(NamedTuple):
     """The sizes of the parts of an ``NTMState``.
 
-    ``controller`` is a nest of sizes, ``None`` where any state will do.
+    ``controller`` is a nest of sizes, ``None`` where any state will do. ``dtype`` and ``device``
+    are those of the parameters.
     """
 
     memory_size: int
@@ -25,6 +28,8 @@ class StateSizes(NamedTuple):
     num_read_heads: int
     num_heads: int
     controller: Any
+    dtype: torch.dtype
+    device: torch.device
 
 
 def check_dtype(owner: str, dtype: Any) -> None:
@@ -81,8 +86,7 @@ def check_state(
 ) -> NTMState:
     """The state; every part must be of its size, after the batch or, with ``None``, alone.
 
-    ``fixed_by`` is asked why no other ``memory_size`` than that of ``sizes`` will do; it says
-    ``None`` where any will.
+    ``fixed_by`` returns the reason that fixes ``memory_size``, or ``None``.
     """
     state = require_state(owner, state)
     lead = () if batch is None else (batch,)
@@ -91,6 +95,7 @@ def check_state(
         rows = state.memory.shape[-2]
         if rows != sizes.memory_size:
             _check_rows(owner, rows, sizes.memory_size, fixed_by())
+    _check_kind(owner, state, arithmetic_dtype(sizes.dtype), sizes.device)
     _check_part(owner, "memory", state.memory, (*lead, rows, sizes.word_size))
     _check_part(owner, "weightings", state.weightings, (*lead, sizes.num_heads, rows))
     reads = (*lead, sizes.num_read_heads, sizes.word_size)
@@ -112,6 +117,23 @@ def _check_rows(owner: str, rows: int, memory_size: int, fixed_by: str | None) -
         )
     if rows < 1:
         raise ValueError(f"{owner}: state.memory must have at least one location, got {rows}")
+
+
+def _check_kind(owner: str, state: NTMState, dtype: torch.dtype, device: torch.device) -> None:
+    """The state's tensors must be in the dtype that the module computes in, and on its device."""
+    for name, part in zip(state._fields[:3], state[:3], strict=True):
+        if not isinstance(part, Tensor):
+            continue
+        if part.dtype != dtype:
+            raise TypeError(
+                f"{owner}: state.{name} must be {dtype}, in which this module keeps its state, got "
+                f"{part.dtype}; convert it with state.to({dtype})"
+            )
+        if part.device != device:
+            raise ValueError(
+                f"{owner}: state.{name} is on {part.device} and the parameters on {device}; move "
+                f"it with state.to({str(device)!r})"
+            )
 
 
 def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> None:
@@ -153,15 +175,6 @@ def check_resets(
     for dim, size in zip(dims.split(), sizes, strict=True):
         given.fix(dim, size, "x")
     given.resets(resets, device, dims)
-
-
-def shapes_of(nest: Any) -> Any:
-    """The nest with the shapes of its tensors, and of what is no tensor the type."""
-    if isinstance(nest, (tuple, list)):
-        return tuple(shapes_of(part) for part in nest)
-    if isinstance(nest, dict):
-        return {key: shapes_of(part) for key, part in nest.items()}
-    return list(nest.shape) if isinstance(nest, Tensor) else type(nest).__name__
 
 
 def _fits(nest: Any, sizes: Any, lead: tuple[int, ...]) -> bool:

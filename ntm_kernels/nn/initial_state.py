@@ -29,7 +29,8 @@ class InitialState:
     Constant memory with uniform or zero weightings is refused: such an NTM never tells two rows
     apart, since every row then sees the same reads and writes for ever.
 
-    Two are equal where their parts are; tensors by dtype, shape and values, wherever they are.
+    Two InitialStates are equal if all parts are equal. Tensors are compared by dtype, shape and
+    values, not by device.
 
     >>> InitialState(memory="learned", weightings="uniform").memory
     'learned'
@@ -145,8 +146,7 @@ class StartingPoint(nn.Module):
 
     @property
     def fixed_by(self) -> str | None:
-        """The part of the initial state that has the number of locations; ``None`` if no part has
-        it, so that any number will do."""
+        """Why the number of locations is fixed; ``None`` if the model runs with any number."""
         if self.memory is not None:
             return "the initial memory is learned"
         if self.given_memory is not None:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels.nn.checks import shapes_of
-from ntm_kernels.nn.parts import map_tensors
+from ntm_kernels.nn.parts import is_same, map_tensors, shapes_of
 from ntm_kernels.nn.state import NTMState
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.torch_private import tree_flatten, tree_leaves
@@ -41,7 +40,8 @@ def batch_comes_first(controller: nn.Module, device: torch.device) -> bool:
     if declared is not None and not declared:
         raise ValueError(
             f"{OWNER}, the controller's state must have the batch first, and {name} says "
-            "state_batch_first = False; give sequences of one length at a time, without lengths"
+            "state_batch_first = False; give sequences of one length at a time, without lengths "
+            "or resets"
         )
     if declared:
         return True
@@ -77,14 +77,14 @@ def _probe(controller: Any, name: str, device: torch.device) -> bool:
             f"{OWNER}, every tensor of the controller's state must have the batch first; "
             f"{name}.initial_state gives {shapes[0]} for a batch of {PROBED[0]} and {shapes[1]} "
             f"for one of {PROBED[1]}. Put the batch first (a number that all sequences share too, "
-            "as [B]), or give sequences of one length at a time, without lengths"
+            "as [B]), or give sequences of one length at a time, without lengths or resets"
         )
     return len(one) > 0
 
 
 def require_unambiguous(controller: nn.Module, state: Any, batch: int) -> None:
-    """No tensor of the state may have another dimension of the batch's size beside the first. A
-    batch of one is no matter: what is held is held for all."""
+    """No tensor of the state may have another dimension of the batch's size beside the first. With
+    a batch of one it does not matter which dimension it is."""
     if batch < 2:
         return
     for part in tree_leaves(state):
@@ -166,17 +166,10 @@ def _is_tensor(part: Any) -> bool:
 def _hold_part(active: Tensor, new: Any, old: Any) -> Any:
     if _is_tensor(new):
         return select(active, new, old)
-    if not _unchanged(new, old):
+    if not is_same(new, old):
         raise ValueError(
             f"{OWNER}, what is no tensor in a controller's state must stay as it is, since "
-            f"sequences end at different steps; got {new!r} after {old!r}. Make it a tensor with "
-            "the batch first"
+            f"sequences end or restart at different steps; got {new!r} after {old!r}. Make it a "
+            "tensor with the batch first"
         )
     return new
-
-
-def _unchanged(new: Any, old: Any) -> bool:
-    try:
-        return new is old or bool(new == old)
-    except (RuntimeError, TypeError, ValueError):  # A comparison by element, for example.
-        return False

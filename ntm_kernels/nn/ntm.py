@@ -55,8 +55,9 @@ class NTM(nn.Module):
       ``torch.compile`` a tensor: lists are compiled anew for their values). Outputs beyond are 0,
       the final state is the one at the length, and padding has no influence.
     - resets: bool, a value for each step of each sequence as in x, ``[T, B]``, ``[B, T]`` or
-      ``[T]``. Where true, that sequence starts anew before the step, from the state that the call
-      started with: episodes that end inside a rollout, or short sequences packed into one row.
+      ``[T]``. Where true, that sequence has the state that the call started with again before the
+      step: short sequences packed into one row, or episodes that end inside a rollout. If you carry
+      a state from call to call, a reset returns to the carried state, not to a new one.
     - output ``[T, B, output_size]``, linear, without activation.
     - trace: what the heads did, always time-major (``Trace``), not differentiable.
 

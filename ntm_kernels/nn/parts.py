@@ -47,7 +47,7 @@ def weights_suffice(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool
 
 def is_weight_transform(hook: object) -> bool:
     """Whether a forward pre-hook sets a weight of its module and looks at nothing else."""
-    # Here, since torch does not load it by itself.
+    # Imported here because `import torch` does not load it.
     from torch.nn.utils.prune import BasePruningMethod
 
     return isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm))
@@ -135,6 +135,24 @@ def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
     return tree_map(of, nest, *others)
 
 
+def shapes_of(nest: Any) -> Any:
+    """The nest with the shapes of its tensors, and of what is no tensor the type."""
+    if isinstance(nest, (tuple, list)):
+        shapes = [shapes_of(part) for part in nest]
+        return shapes if isinstance(nest, list) else tuple(shapes)
+    if isinstance(nest, dict):
+        return {key: shapes_of(part) for key, part in nest.items()}
+    return list(nest.shape) if isinstance(nest, Tensor) else type(nest).__name__
+
+
+def is_same(new: Any, old: Any) -> bool:
+    """Whether two values that are not tensors are equal, as far as they can tell."""
+    try:
+        return new is old or bool(new == old)
+    except (RuntimeError, TypeError, ValueError):  # A comparison by element, for example.
+        return False
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``module`` is a unit of FSDP2, which gathers its parameters for each call."""
     kind = type(module)
@@ -145,9 +163,9 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def outlasting(module: nn.Module, nest: Any) -> Any:
-    """Results of ``module`` that may be views of its parameters, as they can leave the module.
+    """Results of ``module``, copied where they may be views of parameters that FSDP2 will free.
 
-    FSDP2 frees the gathered parameters when a call returns, under any view of them.
+    It frees the gathered parameters when a call returns, under any view of them.
     """
     if not is_sharded(module):
         return nest

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ntm_kernels.nn.parts import map_tensors
+from ntm_kernels.checks import INTEGERS, positive_int
+from ntm_kernels.nn.parts import is_same, map_tensors, shapes_of
 from ntm_kernels.torch_private import (
     is_tracing,
     register_namedtuple,
     tree_flatten,
+    tree_leaves,
 )
 
 
@@ -28,7 +31,9 @@ class NTMState(NamedTuple):
     It is a tuple, a pytree for ``torch.utils._pytree``, ``torch.export`` and ``torch.compile``, and
     ``torch.load`` reads it with ``weights_only``. No method changes a state in place; gradients go
     through all but ``detach``. The methods that pick or join sequences work along the batch, which
-    every tensor has first, those of the controller too; what is no tensor stays as it is.
+    every tensor must have first, those of the controller too. A state of a user's controller with
+    another dimension first is refused, unless that dimension is as long as the batch: then nothing
+    tells them apart. Values that are not tensors are kept unchanged.
     """
 
     memory: Tensor
@@ -52,27 +57,39 @@ class NTMState(NamedTuple):
         return map_tensors(torch.Tensor.clone, self)
 
     def to(self, *args: Any, **kwargs: Any) -> NTMState:
-        """``Tensor.to`` of every tensor: to another device or dtype."""
-        return map_tensors(lambda part: part.to(*args, **kwargs), self)
+        """``Tensor.to`` of every tensor: to another device or dtype.
+
+        As by ``nn.Module.to``, only floating-point tensors get another dtype.
+        """
+        device = self.memory.to(*args, **kwargs).device
+
+        def move(part: Tensor) -> Tensor:
+            return part.to(*args, **kwargs) if part.is_floating_point() else part.to(device)
+
+        return map_tensors(move, self)
 
     def cpu(self) -> NTMState:
         """The state in the memory of the CPU."""
         return self.to("cpu")
 
-    def select(self, index: Tensor) -> NTMState:
-        """The sequences at ``index [K]``, integers, in that order; one may be taken twice.
+    def select(self, index: Tensor | Sequence[int]) -> NTMState:
+        """The sequences at ``index [K]``, in that order; one may be taken twice.
+
+        ``index`` has integers from 0 to B − 1, or is a bool mask ``[B]``.
 
         >>> import torch, ntm_kernels
         >>> state = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4).initial_state(5)
         >>> state.select(torch.tensor([4, 0, 0])).memory.shape
         torch.Size([3, 16, 4])
         """
-        _batch_of(self, "select")
-        return map_tensors(lambda part: part.index_select(0, index.to(part.device)), self)
+        found = _as_index(index, _batch_of(self, "select"))
+        return map_tensors(lambda part: part.index_select(0, found.to(part.device)), self)
 
     def narrow(self, start: int, length: int) -> NTMState:
         """The ``length`` sequences from ``start`` on, as views of this state."""
         batch = _batch_of(self, "narrow")
+        start = positive_int("NTMState.narrow", "start", start, minimum=0)
+        length = positive_int("NTMState.narrow", "length", length, minimum=0)
         if not 0 <= start <= start + length <= batch:
             raise ValueError(
                 f"NTMState.narrow: start and length must stay within the batch of {batch}, got "
@@ -83,12 +100,14 @@ class NTMState(NamedTuple):
     def repeat_interleave(self, repeats: int | Tensor) -> NTMState:
         """Each sequence ``repeats`` times, one copy after the other: the beams of a beam search.
 
+        ``repeats`` is one number, or integers ``[B]``.
+
         >>> import torch, ntm_kernels
         >>> state = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4).initial_state(2)
         >>> state.repeat_interleave(3).memory.shape
         torch.Size([6, 16, 4])
         """
-        _batch_of(self, "repeat_interleave")
+        _check_repeats(repeats, _batch_of(self, "repeat_interleave"))
         return map_tensors(
             lambda part: part.repeat_interleave(
                 repeats.to(part.device) if isinstance(repeats, Tensor) else repeats, dim=0
@@ -105,6 +124,10 @@ class NTMState(NamedTuple):
         >>> NTMState.cat([model.initial_state(2), model.initial_state(3)]).memory.shape
         torch.Size([5, 16, 4])
         """
+        if isinstance(states, (NTMState, Tensor)) or not isinstance(states, Iterable):
+            raise TypeError(
+                f"NTMState.cat: states must be a list of NTMStates, got {type(states).__name__}"
+            )
         states = list(states)
         if not states:
             raise ValueError("NTMState.cat: give at least one state, got none")
@@ -122,25 +145,75 @@ class NTMState(NamedTuple):
 
 def _batch_of(state: NTMState, method: str) -> int:
     """The number of sequences; raises for an unbatched state."""
-    if state.memory.dim() != 3:
+    memory = state.memory
+    if not isinstance(memory, Tensor) or memory.dim() != 3:
         raise ValueError(
             f"NTMState.{method}: the state must have a batch, memory [B, N, M], got memory "
-            f"{list(state.memory.shape)}"
+            f"{shapes_of(memory)}"
         )
-    return state.memory.shape[0]
+    batch = memory.shape[0]
+    for part in tree_leaves(state):
+        if isinstance(part, Tensor) and (part.dim() == 0 or part.shape[0] != batch):
+            raise ValueError(
+                f"NTMState.{method}: every tensor of the state must have the batch {batch} first, "
+                f"got {list(part.shape)}"
+            )
+    return batch
+
+
+def _as_index(index: Any, batch: int) -> Tensor:
+    """``index`` of ``NTMState.select`` in int64."""
+    owner = "NTMState.select: index"
+    if not isinstance(index, Tensor):
+        try:
+            index = torch.tensor([operator.index(one) for one in index], dtype=torch.int64)
+        except TypeError as error:
+            raise TypeError(
+                f"{owner} must be a tensor or a list of integers, got {index!r}"
+            ) from error
+    if index.dtype == torch.bool and index.shape == (batch,):
+        return index.nonzero().squeeze(1)
+    if index.dim() != 1:
+        raise ValueError(f"{owner} must be [K], got {list(index.shape)}")
+    if index.dtype not in INTEGERS:
+        raise TypeError(
+            f"{owner} must have integers, or be a bool mask [{batch}], got {index.dtype}"
+        )
+    if index.device.type == "cpu" and not torch.compiler.is_compiling():
+        outside = [int(one) for one in index if not 0 <= one < batch]
+        if outside:
+            raise ValueError(f"{owner} must lie in 0 … {batch - 1}, got {outside[0]}")
+    return index.to(torch.int64)
+
+
+def _check_repeats(repeats: Any, batch: int) -> None:
+    owner = "NTMState.repeat_interleave"
+    if not isinstance(repeats, Tensor):
+        positive_int(owner, "repeats", repeats, minimum=0)
+    elif repeats.shape != (batch,) or repeats.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"{owner}: repeats must be an int or integers [{batch}] of dtype torch.int64, got "
+            f"{list(repeats.shape)} of {repeats.dtype}"
+        )
 
 
 def _require_like(first: NTMState, other: NTMState, number: int) -> None:
     """Raises where ``other`` cannot be joined to ``first`` along the batch."""
     parts, tree = tree_flatten(first)
     others, tree_of_other = tree_flatten(other)
-    where = f"NTMState.cat: state {number} must be as state 0 but for the batch"
+    where = (
+        f"NTMState.cat: state {number} must have the sizes, dtypes and devices of state 0, except "
+        "the batch"
+    )
     if tree != tree_of_other:
-        raise ValueError(f"{where}, got the form {tree_of_other} beside {tree}")
+        raise ValueError(
+            f"{where}, got the controller's state {shapes_of(other.controller)} beside "
+            f"{shapes_of(first.controller)}"
+        )
     for index, (part, beside) in enumerate(zip(parts, others, strict=True)):
         name = first._fields[min(index, 3)]
         if not isinstance(part, Tensor) or not isinstance(beside, Tensor):
-            if isinstance(part, Tensor) or isinstance(beside, Tensor) or part != beside:
+            if isinstance(part, Tensor) or isinstance(beside, Tensor) or not is_same(part, beside):
                 raise ValueError(f"{where}, got {name} {beside!r} beside {part!r}")
         elif (part.shape[1:], part.dtype, part.device) != (
             beside.shape[1:],

@@ -190,8 +190,8 @@ def _register_derivative(
 ) -> None:
     """Give an op its derivative, as ``torch.library.register_autograd`` would.
 
-    That one walks the arguments as trees wherever a list is among them, which costs more than the
-    whole op at batch 1. Here the list of saved tensors is no output of the autograd node at all.
+    That function flattens the arguments as pytrees wherever a list is among them, which costs more
+    than the whole op at batch 1. Here the list of saved tensors is no output of the autograd node.
     """
     overload = getattr(torch.ops.ntm, name).default
 

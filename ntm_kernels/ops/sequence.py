@@ -117,13 +117,6 @@ def _num_layers(inputs: SequenceInputs) -> int:
 def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) -> None:
     given_together(
         given.op,
-        **{
-            "initial_state.hidden": inputs.initial_hidden,
-            "initial_state.cell": inputs.initial_cell,
-        },
-    )
-    given_together(
-        given.op,
         **{"layers[0].input_weight": inputs.input_weight, "layers[0].bias": inputs.input_bias},
     )
     layout = check_heads(
@@ -134,6 +127,9 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
         options.shift_range,
         "initial_state.memory",
     )
+    if not isinstance(options.return_trace, bool):
+        kind = type(options.return_trace).__name__
+        raise TypeError(f"{given.op}: return_trace must be True or False, got {kind}")
     if options.checkpoint_every is not None:
         positive_int(given.op, "checkpoint_every", options.checkpoint_every)
     given.tensor("interface_weight", inputs.interface_weight, "P C")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.checks import Arguments
+from ntm_kernels.checks import Arguments, given_together
 from ntm_kernels.ops.sequence import SequenceInputs
 from ntm_kernels.reference import LayerWeights, SequenceState
 
@@ -26,18 +26,32 @@ def sequence_inputs(
     lengths: Tensor | None,
     resets: Tensor | None,
 ) -> SequenceInputs:
-    """The record of the op; raises for what is no state and no list of layers."""
+    """The record of the op.
+
+    Raises:
+        TypeError: ``initial_state`` is not a SequenceState, or ``layers`` not a list of
+            LayerWeights.
+        ValueError: only one of ``hidden`` and ``cell`` is given, or a layer above the first has
+            weights of another size.
+    """
     if not isinstance(initial_state, SequenceState):
         raise TypeError(
             "sequence: initial_state must be an ntm_kernels.SequenceState, got "
             f"{type(initial_state).__name__}"
         )
+    given_together(
+        "sequence",
+        **{
+            "initial_state.hidden": initial_state.hidden,
+            "initial_state.cell": initial_state.cell,
+        },
+    )
     first, *upper = _require_layers(layers)
     upper_weight, upper_bias = None, None
     if upper:
         is_lstm = initial_state.hidden is not None
         upper_weight, upper_bias = _stacked(upper, interface_weight, is_lstm)
-    recurrent_weight: Any = first.recurrent_weight  # None is refused with the record
+    recurrent_weight: Any = first.recurrent_weight  # check_record refuses None later
     return SequenceInputs(
         x=x,
         recurrent_weight=recurrent_weight,
@@ -82,7 +96,9 @@ def _stacked(
     given = Arguments("sequence")
     given.tensor("interface_weight", interface_weight, "P C")
     hidden_size = given.sizes["C"]
-    given.fix("G", 4 * hidden_size if is_lstm else hidden_size, "interface_weight")
+    kind = "an LSTM" if is_lstm else "a feed-forward controller, initial_state.hidden being None"
+    rows = 4 * hidden_size if is_lstm else hidden_size
+    given.fix("G", rows, f"interface_weight, for {kind}")
     weights: list[Tensor] = []
     biases: list[Tensor] = []
     for index, layer in enumerate(upper, start=1):

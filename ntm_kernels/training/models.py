@@ -150,9 +150,10 @@ def _continue(
     model: nn.Module, inputs: Tensor, state: Any, config: TrainConfig
 ) -> tuple[Tensor, Any]:
     """Logits of the inputs, begun from a state, and the state after them."""
+    given = (inputs,) if state is None else (inputs, state)
     if config.dtype != "bfloat16":
-        logits, state = model(inputs, state)
+        logits, state = model(*given)
         return logits, state
     with torch.autocast(inputs.device.type, torch.bfloat16):
-        logits, state = model(inputs, state)
+        logits, state = model(*given)
     return logits.float(), state

@@ -166,8 +166,8 @@ def test_an_initial_state_that_fails_for_the_probe():
         (
             lambda batch: {"h": torch.zeros(batch, 5), "steps": 0},
             lambda x, state: {"h": summed(x, state["h"]), "steps": state["steps"] + 1},
-            "what is no tensor in a controller's state must stay as it is, since sequences end at "
-            "different steps; got 1 after 0",
+            "what is no tensor in a controller's state must stay as it is, since sequences end or "
+            "restart at different steps; got 1 after 0",
         ),
         (
             lambda batch: {"h": None},
@@ -197,8 +197,8 @@ def test_an_initial_state_that_fails_for_the_probe():
         (
             None,
             lambda x, state: {"h": x, "steps": 1 if state is None else state["steps"] + 1},
-            "what is no tensor in a controller's state must stay as it is, since sequences end at "
-            "different steps; got 2 after 1",
+            "what is no tensor in a controller's state must stay as it is, since sequences end or "
+            "restart at different steps; got 2 after 1",
         ),
     ],
     ids=["scalar", "number", "none", "list", "form", "shape", "late scalar", "late number"],

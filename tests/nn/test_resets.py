@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ntm_kernels import NTM, NTMCell
+from ntm_kernels import NTM, NTMCell, functional
 
 RESETS = torch.tensor([[0, 0], [0, 1], [1, 0], [0, 0], [0, 1]], dtype=torch.bool)
 CONTROLLERS = {
@@ -53,9 +53,10 @@ def test_stepped_is_fused(controller):
         torch.testing.assert_close(grad, results[1][name], rtol=1e-4, atol=1e-5)
 
 
-def test_back_to_the_state_given():
+@pytest.mark.parametrize("fused", [True, False])
+def test_back_to_the_state_given(fused):
     """Not to the module's own initial state."""
-    ntm, x = model(), torch.randn(5, 2, 3)
+    ntm, x = model(fused=fused), torch.randn(5, 2, 3)
     _, given = ntm(torch.randn(3, 2, 3))
     resets = torch.zeros(5, 2, dtype=torch.bool)
     resets[2] = True
@@ -106,3 +107,58 @@ def test_what_is_refused():
     cell = NTMCell(3, 5, memory_size=7, word_size=4, controller=Blank())
     with pytest.raises(ValueError, match=r"must have an initial state.*give Blank a method"):
         cell.unroll(x, resets=RESETS)
+
+
+@each_controller
+@pytest.mark.parametrize("fused", [True, False])
+def test_with_lengths_the_state_stays(fused, controller):
+    """A reset beyond the length does nothing, to the state at the end either."""
+    ntm, x = model(controller, fused=fused), torch.randn(5, 2, 3)
+    resets = torch.zeros(5, 2, dtype=torch.bool)
+    resets[3, 0] = True
+    output, state = ntm(x, lengths=[3, 5], resets=resets)
+    wanted, last = ntm(x, lengths=[3, 5])
+    assert torch.equal(output, wanted)
+    assert torch.equal(state.memory, last.memory)
+    assert torch.equal(state.weightings, last.weightings)
+
+
+def test_a_stepped_trace():
+    ntm, x = model(), torch.randn(5, 2, 3)
+    wanted = ntm(x, resets=RESETS, return_trace=True)[2]
+    ntm.fused = False
+    found = ntm(x, resets=RESETS, return_trace=True)[2]
+    for part, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(part, other)
+
+
+def test_a_fused_op_runs_them(monkeypatch):
+    """One call of the op for all steps, with several layers too."""
+    calls = []
+    original = functional.sequence
+    monkeypatch.setattr(
+        functional, "sequence", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)
+    )
+    for controller in ("lstm", "two layers", "feedforward"):
+        model(controller)(torch.randn(5, 2, 3), resets=RESETS)
+    assert len(calls) == 3
+
+
+class Counting(nn.Module):
+    """Its state is one number for all sequences, which cannot be put back for one of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(7, 5)
+
+    def initial_state(self, batch_size):
+        return torch.zeros(3, batch_size, 2)
+
+    def forward(self, input, state):
+        return torch.tanh(self.linear(input)), state + 1
+
+
+def test_the_batch_must_come_first():
+    cell = NTMCell(3, 5, memory_size=7, word_size=4, controller=Counting())
+    with pytest.raises(ValueError, match="must have the batch first"):
+        cell.unroll(torch.randn(5, 2, 3), resets=RESETS)

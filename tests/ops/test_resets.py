@@ -45,7 +45,7 @@ def refuses_resets(entry, case, resets):
     try:
         functional.explain("sequence", **tensors, **options)
     except BackendError as error:
-        if "its sequence has no resets" not in str(error):
+        if entry.backend in ("torch", "cpu") or "its sequence has no resets" not in str(error):
             raise
         pytest.skip(str(error))
 

@@ -81,7 +81,7 @@ class CudaBackend(Backend):
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
         if problem.sizes.has_resets:
-            return "its sequence has no resets"
+            return "its sequence has no resets; the backends cpu and torch have them"
         if problem.sizes.is_deep:
             return "its sequence has controllers of one layer"
         # These are of no consequence, and torch.compile may leave them open.

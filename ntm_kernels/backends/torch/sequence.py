@@ -59,8 +59,11 @@ class State(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What of a step is stacked over all steps, a tuple of the tensors ``[B, …]`` of each layer or
-    of one; empty where nobody asks for it."""
+    """The parts of one step that are kept for all steps.
+
+    Each is a tuple, with a tensor ``[B, …]`` for each layer or one alone; it is empty where the
+    part is not asked for.
+    """
 
     hidden: Layers  # [B, C] of the top, 0 beyond a sequence's length, as the next
     read_vectors: Layers  # [B, R·M]
@@ -260,7 +263,7 @@ def _outputs(steps: Steps, state: State, sizes: Sizes) -> SequenceOutputs:
 
 
 def hold(active: Tensor, new: State, old: State) -> State:
-    """Of each part the new where the sequence is ``active [B, 1]``, the old where it is over."""
+    """``new`` for the sequences where ``active [B, 1]``, ``old`` for the others."""
 
     def one(after: Tensor, before: Tensor) -> Tensor:
         return torch.where(active.view(-1, *[1] * (after.dim() - 1)), after, before)

@@ -47,7 +47,7 @@ class TritonBackend(Backend):
         if problem.device != self.device_type:
             return f"runs on {self.device_type} devices, the tensors are on {problem.device}"
         if problem.sizes.has_resets:
-            return "its sequence has no resets"
+            return "its sequence has no resets; the backends cpu and torch have them"
         return self.launcher.table.too_large(problem)
 
     def describe(self) -> str:
