@@ -154,6 +154,7 @@ class NTM(nn.Module):
     def memory_size(self) -> int:
         """Memory locations N of a state that starts anew: ``cell.memory_size``, which it sets too.
 
+        >>> import torch
         >>> model = NTM(input_size=8, output_size=8, hidden_size=32, memory_size=16)
         >>> model.memory_size = 4096
         >>> _, state = model(torch.randn(3, 1, 8))
