@@ -260,7 +260,10 @@ def as_int(value: Any) -> Any:
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for a type of device; torch itself raises for a type, such as
     ``"meta"``, that has no autocast."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # The compiler of torch 2.11 cannot trace this question.
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device_type):
+        return False
+    return torch.is_autocast_enabled(device_type)
 
 
 def _require_tensor(op: str, name: str, value: Any) -> None:

@@ -27,6 +27,10 @@ KERNELS: dict[str, type[CudaKernel[Any, Any, Any]]] = {
 PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
+# The runner of each backend that was made, by the number of the backend.
+_runners: list[Runner] = []
+
+
 class CudaBackend(Backend):
     """Compiled CUDA kernels from ``library``; ``runner`` launches them."""
 
@@ -35,6 +39,8 @@ class CudaBackend(Backend):
     ) -> None:
         self.name = name
         self.runner = Runner() if runner is None else runner
+        self._number = len(_runners)
+        _runners.append(self.runner)
         self.kernels = {op: kernel(self.runner) for op, kernel in KERNELS.items()}
         self._path, self._loaded = library, False
         self._why_not: str | None = None
@@ -88,7 +94,7 @@ class CudaBackend(Backend):
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
         is_double = problem.dtype == torch.float64
         return _unplanned(
-            self.runner, problem.op, is_double, problem.device_index, *map(index, sizes)
+            self._number, problem.op, is_double, problem.device_index, *map(index, sizes)
         )
 
     def how(self, problem: Problem) -> str:
@@ -111,10 +117,11 @@ class CudaBackend(Backend):
         return text
 
 
-# A constant to torch.compile, which cannot trace a call into the library.
+# A constant to torch.compile, which cannot trace a call into the library. The compiler of torch
+# 2.11 takes numbers and words here, but no runner.
 @assume_constant_result
-def _unplanned(runner: Runner, op: str, is_double: bool, device: int, *sizes: int) -> str | None:
-    return why_unplanned(runner, op, is_double, device, Sizes._make(sizes))
+def _unplanned(number: int, op: str, is_double: bool, device: int, *sizes: int) -> str | None:
+    return why_unplanned(_runners[number], op, is_double, device, Sizes._make(sizes))
 
 
 def why_unplanned(
