@@ -358,7 +358,7 @@ def sequence(
         ValueError: ``hidden`` without ``cell``, or the first layer's ``input_weight`` without its
             ``bias``, or the reverse.
     """
-    _require_pairs(layers[0], initial_state)
+    require_pairs(layers[0], initial_state)
     state = start = _lift_state(initial_state)
     layers = [
         LayerWeights(*(None if w is None else _lift(w)[0] for w in layer)) for layer in layers
@@ -413,7 +413,9 @@ def sequence(
     )
 
 
-def _require_pairs(first: LayerWeights, initial_state: SequenceState) -> None:
+def require_pairs(first: LayerWeights, initial_state: SequenceState) -> None:
+    """Raise where one of ``hidden`` and ``cell`` is given alone, or one of ``input_weight`` and
+    ``bias``."""
     given_together(
         "sequence",
         **{"initial_state.hidden": initial_state.hidden, "initial_state.cell": initial_state.cell},

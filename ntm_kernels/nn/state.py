@@ -179,11 +179,13 @@ def _as_index(index: Any, batch: int) -> Tensor:
         raise TypeError(
             f"{owner} must have integers, or be a bool mask [{batch}], got {index.dtype}"
         )
-    if index.device.type == "cpu" and not torch.compiler.is_compiling():
-        outside = [int(one) for one in index if not 0 <= one < batch]
-        if outside:
-            raise ValueError(f"{owner} must lie in 0 … {batch - 1}, got {outside[0]}")
-    return index.to(torch.int64)
+    index = index.to(torch.int64)
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and index.numel():
+        low, high = map(int, index.aminmax())
+        if low < 0 or high >= batch:
+            got = low if low < 0 else high
+            raise ValueError(f"{owner} must lie in 0 … {batch - 1}, got {got}")
+    return index
 
 
 def _check_repeats(repeats: Any, batch: int) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
-from ntm_kernels.checks import Arguments, given_together, positive_int
+from ntm_kernels.checks import Arguments, positive_int
 from ntm_kernels.ops.declare import Field, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.ops.step import check_heads
@@ -115,10 +115,6 @@ def _num_layers(inputs: SequenceInputs) -> int:
 
 
 def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) -> None:
-    given_together(
-        given.op,
-        **{"layers[0].input_weight": inputs.input_weight, "layers[0].bias": inputs.input_bias},
-    )
     layout = check_heads(
         given,
         inputs.initial_memory,

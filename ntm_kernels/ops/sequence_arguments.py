@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.checks import Arguments, given_together
+from ntm_kernels.checks import Arguments
 from ntm_kernels.ops.sequence import SequenceInputs
-from ntm_kernels.reference import LayerWeights, SequenceState
+from ntm_kernels.reference import LayerWeights, SequenceState, require_pairs
 
 
 def sequence_inputs(
@@ -39,14 +39,8 @@ def sequence_inputs(
             "sequence: initial_state must be an ntm_kernels.SequenceState, got "
             f"{type(initial_state).__name__}"
         )
-    given_together(
-        "sequence",
-        **{
-            "initial_state.hidden": initial_state.hidden,
-            "initial_state.cell": initial_state.cell,
-        },
-    )
     first, *upper = _require_layers(layers)
+    require_pairs(first, initial_state)
     upper_weight, upper_bias = None, None
     if upper:
         is_lstm = initial_state.hidden is not None
