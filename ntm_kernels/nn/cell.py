@@ -25,15 +25,13 @@ from ntm_kernels.nn.controllers import (
     PROTOCOL,
     CellController,
     FeedforwardController,
-    HiddenLayer,
     LSTMController,
-    RecurrentLayer,
-    layer_weights,
     layers_apart,
     layers_stacked,
     project,
     require_protocol,
 )
+from ntm_kernels.nn.fused import BUILT_IN, FusedWeights, fused_weights
 from ntm_kernels.nn.initial_state import InitialState, StartingPoint
 from ntm_kernels.nn.lengths import (
     batch_comes_first,
@@ -46,21 +44,14 @@ from ntm_kernels.nn.lengths import (
 from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
-    is_plain,
     map_tensors,
     require_linear_weights,
-    transform_weights,
-    weight_of,
-    weights_suffice,
 )
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import LayerWeights, SequenceState, Trace, activate, arithmetic_dtype
 from ntm_kernels.torch_private import modules_of
-
-BUILT_IN = (LSTMController, FeedforwardController)
-LAYERS = (RecurrentLayer, HiddenLayer)
 
 
 class CellOptions(TypedDict, total=False):
@@ -85,19 +76,6 @@ class Unrolled(NamedTuple):
     read_vectors: Tensor
     state: NTMState
     trace: Trace | None
-
-
-class FusedWeights(NamedTuple):
-    """The weights of a controller and of the interface, as the fused op takes them."""
-
-    layers: list[LayerWeights]
-    interface_weight: Tensor
-    interface_bias: Tensor
-
-    def all_plain(self) -> bool:
-        """Whether the fused op can read every one of them."""
-        of_layers = [part for layer in self.layers for part in layer if part is not None]
-        return all(map(is_plain, [self.interface_weight, self.interface_bias, *of_layers]))
 
 
 class NTMCell(nn.Module):
@@ -139,7 +117,8 @@ class NTMCell(nn.Module):
     the controller and the interface once a step, with one fused op for the memory:
 
     - with a controller of your own, or ``fused=False``;
-    - with several layers, on a backend that was asked for by name and fuses one layer only;
+    - with several layers or with resets, on a backend that was asked for by name and does not
+      support them in a whole sequence;
     - while the controller, one of its layers or the interface has a hook, or torch has a hook for
       all modules. Forward and backward hooks then fire once a step;
     - while one of them is another module than the cell made: a subclass, an adapter, a quantized
@@ -301,6 +280,10 @@ class NTMCell(nn.Module):
         parts = cast(dict[str, nn.Module], modules_of(self))
         return dtype_and_device(parts["interface"], parts["controller"], parts["start"])
 
+    def _controller_and_interface(self) -> tuple[nn.Module, nn.Module]:
+        parts = cast(dict[str, nn.Module], modules_of(self))
+        return parts["controller"], parts["interface"]
+
     def forward(
         self,
         x: Tensor,
@@ -369,37 +352,18 @@ class NTMCell(nn.Module):
             lengths = check_lengths("NTMCell", lengths, batch, time, x.device)
         if resets is not None:
             check_resets("NTMCell", resets, (time, batch), x.device)
-        weights = self._fused_weights() if self.fused else None
+        weights = fused_weights(*self._controller_and_interface()) if self.fused else None
         if weights is None or not self._is_served(len(weights.layers), state, resets):
             return self._unroll_steps(x, state, lengths, resets, return_trace)
         return self._unroll_fused(weights, x, state, lengths, resets, return_trace)
 
-    def _fused_weights(self) -> FusedWeights | None:
-        """The weights for the fused op, or ``None`` where the parts have to be called instead."""
-        parts = cast(dict[str, nn.Module], modules_of(self))
-        controller, interface = parts["controller"], parts["interface"]
-        if not isinstance(controller, BUILT_IN):
-            return None
-        layers = list(controller.layers)
-        if not (
-            weights_suffice(controller, BUILT_IN)
-            and weights_suffice(interface, (nn.Linear,))
-            and all(weights_suffice(layer, LAYERS) for layer in layers)
-        ):
-            return None
-        for part in (controller, *layers, interface):
-            transform_weights(part)
-        weights = FusedWeights(
-            list(map(layer_weights, layers)),
-            weight_of(interface, "weight"),
-            weight_of(interface, "bias"),
-        )
-        return weights if weights.all_plain() else None
-
     def _is_served(self, num_layers: int, state: NTMState, resets: Tensor | None) -> bool:
-        """Whether one fused op may run a controller of so many layers. A backend that was asked for
-        by name may be unable to; automatically, one that can is chosen."""
-        if num_layers == 1:
+        """Whether one fused op may run so many layers, and resets where they are given.
+
+        A backend that was asked for by name may be unable to. By itself the choice falls on one
+        that can.
+        """
+        if num_layers == 1 and resets is None:
             return True
         memory = state.memory
         sizes = Sizes.of(

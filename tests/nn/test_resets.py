@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from ntm_kernels import NTM, NTMCell, functional
+from ntm_kernels.backends import get
 
 RESETS = torch.tensor([[0, 0], [0, 1], [1, 0], [0, 0], [0, 1]], dtype=torch.bool)
 CONTROLLERS = {
@@ -162,3 +163,18 @@ def test_the_batch_must_come_first():
     cell = NTMCell(3, 5, memory_size=7, word_size=4, controller=Counting())
     with pytest.raises(ValueError, match="must have the batch first"):
         cell.unroll(torch.randn(5, 2, 3), resets=RESETS)
+
+
+def test_a_named_backend_without_resets_steps(monkeypatch):
+    ntm, x = model(backend="torch"), torch.randn(5, 2, 3)
+    wanted, _ = ntm(x, resets=RESETS)
+
+    def unsupported(problem):
+        return "no resets" if problem.sizes.has_resets else None
+
+    monkeypatch.setattr(get("torch"), "unsupported", unsupported)
+    called = []
+    monkeypatch.setattr(functional, "sequence", lambda *args, **kwargs: called.append(1))
+    output, _ = ntm(x, resets=RESETS)
+    torch.testing.assert_close(output, wanted)
+    assert called == []
