@@ -166,37 +166,52 @@ def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConf
 def record_heads(model: NTM, batch: Batch) -> Heads:
     """Runs an NTM on the first sequence of a batch and keeps what its heads did.
 
-    The sequence is run twice: the first run finds the locations to show, the second their blocks.
+    A sequence whose trace does not fit the working memory is run twice: the first run finds the
+    locations to show, the second their blocks.
     """
-    inputs = batch.inputs[:, :1]
-    highest, focus = _used_locations(model, inputs)
+    runs = _Runs(model, batch.inputs[:, :1])
+    highest, focus = _used_locations(runs)
     locations = walked_locations(highest, focus)
-    vectors = _record_vectors(model, inputs) if len(inputs) <= MOST_COLUMNS else ([], [])
-    read_weightings, write_weightings = _record_weightings(model, inputs, locations)
+    vectors = _record_vectors(runs) if runs.steps <= MOST_COLUMNS else ([], [])
+    read_weightings, write_weightings = _record_weightings(runs, locations)
     return Heads(write_weightings, read_weightings, *vectors, locations)
 
 
-def _traces(model: NTM, inputs: Tensor, multiple: int = 1) -> Iterator[tuple[NTMState, Trace]]:
-    """What the heads do in one piece of the steps after the other, with the state before it.
+class _Runs:
+    """Iterates over what the heads do in one piece of the steps after the other, with the state
+    before the piece.
 
-    The steps of every piece but the last are a multiple of ``multiple``.
+    The steps of every piece but the last are a multiple of the steps in a block. A sequence of one
+    piece is run once, however often it is asked for; a longer one is run again each time.
     """
-    state = model.initial_state(1)
-    steps = max(1, _TRACED // (state.weightings.numel() * multiple)) * multiple
-    for piece in inputs.split(steps):
-        _, after, trace = model(piece, state, return_trace=True)
-        yield state, trace
-        state = after
+
+    def __init__(self, model: NTM, inputs: Tensor) -> None:
+        self.model, self.device, self.steps = model, inputs.device, len(inputs)
+        self.start = model.initial_state(1)
+        self.block = block_size(self.steps, MOST_COLUMNS)
+        blocks = max(1, _TRACED // (self.start.weightings.numel() * self.block))
+        self.pieces = inputs.split(blocks * self.block)
+        self.only = list(self._run()) if len(self.pieces) == 1 else None
+
+    def __iter__(self) -> Iterator[tuple[NTMState, Trace]]:
+        return self._run() if self.only is None else iter(self.only)
+
+    def _run(self) -> Iterator[tuple[NTMState, Trace]]:
+        state = self.start
+        for piece in self.pieces:
+            _, after, trace = self.model(piece, state, return_trace=True)
+            yield state, trace
+            state = after
 
 
-def _used_locations(model: NTM, inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _used_locations(runs: _Runs) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The highest weight ``[N]`` on each location, and the focus ``[T]`` of the first write head.
 
     The weight is the highest of all heads and steps.
     """
     highest: list[Tensor] = []
     focus: list[Tensor] = []
-    for state, trace in _traces(model, inputs):
+    for state, trace in runs:
         weightings = trace.weightings[:, 0]
         highest.append(weightings.amax(dim=(0, 1)))
         focus.append(weightings[:, state.read_vectors.shape[1]].argmax(dim=1))
@@ -205,28 +220,27 @@ def _used_locations(model: NTM, inputs: Tensor) -> tuple[NDArray[np.float64], ND
 
 
 def _record_weightings(
-    model: NTM, inputs: Tensor, locations: NDArray[np.int64]
+    runs: _Runs, locations: NDArray[np.int64]
 ) -> tuple[list[Image], list[Image]]:
     """The weightings of the read heads and of the write heads on some locations, in blocks."""
-    steps = block_size(len(inputs), MOST_COLUMNS)
     rows = block_size(len(locations), MOST_ROWS)
-    chosen = torch.from_numpy(locations.copy()).to(inputs.device)
+    chosen = torch.from_numpy(locations.copy()).to(runs.device)
     pieces: list[list[Image]] = []
-    for state, trace in _traces(model, inputs, multiple=steps):
+    for state, trace in runs:
         num_read_heads = state.read_vectors.shape[1]
         by_head = trace.weightings[:, 0].index_select(2, chosen).unbind(1)
-        pieces.append([largest(_image(one), steps, rows) for one in by_head])
+        pieces.append([largest(_image(one), runs.block, rows) for one in by_head])
     images = [np.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)]
     return images[:num_read_heads], images[num_read_heads:]
 
 
-def _record_vectors(model: NTM, inputs: Tensor) -> tuple[list[Image], list[Image]]:
+def _record_vectors(runs: _Runs) -> tuple[list[Image], list[Image]]:
     """Add vectors of the write heads and read vectors of the read heads.
 
     A trace has no read vectors: they follow from it by writing the memory again.
     """
     added, read = [], []
-    for state, trace in _traces(model, inputs):
+    for state, trace in runs:
         memory, num_read_heads = state.memory, state.read_vectors.shape[1]
         for t in range(len(trace.weightings)):
             of_reads, of_writes = trace.weightings[t].tensor_split([num_read_heads], dim=1)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ntm_kernels import tasks
-from ntm_kernels.training import cli, evaluation, retest, runs
+from ntm_kernels.training import cli, evaluation, replay, retest, runs
 from ntm_kernels.training.evaluation import evaluate
 from ntm_kernels.training.models import build_model
-from ntm_kernels.training.replay import _TRACED, _traces
+from ntm_kernels.training.replay import _TRACED, _Runs
 from ntm_kernels.training.trainer import load_run, saved_config
 from tests.training.runs import BASELINE, SHORT, TRAINING, as_options, tiny
 
@@ -256,8 +256,22 @@ def test_a_trace_is_made_in_pieces_that_fit():
     config = tiny(memory_size=300_000)
     model, seen = build_model(config), []
     with torch.no_grad():
-        for _, trace in _traces(model, torch.zeros(20, 1, config.task.input_size)):
+        for _, trace in _Runs(model, torch.zeros(20, 1, config.task.input_size)):
             assert trace.weightings.numel() <= _TRACED
             seen.append(len(trace.weightings))
     assert sum(seen) == 20
     assert max(seen) == _TRACED // (2 * 300_000)
+
+
+@pytest.mark.parametrize(("traced", "times"), [(2**22, 1), (40, 3)])
+def test_a_short_sequence_is_run_once(monkeypatch, traced, times):
+    """However often what its heads did is asked for; one that does not fit is run again."""
+    monkeypatch.setattr(replay, "_TRACED", traced)
+    config = tiny(memory_size=4)
+    model, calls = build_model(config), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        runs = _Runs(model, torch.zeros(20, 1, config.task.input_size))
+        for _ in range(3):
+            assert sum(len(trace.weightings) for _, trace in runs) == 20
+    assert len(calls) == times * len(runs.pieces)
