@@ -1,6 +1,7 @@
 """torch's private names: they stand in one file, are there, and still do what they are used for."""
 
 import ast
+import re
 from collections import namedtuple
 from pathlib import Path
 
@@ -63,6 +64,26 @@ def test_no_other_file_has_a_private_name_of_torch():
     assert len(files) > 50
     found = {str(file): private_names(file.read_text()) for file in files}
     assert {file: names for file, names in found.items() if names} == {}
+
+
+def offered(tree):
+    """The names that a file defines, or imports under ``as``, for others."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.asname for alias in node.names if alias.asname)
+        else:
+            targets = (part for part in ast.walk(node) if isinstance(part, ast.Name))
+            yield from (part.id for part in targets if isinstance(part.ctx, ast.Store))
+
+
+def test_every_name_is_called_here():
+    tree = ast.parse(Path(private.__file__).read_text())
+    names = {name for name in offered(tree) if not name.startswith("_")}
+    assert {"tree_map", "foreach_add", "foreach_add_", "is_batched", "after_autograd"} <= names
+    calls = set(re.findall(r"private\.(\w+)", Path(__file__).read_text()))
+    assert names - calls == set()
 
 
 def test_gradients_are_seen():

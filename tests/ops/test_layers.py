@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ntm_kernels import LayerWeights, SequenceState, functional
+from ntm_kernels import LayerWeights, functional
 from tests.support.cases import DEEP, arguments, of_sequence
 
 LSTM, FEEDFORWARD = DEEP
@@ -85,7 +85,3 @@ def test_return_trace_is_a_flag(value):
     given = of_sequence(arguments(LSTM))
     with pytest.raises(TypeError, match="sequence: return_trace must be True or False"):
         functional.sequence(**given, **LSTM.options, return_trace=value)
-
-
-def test_states_are_records():
-    assert SequenceState._fields[-2:] == ("hidden", "cell")
