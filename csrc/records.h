@@ -409,8 +409,8 @@ struct SequenceInputs {
         f(Field{{{s.gate_size(), s.input_size}, 2}, s.projects_input, Kind::input}),
         f(Field{{{s.gate_size()}, 1}, s.projects_input, Kind::input}),
         f(Field{{{s.time, s.batch}, 2}, s.has_resets, Kind::resets}),
-        f(Field{{{s.num_upper_layers(), s.gate_size(), s.upper_size()}, 3}, s.is_deep, Kind::controller_weights}),
-        f(Field{{{s.num_upper_layers(), s.gate_size()}, 2}, s.is_deep, Kind::controller_weights}),
+        f(Field{{{s.num_upper_layers(), s.gate_size(), s.upper_size()}, 3}, s.is_deep(), Kind::controller_weights}),
+        f(Field{{{s.num_upper_layers(), s.gate_size()}, 2}, s.is_deep(), Kind::controller_weights}),
     };
   }
   template <typename W, typename F> SequenceInputs<W> map(F&& f) const {
@@ -512,7 +512,7 @@ struct SequenceSaved {
         f(Field{{{s.time, s.batch, s.interface_size()}, 3}, true, Kind::arithmetic}),
         f(Field{{{s.num_layers, s.time, s.batch, s.gate_size()}, 4}, s.is_lstm, Kind::arithmetic}),
         f(Field{{{s.num_layers, s.time, s.batch, s.hidden_size}, 4}, s.is_lstm, Kind::arithmetic}),
-        f(Field{{{s.num_upper_layers(), s.time, s.batch, s.hidden_size}, 4}, s.is_deep, Kind::arithmetic}),
+        f(Field{{{s.num_upper_layers(), s.time, s.batch, s.hidden_size}, 4}, s.is_deep(), Kind::arithmetic}),
     };
   }
   template <typename W, typename F> SequenceSaved<W> map(F&& f) const {

@@ -25,8 +25,7 @@ Sizes sizes_of(const Inputs& inputs, const Options& options) {
   s.hidden_size = inputs.interface_weight.size(1);
   s.checkpoint_every = options.checkpoint_every;
   s.is_lstm = inputs.initial_hidden.defined();
-  s.is_deep = inputs.upper_weight.defined();
-  s.num_layers = s.is_deep ? 1 + inputs.upper_weight.size(0) : 1;
+  if (inputs.upper_weight.defined()) s.num_layers = 1 + inputs.upper_weight.size(0);
   s.has_lengths = inputs.lengths.defined();
   s.has_resets = inputs.resets.defined();
   s.projects_input = inputs.input_weight.defined();

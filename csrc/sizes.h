@@ -20,7 +20,6 @@ struct Sizes {
   int64_t checkpoint_every = 1;  // steps between two checkpoints of the memory
   int64_t num_layers = 1;        // L, of the controller
   bool is_lstm = false;
-  bool is_deep = false;  // more than one layer
   bool has_lengths = false;
   bool has_resets = false;
   bool projects_input = false;
@@ -32,8 +31,9 @@ struct Sizes {
   int64_t read_size() const { return num_read_heads * word_size; }               // R * M
   int64_t gate_size() const { return is_lstm ? 4 * hidden_size : hidden_size; }  // G
   int64_t recurrent_size() const { return is_lstm ? read_size() + hidden_size : read_size(); }  // K
-  int64_t num_upper_layers() const { return num_layers - 1; }                                   // U
-  int64_t upper_size() const { return is_lstm ? 2 * hidden_size : hidden_size; }                // J
+  bool is_deep() const { return num_layers > 1; }
+  int64_t num_upper_layers() const { return num_layers - 1; }                     // U
+  int64_t upper_size() const { return is_lstm ? 2 * hidden_size : hidden_size; }  // J
   int64_t scalars() const { return num_heads() * (3 + num_taps); }  // per-head scalars
   int64_t interface_size() const {
     return (num_heads() + 2 * num_write_heads) * word_size + scalars();

@@ -22,14 +22,14 @@ from scripts import cuda_records
 ROOT = Path(__file__).parents[1]
 HEADER = ROOT / "csrc/records.h"
 
+
+def _of_sizes(name: str) -> str:
+    """A size in C++: what Python computes as a property is a function there."""
+    return f"s.{name}()" if isinstance(getattr(Sizes, name), property) else f"s.{name}"
+
+
 # The letters of the shapes in terms of `Sizes` of csrc/sizes.h.
-IN_CPP = {
-    **{
-        letter: f"s.{name}()" if isinstance(getattr(Sizes, name), property) else f"s.{name}"
-        for letter, name in LETTERS.items()
-    },
-    "Z": "s.row_stride()",
-}
+IN_CPP = {**{letter: _of_sizes(name) for letter, name in LETTERS.items()}, "Z": "s.row_stride()"}
 
 TOP = """\
 // The ops and the records of their tensors. Generated from ntm_kernels/ops by
@@ -75,7 +75,7 @@ def _boolean(value: bool) -> str:
 def _field(field: Field) -> str:
     letters = field.dims.split()
     shape = ", ".join(IN_CPP[letter] for letter in letters)
-    there = f"s.{field.when}" if field.when else "true"
+    there = _of_sizes(field.when) if field.when else "true"
     return f"Field{{{{{{{shape}}}, {len(letters)}}}, {there}, Kind::{field.kind}}}"
 
 

@@ -28,7 +28,7 @@ Sizes sizes() {
   s.batch = 11, s.memory_size = 37, s.word_size = 5, s.num_read_heads = 2, s.num_write_heads = 1,
   s.num_taps = 3;
   s.time = 7, s.hidden_size = 6, s.input_size = 3, s.checkpoint_every = 3, s.num_layers = 2,
-  s.is_lstm = s.is_deep = s.projects_input = true;
+  s.is_lstm = s.projects_input = true;
   return s;
 }
 
