@@ -290,7 +290,7 @@ class NTMCell(nn.Module):
         state: NTMState | None = None,
         *,
         sequence: bool = False,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> tuple[Tensor, NTMState] | Unrolled:
@@ -323,13 +323,14 @@ class NTMCell(nn.Module):
         self,
         x: Tensor,
         state: NTMState | None = None,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         return_trace: bool = False,
         resets: Tensor | None = None,
     ) -> Unrolled:
         """Calls the cell with ``sequence=True``: all steps of x ``[T, B, input_size]``.
 
-        Integers ``lengths [B]`` and bool ``resets [T, B]`` are on the device of x.
+        ``lengths [B]`` are integers, in a tensor or a list; bool ``resets [T, B]`` is on the device of
+        x.
         """
         return self(
             x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
@@ -339,7 +340,7 @@ class NTMCell(nn.Module):
         self,
         x: Tensor,
         state: NTMState | None = None,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
         return_trace: bool = False,
     ) -> Unrolled:

@@ -141,7 +141,7 @@ def _check_part(owner: str, name: str, part: Any, shape: tuple[int, ...]) -> Non
         raise ValueError(f"{owner}: state.{name} must be {list(shape)}, got {shapes_of(part)}")
 
 
-def as_lengths(owner: str, lengths: Any, device: torch.device) -> Tensor:
+def _as_lengths(owner: str, lengths: Any, device: torch.device) -> Tensor:
     """Lengths that come as a tensor, an array or a list of integers, on ``device``."""
     if isinstance(lengths, Tensor):
         return lengths.to(device)
@@ -160,7 +160,8 @@ def _as_length(length: Any) -> int:
 
 
 def check_lengths(owner: str, lengths: Any, batch: int, time: int, device: torch.device) -> Tensor:
-    """``lengths`` in int64; they must be integers ``[B]`` on ``device``, at most ``time``."""
+    """``lengths`` in int64 on ``device``; they must be integers ``[B]``, at most ``time``."""
+    lengths = _as_lengths(owner, lengths, device)
     given = Arguments(owner)
     given.fix("B", batch, "x")
     given.lengths(lengths, device)

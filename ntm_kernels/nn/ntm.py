@@ -12,7 +12,6 @@ from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import CellOptions, NTMCell
 from ntm_kernels.nn.checks import (
-    as_lengths,
     check_batch_size,
     check_dtype,
     check_lengths,
@@ -220,7 +219,6 @@ class NTM(nn.Module):
         if state is not None:
             state = self.cell.check_state("NTM", state, batch)
         if lengths is not None:
-            lengths = as_lengths("NTM", lengths, x.device)
             lengths = check_lengths("NTM", lengths, batch, time, x.device)
         hidden, reads, state, trace = self.cell(
             x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace

@@ -377,7 +377,7 @@ class Memoryless(nn.Module):
 
 def test_controller_without_state():
     cell = make(Memoryless())
-    together = cell.unroll(inputs(), lengths=torch.tensor([6, 2, 0, 5]))
+    together = cell.unroll(inputs(), lengths=[6, 2, 0, 5])
     assert together.state.detach().controller is None
     alone = cell.unroll(inputs()[:2, 1:2])
     torch.testing.assert_close(together.state.memory[1], alone.state.memory[0])
