@@ -329,8 +329,8 @@ class NTMCell(nn.Module):
     ) -> Unrolled:
         """Calls the cell with ``sequence=True``: all steps of x ``[T, B, input_size]``.
 
-        ``lengths [B]`` are integers, in a tensor or a list; bool ``resets [T, B]`` is on the device of
-        x.
+        ``lengths [B]`` are integers, in a tensor or a list; ``resets [T, B]`` is bool, on the
+        device of x.
         """
         return self(
             x, state, sequence=True, lengths=lengths, resets=resets, return_trace=return_trace
