@@ -129,6 +129,13 @@ class Task(abc.ABC):
             raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
         return self._draw(batch_size, generator, same_length).to(device)
 
+    def curriculum(self) -> tuple[Task, ...]:
+        """The tasks to train on one after the other, from an easy one to this one, the last.
+
+        All have the channels of this one. Where a task declares no easier ones it is the only one.
+        """
+        return (self,)
+
     def suite(self) -> dict[str, Task]:
         """The harder tasks on which a model trained on this one is tested, by their titles."""
         return {}

@@ -82,6 +82,17 @@ class Copy(Task):
         return Batch(inputs, targets, mask, 2 * count + 1)
 
     @override
+    def curriculum(self) -> tuple[Task, ...]:
+        """Few vectors, then up to twice as many in each stage."""
+        lengths = [2**power for power in range(1, self.max_length.bit_length())]
+        easier = (
+            replace(self, max_length=most)
+            for most in lengths
+            if self.min_length <= most < self.max_length
+        )
+        return (*easier, self)
+
+    @override
     def suite(self) -> dict[str, Task]:
         return {
             f"length {n}": replace(self, min_length=n, max_length=n) for n in (20, 30, 50, 80, 120)

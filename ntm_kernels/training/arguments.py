@@ -17,14 +17,14 @@ from ntm_kernels import tasks
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError
-from ntm_kernels.training.config import PRESETS, RESUMABLE, TrainConfig, preset_values
+from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
 from ntm_kernels.training.trainer import load_run, saved_config
 
 __all__ = ["parse", "words_for"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
 #: Fields of a configuration that an evaluation may change.
-_TESTED = tuple(name for name in RESUMABLE if name != "stop_below")
+_TESTED = ("device", "backend", "threads", "evaluation_size")
 _EVAL = (
     "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
     "so changed is made instead; with --memory-size, the model runs with that number of memory "

@@ -24,12 +24,18 @@ from ntm_kernels.training.arguments import parse, words_for
 from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
-from ntm_kernels.training.models import build_model, check_device
+from ntm_kernels.training.models import build_model, check_device, load_model
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
-from ntm_kernels.training.trainer import Trainer, TrainingError, load_run, saved_config
+from ntm_kernels.training.trainer import (
+    Trainer,
+    TrainingError,
+    explain_giving_up,
+    load_run,
+    saved_config,
+)
 
 __all__ = ["main"]
 
@@ -170,6 +176,8 @@ def _train_and_test(trainer: Trainer) -> int:
         else f"never below {config.learnt_bits} bits"
     )
     print(f"{counters.sequences:,} sequences in {counters.seconds:.0f} s, {learnt}")
+    if trainer.end == "given up":
+        print(explain_giving_up(config))
     saved, _ = load_run(run_dir)
     finish_run(trainer.model, config, run_dir, saved, asdict(counters))
     return 0
@@ -216,7 +224,7 @@ def _trained_model(config: TrainConfig, contents: dict[str, Any]) -> nn.Module:
     torch.set_num_threads(config.threads)
     with naming_sizes(config):
         model = build_model(config)
-    model.load_state_dict(contents["model"])
+    load_model(model, contents)
     return model
 
 

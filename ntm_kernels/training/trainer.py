@@ -9,35 +9,50 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ntm_kernels import tasks
+from ntm_kernels import NTM, tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import RESUMABLE, TrainConfig
+from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import Score, fixed_set, fresh_generator, score
 from ntm_kernels.training.files import write_text
 from ntm_kernels.training.locking import RunLock, is_writer
 from ntm_kernels.training.metrics import MetricsLog
-from ntm_kernels.training.models import answer, build_model, check_device, compute_dtype
+from ntm_kernels.training.models import (
+    answer,
+    build_model,
+    check_device,
+    compute_dtype,
+    load_model,
+    memory_size_of,
+)
 from ntm_kernels.training.progress import Progress
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = [
     "Counters",
+    "End",
     "Trainer",
     "TrainingError",
     "build_optimiser",
+    "explain_giving_up",
     "load_run",
     "saved_config",
 ]
+
+
+#: Why a training is over: it is good enough, all its sequences or those of its last stage are seen,
+#: or it was given up.
+End = Literal["learnt", "total", "last stage", "given up"]
 
 
 @dataclass
@@ -51,6 +66,7 @@ class Counters:
         bits: cost in bits of the sequences since the last row of metrics.csv, summed.
         since_row: how many sequences these are.
         excess_bits: bits per sequence above the best possible, at the last validation.
+        lowest_excess_bits: the lowest of these so far.
         learnt_at: sequences trained on when these first fell below ``learnt_bits``.
     """
 
@@ -60,6 +76,7 @@ class Counters:
     bits: float = 0.0
     since_row: int = 0
     excess_bits: float | None = None
+    lowest_excess_bits: float | None = None
     learnt_at: int | None = None
 
 
@@ -124,17 +141,18 @@ def saved_config(
 def _continued(saved: TrainConfig, asked: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """The configuration of a run that goes on from a checkpoint.
 
-    It is the saved configuration, except for the fields that a resumed run may change. If the total
-    changes, the schedule of the learning rate stays the one that the run began with.
+    It is the saved configuration, except for the fields that a resumed run may change. If the
+    sequences to train on change, the schedule of the learning rate stays the one that the run began
+    with.
 
     Returns:
         The configuration, and one line for every other field that is asked for with another value.
     """
-    same_total = asked.total_sequences == saved.total_sequences
+    lengths = ("total_sequences", "last_stage_sequences")
+    same_total = all(getattr(asked, name) == getattr(saved, name) for name in lengths)
     config = replace(
         saved,
-        **{name: getattr(asked, name) for name in RESUMABLE},
-        total_sequences=asked.total_sequences,
+        **{name: getattr(asked, name) for name in (*RESUMABLE, *lengths)},
         schedule_sequences=saved.schedule_sequences if same_total else saved.planned_sequences,
     )
     if asked.schedule_sequences in (None, saved.planned_sequences):
@@ -208,6 +226,7 @@ class Trainer:
         self._parameters = list(self.model.parameters())
         self._optimiser = build_optimiser(config, self.model)
         self._schedule = self._make_schedule()
+        self._curriculum = Curriculum(config)
         self._generator = fresh_generator(config.seed, "training")
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
@@ -227,10 +246,24 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Whether all sequences are seen or the cost is below ``stop_below``."""
-        bits, limit = self.counters.excess_bits, self.config.stop_below
-        learnt = bits is not None and limit is not None and bits < limit
-        return learnt or self.counters.sequences >= self.config.total_sequences
+        """Whether there is nothing left to train: :attr:`end` says why."""
+        return self.end is not None
+
+    @property
+    def end(self) -> End | None:
+        """Why the training is over, or None while it is not."""
+        config, seen, bits = self.config, self.counters.sequences, self.counters.excess_bits
+        if bits is not None and config.stop_below is not None and bits < config.stop_below:
+            return "learnt"
+        if seen >= config.total_sequences:
+            return "total"
+        begun, after = self._curriculum.last_from, config.last_stage_sequences
+        if begun is not None and after is not None and seen - begun >= after:
+            return "last stage"
+        lowest, limit = self.counters.lowest_excess_bits, config.give_up_after
+        if limit is not None and lowest is not None and seen >= limit:
+            return "given up" if lowest >= config.give_up_above else None
+        return None
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Trains until done, or until ``should_stop`` says so after an update.
@@ -288,8 +321,9 @@ class Trainer:
                 self._update(min(config.batch_size, config.total_sequences - before))
                 now = counters.sequences
                 progress.advance(now - before)
-                last = now >= config.total_sequences
-                validate = last or _passed(config.validate_every, before, now)
+                validate = self.end in ("total", "last stage") or _passed(
+                    config.validate_every, before, now
+                )
                 if validate or _passed(config.log_every, before, now):
                     counters.seconds = time.perf_counter() - started
                     result = score(self.model, validation, config) if validate else None
@@ -307,8 +341,11 @@ class Trainer:
         return self.done
 
     def _update(self, batch_size: int) -> None:
-        config, counters = self.config, self.counters
-        batch = config.task.sample(batch_size, self._generator, same_length=config.same_length)
+        config, counters, curriculum = self.config, self.counters, self._curriculum
+        self._grow()
+        stage = curriculum.draw(self._generator)
+        task = curriculum.stages[stage]
+        batch = task.sample(batch_size, self._generator, same_length=config.same_length)
         answer_bits = int(batch.mask.sum()) * config.task.output_size
         batch = batch.to(config.device, self._dtype)
         loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
@@ -319,12 +356,30 @@ class Trainer:
         if config.clip_norm != "off":
             nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
         self._optimiser.step()
-        self._schedule.step()
+        if curriculum.is_last:
+            self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.
         self._bits += loss.detach() * (answer_bits / math.log(2))
         counters.sequences += batch_size
         counters.updates += 1
         counters.since_row += batch_size
+        if curriculum.note(stage, loss, counters.sequences):
+            self._report(
+                f"stage {curriculum.stage + 1} of {len(curriculum.stages)} begins after "
+                f"{counters.sequences:,} sequences"
+            )
+
+    def _grow(self) -> None:
+        """Gives the model its larger memory from ``grow_at`` of the schedule on."""
+        size = self.config.grow_memory
+        if size is None or not isinstance(self.model, NTM) or self.model.memory_size == size:
+            return
+        due = math.ceil(self.config.grow_at * self._planned_updates)
+        if self._curriculum.is_last and self._schedule.last_epoch >= due:
+            self.model.memory_size = size
+            self._report(
+                f"the memory has {size:,} locations from {self.counters.sequences:,} sequences on"
+            )
 
     def _write_row(
         self, metrics: MetricsLog | None, progress: Progress, result: Score | None
@@ -333,6 +388,10 @@ class Trainer:
         self._check_finite()
         if result is not None:
             counters.excess_bits = result.bits - result.optimal_bits
+            lowest = counters.lowest_excess_bits
+            counters.lowest_excess_bits = (
+                counters.excess_bits if lowest is None else min(lowest, counters.excess_bits)
+            )
             if counters.learnt_at is None and counters.excess_bits < self.config.learnt_bits:
                 counters.learnt_at = counters.sequences
         row: dict[str, float | int | None] = {
@@ -342,6 +401,8 @@ class Trainer:
             "validation_bits": None if result is None else result.bits,
             "validation_wrong": None if result is None else result.wrong / result.sequences,
             "lr": float(self._schedule.get_last_lr()[0]),
+            "stage": self._curriculum.stage + 1,
+            "memory_size": memory_size_of(self.model),
             "seconds": round(counters.seconds, 3),
         }
         self._bits.zero_()
@@ -376,6 +437,8 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
                 "schedule": self._schedule.state_dict(),
+                "curriculum": self._curriculum.state_dict(),
+                "memory_size": memory_size_of(self.model),
                 "generator": self._generator.get_state(),
                 "counters": asdict(self.counters),
             },
@@ -392,10 +455,14 @@ class Trainer:
                 f"({'; '.join(differences)}); leave them out to resume, or start another run"
             )
         self._schedule = self._make_schedule()
+        self._curriculum = Curriculum(self.config)
         try:
-            self.model.load_state_dict(contents["model"])
+            load_model(self.model, contents)
             self._optimiser.load_state_dict(contents["optimiser"])
             self._schedule.load_state_dict(contents["schedule"])
+            # Older checkpoints have none, and their runs had one stage.
+            if "curriculum" in contents:
+                self._curriculum.load_state_dict(contents["curriculum"])
             self._generator.set_state(contents["generator"])
             self.counters = Counters(**contents["counters"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -430,14 +497,24 @@ class Trainer:
 
     def _why_done(self) -> str:
         """Why a run that was resumed has nothing left to train, and what would let it go on."""
-        total = self.config.total_sequences
-        if self.counters.sequences >= total:
-            return (
-                f"nothing left to train: all {total:,} sequences are seen; "
-                "to train longer, give a larger --total-sequences"
-            )
-        return (
-            f"nothing left to train: the last validation was {self.counters.excess_bits:.3g} bits "
-            f"above the optimum, below stop_below = {self.config.stop_below:g}; "
-            "to train longer, give a lower --stop-below"
-        )
+        config, bits = self.config, self.counters.excess_bits
+        why = {
+            "total": f"all {config.total_sequences:,} sequences are seen; to train longer, give a "
+            "larger --total-sequences",
+            "last stage": f"the last stage has seen its {config.last_stage_sequences or 0:,} "
+            "sequences; to train longer, give a larger --last-stage-sequences",
+            "learnt": f"the last validation was {bits or 0:.3g} bits above the optimum, below "
+            f"stop_below = {config.stop_below or 0:g}; to train longer, give a lower --stop-below",
+            "given up": f"{explain_giving_up(config)}; to train longer, give a larger "
+            "--give-up-after",
+        }
+        assert self.end is not None
+        return f"nothing left to train: {why[self.end]}"
+
+
+def explain_giving_up(config: TrainConfig) -> str:
+    """The rule by which a run was given up."""
+    return (
+        f"given up, since no validation up to give_up_after = {config.give_up_after or 0:,} "
+        f"sequences was below give_up_above = {config.give_up_above:g} bits above the optimum"
+    )

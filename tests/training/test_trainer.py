@@ -79,7 +79,7 @@ def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
     part = make(tiny(), run_dir)
     part.run(stop_after(part, 30))
     with open(run_dir / "metrics.csv", "a") as file:
-        file.write("36,18,1.5,,,0.01,9.0\n42,21,1.4,1.2,0.5,0.01,9.0\n48,2")
+        file.write("36,18,1.5,,,0.01,9.0,1,16\n42,21,1.4,1.2,0.5,0.01,9.0,1,16\n48,2")
     (run_dir / "checkpoints" / ".000000000040.pt.tmp").write_bytes(b"half")
     make(tiny(), run_dir, resume=True).run()
     assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
