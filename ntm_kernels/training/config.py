@@ -186,14 +186,12 @@ class TrainConfig:
                 f"grow_memory must be greater than memory_size = {self.memory_size}, got "
                 f"{self.grow_memory}"
             )
-        learned = [
-            n for n in ("memory", "weightings") if getattr(self, f"initial_{n}") == "learned"
-        ]
-        if learned:
-            raise ValueError(
-                f"grow_memory: a learned initial {learned[0]} fixes the number of locations; set "
-                f"initial_{learned[0]} to another value, or leave grow_memory out"
-            )
+        for name in ("initial_memory", "initial_weightings"):
+            if getattr(self, name) == "learned":
+                raise ValueError(
+                    f"grow_memory cannot be given with {name} = learned, which fixes the number of "
+                    f"locations; set {name} to another value, or leave grow_memory out"
+                )
 
     @property
     def stages(self) -> tuple[Task, ...]:
