@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["AssociativeRecall"]
 
@@ -106,5 +106,10 @@ class AssociativeRecall(Task):
         return (*easier, self)
 
     @override
-    def suite(self) -> dict[str, Task]:
-        return {f"{n} items": replace(self, min_items=n, max_items=n) for n in (6, 10, 15, 20)}
+    def suite(self) -> dict[str, Task | Trial]:
+        # A list takes a location for every vector, and for the delimiter of every item.
+        sizes = {6: None, 10: None, 15: None, 20: 128, 50: 512, 100: 512}
+        return {
+            f"{n} items": Trial(replace(self, min_items=n, max_items=n), memory_size=size)
+            for n, size in sizes.items()
+        }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ntm_kernels.fields import check_values
 
-__all__ = ["Batch", "Task", "bits", "loss", "wrong"]
+__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong"]
 
 
 class Batch(NamedTuple):
@@ -136,8 +136,21 @@ class Task(abc.ABC):
         """
         return (self,)
 
-    def suite(self) -> dict[str, Task]:
-        """The harder tasks on which a model trained on this one is tested, by their titles."""
+    def suite(self) -> Mapping[str, Task | Trial]:
+        """The harder tasks on which a model trained on this one is tested, by their titles.
+
+        A :class:`Trial` instead of a task says what else the test needs.
+        """
+        return {}
+
+    def trials(self) -> dict[str, Trial]:
+        """:meth:`suite` with a :class:`Trial` for every test."""
+        suite = self.suite().items()
+        return {title: one if isinstance(one, Trial) else Trial(one) for title, one in suite}
+
+    @property
+    def output_parts(self) -> Mapping[str, slice]:
+        """Groups of output channels whose errors are counted apart too, by their names."""
         return {}
 
     def optimal_answer(self, batch: Batch) -> Tensor | None:
@@ -160,6 +173,22 @@ class Task(abc.ABC):
         if not condition:
             given = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
             raise ValueError(f"{self.name}: {expected}, got {given}")
+
+
+class Trial(NamedTuple):
+    """A task to test a trained model on.
+
+    Attributes:
+        task: where the sequences come from.
+        memory_size: the fewest memory locations that the test needs. A model with fewer gets so
+            many for the test, unless something it has learned fixes their number.
+        sequences: how many sequences at most, of a test so long that few must do. Such a test is
+            made only where it is asked for (``--long-tests``).
+    """
+
+    task: Task
+    memory_size: int | None = None
+    sequences: int | None = None
 
 
 def draw_sizes(

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["Copy"]
 
@@ -93,7 +93,12 @@ class Copy(Task):
         return (*easier, self)
 
     @override
-    def suite(self) -> dict[str, Task]:
+    def suite(self) -> dict[str, Task | Trial]:
+        def of(length: int) -> Task:
+            return replace(self, min_length=length, max_length=length)
+
         return {
-            f"length {n}": replace(self, min_length=n, max_length=n) for n in (20, 30, 50, 80, 120)
+            **{f"length {n}": of(n) for n in (20, 30, 50, 80, 120)},
+            "length 1,000": Trial(of(1000), memory_size=2048, sequences=16),
+            "length 10,000": Trial(of(10_000), memory_size=16_384, sequences=4),
         }

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["RepeatCopy"]
 
@@ -129,15 +129,23 @@ class RepeatCopy(Task):
         )
         return (*easier, self)
 
+    @property
     @override
-    def suite(self) -> dict[str, Task]:
+    def output_parts(self) -> dict[str, slice]:
+        return {"vectors": slice(self.width), "end marker": slice(self.width, self.width + 1)}
+
+    @override
+    def suite(self) -> dict[str, Task | Trial]:
         return {
-            f"length {length}, {repeats} repeats": replace(
-                self,
-                min_length=length,
-                max_length=length,
-                min_repeats=repeats,
-                max_repeats=repeats,
+            f"length {length}, {repeats} repeats": Trial(
+                replace(
+                    self,
+                    min_length=length,
+                    max_length=length,
+                    min_repeats=repeats,
+                    max_repeats=repeats,
+                ),
+                memory_size=128,
             )
             for length, repeats in ((10, 10), (20, 10), (10, 20))
         }

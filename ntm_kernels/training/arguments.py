@@ -24,7 +24,7 @@ __all__ = ["parse", "words_for"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
 #: Fields of a configuration that an evaluation may change.
-_TESTED = ("device", "backend", "threads", "evaluation_size")
+_TESTED = ("device", "backend", "threads", "evaluation_size", "long_tests")
 _EVAL = (
     "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
     "so changed is made instead; with --memory-size, the model runs with that number of memory "
@@ -107,8 +107,11 @@ def _evaluated_run(words: Sequence[str], own: type[Task] | None) -> tuple[Path, 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("run", nargs="?", type=Path)
     first.add_argument("--checkpoint", type=Path)
-    for option in ("--out", "--task", *(f"--{name.replace('_', '-')}" for name in _TESTED)):
-        first.add_argument(option)
+    described = describe(TrainConfig)
+    for name in ("out", "task", *_TESTED):
+        is_flag = name in described and described[name].types == (bool,)
+        action = argparse.BooleanOptionalAction if is_flag else "store"
+        first.add_argument(f"--{name.replace('_', '-')}", action=action)
     try:
         found, others = first.parse_known_args(words)
     except argparse.ArgumentError:

@@ -113,6 +113,7 @@ class TrainConfig:
         float, "validation bits above the optimum with which it is not good enough"
     ] = 1.0
     evaluation_size: Annotated[int, "sequences of every test at the end"] = 512
+    long_tests: Annotated[bool, "make the tests that take minutes too"] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
@@ -278,6 +279,7 @@ _ADDED_LATER: dict[str, Any] = {
     "grow_at": 0.6,
     "give_up_after": None,
     "give_up_above": 1.0,
+    "long_tests": False,
 }
 
 # Asked for millions, torch hangs.
@@ -285,7 +287,7 @@ _MOST_THREADS = 4096
 
 #: Fields that a resumed run may change: none of them decides what is learnt.
 RESUMABLE = (
-    *("device", "backend", "threads", "evaluation_size"),
+    *("device", "backend", "threads", "evaluation_size", "long_tests"),
     *("stop_below", "give_up_after", "give_up_above"),
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "check_device",
     "compute_dtype",
     "load_model",
+    "memory_of_at_least",
     "memory_size_of",
 ]
 
@@ -111,6 +113,27 @@ def load_model(model: nn.Module, contents: Mapping[str, Any]) -> None:
     size = contents.get("memory_size")
     if size is not None and isinstance(model, NTM) and size != model.memory_size:
         model.memory_size = size
+
+
+@contextmanager
+def memory_of_at_least(model: nn.Module, size: int | None) -> Iterator[int | None]:
+    """Gives an NTM so many memory locations for a while, unless something it learned fixes them.
+
+    Yields how many it has: None for a model without a memory.
+    """
+    before = memory_size_of(model)
+    if not isinstance(model, NTM) or before is None or size is None or size <= before:
+        yield before
+        return
+    try:
+        model.memory_size = size
+    except ValueError:
+        yield before
+        return
+    try:
+        yield size
+    finally:
+        model.memory_size = before
 
 
 def memory_size_of(model: nn.Module) -> int | None:

@@ -79,7 +79,7 @@ class TestEveryTask:
         assert tasks.from_dict(task.to_dict()) == task
 
     def test_suite_has_the_same_channels(self, task):
-        for harder in task.suite().values():
+        for harder in (trial.task for trial in task.trials().values()):
             assert harder.input_size == task.input_size
             assert harder.output_size == task.output_size
             harder.sample(2, generator())
@@ -168,10 +168,10 @@ def test_repeat_copy():
 
 
 def test_repeat_copy_is_normalised_over_training_also_beyond_it():
-    suite = tasks.make("repeat_copy").suite()
-    batch = suite["length 10, 20 repeats"].sample(1, generator())
+    suite = tasks.make("repeat_copy").trials()
+    batch = suite["length 10, 20 repeats"].task.sample(1, generator())
     assert batch.inputs[11, 0, 9].item() == pytest.approx((20 - 5.5) / math.sqrt(99 / 12))
-    assert suite["length 20, 10 repeats"].sample(1, generator()).lengths.item() == 223
+    assert suite["length 20, 10 repeats"].task.sample(1, generator()).lengths.item() == 223
 
 
 def test_repeat_copy_counted_out():

@@ -97,7 +97,7 @@ def test_a_run_whose_last_stage_is_never_reached_ends_with_the_total(tmp_path):
 
 
 def test_promotion_follows_the_running_cost():
-    """From 1 bit towards 0 by 2 % an update: 0.98^n is below 0.5 first at n = 35; it looks at 40."""
+    """From 1 bit towards 0 by 2 % an update: 0.98^n is below 0.5 from n = 35 on; it looks at 40."""
     curriculum = Curriculum(staged(promote_below=0.5))
     nothing = torch.zeros(())
     begun = [n for n in range(1, 81) if curriculum.note(curriculum.stage, nothing, 2 * n)]
@@ -129,7 +129,7 @@ def test_giving_up(tmp_path):
     config = tiny(give_up_after=20, give_up_above=1e-3)
     trainer, _ = run(config, tmp_path / "bad")
     assert (trainer.end, trainer.counters.sequences) == ("given up", 20)
-    again, said = run(config, tmp_path / "bad", resume=True)
+    _, said = run(config, tmp_path / "bad", resume=True)
     assert "given up, since no validation up to give_up_after = 20 sequences" in said[-1]
     later, _ = run(dataclasses.replace(config, give_up_after=None), tmp_path / "bad", resume=True)
     assert later.end == "total", "it may be asked to go on"
