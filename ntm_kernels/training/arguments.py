@@ -18,9 +18,10 @@ from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.seeds import parse_seeds
 from ntm_kernels.training.trainer import load_run, saved_config
 
-__all__ = ["parse", "words_for"]
+__all__ = ["parse", "words_for", "words_of"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
 #: Fields of a configuration that an evaluation may change.
@@ -74,6 +75,22 @@ def words_for(task: type[Task]) -> list[str]:
     if tasks.TASKS.get(task.name) is task:
         return [task.name]
     return ["--task", tasks.import_name(task)]
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options by name as the words that give them.
+
+    >>> words_of({"lr": 0.001, "same_length": False, "clip": "off"})
+    ['--lr', '0.001', '--no-same-length', '--clip', 'off']
+    """
+    words = []
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
 
 def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:
@@ -242,6 +259,16 @@ def _add_train_options(parser: argparse.ArgumentParser, task: type[Task]) -> Non
         "longer, at the rate that its schedule ended with",
     )
     run.add_argument("--checkpoint", type=Path, help="with --resume: from this one, not the newest")
+    run.add_argument(
+        "--seeds",
+        type=_value_by(parse_seeds),
+        metavar="0-9",
+        help="train with each of these seeds, each in a folder seed-SEED of --run-dir (default "
+        "runs/TASK-MODEL-seeds), and gather the results there",
+    )
+    run.add_argument(
+        "--jobs", type=int, metavar="INT", help="with --seeds: how many run at once (default 1)"
+    )
     run.add_argument("--preset", choices=PRESETS, help="settings to start from")
     of_preset = preset_values(task.name, "default", {})
     for title, owner in (("task", task), ("model and training", TrainConfig)):
@@ -277,9 +304,13 @@ def _add_options(
 
 
 def _value_of(field: Field) -> Callable[[str], Any]:
+    return _value_by(field.parse)
+
+
+def _value_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def value(text: str) -> Any:
         try:
-            return field.parse(text)
+            return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

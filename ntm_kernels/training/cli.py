@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -20,13 +21,14 @@ from torch import nn
 
 import ntm_kernels
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.arguments import parse, words_for
+from ntm_kernels.training.arguments import parse, words_for, words_of
 from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
 from ntm_kernels.training.models import build_model, check_device, load_model
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
+from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
 from ntm_kernels.training.trainer import (
@@ -130,6 +132,10 @@ def _info(options: dict[str, Any]) -> int:
 
 
 def _train(options: dict[str, Any]) -> int:
+    if "seeds" in options:
+        return _train_seeds(options)
+    if "jobs" in options:
+        raise ValueError("--jobs says how many seeds are trained at once: give --seeds with it")
     task, resume = options.pop("task"), options.pop("resume")
     run_dir, checkpoint = options.pop("run_dir", None), options.pop("checkpoint", None)
     name = options.pop("preset", None)
@@ -181,6 +187,48 @@ def _train_and_test(trainer: Trainer) -> int:
     saved, _ = load_run(run_dir)
     finish_run(trainer.model, config, run_dir, saved, asdict(counters))
     return 0
+
+
+def _train_seeds(options: dict[str, Any]) -> int:
+    task, resume = options.pop("task"), options.pop("resume")
+    seeds, jobs = options.pop("seeds"), options.pop("jobs", 1)
+    folder = options.pop("run_dir", None)
+    for name in ("seed", "checkpoint"):
+        if name in options:
+            raise ValueError(f"--{name} is for one run: leave it out where --seeds is given")
+    # Wrong settings are said once and at once, not by every run.
+    settings = {name: value for name, value in options.items() if name != "preset"}
+    config = preset(task, options.get("preset", "default"), **settings)
+    if folder is None:
+        folder = Path("runs") / f"{task.name.replace(':', '.')}-{config.model}-seeds"
+    words = [*words_for(task), *words_of(options)]
+    runs = SeedRuns(folder, [*words, *["--resume"] * resume], seeds, jobs)
+    if not resume:
+        _refuse_runs(folder, [runs.run_folder(seed) for seed in seeds])
+    with RunLock(folder, _warn), StopSignals() as signals:
+        outcomes = runs.run(lambda: signals.requested)
+        if signals.requested:
+            shown = shlex.join(["python", "-m", "ntm_kernels", "train", *words])
+            given = f"--seeds {','.join(map(str, seeds))} --jobs {jobs} --run-dir {folder}"
+            print(f"stopped, nothing is lost; go on with\n  {shown} {given} --resume")
+            return INTERRUPTED
+        write_summary(folder, words, outcomes)
+        print(table(outcomes))
+        print(f"wrote {folder / 'summary.json'} and {folder / 'table.md'}")
+        if find_spec("matplotlib") is not None:
+            from ntm_kernels.training.seed_plots import draw_seeds
+
+            print(f"drew {draw_seeds(outcomes, folder)}")
+    return 1 if any(outcome.evaluation is None for outcome in outcomes) else 0
+
+
+def _refuse_runs(folder: Path, run_folders: Sequence[Path]) -> None:
+    there = [path for path in run_folders if (path / "checkpoints").exists()]
+    if there:
+        raise FileExistsError(
+            f"{there[0]} already holds a run; go on with --resume, or give another --run-dir than "
+            f"{folder}"
+        )
 
 
 def _eval(options: dict[str, Any]) -> int:

@@ -266,7 +266,10 @@ def _counted(names: Set[str], what: str) -> str:
 
 
 # Options of the command line that are no fields.
-_OPTIONS = {"run_dir", "resume", "checkpoint", "preset", "command", "help", "run", "out"}
+_OPTIONS = {
+    *("run_dir", "resume", "checkpoint", "preset", "command", "help", "run", "out"),
+    *("seeds", "jobs"),
+}
 # Fields that older configurations lack, with the values that mean what those runs did.
 _ADDED_LATER: dict[str, Any] = {
     "clip_norm": "off",

@@ -83,6 +83,8 @@ def finish_run(
         "memory_size": config.memory_size if config.model == "ntm" else None,
         "sequences": counters["sequences"],
         "seconds": counters["seconds"],
+        # Older checkpoints lack it.
+        "processor_seconds": counters.get("processor_seconds"),
         "learnt_bits": config.learnt_bits,
         "learnt_at": counters["learnt_at"],
         "scores": {title: result.to_dict() for title, result in scores.items()},

@@ -63,6 +63,7 @@ class Counters:
         sequences: sequences trained on.
         updates: optimiser steps.
         seconds: time spent, validations included.
+        processor_seconds: of the process, for the updates alone.
         bits: cost in bits of the sequences since the last row of metrics.csv, summed.
         since_row: how many sequences these are.
         excess_bits: bits per sequence above the best possible, at the last validation.
@@ -73,6 +74,7 @@ class Counters:
     sequences: int = 0
     updates: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     bits: float = 0.0
     since_row: int = 0
     excess_bits: float | None = None
@@ -317,8 +319,9 @@ class Trainer:
         started = time.perf_counter() - counters.seconds
         try:
             while not self.done:
-                before = counters.sequences
+                before, processor = counters.sequences, time.process_time()
                 self._update(min(config.batch_size, config.total_sequences - before))
+                counters.processor_seconds += time.process_time() - processor
                 now = counters.sequences
                 progress.advance(now - before)
                 validate = self.end in ("total", "last stage") or _passed(

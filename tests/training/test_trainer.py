@@ -60,8 +60,10 @@ def test_resuming_changes_nothing(tmp_path, config):
 
 def test_seconds_go_on(tmp_path, monkeypatch):
     """The clock of a resumed run starts where the checkpoint stopped it."""
-    ticks = itertools.count(1000)
-    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    ticks, processor = itertools.count(1000), itertools.count(2000)
+    clock = SimpleNamespace(
+        perf_counter=lambda: float(next(ticks)), process_time=lambda: float(next(processor))
+    )
     monkeypatch.setattr(trainer_module, "time", clock)
     part = make(tiny(), tmp_path)
     part.run(stop_after(part, 30))
@@ -70,6 +72,8 @@ def test_seconds_go_on(tmp_path, monkeypatch):
     assert len(seconds) == 10
     assert all(0 < before < after for before, after in itertools.pairwise(seconds))
     assert seconds[-1] < 1000
+    counters = load(CheckpointStore(tmp_path / "checkpoints").latest())["counters"]
+    assert counters["processor_seconds"] == 30, "one tick for each of the 30 updates"
 
 
 def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
