@@ -54,6 +54,8 @@ def _draw_curves(axes: Axes, done: Sequence[Outcome], folder: Path) -> None:
             [max(row["validation_bits"] - optimum, _LEAST) for row in validated],
             color=f"C{number % 10}",
             linewidth=1,
+            marker=".",
+            markersize=3,
             label=f"seed {outcome.seed}",
         )
     axes.set_yscale("log")
