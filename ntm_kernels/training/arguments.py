@@ -25,7 +25,7 @@ __all__ = ["parse", "words_for", "words_of"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
 #: Fields of a configuration that an evaluation may change.
-_TESTED = ("device", "backend", "threads", "evaluation_size", "long_tests")
+_TESTED = ("device", "backend", "threads", "evaluation_size", "evaluation_seed", "long_tests")
 _EVAL = (
     "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
     "so changed is made instead; with --memory-size, the model runs with that number of memory "

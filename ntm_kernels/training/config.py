@@ -113,6 +113,9 @@ class TrainConfig:
         float, "validation bits above the optimum with which it is not good enough"
     ] = 1.0
     evaluation_size: Annotated[int, "sequences of every test at the end"] = 512
+    evaluation_seed: Annotated[
+        int | None, "decides the sequences of the tests; unset: the seed of the run"
+    ] = None
     long_tests: Annotated[bool, "make the tests that take minutes too"] = False
 
     def __post_init__(self) -> None:
@@ -135,8 +138,9 @@ class TrainConfig:
             )
         if self.threads > _MOST_THREADS:
             raise ValueError(f"threads must be at most {_MOST_THREADS}, got {self.threads}")
-        if not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"seed must fit 64 bits, got {self.seed}")
+        for name in ("seed", "evaluation_seed"):
+            if getattr(self, name) is not None and not -(2**63) <= getattr(self, name) < 2**64:
+                raise ValueError(f"{name} must fit 64 bits, got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be greater than 0, got {self.lr}")
         for name in ("clip", "clip_norm"):
@@ -282,6 +286,7 @@ _ADDED_LATER: dict[str, Any] = {
     "grow_at": 0.6,
     "give_up_after": None,
     "give_up_above": 1.0,
+    "evaluation_seed": None,
     "long_tests": False,
 }
 
@@ -290,7 +295,8 @@ _MOST_THREADS = 4096
 
 #: Fields that a resumed run may change: none of them decides what is learnt.
 RESUMABLE = (
-    *("device", "backend", "threads", "evaluation_size", "long_tests"),
+    *("device", "backend", "threads", "evaluation_size", "evaluation_seed"),
+    "long_tests",
     *("stop_below", "give_up_after", "give_up_above"),
 )
 

@@ -100,13 +100,26 @@ def fresh_generator(seed: int, purpose: str) -> torch.Generator:
 
 
 def fixed_set(
-    task: Task, size: int, config: TrainConfig, purpose: str, memory_size: int | None = None
+    task: Task,
+    size: int,
+    config: TrainConfig,
+    purpose: str,
+    *,
+    seed: int | None = None,
+    memory_size: int | None = None,
 ) -> list[Batch]:
-    """Sequences that depend on the seed and the purpose alone, in chunks of similar length.
+    """Sequences that depend on a seed and the purpose alone, in chunks of similar length.
 
-    ``memory_size``: the locations with which they are to be answered, unset: those of ``config``.
+    Args:
+        task: where they come from.
+        size: how many.
+        config: of the run.
+        purpose: what they are for.
+        seed: unset: that of the run.
+        memory_size: the locations with which they are to be answered; unset: those of the run.
     """
-    batch = task.sample(size, fresh_generator(config.seed, purpose))
+    generator = fresh_generator(config.seed if seed is None else seed, purpose)
+    batch = task.sample(size, generator)
     at_once = _CHUNK
     if config.model == "ntm":
         locations = config.memory_size if memory_size is None else memory_size
@@ -196,7 +209,14 @@ def evaluate(
     for title, trial in (test_sets(config) if tests is None else tests).items():
         size = min(config.evaluation_size, trial.sequences or config.evaluation_size)
         with memory_of_at_least(model, trial.memory_size) as locations:
-            batches = fixed_set(trial.task, size, config, f"test {title}", locations)
+            batches = fixed_set(
+                trial.task,
+                size,
+                config,
+                f"test {title}",
+                seed=config.evaluation_seed,
+                memory_size=locations,
+            )
             progress = _Progress(title, batches, report)
             scores[title] = score(model, batches, config, progress.advance)
     return scores

@@ -72,6 +72,18 @@ def test_a_trial_bounds_its_sequences():
     assert {title: score.sequences for title, score in scores.items()} == {"few": 2, "all": 5}
 
 
+def test_a_seed_of_the_tests_gives_all_runs_the_same_sequences():
+    model = build_model(tiny_copy())
+
+    def bits(**seeds):
+        config = tiny_copy(**seeds)
+        return evaluation.evaluate(model, config, {"x": Trial(config.task)})["x"].bits
+
+    assert bits(seed=0) != bits(seed=1)
+    assert bits(seed=0, evaluation_seed=5) == bits(seed=1, evaluation_seed=5)
+    assert bits(seed=0, evaluation_seed=5) == bits(seed=5)
+
+
 class Answers(nn.Module):
     """Answers with what it is given."""
 
