@@ -127,7 +127,7 @@ class SeedRuns:
         own = ["--seed", str(seed), "--run-dir", str(self.run_folder(seed))]
         command = [sys.executable, "-m", "ntm_kernels", "train", *self._words, *own]
         log = open(self._log(seed), "a")  # noqa: SIM115 (closed where the process has ended)
-        # In a session of its own Ctrl-C does not reach it. It is told to stop by this process, once:
+        # In a session of its own Ctrl-C does not reach it. This process tells it to stop, and once:
         # a second signal would kill it in the middle of an update.
         process = subprocess.Popen(
             command,
