@@ -402,7 +402,7 @@ def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figu
     ]
     high = [1.9 if panel.label == "location" else 0.6 for panel in panels]
     figure = Figure(figsize=(8, sum(high) + 0.42 * len(panels) + 0.6), layout="constrained")
-    where = f"{example.title}, {config.memory_size:,} locations"
+    where = f"{example.title}, {heads.memory_size:,} locations"
     title = f"{config.task.name.replace('_', ' ')}, {where}: {example.verdict}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
     images = figure.subplots(len(panels), height_ratios=high, squeeze=False)[:, 0]
