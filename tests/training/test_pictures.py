@@ -174,7 +174,7 @@ def long_example(wrong=(), steps=5000, size=700, head=None):
     every, rows = block_size(steps, MOST_COLUMNS), block_size(size, MOST_ROWS)
     places = np.arange(steps) % size if head is None else np.full(steps, head)
     walked = largest(walk(size, places), every, rows)
-    return example, Heads([walked], [walked], [], [], np.arange(size))
+    return example, Heads([walked], [walked], [], [], np.arange(size), size)
 
 
 def pixels_of(figure, path):
