@@ -7,6 +7,8 @@
 torch.Size([20, 4, 8])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ntm_kernels import functional, reference
 from ntm_kernels.backends import (
     BackendChoice,
@@ -20,7 +22,20 @@ from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
 
+if TYPE_CHECKING:
+    from ntm_kernels.plotting import plot_trace
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported before it is asked for: plots need NumPy and matplotlib, which are extras.
+    if name == "plot_trace":
+        from ntm_kernels.plotting import plot_trace
+
+        return plot_trace
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "NTM",
@@ -38,6 +53,7 @@ __all__ = [
     "Trace",
     "available_backends",
     "functional",
+    "plot_trace",
     "reference",
     "release_workspaces",
     "use_backend",

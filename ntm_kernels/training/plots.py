@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import FormatStrFormatter, LinearLocator, MaxNLocator
 from numpy.typing import NDArray
 from torch import nn
 
 from ntm_kernels import NTM
+from ntm_kernels.plotting.blocks import MOST_COLUMNS, MOST_ROWS, block_size, largest
+from ntm_kernels.plotting.sheet import BITS, STYLE, WEIGHTINGS, WIDE, Panel, sheet, show
+from ntm_kernels.plotting.trace import draw_heads_sheet
 from ntm_kernels.tasks import Batch, Task, Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import (
@@ -33,17 +32,7 @@ from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import compute_dtype, memory_of_at_least
-from ntm_kernels.training.replay import (
-    MOST_COLUMNS,
-    MOST_ROWS,
-    Example,
-    Heads,
-    Image,
-    block_size,
-    largest,
-    record_example,
-    record_heads,
-)
+from ntm_kernels.training.replay import Example, Heads, record_example, record_heads
 
 __all__ = [
     "draw_answers",
@@ -54,42 +43,8 @@ __all__ = [
     "draw_summary",
 ]
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 4,
-    "savefig.dpi": 150,
-}
-_BITS, _SIGNED, _WEIGHTINGS = "viridis", "RdBu_r", "inferno"
-_WRONG = ListedColormap([(0.0, 0.0, 0.0, 0.0), (1.0, 0.1, 0.1, 1.0)])
-# Inches of the widest image of a sheet of answers.
-_WIDE = 11.0
 # Answer steps of a long sequence that are drawn one by one.
 _LAST_STEPS = 60
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """An image to draw, with its words, colours and range of values.
-
-    Attributes:
-        block: how many locations share a row, and how many steps a column.
-        first: the number of the first step.
-        numbers: the numbers of the locations from top to bottom, where these are not 0, 1, 2 …
-        wrong: where to draw red over the image.
-    """
-
-    title: str
-    label: str
-    image: Image
-    colours: str
-    low: float
-    high: float
-    block: tuple[int, int] = (1, 1)
-    first: int = 0
-    numbers: NDArray[np.int64] | None = None
-    wrong: NDArray[np.bool_] | None = None
 
 
 def draw_run(
@@ -117,7 +72,7 @@ def draw_run(
         folder = (Path() if run_dir is None else run_dir) / "pictures"
     make_folder(folder)
     figures, examples, heads = {}, [], []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for title, trial in (test_sets(config) if tests is None else tests).items():
             batch = _pick(title, trial.task, config)
             with memory_of_at_least(model, trial.memory_size):
@@ -152,138 +107,11 @@ def _pick(title: str, task: Task, config: TrainConfig) -> Batch:
     return longest.to(config.device, compute_dtype(config))
 
 
-def _sheet(
-    columns: Sequence[Sequence[_Panel]], title: str, *, cell: float, smallest: float, gap: float
-) -> tuple[Figure, list[list[Axes]]]:
-    """Lays images out in columns, all with cells ``cell`` inches wide.
-
-    Cells are square unless that would make an image lower than ``smallest`` inches; above each
-    image with a title are ``gap`` inches. Where several steps share a cell, the whole image is
-    ``_WIDE`` inches wide.
-    """
-    # The numbers of a large memory need room.
-    numbers = [p.numbers.max() for c in columns for p in c if p.numbers is not None]
-    left = 0.65 + 0.08 * max(0, len(str(max(numbers, default=0))) - 3)
-    head, foot, right = 0.4, 0.45, 0.75
-
-    def width(panel: _Panel) -> float:
-        return _WIDE if panel.block[1] > 1 else panel.image.shape[1] * cell
-
-    widths = [left + max(3.0, *map(width, column)) + right for column in columns]
-
-    def height(panel: _Panel) -> float:
-        return max(panel.image.shape[0] * cell, smallest)
-
-    count = max(len(column) for column in columns)
-    above = [gap if any(i < len(c) and c[i].title for c in columns) else 0.1 for i in range(count)]
-    rows = [max(height(c[i]) for c in columns if i < len(c)) + above[i] for i in range(count)]
-    size = (sum(widths), head + sum(rows) + foot)
-    figure = Figure(figsize=size)
-    figure.text(left / size[0], 1 - 0.28 / size[1], title, fontsize=12, weight="bold")
-
-    axes: list[list[Axes]] = []
-    for number, column in enumerate(columns):
-        axes.append([])
-        for row, panel in enumerate(column):
-            x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above[row]
-            wide, high = width(panel), height(panel)
-            place = (x / size[0], (top - high) / size[1], wide / size[0], high / size[1])
-            beside = ((x + wide + 0.08) / size[0], place[1], 0.1 / size[0], place[3])
-            axes[-1].append(_image_axes(figure, panel, place, beside))
-    return figure, axes
-
-
-def _image_axes(
-    figure: Figure,
-    panel: _Panel,
-    place: tuple[float, float, float, float],
-    beside: tuple[float, float, float, float],
-) -> Axes:
-    axes = figure.add_axes(place)
-    drawn = _show(axes, panel)
-    bar = figure.colorbar(drawn, cax=figure.add_axes(beside))
-    bar.ax.tick_params(length=2, labelsize=7)
-    bar.ax.yaxis.set_major_locator(LinearLocator(3))
-    bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
-    bar.outline.set_visible(False)
-    return axes
-
-
-def _show(axes: Axes, panel: _Panel) -> AxesImage:
-    rows, columns = panel.image.shape
-    # The axes count locations and steps. The last row or column may stand for fewer than others.
-    down, across = rows * panel.block[0], columns * panel.block[1]
-    left = panel.first - 0.5
-    place = (left, left + across, down - 0.5, -0.5)
-    drawn = axes.imshow(
-        panel.image,
-        cmap=panel.colours,
-        vmin=panel.low,
-        vmax=panel.high,
-        aspect="auto",
-        interpolation="nearest",
-        extent=place,
-    )
-    if panel.wrong is not None:
-        axes.imshow(
-            panel.wrong,
-            cmap=_WRONG,
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-            interpolation="nearest",
-            extent=place,
-        )
-    # The frame would cover rows and columns at the edges that are as narrow as its lines.
-    above = 0.02 if panel.block[0] > 1 else 0.0
-    beside = 0.004 if panel.block[1] > 1 else 0.0
-    axes.set_xlim(left - beside * across, left + (1 + beside) * across)
-    axes.set_ylim((1 + above) * down - 0.5, -above * down - 0.5)
-    if panel.label == "location":
-        axes.set_facecolor(matplotlib.colormaps[panel.colours](0.0))
-    counts = zip(("locations", "steps"), panel.block, strict=True)
-    shared = " × ".join(f"{count} {what}" for what, count in counts if count > 1)
-    axes.set_title(panel.title + (f" (largest of {shared})" if shared else ""))
-    axes.set_ylabel(panel.label)
-    axes.tick_params(length=2.5)
-    # Numbers beside a low image, or below a narrow one, would overlap if there were six of them.
-    inches = axes.get_window_extent()
-    high, wide = inches.height / axes.figure.dpi, inches.width / axes.figure.dpi
-    digits = len(str(panel.first + across))
-    most = max(1, min(6, int(high / 0.2)))
-    for axis, bins in (
-        (axes.xaxis, max(1, min(6, int(wide / (0.1 * digits + 0.1))))),
-        (axes.yaxis, most),
-    ):
-        axis.set_major_locator(MaxNLocator(nbins=bins, integer=True, min_n_ticks=1))
-    if panel.numbers is not None:
-        rows_with_ticks = _round_numbers(panel.numbers, most)
-        labels = [str(number) for number in panel.numbers[rows_with_ticks]]
-        axes.set_yticks(rows_with_ticks, labels)
-    return drawn
-
-
-def _round_numbers(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Where to put ticks on numbered rows: at round numbers that are not too close together.
-
-    >>> _round_numbers(np.arange(95, 130), most=4)
-    array([ 5, 15, 25])
-    """
-    ticks = MaxNLocator(nbins=most, integer=True).tick_values(0, len(numbers))
-    distance = round(ticks[1] - ticks[0])
-    kept: list[int] = []
-    for row in np.flatnonzero(numbers % distance == 0).tolist():
-        # The numbers go around the circle of locations, where the last one need not be round.
-        if not kept or row - kept[-1] >= 0.6 * distance:
-            kept.append(row)
-    return np.array(kept)
-
-
 def _error_name(example: Example) -> str:
     return "error" if example.optimal is None else "distance from the optimum"
 
 
-def _error_panel(example: Example, shown: NDArray[np.bool_], title: str) -> _Panel:
+def _error_panel(example: Example, shown: NDArray[np.bool_], title: str) -> Panel:
     """How far the outputs are from the right ones, or from the best predictor's if that is unsure.
 
     It has the steps ``shown``, or the largest error of each block of them, and nothing where none
@@ -295,11 +123,11 @@ def _error_panel(example: Example, shown: NDArray[np.bool_], title: str) -> _Pan
     every = block_size(steps, MOST_COLUMNS)
     error = largest(error, every)
     wrong = largest(example.wrong[:, shown], every) > 0
-    return _Panel(
+    return Panel(
         title,
         "bit",
         np.where(error < 0, np.nan, error),
-        _BITS,
+        BITS,
         0,
         1,
         block=(1, every),
@@ -313,21 +141,21 @@ def draw_answers(examples: Sequence[Example]) -> Figure:
     Wrong bits are red; where even the best predictor is unsure, its answer stands below instead. An
     answer that is too long for a column each step is one image of its errors.
     """
-    panels: list[_Panel] = []
+    panels: list[Panel] = []
     for example in examples:
         shown = example.answering
         title = f"{example.title}: {example.verdict}"
         if shown.sum() > MOST_COLUMNS:
             panels.append(_error_panel(example, shown, f"{title}; {_error_name(example)}"))
             continue
-        panels.append(_Panel(title, "target", example.targets[:, shown], _BITS, 0, 1))
+        panels.append(Panel(title, "target", example.targets[:, shown], BITS, 0, 1))
         wrong = example.wrong[:, shown] if example.optimal is None else None
-        panels.append(_Panel("", "output", example.outputs[:, shown], _BITS, 0, 1, wrong=wrong))
+        panels.append(Panel("", "output", example.outputs[:, shown], BITS, 0, 1, wrong=wrong))
         if example.optimal is not None:
-            panels.append(_Panel("", "optimum", example.optimal[:, shown], _BITS, 0, 1))
+            panels.append(Panel("", "optimum", example.optimal[:, shown], BITS, 0, 1))
     longest = max((p.image.shape[1] for p in panels if p.block[1] == 1), default=1)
-    figure, [axes] = _sheet(
-        [panels], "targets and outputs", cell=min(_WIDE / longest, 0.2), smallest=0.55, gap=0.46
+    figure, [axes] = sheet(
+        [panels], "targets and outputs", cell=min(WIDE / longest, 0.2), smallest=0.55, gap=0.46
     )
     for number, one in enumerate(axes):
         one.set_yticks([])
@@ -342,41 +170,18 @@ def draw_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
 
     The memory is cut to the locations that any head uses.
     """
-    every = block_size(len(heads.locations), MOST_ROWS)
-    rows: dict[str, Any] = {"numbers": heads.locations, "block": (every, 1)}
-
-    def panels(
-        vectors: list[Image], weightings: list[Image], what: str, whose: str
-    ) -> list[_Panel]:
-        column = []
-        bound = max(float(np.abs(vector).max()) for vector in vectors) or 1.0
-        for head, (vector, weighting) in enumerate(zip(vectors, weightings, strict=True)):
-            name = f"{whose} head" + (f" {head + 1}" if len(vectors) > 1 else "")
-            column += [
-                _Panel(f"{what}, {name}", "element", vector, _SIGNED, -bound, bound),
-                _Panel(f"weightings, {name}", "location", weighting, _WEIGHTINGS, 0, 1, **rows),
-            ]
-        return column
-
-    low, high = float(example.inputs.min()), float(example.inputs.max())
-    left = [_Panel("inputs", "channel", example.inputs, _BITS, min(low, 0), max(high, 1))]
-    left += panels(heads.added, heads.write_weightings, "add vectors", "write")
-    right = [_Panel("outputs", "bit", example.outputs, _BITS, 0, 1)]
-    right += panels(heads.read, heads.read_weightings, "read vectors", "read")
-
-    title = f"{config.task.name.replace('_', ' ')}, {example.title}: {example.verdict}"
-    figure, axes = _sheet(
-        [left, right], title, cell=min(5.6 / len(example.answering), 0.16), smallest=0.6, gap=0.34
+    return draw_heads_sheet(
+        inputs=example.inputs,
+        outputs=example.outputs,
+        added=heads.added,
+        read=heads.read,
+        write_weightings=heads.write_weightings,
+        read_weightings=heads.read_weightings,
+        locations=heads.locations,
+        block=(block_size(len(heads.locations), MOST_ROWS), 1),
+        begin=int(np.argmax(example.answering)),
+        title=f"{config.task.name.replace('_', ' ')}, {example.title}: {example.verdict}",
     )
-    begin = int(np.argmax(example.answering))
-    for column in axes:
-        for one in column:
-            if one is not column[-1]:
-                one.set_xticklabels([])
-            if begin:
-                one.axvline(begin - 0.5, color="0.65", linewidth=0.9, linestyle=(0, (3, 3)))
-        column[-1].set_xlabel("step" + (" (dashed: the answer begins)" if begin else ""))
-    return figure
 
 
 def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figure:
@@ -393,8 +198,8 @@ def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figu
     what = f"the last {end - first} of {int(example.answering.sum()):,} answer steps"
     name = "targets" if example.optimal is None else "optimum"
     panels = [
-        _Panel(f"{name}, {what}", "bit", right[:, last], _BITS, 0, 1, first=first),
-        _Panel("outputs", "bit", example.outputs[:, last], _BITS, 0, 1, first=first, wrong=wrong),
+        Panel(f"{name}, {what}", "bit", right[:, last], BITS, 0, 1, first=first),
+        Panel("outputs", "bit", example.outputs[:, last], BITS, 0, 1, first=first, wrong=wrong),
         _error_panel(
             example, np.ones_like(example.answering), f"{_error_name(example)}, all answer steps"
         ),
@@ -407,14 +212,14 @@ def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figu
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
     images = figure.subplots(len(panels), height_ratios=high, squeeze=False)[:, 0]
     for number, (axes, panel) in enumerate(zip(images, panels, strict=True)):
-        _show(axes, panel)
+        show(axes, panel)
         if number not in (1, len(panels) - 1):
             axes.set_xticklabels([])
     images[-1].set_xlabel("step")
     return figure
 
 
-def _weighting_panels(example: Example, heads: Heads) -> list[_Panel]:
+def _weighting_panels(example: Example, heads: Heads) -> list[Panel]:
     """The weightings of the write heads and of the read heads, the highest of all of one kind."""
     steps = len(example.answering)
     place: dict[str, Any] = {
@@ -425,7 +230,7 @@ def _weighting_panels(example: Example, heads: Heads) -> list[_Panel]:
     for whose, weightings in (("write", heads.write_weightings), ("read", heads.read_weightings)):
         name = f"weightings, {whose} head" + ("s" if len(weightings) > 1 else "")
         highest = np.max(weightings, axis=0)
-        panels.append(_Panel(name, "location", highest, _WEIGHTINGS, 0, 1, **place))
+        panels.append(Panel(name, "location", highest, WEIGHTINGS, 0, 1, **place))
     return panels
 
 
@@ -519,16 +324,16 @@ def draw_summary(
     every = block_size(steps, MOST_COLUMNS)
     inputs, low = largest(example.inputs, every), min(example.inputs.min(), 0)
     panels = [
-        _Panel("inputs", "channel", inputs, _BITS, low, 1, block=(1, every)),
+        Panel("inputs", "channel", inputs, BITS, low, 1, block=(1, every)),
     ]
     if example.is_long:
         everything = np.ones_like(example.answering)
         panels.append(_error_panel(example, everything, f"{_error_name(example)}, {title}"))
     else:
-        panels.append(_Panel("targets", "bit", example.targets, _BITS, 0, 1))
-        panels.append(_Panel(f"outputs, {title}", "bit", example.outputs, _BITS, 0, 1))
+        panels.append(Panel("targets", "bit", example.targets, BITS, 0, 1))
+        panels.append(Panel(f"outputs, {title}", "bit", example.outputs, BITS, 0, 1))
         if example.optimal is not None:
-            panels.append(_Panel("optimum", "bit", example.optimal, _BITS, 0, 1))
+            panels.append(Panel("optimum", "bit", example.optimal, BITS, 0, 1))
     if heads is not None:
         panels += _weighting_panels(example, heads)
     high = [0.9 if panel.label == "location" else 0.55 for panel in panels]
@@ -536,7 +341,7 @@ def draw_summary(
     curve, *images = figure.subplots(1 + len(panels), height_ratios=[3.2, *high])
     _plot_costs(curve, rows, config)
     for axes, panel in zip(images, panels, strict=True):
-        _show(axes, panel)
+        show(axes, panel)
         if axes is not images[-1]:
             axes.set_xticklabels([])
     images[-1].set_xlabel("step")

@@ -250,7 +250,7 @@ def test_labels_of_a_long_sequence_do_not_overlap(tmp_path):
 
 
 def test_a_long_sequence_has_a_picture_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
     config = tiny(num_read_heads=2)
     task = tasks.make("ngrams", length=2000)
     config = type(config).from_dict({**config.to_dict(), "task": task.to_dict()})
@@ -273,7 +273,7 @@ def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
         {**config.to_dict(), "task": tasks.make(task, **small).to_dict()}
     )
     monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": Trial(config.task)})
-    monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
     drawn = plots.draw_run(build_model(config), config, tmp_path)
     expected = {"answers.png"} | ({"heads_as_trained.png"} if model == "ntm" else set())
     assert {path.name for path in drawn} == expected
