@@ -1,8 +1,8 @@
 """The Neural Turing Machine in plain PyTorch, equation by equation.
 
 This is the specification: every backend is tested against these functions, and their derivatives,
-of whatever order, are what autograd makes of them. Nothing here is tuned. Equation numbers are those of Graves,
-Wayne and Danihelka, "Neural Turing Machines", arXiv 1410.5401 (2014).
+of whatever order, are what autograd makes of them. Nothing here is tuned. Equation numbers are
+those of Graves, Wayne and Danihelka, "Neural Turing Machines", arXiv 1410.5401 (2014).
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
@@ -74,6 +74,10 @@ class Trace(NamedTuple):
     sharpening: Tensor
     erase: Tensor
     add: Tensor
+
+    @property
+    def heads(self) -> HeadParameters:
+        return HeadParameters._make(getattr(self, name) for name in HeadParameters._fields)
 
 
 class SequenceResult(NamedTuple):
@@ -186,7 +190,7 @@ def sharpen(weightings: Tensor, sharpening: Tensor) -> Tensor:
     # Both factors of a power become NaN, since NaN^0 and 1^NaN are 1.
     exponent = exponent * torch.where(defined, 1, torch.nan)
     ratio = weightings / torch.where(empty, 1, torch.where(defined, peak, torch.nan))
-    # 0^γ has a slope in w̃ alone, and none in γ. As one power of both, its second derivative would be
+    # 0^γ has a slope in w̃ alone, none in γ. The second derivative of one power of both would be
     # NaN. 0^γ is 0 for γ ≤ 0 too. No branch that is not taken may have an infinite slope.
     zero = seen == 0
     base_of_zero = torch.where(zero & ~empty & (exponent > 0), ratio, 1)

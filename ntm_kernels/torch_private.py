@@ -72,6 +72,11 @@ def is_batched(tensor: Tensor) -> bool:
     return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` follows ``tensor`` in order to differentiate."""
+    return torch._C._functorch.is_gradtrackingtensor(tensor)
+
+
 def base_of(tensor: Tensor) -> Tensor | None:
     """The tensor that autograd knows ``tensor`` as a view of."""
     return tensor._base
