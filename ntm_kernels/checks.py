@@ -158,9 +158,7 @@ def transform_of_call(names: Iterable[str], inputs: Iterable[Tensor | None]) -> 
 @torch_private.assume_constant_result
 def _function_transform() -> str:
     transform = torch_private.innermost_transform()
-    if transform is None or transform.key() not in torch_private.FUNCTION_TRANSFORMS:
-        return ""
-    return f"torch.func.{transform.key().name.lower()} and what is made of it"
+    return "" if transform is None else torch_private.FUNCTION_TRANSFORMS.get(transform.key(), "")
 
 
 def transform_of_grads(grads: Iterable[Any]) -> str:

@@ -200,8 +200,8 @@ def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
     for arg in args:
         if isinstance(arg, Tensor) and torch_private.tangent_of(arg) is not None:
             raise NotImplementedError(
-                f"ntm_kernels: forward-mode AD of {name} is not implemented here; {USE_TORCH}, and "
-                "take tangents into code under torch.compile by torch.func.jvp inside it"
+                f"ntm_kernels: forward-mode AD of {name} is not implemented in torch.ops.ntm; "
+                f"{USE_TORCH}. With torch.compile, call torch.func.jvp inside the compiled function"
             )
 
 
