@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ntm_kernels.backends.torch.lift import lift, lower
 from ntm_kernels.checks import outside_autocast
 from ntm_kernels.ops.declare import Inputs, Op, Outputs, choose, leading
 from ntm_kernels.ops.sizes import Sizes
@@ -19,8 +20,13 @@ from ntm_kernels.ops.sizes import Sizes
 
 def forward(op: Op[Inputs, Outputs, Any], inputs: Inputs, sizes: Sizes) -> Outputs:
     """The outputs, differentiable in every way that PyTorch knows."""
-    outputs: Outputs = outside_autocast(leading(inputs).device.type, op.equations, inputs, sizes)
+    outputs: Outputs = outside_autocast(leading(inputs).device.type, _forward, op, inputs, sizes)
     return outputs
+
+
+def _forward(op: Op[Inputs, Outputs, Any], inputs: Inputs, sizes: Sizes) -> Outputs:
+    # Widened here and not by each equation, so that a 16-bit gradient is rounded once.
+    return lower(op.equations(lift(inputs), sizes), inputs)
 
 
 def backward(
@@ -49,7 +55,7 @@ def _backward(op: Any, grads: Any, inputs: Any, sizes: Sizes, wanted: list[str])
             name: value.view_as(value) if name in wanted else value
             for name, value in inputs._asdict().items()
         }
-        outputs = op.equations(op.inputs(**given), sizes)
+        outputs = _forward(op, op.inputs(**given), sizes)
     pairs = [
         (output, grad)
         for output, grad in zip(outputs, grads, strict=True)
