@@ -192,7 +192,7 @@ def sharpen(weightings: Tensor, sharpening: Tensor) -> Tensor:
     ratio = weightings / torch.where(empty, 1, torch.where(defined, peak, torch.nan))
     # 0^γ has a slope in w̃ alone, none in γ. The second derivative of one power of both would be
     # NaN. 0^γ is 0 for γ ≤ 0 too. No branch that is not taken may have an infinite slope.
-    zero = seen == 0
+    zero = defined & (seen == 0)
     base_of_zero = torch.where(zero & ~empty & (exponent > 0), ratio, 1)
     power_of_zero = torch.where(exponent <= 0, 0, base_of_zero ** exponent.detach())
     powers = torch.where(zero, power_of_zero, torch.where(empty | zero, 1, ratio) ** exponent)
