@@ -3,10 +3,10 @@
 Every function is functional (no argument is mutated), differentiable in every tensor argument, and
 runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
 
-Every backend has the first derivative, by an ordinary backward. The backend ``torch`` has all others:
-derivatives of higher order, forward-mode AD, ``torch.func`` and batched gradients. A call under
-``torch.func`` or forward-mode AD that names no backend uses it. A second derivative cannot be seen in
-advance, so it needs the name.
+Every backend has the first derivative, by an ordinary backward. The backend ``torch`` has all
+others: derivatives of higher order, forward-mode AD, ``torch.func`` and batched gradients. A call
+under ``torch.func`` or forward-mode AD that names no backend uses it. A second derivative cannot be
+seen in advance: name the backend.
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller

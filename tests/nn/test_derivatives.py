@@ -11,8 +11,12 @@ from ntm_kernels import NTM, BackendError, InitialState, NTMCell
 from tests.support.cases import leaves
 from tests.support.table import each_with_the_first_derivative
 
-# TorchScript, by which torch decomposes some derivatives of forward mode, is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = [
+    # TorchScript, by which torch decomposes some derivatives of forward mode, is deprecated.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+    # These tests also run with the oldest torch, for which the CPU kernels are not built.
+    pytest.mark.filterwarnings("ignore:ntm_kernels computes on the slower backend:RuntimeWarning"),
+]
 
 T, B, I = 3, 4, 2  # noqa: E741
 SIZES = {"hidden_size": 5, "memory_size": 6, "word_size": 3}

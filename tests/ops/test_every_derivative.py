@@ -10,8 +10,12 @@ from tests.ops.test_autograd import TINY, each_tiny, function, problem
 from tests.support.cases import Case, call, each_small, leaves, of_sequence, to_dtype
 from tests.support.table import each_backend, each_with_every_derivative
 
-# TorchScript, by which torch decomposes some derivatives of forward mode, is deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = [
+    # TorchScript, by which torch decomposes some derivatives of forward mode, is deprecated.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+    # These tests also run with the oldest torch, for which the CPU kernels are not built.
+    pytest.mark.filterwarnings("ignore:ntm_kernels computes on the slower backend:RuntimeWarning"),
+]
 
 
 def check(entry, case, fast_mode):
