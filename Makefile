@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,10 @@ test: build ## run the tests (minutes)
 test-isas: build ## run the ops on the CPU kernels of the lesser instruction sets
 	$(ensure) --need $(testing)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
+
+derivatives: build ## check every derivative of the backend torch, element by element
+	$(ensure) --need $(testing)
+	@$(pytest) -m slow tests/ops/test_every_derivative.py
 
 structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources: long functions, names of stages
 	@$(PYTHON) -m scripts.structure $(ARGS)
@@ -92,7 +96,8 @@ triton-oldest: ## the same and a compilation, with the oldest torch and Triton, 
 	$(OLDEST_PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 "numpy<2.4"
 	@$(MAKE) --no-print-directory triton-test PYTHON=build/oldest/bin/python
-	build/oldest/bin/python -m pytest -q tests/test_torch_private.py
+	build/oldest/bin/python -m pytest -q -m "not slow" tests/test_torch_private.py \
+		tests/ops/test_every_derivative.py tests/nn/test_derivatives.py
 	@$(MAKE) --no-print-directory triton-report PYTHON=build/oldest/bin/python ARGS="--check --targets sm_90"
 
 triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget

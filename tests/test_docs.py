@@ -56,6 +56,15 @@ def test_states():
     assert (names["scores"].diff(dim=1) <= 0).all()
 
 
+def test_derivatives(capsys):
+    names = run("docs/derivatives.md")
+    assert "backend='torch'" in capsys.readouterr().out
+    assert names["model"].cell.interface.weight.grad.any()
+    for name, parameter in names["model"].named_parameters():
+        assert names["meta_gradients"][name].shape == parameter.shape
+        assert names["per_sample"][name].shape == (6, *parameter.shape)
+
+
 def test_backend_of_contributing(monkeypatch):
     """It is registered, and agrees with the reference."""
     monkeypatch.setattr(choice, "_registry", dict(choice._registry))

@@ -16,6 +16,8 @@ from ntm_kernels.reference import arithmetic_dtype
 
 Saved = TypeVar("Saved", bound=NamedTuple)
 
+USE_TORCH = "use backend='torch', which has every derivative"
+
 
 class BackendError(RuntimeError):
     """A backend was asked for by name and cannot serve the call."""
@@ -25,7 +27,8 @@ class Problem(NamedTuple):
     """What a backend is asked to serve.
 
     ``device`` is the type of the tensors' device, ``device_index`` which one of that type,
-    ``dtype`` that of the memory.
+    ``dtype`` that of the memory. ``transform`` names the transform that the call is under, such as
+    a vmap or forward-mode AD; it is ``""`` for an ordinary call.
     """
 
     op: str
@@ -33,6 +36,7 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     sizes: Sizes
     device_index: int = 0
+    transform: str = ""
 
 
 class Kernel(ABC, Generic[Inputs, Outputs, Saved]):
@@ -91,9 +95,13 @@ class Backend(ABC):
     Attributes:
         name: the name under which it is asked for.
         kernels: its kernels by the name of their op.
+        every_derivative: ``ntm_kernels.reference`` serves its calls in place of the kernels where
+            more is asked for than the first derivative by backward: under a transform, and where
+            the backward is differentiated again. Without it, such calls are refused.
     """
 
     name: str
+    every_derivative = False
     kernels: Mapping[str, Kernel[Any, Any, Any]] = MappingProxyType({})
 
     def unavailable(self) -> str | None:
@@ -112,6 +120,8 @@ class Backend(ABC):
         """Why this backend does not serve ``problem``; ``None`` if it does."""
         if problem.op not in self.kernels:
             return f"it has no kernel for {problem.op}"
+        if problem.transform and not self.every_derivative:
+            return f"it does not support {problem.transform}; {USE_TORCH}"
         return self.unsupported(problem)
 
     def describe(self) -> str:

@@ -14,6 +14,7 @@ import ntm_kernels.ops.library  # noqa: F401  (registers torch.ops.ntm)
 from ntm_kernels import allocation, checks
 from ntm_kernels.backends import Problem, choose
 from ntm_kernels.backends import get as get_backend
+from ntm_kernels.ops import by_equations
 from ntm_kernels.ops.declare import (
     Inputs,
     Op,
@@ -47,15 +48,17 @@ MOST_KNOWN = 1000
 def prepare(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Prepared:
     """Check the arguments; what a backend is to serve follows from them."""
     signature = checks.signature(*inputs, *options)
-    if signature is None:
-        return Prepared(_problem(op, inputs, options), False)
-    problem = known_calls.get((op.name, signature))
+    problem = None if signature is None else known_calls.get((op.name, signature))
     if problem is None:
         problem = _problem(op, inputs, options)
-        if len(known_calls) >= MOST_KNOWN:
-            known_calls.clear()
-        known_calls[op.name, signature] = problem
-    return Prepared(problem, True)
+        if signature is not None:
+            if len(known_calls) >= MOST_KNOWN:
+                known_calls.clear()
+            known_calls[op.name, signature] = problem
+    transform = checks.transform_of_call(argument_names(op.inputs), inputs)
+    if transform:
+        problem = problem._replace(transform=transform)
+    return Prepared(problem, signature is not None)
 
 
 def _problem(op: Op[Inputs, Any, Options], inputs: Inputs, options: Options) -> Problem:
@@ -76,10 +79,11 @@ def run(
     """Run a prepared call on the backend of that name, or the one that is chosen."""
     problem, plain = prepared
     chosen = choose(problem, backend).backend
-    checks.refuse_transforms(op.name, argument_names(op.inputs), inputs)
     kernel = get_backend(chosen).kernels[op.name]
     sizes = problem.sizes
     try:
+        if problem.transform:
+            return by_equations.forward(op, inputs, sizes)
         if plain and kernel.differentiates and checks.eager_alone():
             # Such a kernel saves for its own derivative whenever gradients are on. With the flag
             # False a graph traced by torch.jit holds the same call, gradients on or not.

@@ -126,6 +126,7 @@ class Op(Generic[Inputs, Outputs, Options]):
         name: the name under ``torch.ops.ntm``.
         inputs, outputs, options: its records.
         sizes: the sizes of a call from its inputs and options.
+        equations: the outputs as ``ntm_kernels.reference`` computes them.
         check: checks the arguments of a call. Beyond ``check_record`` an op fixes the sizes that
             follow from its options, and says which tensors go together.
     """
@@ -135,6 +136,7 @@ class Op(Generic[Inputs, Outputs, Options]):
     outputs: type[Outputs]
     options: type[Options]
     sizes: Callable[[Inputs, Options], Sizes]
+    equations: Callable[[Inputs, Sizes], Outputs]
     check: Callable[[Arguments, Inputs, Options], None] = check_record
 
     def schema(self, more: str = ", str backend") -> str:

@@ -4,7 +4,9 @@ An op takes the name of the backend that serves it, chosen in Python, so that it
 graphs and other threads use the same one. Its last output is the list of tensors that the backend
 saves for the backward, empty unless ``save_for_backward``. A tensor that is not there (an LSTM's
 state of a feed-forward controller, a gradient that nobody wants) is an empty one here and ``None``
-in the records. Each backward is an op of its own, through which a second derivative raises.
+in the records. Each backward is an op of its own, through which a second derivative raises. Where
+the backend has every derivative, a backward that is itself to be differentiated does not call that
+op: it is computed by ``ntm_kernels.ops.by_equations``.
 
 Arguments are checked in ``ntm_kernels.ops.call``; calling these ops directly checks nothing.
 """
@@ -20,9 +22,9 @@ from torch import Tensor
 
 from ntm_kernels import torch_private
 from ntm_kernels.backends import get as get_backend
-from ntm_kernels.backends.base import restore
-from ntm_kernels.checks import autocast_enabled, refuse_batched
-from ntm_kernels.ops import OPS
+from ntm_kernels.backends.base import USE_TORCH, restore
+from ntm_kernels.checks import outside_autocast, transform_of_grads
+from ntm_kernels.ops import OPS, by_equations
 from ntm_kernels.ops.declare import (
     Op,
     choose,
@@ -48,10 +50,7 @@ def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if not autocast_enabled(device):
-            return kernel(*args)
-        with torch.autocast(device, enabled=False):
-            return kernel(*args)
+        return outside_autocast(device, kernel, *args)
 
     return run
 
@@ -138,7 +137,6 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
                 f"ntm_kernels: {op.name} ran with save_for_backward=False and cannot be "
                 "differentiated"
             )
-        refuse_batched(op.name, grads)
         found, _ = unpack(grads, op.outputs)
         named = found._asdict()
         given = [named[name] for name in op.differentiated_outputs]
@@ -146,6 +144,11 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
             return (None,) * (len(fields(op.inputs)) + len(ctx.options) + 2)
         inputs, kept, saved = unpack(ctx.saved_tensors, op.inputs, len(op.kept_outputs))
         wanted = _needed(op, inputs, ctx)
+        if _beyond_the_kernel(op.name, ctx.backend, given):
+            given = choose(op.outputs, op.differentiated_outputs, given)
+            sizes = op.sizes(inputs, ctx.options)
+            of_inputs = by_equations.backward(op, given, inputs, sizes, _wanted(op, wanted))
+            return *of_inputs, *(None,) * (len(ctx.options) + 2)
         results = backward_op(*given, *inputs, *kept, saved, *ctx.options, wanted, ctx.backend)
         results = (results,) if isinstance(results, Tensor) else results
         back = (part if flag else None for part, flag in zip(results, wanted, strict=True))
@@ -156,11 +159,28 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
 
     def refuse(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
-            f"ntm_kernels: the second derivative of {op.name} is not implemented; "
-            "ntm_kernels.reference has it through plain autograd"
+            f"ntm_kernels: the second derivative of {op.name} is not implemented on this backend; "
+            f"{USE_TORCH}"
         )
 
     _register_derivative(f"{op.name}_backward", lambda ctx, args, results: None, refuse)
+
+
+def _beyond_the_kernel(op: str, backend: str, grads: Iterable[Tensor | None]) -> bool:
+    """Whether a backward is asked for what the hand-derived one of a kernel does not have.
+
+    Raises ``NotImplementedError`` where the backend has nothing else. A backward that is recorded
+    is no error of such a backend: only its own derivative is, which raises when it is computed.
+    """
+    transform = transform_of_grads(grads)
+    if get_backend(backend).every_derivative:
+        return bool(transform) or torch.is_grad_enabled()
+    if transform:
+        raise NotImplementedError(
+            f"{op}: {transform} is not implemented on the backend {backend!r}; {USE_TORCH}, or ask "
+            "for the gradients one by one, by an ordinary backward"
+        )
+    return False
 
 
 def _needed(op: Op[Any, Any, Any], inputs: Any, ctx: Any) -> list[bool]:
@@ -180,8 +200,8 @@ def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
     for arg in args:
         if isinstance(arg, Tensor) and torch_private.tangent_of(arg) is not None:
             raise NotImplementedError(
-                f"ntm_kernels: forward-mode AD of {name} is not implemented; "
-                "ntm_kernels.reference has it"
+                f"ntm_kernels: forward-mode AD of {name} is not implemented in torch.ops.ntm; "
+                f"{USE_TORCH}. With torch.compile, call torch.func.jvp inside the compiled function"
             )
 
 

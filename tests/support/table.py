@@ -48,9 +48,16 @@ TABLE = (
 
 LIVE = tuple(entry for entry in TABLE if entry.why_not() is None)
 
-each_backend = pytest.mark.parametrize(
-    "entry", [pytest.param(entry, id=f"{entry.backend}-{entry.device}") for entry in LIVE]
-)
+
+def _each(entries):
+    ids = [f"{entry.backend}-{entry.device}" for entry in entries]
+    return pytest.mark.parametrize("entry", entries, ids=ids)
+
+
+each_backend = _each(LIVE)
+# The backends with every derivative, and those with the first alone, by an ordinary backward.
+each_with_every_derivative = _each([e for e in LIVE if get(e.backend).every_derivative])
+each_with_the_first_derivative = _each([e for e in LIVE if not get(e.backend).every_derivative])
 
 
 def skip_if_too_deep(backend, case):

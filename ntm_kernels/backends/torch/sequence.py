@@ -272,8 +272,7 @@ def hold(active: Tensor, new: State, old: State) -> State:
 
 
 def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
-    heads = activate(interface, layout)
-    return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
+    return layout.join(activate(interface, layout))
 
 
 def sequence_backward(
