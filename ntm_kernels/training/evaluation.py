@@ -89,23 +89,31 @@ def score(
     batches: Sequence[Batch],
     config: TrainConfig,
     advance: Callable[[int], None] = lambda steps: None,
+    total: Callable[[Sequence[float]], Sequence[float]] = lambda sums: sums,
 ) -> Score:
     """Costs of a model's answers to some batches.
 
-    ``advance`` is called now and then with the number of steps since it was called last, added up
-    over the sequences of a batch.
+    Args:
+        model: the model.
+        batches: what it answers.
+        config: its configuration.
+        advance: called now and then with the number of steps since it was called last, added up
+            over the sequences of a batch.
+        total: adds up the sums over these batches with those over the batches of other processes.
     """
-    costs, wrong, optimal = [], [], []
+    sums = torch.zeros(3, dtype=torch.float64, device=config.device)
     for batch in batches:
         logits = answer_in_pieces(model, batch.inputs, config, advance)
-        costs.append(tasks.bits(logits, batch).double())
-        wrong.append(tasks.wrong(logits, batch))
-        optimal.append(config.task.optimal_bits(batch))
+        costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
+        sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
+    sequences, bits, wrong, optimal_bits = total(
+        [sum(len(batch.lengths) for batch in batches), *sums.tolist()]
+    )
     return Score(
-        sequences=sum(len(cost) for cost in costs),
-        bits=float(torch.cat(costs).mean()),
-        wrong=int(torch.cat(wrong).sum()),
-        optimal_bits=float(torch.cat(optimal).mean()),
+        sequences=int(sequences),
+        bits=bits / sequences,
+        wrong=int(wrong),
+        optimal_bits=optimal_bits / sequences,
     )
 
 
