@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas test-processes structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,11 @@ test: build ## run the tests (minutes)
 test-isas: build ## run the ops on the CPU kernels of the lesser instruction sets
 	$(ensure) --need $(testing)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
+
+# Most of it is the start of some twenty processes.
+test-processes: build ## train in several processes, which are stopped, killed and made to fail
+	$(ensure) --need $(testing) --want $(training)
+	@$(pytest) tests/training/test_distributed.py
 
 structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources: long functions, names of stages
 	@$(PYTHON) -m scripts.structure $(ARGS)

@@ -16,10 +16,10 @@ import ntm_kernels
 from ntm_kernels import tasks
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.checkpoint import CheckpointError
+from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
 from ntm_kernels.training.seeds import parse_seeds
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.trainer import saved_config
 
 __all__ = ["parse", "words_for", "words_of"]
 
