@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from ntm_kernels.tasks import Batch
 from ntm_kernels.training.errors import TrainingError
@@ -138,22 +138,12 @@ class Processes:
         """Waits until all processes are here."""
         self.total([0.0])
 
-    def adding_gradients(self, model: nn.Module) -> nn.Module:
-        """The model, with weights as in the first process and gradients summed over all.
+    def averaging_gradients(self, model: nn.Module) -> nn.Module:
+        """The model, with weights as in the first process and the mean gradients of all.
 
         Its parameters are those of ``model``; only calls go through what is returned.
         """
-        if self.count == 1:
-            return model
-        parallel = nn.parallel.DistributedDataParallel(model)
-        parallel.register_comm_hook(None, lambda state, bucket: _sum(bucket.buffer()))
-        return parallel
-
-
-def _sum(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    """Their sum over all processes, where DistributedDataParallel would take the mean."""
-    future = dist.all_reduce(gradients, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+        return model if self.count == 1 else nn.parallel.DistributedDataParallel(model)
 
 
 @contextmanager

@@ -202,7 +202,7 @@ class Trainer:
             "the last batch, what total_sequences leaves after whole ones,",
             left % config.batch_size,
         )
-        self._called = self._processes.adding_gradients(self.model)
+        self._called = self._processes.averaging_gradients(self.model)
 
     @property
     def done(self) -> bool:
@@ -268,7 +268,8 @@ class Trainer:
     def _update(self, batch_size: int) -> None:
         config, counters = self.config, self.counters
         batch = config.task.sample(batch_size, self._generator, same_length=config.same_length)
-        answer_steps = int(batch.mask.sum())
+        # Of a process, on average: the losses of the parts then have the loss of the batch as mean.
+        answer_steps = int(batch.mask.sum()) / self._processes.count
         batch = self._processes.part_of(batch).to(config.device, self._dtype)
         loss = tasks.loss(answer(self._called, batch.inputs, config), batch, answer_steps)
         self._optimiser.zero_grad()
