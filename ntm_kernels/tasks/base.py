@@ -212,15 +212,15 @@ def _check_logits(logits: Tensor, batch: Batch) -> None:
         )
 
 
-def loss(logits: Tensor, batch: Batch, answer_steps: int | None = None) -> Tensor:
+def loss(logits: Tensor, batch: Batch, answer_steps: float | None = None) -> Tensor:
     """Binary cross-entropy in nats, averaged over all answer bits of the batch.
 
     Args:
         logits: ``[T, B, O]``, the model's output without an activation.
         batch: the batch that was answered.
         answer_steps: the answer steps to average over, added up over the sequences. By default
-            these are those of the batch. For a part of a larger batch give those of the larger
-            one: the losses of all its parts then add up to its own.
+            these are those of the batch. For the parts of a larger batch give those of the larger
+            one: the losses of all parts then add up to its own.
 
     Returns:
         A scalar.

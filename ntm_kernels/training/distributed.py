@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from ntm_kernels.tasks import Batch
 from ntm_kernels.training.errors import TrainingError
@@ -122,11 +122,11 @@ class Processes:
         dist.all_gather(parts, mine)
         return torch.stack(parts).sum(dim=0).tolist()
 
-    def total_of(self, value: Tensor) -> Tensor:
-        """The sum of a number on any device: alone, without the wait for a GPU."""
+    def mean_of(self, value: Tensor) -> Tensor:
+        """The mean of a number on any device: alone, without the wait for a GPU."""
         if self.count == 1:
             return value
-        return torch.tensor(self.total([float(value)])[0], device=value.device)
+        return torch.tensor(self.total([float(value)])[0] / self.count, device=value.device)
 
     def any(self, here: bool) -> bool:
         """Whether something is true in one of the processes."""
@@ -144,22 +144,12 @@ class Processes:
         """Waits until all processes are here."""
         self.total([0.0])
 
-    def adding_gradients(self, model: nn.Module) -> nn.Module:
-        """The model, with weights as in the first process and gradients summed over all.
+    def averaging_gradients(self, model: nn.Module) -> nn.Module:
+        """The model, with weights as in the first process and the mean gradients of all.
 
         Its parameters are those of ``model``; only calls go through what is returned.
         """
-        if self.count == 1:
-            return model
-        parallel = nn.parallel.DistributedDataParallel(model)
-        parallel.register_comm_hook(None, lambda state, bucket: _sum(bucket.buffer()))
-        return parallel
-
-
-def _sum(gradients: Tensor) -> torch.futures.Future[Tensor]:
-    """Their sum over all processes, where DistributedDataParallel would take the mean."""
-    future = dist.all_reduce(gradients, async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+        return model if self.count == 1 else nn.parallel.DistributedDataParallel(model)
 
 
 @contextmanager

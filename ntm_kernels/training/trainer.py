@@ -223,7 +223,7 @@ class Trainer:
             "the last batch, what total_sequences leaves after whole ones,",
             left % config.batch_size,
         )
-        self._called = self._processes.adding_gradients(self.model)
+        self._called = self._processes.averaging_gradients(self.model)
 
     @property
     def done(self) -> bool:
@@ -310,7 +310,8 @@ class Trainer:
         stage = curriculum.draw(self._generator)
         task = curriculum.stages[stage]
         batch = task.sample(batch_size, self._generator, same_length=config.same_length)
-        answer_steps = int(batch.mask.sum())
+        # Of a process, on average: the losses of the parts then have the loss of the batch as mean.
+        answer_steps = int(batch.mask.sum()) / self._processes.count
         batch = self._processes.part_of(batch).to(config.device, self._dtype)
         loss = tasks.loss(answer(self._called, batch.inputs, config), batch, answer_steps)
         self._optimiser.zero_grad()
@@ -328,7 +329,7 @@ class Trainer:
         counters.updates += 1
         counters.since_row += batch_size
         if not curriculum.is_last and curriculum.note(
-            stage, self._processes.total_of(loss.detach()), counters.sequences
+            stage, self._processes.mean_of(loss.detach()), counters.sequences
         ):
             self._records.report(
                 f"stage {curriculum.stage + 1} of {len(curriculum.stages)} begins after "
