@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,11 @@ test-isas: build ## run the ops on the CPU kernels of the lesser instruction set
 derivatives: build ## check every derivative of the backend torch, element by element
 	$(ensure) --need $(testing)
 	@$(pytest) -m slow tests/ops/test_every_derivative.py
+
+# Most of it is the start of some twenty processes.
+test-processes: build ## train in several processes, which are stopped, killed and made to fail
+	$(ensure) --need $(testing) --want $(training)
+	@$(pytest) tests/training/test_distributed.py
 
 structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources: long functions, names of stages
 	@$(PYTHON) -m scripts.structure $(ARGS)

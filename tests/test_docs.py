@@ -65,6 +65,11 @@ def test_derivatives(capsys):
         assert names["per_sample"][name].shape == (6, *parameter.shape)
 
 
+def test_several_processes():
+    """The example runs without a launcher too, in one process."""
+    assert run("docs/several-processes.md")["finished"]
+
+
 def test_backend_of_contributing(monkeypatch):
     """It is registered, and agrees with the reference."""
     monkeypatch.setattr(choice, "_registry", dict(choice._registry))

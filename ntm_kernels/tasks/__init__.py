@@ -17,7 +17,16 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from ntm_kernels.tasks.associative_recall import AssociativeRecall
-from ntm_kernels.tasks.base import Batch, Task, bits, from_mapping, import_name, loss, wrong
+from ntm_kernels.tasks.base import (
+    Batch,
+    Task,
+    Trial,
+    bits,
+    from_mapping,
+    import_name,
+    loss,
+    wrong,
+)
 from ntm_kernels.tasks.copy import Copy
 from ntm_kernels.tasks.ngrams import NGrams, optimal_probabilities
 from ntm_kernels.tasks.priority_sort import PrioritySort
@@ -32,6 +41,7 @@ __all__ = [
     "PrioritySort",
     "RepeatCopy",
     "Task",
+    "Trial",
     "bits",
     "check_class",
     "find",

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["AssociativeRecall"]
 
@@ -21,20 +21,21 @@ class AssociativeRecall(Task):
     vectors and stands between delimiters. With n items a sequence has n (V + 1) + 2 V + 2 steps;
     from step s = n (V + 1) on:
 
-    ========================== ==================== ================= ==================
-    step                       bits (``width``)     item delimiter    query delimiter
-    ========================== ==================== ================= ==================
-    i (V + 1), every item i    0                    1                 0
-    the V steps after each     item i               0                 0
-    s                          0                    0                 1
-    s + 1 … s + V              the item asked for   0                 0
-    s + V + 1                  0                    0                 1
-    s + V + 2 … s + 2 V + 1    0                    0                 0
-    ========================== ==================== ================= ==================
+    ========================== =================== ============== =============== ===============
+    step                       bits (``width``)    item delimiter query delimiter answer (if any)
+    ========================== =================== ============== =============== ===============
+    i (V + 1), every item i    0                   1              0               0
+    the V steps after each     item i              0              0               0
+    s                          0                   0              1               0
+    s + 1 … s + V              the item asked for  0              0               0
+    s + V + 1                  0                   0              1               0
+    s + V + 2 … s + 2 V + 1    0                   0              0               1
+    ========================== =================== ============== =============== ===============
 
     The query is any item but the last, each as likely. Targets are the ``width`` bits of the item
     after it, in the last V steps. Items are independent, so two are equal now and then (one list in
-    1400 at 20 items of 18 bits) and the answer is then ambiguous.
+    1400 at 20 items of 18 bits) and the answer is then ambiguous. The answer channel is not the
+    paper's: without it an all-zero vector of the query looks like an answer step.
 
     >>> task = AssociativeRecall(min_items=3, max_items=3)
     >>> batch = task.sample(1, torch.Generator().manual_seed(0))
@@ -43,12 +44,13 @@ class AssociativeRecall(Task):
     """
 
     name: ClassVar[str] = "associative_recall"
-    input_channels: ClassVar[str] = "bits, item delimiter, query delimiter"
+    input_channels: ClassVar[str] = "bits, item delimiter, query delimiter[, answer]"
 
     width: Annotated[int, "bits of a vector"] = 6
     item_length: Annotated[int, "vectors of an item"] = 3
     min_items: Annotated[int, "fewest items of a sequence"] = 2
     max_items: Annotated[int, "most items of a sequence"] = 6
+    answer_channel: Annotated[bool, "mark the answer steps on a channel of their own"] = False
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")
@@ -60,7 +62,7 @@ class AssociativeRecall(Task):
     @property
     @override
     def input_size(self) -> int:
-        return self.width + 2
+        return self.width + 2 + self.answer_channel
 
     @property
     @override
@@ -93,8 +95,21 @@ class AssociativeRecall(Task):
         targets = torch.zeros(len(inputs), batch_size, width)
         targets[start + size + 2 + part, sequence] = items[query + 1, part, sequence]
         mask = (step >= start + size + 2) & (step < lengths)
+        if self.answer_channel:
+            inputs[:, :, width + 2] = mask
         return Batch(inputs, targets, mask, lengths)
 
     @override
-    def suite(self) -> dict[str, Task]:
-        return {f"{n} items": replace(self, min_items=n, max_items=n) for n in (6, 10, 15, 20)}
+    def curriculum(self) -> tuple[Task, ...]:
+        """Lists of two items, then of up to one more in each stage."""
+        easier = (replace(self, max_items=most) for most in range(self.min_items, self.max_items))
+        return (*easier, self)
+
+    @override
+    def suite(self) -> dict[str, Task | Trial]:
+        # A list takes a location for every vector, and for the delimiter of every item.
+        sizes = {6: None, 10: None, 15: None, 20: 128, 50: 512, 100: 512}
+        return {
+            f"{n} items": Trial(replace(self, min_items=n, max_items=n), memory_size=size)
+            for n, size in sizes.items()
+        }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ntm_kernels.fields import check_values
 
-__all__ = ["Batch", "Task", "bits", "loss", "wrong"]
+__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong"]
 
 
 class Batch(NamedTuple):
@@ -129,8 +129,28 @@ class Task(abc.ABC):
             raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
         return self._draw(batch_size, generator, same_length).to(device)
 
-    def suite(self) -> dict[str, Task]:
-        """The harder tasks on which a model trained on this one is tested, by their titles."""
+    def curriculum(self) -> tuple[Task, ...]:
+        """The tasks to train on one after the other, from an easy one to this one, the last.
+
+        All have the channels of this one. Where a task declares no easier ones it is the only one.
+        """
+        return (self,)
+
+    def suite(self) -> Mapping[str, Task | Trial]:
+        """The harder tasks on which a model trained on this one is tested, by their titles.
+
+        A :class:`Trial` instead of a task says what else the test needs.
+        """
+        return {}
+
+    def trials(self) -> dict[str, Trial]:
+        """:meth:`suite` with a :class:`Trial` for every test."""
+        suite = self.suite().items()
+        return {title: one if isinstance(one, Trial) else Trial(one) for title, one in suite}
+
+    @property
+    def output_parts(self) -> Mapping[str, slice]:
+        """Groups of output channels whose errors are counted apart too, by their names."""
         return {}
 
     def optimal_answer(self, batch: Batch) -> Tensor | None:
@@ -155,6 +175,22 @@ class Task(abc.ABC):
             raise ValueError(f"{self.name}: {expected}, got {given}")
 
 
+class Trial(NamedTuple):
+    """A task to test a trained model on.
+
+    Attributes:
+        task: where the sequences come from.
+        memory_size: the fewest memory locations that the test needs. A model with fewer gets so
+            many for the test, unless something it has learned fixes their number.
+        sequences: how many sequences at most, of a test so long that few must do. Such a test is
+            made only where it is asked for (``--long-tests``).
+    """
+
+    task: Task
+    memory_size: int | None = None
+    sequences: int | None = None
+
+
 def draw_sizes(
     low: int, high: int, batch_size: int, generator: torch.Generator, same_length: bool
 ) -> Tensor:
@@ -176,19 +212,32 @@ def _check_logits(logits: Tensor, batch: Batch) -> None:
         )
 
 
-def loss(logits: Tensor, batch: Batch) -> Tensor:
+def loss(logits: Tensor, batch: Batch, answer_steps: float | None = None) -> Tensor:
     """Binary cross-entropy in nats, averaged over all answer bits of the batch.
 
     Args:
         logits: ``[T, B, O]``, the model's output without an activation.
         batch: the batch that was answered.
+        answer_steps: the answer steps to average over, added up over the sequences. By default
+            these are those of the batch. For the parts of a larger batch give those of the larger
+            one: the losses of all parts then add up to its own.
 
     Returns:
         A scalar.
+
+    >>> from ntm_kernels import tasks
+    >>> batch = tasks.make("copy").sample(4, torch.Generator().manual_seed(0))
+    >>> logits = torch.zeros_like(batch.targets)
+    >>> parts = [batch.select(torch.tensor(part)) for part in ([0, 1], [2, 3])]
+    >>> steps = int(batch.mask.sum())
+    >>> sums = sum(loss(logits[: len(p.mask), :2], p, steps) for p in parts)
+    >>> torch.allclose(sums, loss(logits, batch))
+    True
     """
     _check_logits(logits, batch)
     mask = batch.mask
-    weight = mask.unsqueeze(-1) / (mask.sum() * logits.shape[-1])
+    steps = mask.sum() if answer_steps is None else answer_steps
+    weight = mask.unsqueeze(-1) / (steps * logits.shape[-1])
     return F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="sum")
 
 

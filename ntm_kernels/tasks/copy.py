@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["Copy"]
 
@@ -82,7 +82,23 @@ class Copy(Task):
         return Batch(inputs, targets, mask, 2 * count + 1)
 
     @override
-    def suite(self) -> dict[str, Task]:
+    def curriculum(self) -> tuple[Task, ...]:
+        """Few vectors, then up to twice as many in each stage."""
+        lengths = [2**power for power in range(1, self.max_length.bit_length())]
+        easier = (
+            replace(self, max_length=most)
+            for most in lengths
+            if self.min_length <= most < self.max_length
+        )
+        return (*easier, self)
+
+    @override
+    def suite(self) -> dict[str, Task | Trial]:
+        def of(length: int) -> Task:
+            return replace(self, min_length=length, max_length=length)
+
         return {
-            f"length {n}": replace(self, min_length=n, max_length=n) for n in (20, 30, 50, 80, 120)
+            **{f"length {n}": of(n) for n in (20, 30, 50, 80, 120)},
+            "length 1,000": Trial(of(1000), memory_size=2048, sequences=16),
+            "length 10,000": Trial(of(10_000), memory_size=16_384, sequences=4),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -76,6 +76,10 @@ class NGrams(Task):
         mask = torch.ones(self.length, batch_size, dtype=torch.bool)
         lengths = torch.full((batch_size,), self.length)
         return Batch(inputs, targets, mask, lengths)
+
+    @override
+    def suite(self) -> dict[str, Task]:
+        return {f"{n} bits": replace(self, length=n) for n in (400, 1000)}
 
     @override
     def optimal_answer(self, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -66,3 +66,7 @@ class PrioritySort(Task):
         mask = torch.zeros(steps, batch_size, dtype=torch.bool)
         mask[shown:] = True
         return Batch(inputs, targets, mask, torch.full((batch_size,), steps))
+
+    @override
+    def suite(self) -> dict[str, Task]:
+        return {"30 items, give 24": replace(self, num_items=30, num_answers=24)}

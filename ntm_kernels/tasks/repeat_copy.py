@@ -8,9 +8,12 @@ from typing import Annotated, ClassVar
 import torch
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task, draw_bits, draw_sizes
+from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 
 __all__ = ["RepeatCopy"]
+
+# Most vectors, and most repeats, of the first stage of the curriculum.
+_FIRST_STAGE = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class RepeatCopy(Task):
     very last step alone, where the bits are 0. K is normalised to mean 0 and variance 1 over
     ``normalise_low`` … ``normalise_high``, the range of training, also when tested beyond it.
 
+    With ``unary`` the repeats are counted out instead: their channel is 1 in the K steps L + 1 …
+    L + K, and the answer begins in step L + K + 1. This is not the paper's task. It shows a model
+    that was trained on few repeats what more of them are.
+
     >>> task = RepeatCopy(width=2, min_length=3, max_length=3, min_repeats=2, max_repeats=2)
     >>> batch = task.sample(1, torch.Generator().manual_seed(0))
     >>> batch.inputs.shape[0], int(batch.mask.sum()), batch.targets[-1, 0]
@@ -49,6 +56,7 @@ class RepeatCopy(Task):
     max_repeats: Annotated[int, "most repeats"] = 10
     normalise_low: Annotated[int, "lower end of the range over which repeats are normalised"] = 1
     normalise_high: Annotated[int, "upper end of the range over which repeats are normalised"] = 10
+    unary: Annotated[bool, "show the repeats as so many steps, not as one number"] = False
 
     def __post_init__(self) -> None:
         self._require(self.width >= 1, "width must be at least 1")
@@ -84,7 +92,9 @@ class RepeatCopy(Task):
     def _draw(self, batch_size: int, generator: torch.Generator, same_length: bool) -> Batch:
         count = draw_sizes(self.min_length, self.max_length, batch_size, generator, same_length)
         repeats = draw_sizes(self.min_repeats, self.max_repeats, batch_size, generator, same_length)
-        most, lengths = int(count.max()), count + 2 + repeats * count + 1
+        shown = repeats if self.unary else torch.ones_like(repeats)
+        start = count + 1 + shown
+        most, lengths = int(count.max()), start + repeats * count + 1
         step = torch.arange(int(lengths.max())).unsqueeze(1)
         vectors = draw_bits(most, batch_size, self.width, generator=generator)
         vectors *= (step[:most] < count).unsqueeze(-1)
@@ -92,9 +102,10 @@ class RepeatCopy(Task):
         inputs = torch.zeros(len(step), batch_size, self.input_size)
         inputs[:most, :, : self.width] = vectors
         inputs[:, :, self.width] = step == count
-        inputs[:, :, self.width + 1] = (step == count + 1) * self.normalise(repeats)
+        value = 1 if self.unary else self.normalise(repeats)
+        inputs[:, :, self.width + 1] = ((step > count) & (step < start)) * value
 
-        answered = step - count - 2
+        answered = step - start
         copying = (answered >= 0) & (answered < repeats * count)
         ending = answered == repeats * count
         targets = torch.zeros(len(step), batch_size, self.output_size)
@@ -104,14 +115,37 @@ class RepeatCopy(Task):
         return Batch(inputs, targets, copying | ending, lengths)
 
     @override
-    def suite(self) -> dict[str, Task]:
-        return {
-            f"length {length}, {repeats} repeats": replace(
+    def curriculum(self) -> tuple[Task, ...]:
+        """Lengths and repeats up to 3, then one more in each stage."""
+        largest = max(self.max_length, self.max_repeats)
+        smallest = max(_FIRST_STAGE, self.min_length, self.min_repeats)
+        easier = (
+            replace(
                 self,
-                min_length=length,
-                max_length=length,
-                min_repeats=repeats,
-                max_repeats=repeats,
+                max_length=min(most, self.max_length),
+                max_repeats=min(most, self.max_repeats),
+            )
+            for most in range(smallest, largest)
+        )
+        return (*easier, self)
+
+    @property
+    @override
+    def output_parts(self) -> dict[str, slice]:
+        return {"vectors": slice(self.width), "end marker": slice(self.width, self.width + 1)}
+
+    @override
+    def suite(self) -> dict[str, Task | Trial]:
+        return {
+            f"length {length}, {repeats} repeats": Trial(
+                replace(
+                    self,
+                    min_length=length,
+                    max_length=length,
+                    min_repeats=repeats,
+                    max_repeats=repeats,
+                ),
+                memory_size=128,
             )
             for length, repeats in ((10, 10), (20, 10), (10, 20))
         }

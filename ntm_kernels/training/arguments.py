@@ -16,15 +16,16 @@ import ntm_kernels
 from ntm_kernels import tasks
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.checkpoint import CheckpointError
-from ntm_kernels.training.config import PRESETS, RESUMABLE, TrainConfig, preset_values
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.checkpoint import CheckpointError, load_run
+from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.seeds import parse_seeds
+from ntm_kernels.training.trainer import saved_config
 
-__all__ = ["parse", "words_for"]
+__all__ = ["parse", "words_for", "words_of"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
 #: Fields of a configuration that an evaluation may change.
-_TESTED = tuple(name for name in RESUMABLE if name != "stop_below")
+_TESTED = ("device", "backend", "threads", "evaluation_size", "evaluation_seed", "long_tests")
 _EVAL = (
     "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
     "so changed is made instead; with --memory-size, the model runs with that number of memory "
@@ -76,6 +77,22 @@ def words_for(task: type[Task]) -> list[str]:
     return ["--task", tasks.import_name(task)]
 
 
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options by name as the words that give them.
+
+    >>> words_of({"lr": 0.001, "same_length": False, "clip": "off"})
+    ['--lr', '0.001', '--no-same-length', '--clip', 'off']
+    """
+    words = []
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
 def _named_task(words: Sequence[str]) -> tuple[type[Task] | None, list[str]]:
     """The class that ``--task`` names, and the other words.
 
@@ -107,8 +124,11 @@ def _evaluated_run(words: Sequence[str], own: type[Task] | None) -> tuple[Path, 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("run", nargs="?", type=Path)
     first.add_argument("--checkpoint", type=Path)
-    for option in ("--out", "--task", *(f"--{name.replace('_', '-')}" for name in _TESTED)):
-        first.add_argument(option)
+    described = describe(TrainConfig)
+    for name in ("out", "task", *_TESTED):
+        is_flag = name in described and described[name].types == (bool,)
+        action = argparse.BooleanOptionalAction if is_flag else "store"
+        first.add_argument(f"--{name.replace('_', '-')}", action=action)
     try:
         found, others = first.parse_known_args(words)
     except argparse.ArgumentError:
@@ -239,6 +259,16 @@ def _add_train_options(parser: argparse.ArgumentParser, task: type[Task]) -> Non
         "longer, at the rate that its schedule ended with",
     )
     run.add_argument("--checkpoint", type=Path, help="with --resume: from this one, not the newest")
+    run.add_argument(
+        "--seeds",
+        type=_value_by(parse_seeds),
+        metavar="0-9",
+        help="train with each of these seeds, each in a folder seed-SEED of --run-dir (default "
+        "runs/TASK-MODEL-seeds), and gather the results there",
+    )
+    run.add_argument(
+        "--jobs", type=int, metavar="INT", help="with --seeds: how many run at once (default 1)"
+    )
     run.add_argument("--preset", choices=PRESETS, help="settings to start from")
     of_preset = preset_values(task.name, "default", {})
     for title, owner in (("task", task), ("model and training", TrainConfig)):
@@ -274,9 +304,13 @@ def _add_options(
 
 
 def _value_of(field: Field) -> Callable[[str], Any]:
+    return _value_by(field.parse)
+
+
+def _value_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def value(text: str) -> Any:
         try:
-            return field.parse(text)
+            return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

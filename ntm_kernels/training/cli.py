@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -20,16 +21,19 @@ from torch import nn
 
 import ntm_kernels
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.arguments import parse, words_for
-from ntm_kernels.training.checkpoint import CheckpointError
+from ntm_kernels.training.arguments import parse, words_for, words_of
+from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import TrainConfig, preset
-from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
-from ntm_kernels.training.models import build_model, check_device
+from ntm_kernels.training.distributed import joined, require_alone
+from ntm_kernels.training.errors import TrainingError
+from ntm_kernels.training.locking import RunInUseError, RunLock
+from ntm_kernels.training.models import build_model, check_device, load_model
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
+from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
-from ntm_kernels.training.trainer import Trainer, TrainingError, load_run, saved_config
+from ntm_kernels.training.trainer import Trainer, explain_giving_up, saved_config
 
 __all__ = ["main"]
 
@@ -124,30 +128,41 @@ def _info(options: dict[str, Any]) -> int:
 
 
 def _train(options: dict[str, Any]) -> int:
-    task, resume = options.pop("task"), options.pop("resume")
-    run_dir, checkpoint = options.pop("run_dir", None), options.pop("checkpoint", None)
-    name = options.pop("preset", None)
+    if "seeds" in options:
+        return _train_seeds(options)
+    if "jobs" in options:
+        raise ValueError("--jobs says how many seeds are trained at once: give --seeds with it")
+    resume, checkpoint = options.pop("resume"), options.pop("checkpoint", None)
     if checkpoint is not None and not resume:
         raise ValueError("--checkpoint says where to resume from: give --resume with it")
+    with joined() as processes:
+        run_dir, config = processes.from_first(lambda: _asked_for(options, resume))
+        if not processes.first:
+            trainer = Trainer(config, run_dir, resume=resume)
+            with StopSignals() as signals:
+                trainer.run(lambda: signals.requested)
+            return 0  # the first process says whether the run was stopped
+        for line in missing_extras():
+            _warn(f"note: {line}")
+        with RunLock(run_dir, _warn) as lock:
+            return _train_and_test(
+                Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
+            )
+
+
+def _asked_for(options: dict[str, Any], resume: bool) -> tuple[Path, TrainConfig]:
+    """The folder and the configuration of the run that the options of ``train`` ask for."""
+    task, run_dir = options.pop("task"), options.pop("run_dir", None)
+    name = options.pop("preset", None)
     if run_dir is None:
         if resume:
             raise ValueError("--resume needs the --run-dir that is to go on")
         config = preset(task, name or "default", **options)
         title = task.name.replace(":", ".")
-        run_dir = Path("runs") / f"{title}-{config.model}-seed{config.seed}"
-    elif resume and name is None and (run_dir / "config.json").exists():
-        config = _changed(_read_config(run_dir, task), task, options)
-    else:
-        config = preset(task, name or "default", **options)
-    if not is_writer():
-        return _leave_to_rank_0()
-
-    for line in missing_extras():
-        _warn(f"note: {line}")
-    with RunLock(run_dir, _warn) as lock:
-        return _train_and_test(
-            Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
-        )
+        return Path("runs") / f"{title}-{config.model}-seed{config.seed}", config
+    if resume and name is None and (run_dir / "config.json").exists():
+        return run_dir, _changed(_read_config(run_dir, task), task, options)
+    return run_dir, preset(task, name or "default", **options)
 
 
 def _train_and_test(trainer: Trainer) -> int:
@@ -170,12 +185,58 @@ def _train_and_test(trainer: Trainer) -> int:
         else f"never below {config.learnt_bits} bits"
     )
     print(f"{counters.sequences:,} sequences in {counters.seconds:.0f} s, {learnt}")
+    if trainer.end == "given up":
+        print(explain_giving_up(config))
     saved, _ = load_run(run_dir)
     finish_run(trainer.model, config, run_dir, saved, asdict(counters))
     return 0
 
 
+def _train_seeds(options: dict[str, Any]) -> int:
+    require_alone("train --seeds")
+    task, resume = options.pop("task"), options.pop("resume")
+    seeds, jobs = options.pop("seeds"), options.pop("jobs", 1)
+    folder = options.pop("run_dir", None)
+    for name in ("seed", "checkpoint"):
+        if name in options:
+            raise ValueError(f"--{name} is for one run: leave it out where --seeds is given")
+    # Wrong settings are said once and at once, not by every run.
+    settings = {name: value for name, value in options.items() if name != "preset"}
+    config = preset(task, options.get("preset", "default"), **settings)
+    if folder is None:
+        folder = Path("runs") / f"{task.name.replace(':', '.')}-{config.model}-seeds"
+    words = [*words_for(task), *words_of(options)]
+    runs = SeedRuns(folder, [*words, *["--resume"] * resume], seeds, jobs)
+    if not resume:
+        _refuse_runs(folder, [runs.run_folder(seed) for seed in seeds])
+    with RunLock(folder, _warn), StopSignals() as signals:
+        outcomes = runs.run(lambda: signals.requested)
+        if signals.requested:
+            shown = shlex.join(["python", "-m", "ntm_kernels", "train", *words])
+            given = f"--seeds {','.join(map(str, seeds))} --jobs {jobs} --run-dir {folder}"
+            print(f"stopped, nothing is lost; go on with\n  {shown} {given} --resume")
+            return INTERRUPTED
+        write_summary(folder, words, outcomes)
+        print(table(outcomes))
+        print(f"wrote {folder / 'summary.json'} and {folder / 'table.md'}")
+        if find_spec("matplotlib") is not None:
+            from ntm_kernels.training.seed_plots import draw_seeds
+
+            print(f"drew {draw_seeds(outcomes, folder)}")
+    return 1 if any(outcome.evaluation is None for outcome in outcomes) else 0
+
+
+def _refuse_runs(folder: Path, run_folders: Sequence[Path]) -> None:
+    there = [path for path in run_folders if (path / "checkpoints").exists()]
+    if there:
+        raise FileExistsError(
+            f"{there[0]} already holds a run; go on with --resume, or give another --run-dir than "
+            f"{folder}"
+        )
+
+
 def _eval(options: dict[str, Any]) -> int:
+    require_alone("eval")
     run_dir, task, out = options.pop("run"), options.pop("task"), options.pop("out", None)
     path, contents = load_run(run_dir, options.pop("checkpoint", None))
     saved = saved_config(path, contents["config"], task)
@@ -183,8 +244,6 @@ def _eval(options: dict[str, Any]) -> int:
     others = {name: value for name, value in options.items() if name not in of_test}
     config = replace(saved, **others)
     changed = retest(config, {n: value for n, value in options.items() if n in of_test})
-    if not is_writer():
-        return _leave_to_rank_0()
     model = _trained_model(config, contents)
     if changed is not None:
         changed.fit(model)
@@ -216,7 +275,7 @@ def _trained_model(config: TrainConfig, contents: dict[str, Any]) -> nn.Module:
     torch.set_num_threads(config.threads)
     with naming_sizes(config):
         model = build_model(config)
-    model.load_state_dict(contents["model"])
+    load_model(model, contents)
     return model
 
 
@@ -228,14 +287,6 @@ def _say_what_is_tested(changed: Retest, config: TrainConfig) -> None:
             f"{config.evaluation_size:,} instead of {usual:,} sequences, to take about a minute; "
             "--evaluation-size takes another number"
         )
-
-
-def _leave_to_rank_0() -> int:
-    _warn(
-        "note: RANK in the environment is not 0, and only the process of rank 0 does something "
-        "here: this one ends. Unset RANK and LOCAL_RANK for a process of its own"
-    )
-    return 0
 
 
 def _warn(line: str) -> None:

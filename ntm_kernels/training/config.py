@@ -76,6 +76,24 @@ class TrainConfig:
         "resumed run the total that it began with",
     ] = None
 
+    curriculum: Annotated[
+        bool, "train on easier stages of the task first; the schedule begins with the last stage"
+    ] = False
+    promote_below: Annotated[
+        float, "running cost, in bits for each answer bit, below which the next stage begins"
+    ] = 0.03
+    mix_earlier: Annotated[float, "share of the updates that are of an earlier stage"] = 0.0
+    last_stage_sequences: Annotated[
+        int | None,
+        "sequences to train on once the last stage of a curriculum has begun; unset: to the total",
+    ] = None
+    grow_memory: Annotated[
+        int | None, "memory locations from a point of the training on, a larger N"
+    ] = None
+    grow_at: Annotated[
+        float, "share of the schedule after which the memory grows; 0: with the last stage"
+    ] = 0.6
+
     seed: Annotated[int, "decides the weights and the sequences"] = 0
     device: Annotated[str, "device to train on"] = "cpu"
     backend: Annotated[str | None, "backend of the NTM; unset: the package's choice"] = None
@@ -88,7 +106,17 @@ class TrainConfig:
     log_every: Annotated[int, "sequences between lines of metrics.csv"] = 200
     learnt_bits: Annotated[float, "bits above the optimum that count as learnt"] = 0.1
     stop_below: Annotated[float | None, "stop at so many validation bits above the optimum"] = None
+    give_up_after: Annotated[
+        int | None, "sequences after which a run that is not good enough is given up; unset: never"
+    ] = None
+    give_up_above: Annotated[
+        float, "validation bits above the optimum with which it is not good enough"
+    ] = 1.0
     evaluation_size: Annotated[int, "sequences of every test at the end"] = 512
+    evaluation_seed: Annotated[
+        int | None, "decides the sequences of the tests; unset: the seed of the run"
+    ] = None
+    long_tests: Annotated[bool, "make the tests that take minutes too"] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
@@ -110,8 +138,9 @@ class TrainConfig:
             )
         if self.threads > _MOST_THREADS:
             raise ValueError(f"threads must be at most {_MOST_THREADS}, got {self.threads}")
-        if not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"seed must fit 64 bits, got {self.seed}")
+        for name in ("seed", "evaluation_seed"):
+            if getattr(self, name) is not None and not -(2**63) <= getattr(self, name) < 2**64:
+                raise ValueError(f"{name} must fit 64 bits, got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be greater than 0, got {self.lr}")
         for name in ("clip", "clip_norm"):
@@ -121,16 +150,67 @@ class TrainConfig:
                 )
         if self.optimiser == "adam" and (self.decay is not None or self.momentum is not None):
             raise ValueError("decay and momentum belong to RMSProp; Adam takes lr and eps alone")
-        for name in ("hold", "final_lr"):
+        for name in ("hold", "final_lr", "mix_earlier", "grow_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
+        self._check_stages()
+        self._check_growth()
+
+    def _check_stages(self) -> None:
+        if not self.promote_below > 0:
+            raise ValueError(f"promote_below must be greater than 0, got {self.promote_below}")
+        if self.last_stage_sequences is not None:
+            if self.last_stage_sequences < 1:
+                raise ValueError(
+                    f"last_stage_sequences must be at least 1, got {self.last_stage_sequences}"
+                )
+            if not self.curriculum:
+                raise ValueError(
+                    "last_stage_sequences is for a training with a curriculum; set curriculum too, "
+                    "or give total_sequences"
+                )
+        for stage in self.stages:
+            if (stage.input_size, stage.output_size) != (
+                self.task.input_size,
+                self.task.output_size,
+            ):
+                raise ValueError(
+                    f"every stage of {self.task.name}.curriculum() must have the channels of the "
+                    f"task itself, {self.task.input_size} and {self.task.output_size}; got "
+                    f"{stage.input_size} and {stage.output_size} of {stage}"
+                )
+
+    def _check_growth(self) -> None:
+        if self.grow_memory is None:
+            return
+        if self.model != "ntm":
+            raise ValueError("grow_memory is for an NTM: the LSTM baseline has no memory")
+        if self.grow_memory <= self.memory_size:
+            raise ValueError(
+                f"grow_memory must be greater than memory_size = {self.memory_size}, got "
+                f"{self.grow_memory}"
+            )
+        for name in ("initial_memory", "initial_weightings"):
+            if getattr(self, name) == "learned":
+                raise ValueError(
+                    f"grow_memory cannot be given with {name} = learned, which fixes the number of "
+                    f"locations; set {name} to another value, or leave grow_memory out"
+                )
+
+    @property
+    def stages(self) -> tuple[Task, ...]:
+        """The tasks to train on one after the other; the last is the task itself."""
+        return self.task.curriculum() if self.curriculum else (self.task,)
+
     @property
     def planned_sequences(self) -> int:
-        """Sequences over which the rate falls to its final value."""
-        if self.schedule_sequences is None:
-            return self.total_sequences
-        return self.schedule_sequences
+        """Sequences over which the rate falls to its final value, from the last stage on."""
+        if self.schedule_sequences is not None:
+            return self.schedule_sequences
+        if self.last_stage_sequences is not None:
+            return self.last_stage_sequences
+        return self.total_sequences
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -190,15 +270,35 @@ def _counted(names: Set[str], what: str) -> str:
 
 
 # Options of the command line that are no fields.
-_OPTIONS = {"run_dir", "resume", "checkpoint", "preset", "command", "help", "run", "out"}
+_OPTIONS = {
+    *("run_dir", "resume", "checkpoint", "preset", "command", "help", "run", "out"),
+    *("seeds", "jobs"),
+}
 # Fields that older configurations lack, with the values that mean what those runs did.
-_ADDED_LATER: dict[str, Any] = {"clip_norm": "off", "schedule_sequences": None}
+_ADDED_LATER: dict[str, Any] = {
+    "clip_norm": "off",
+    "schedule_sequences": None,
+    "curriculum": False,
+    "promote_below": 0.03,
+    "mix_earlier": 0.0,
+    "last_stage_sequences": None,
+    "grow_memory": None,
+    "grow_at": 0.6,
+    "give_up_after": None,
+    "give_up_above": 1.0,
+    "evaluation_seed": None,
+    "long_tests": False,
+}
 
 # Asked for millions, torch hangs.
 _MOST_THREADS = 4096
 
 #: Fields that a resumed run may change: none of them decides what is learnt.
-RESUMABLE = ("device", "backend", "threads", "stop_below", "evaluation_size")
+RESUMABLE = (
+    *("device", "backend", "threads", "evaluation_size", "evaluation_seed"),
+    "long_tests",
+    *("stop_below", "give_up_after", "give_up_above"),
+)
 
 _POSITIVE = (
     *("hidden_size", "num_layers", "memory_size", "word_size", "num_read_heads"),
@@ -208,7 +308,7 @@ _POSITIVE = (
 _NTM_ONLY = (
     *("controller", "memory_size", "word_size", "num_read_heads", "num_write_heads"),
     *("shift_range", "output_from", "backend", "initial_memory", "initial_weightings"),
-    *("initial_read_vectors", "initial_controller"),
+    *("initial_read_vectors", "initial_controller", "grow_memory", "grow_at"),
 )
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ntm_kernels import tasks
-from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.tasks import Batch, Task, Trial
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.models import answer_in_pieces, compute_dtype
+from ntm_kernels.training.models import (
+    answer_in_pieces,
+    compute_dtype,
+    memory_of_at_least,
+    memory_size_of,
+)
 
 __all__ = [
     "AS_TRAINED",
+    "PartScore",
     "Score",
     "evaluate",
     "few_sequences",
@@ -37,6 +43,23 @@ _LONG = 1000
 _SECONDS_BETWEEN_LINES = 10
 
 
+class PartScore(NamedTuple):
+    """Errors in some of the output channels.
+
+    Attributes:
+        steps: answer steps.
+        wrong_steps: how many of these have a wrong bit in the channels.
+        wrong_sequences: how many sequences have one.
+    """
+
+    steps: int
+    wrong_steps: int
+    wrong_sequences: int
+
+    def __str__(self) -> str:
+        return f"{self.wrong_steps / self.steps:.2%} of steps, {self.wrong_sequences} sequences"
+
+
 class Score(NamedTuple):
     """Costs over a set of sequences.
 
@@ -45,12 +68,29 @@ class Score(NamedTuple):
         bits: mean cost of a sequence.
         wrong: how many sequences have any wrong answer bit.
         optimal_bits: mean cost of the best possible predictor on the same sequences.
+        memory_size: the model's memory locations then; None of a model without a memory.
+        parts: of each of ``Task.output_parts``, what is wrong in it.
     """
 
     sequences: int
     bits: float
     wrong: int
     optimal_bits: float
+    memory_size: int | None
+    parts: dict[str, PartScore]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        parts = {name: part._asdict() for name, part in self.parts.items()}
+        return {**self._asdict(), "parts": parts}
+
+    def __str__(self) -> str:
+        optimum = f" (optimum {self.optimal_bits:.2f})" if self.optimal_bits else ""
+        parts = "".join(f"; {name}: {part}" for name, part in self.parts.items())
+        return (
+            f"{self.bits:10.4f} bits per sequence{optimum}, {self.wrong} of {self.sequences} "
+            f"sequences wrong{parts}"
+        )
 
 
 def fresh_generator(seed: int, purpose: str) -> torch.Generator:
@@ -59,13 +99,31 @@ def fresh_generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def fixed_set(task: Task, size: int, config: TrainConfig, purpose: str) -> list[Batch]:
-    """Sequences that depend on the seed and the purpose alone, in chunks of similar length."""
-    batch = task.sample(size, fresh_generator(config.seed, purpose))
+def fixed_set(
+    task: Task,
+    size: int,
+    config: TrainConfig,
+    purpose: str,
+    *,
+    seed: int | None = None,
+    memory_size: int | None = None,
+) -> list[Batch]:
+    """Sequences that depend on a seed and the purpose alone, in chunks of similar length.
+
+    Args:
+        task: where they come from.
+        size: how many.
+        config: of the run.
+        purpose: what they are for.
+        seed: unset: that of the run.
+        memory_size: the locations with which they are to be answered; unset: those of the run.
+    """
+    generator = fresh_generator(config.seed if seed is None else seed, purpose)
+    batch = task.sample(size, generator)
     at_once = _CHUNK
     if config.model == "ntm":
-        fitting = _MEMORY_ELEMENTS // (config.memory_size * config.word_size)
-        at_once = max(1, min(_CHUNK, fitting))
+        locations = config.memory_size if memory_size is None else memory_size
+        at_once = max(1, min(_CHUNK, _MEMORY_ELEMENTS // (locations * config.word_size)))
     chunks = batch.sorted_chunks(at_once)
     return [chunk.to(config.device, compute_dtype(config)) for chunk in chunks]
 
@@ -78,9 +136,14 @@ def few_sequences(task: Task, config: TrainConfig, purpose: str) -> Batch:
     return task.sample(32, fresh_generator(config.seed, purpose))
 
 
-def test_sets(config: TrainConfig) -> dict[str, Task]:
-    """The tasks on which a run is tested at its end, by their titles."""
-    return {AS_TRAINED: config.task, **config.task.suite()}
+def test_sets(config: TrainConfig) -> dict[str, Trial]:
+    """The tests of a run at its end, by their titles.
+
+    The long ones are among them if ``config.long_tests``.
+    """
+    harder = config.task.trials().items()
+    wanted = {t: trial for t, trial in harder if config.long_tests or trial.sequences is None}
+    return {AS_TRAINED: Trial(config.task), **wanted}
 
 
 @torch.no_grad()
@@ -89,24 +152,49 @@ def score(
     batches: Sequence[Batch],
     config: TrainConfig,
     advance: Callable[[int], None] = lambda steps: None,
+    total: Callable[[Sequence[float]], Sequence[float]] = lambda sums: sums,
 ) -> Score:
     """Costs of a model's answers to some batches.
 
-    ``advance`` is called now and then with the number of steps since it was called last, added up
-    over the sequences of a batch.
+    Args:
+        model: the model.
+        batches: what it answers.
+        config: its configuration.
+        advance: called now and then with the number of steps since it was called last, added up
+            over the sequences of a batch.
+        total: adds up the sums over these batches with those over the batches of other processes.
     """
-    costs, wrong, optimal = [], [], []
+    sums = torch.zeros(3, dtype=torch.float64, device=config.device)
+    parts = config.task.output_parts
+    errors = torch.zeros(len(parts), 3, dtype=torch.float64, device=config.device)
     for batch in batches:
         logits = answer_in_pieces(model, batch.inputs, config, advance)
-        costs.append(tasks.bits(logits, batch).double())
-        wrong.append(tasks.wrong(logits, batch))
-        optimal.append(config.task.optimal_bits(batch))
-    return Score(
-        sequences=sum(len(cost) for cost in costs),
-        bits=float(torch.cat(costs).mean()),
-        wrong=int(torch.cat(wrong).sum()),
-        optimal_bits=float(torch.cat(optimal).mean()),
+        costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
+        sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
+        for number, channels in enumerate(parts.values()):
+            errors[number] += _errors(logits, batch, channels)
+    sequences, bits, wrong, optimal_bits, *of_parts = total(
+        [sum(len(batch.lengths) for batch in batches), *sums.tolist(), *errors.flatten().tolist()]
     )
+    return Score(
+        sequences=int(sequences),
+        bits=bits / sequences,
+        wrong=int(wrong),
+        optimal_bits=optimal_bits / sequences,
+        memory_size=memory_size_of(model),
+        parts={
+            name: PartScore(*map(int, of_parts[3 * number : 3 * number + 3]))
+            for number, name in enumerate(parts)
+        },
+    )
+
+
+def _errors(logits: Tensor, batch: Batch, channels: slice) -> Tensor:
+    """Answer steps, those with a wrong bit in the channels, and sequences with one: ``[3]``."""
+    right = (logits > 0) == (batch.targets > 0.5)
+    # NaN is neither above 0 nor right.
+    wrong = ~(right & ~logits.isnan())[..., channels].all(dim=2) & batch.mask
+    return torch.stack([batch.mask.sum(), wrong.sum(), wrong.any(dim=0).sum()])
 
 
 def validation_optimum(config: TrainConfig) -> float:
@@ -118,7 +206,7 @@ def validation_optimum(config: TrainConfig) -> float:
 def evaluate(
     model: nn.Module,
     config: TrainConfig,
-    tests: Mapping[str, Task] | None = None,
+    tests: Mapping[str, Trial] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Score]:
     """Scores on fresh sequences of every test set, by title.
@@ -126,14 +214,23 @@ def evaluate(
     Args:
         model: the model.
         config: its configuration.
-        tests: the tasks to test by their titles, instead of :func:`test_sets`.
+        tests: the tests to make by their titles, instead of :func:`test_sets`.
         report: takes a line about the size of every test, and more while a test takes long.
     """
     scores = {}
-    for title, task in (test_sets(config) if tests is None else tests).items():
-        batches = fixed_set(task, config.evaluation_size, config, f"test {title}")
-        progress = _Progress(title, batches, report)
-        scores[title] = score(model, batches, config, progress.advance)
+    for title, trial in (test_sets(config) if tests is None else tests).items():
+        size = min(config.evaluation_size, trial.sequences or config.evaluation_size)
+        with memory_of_at_least(model, trial.memory_size) as locations:
+            batches = fixed_set(
+                trial.task,
+                size,
+                config,
+                f"test {title}",
+                seed=config.evaluation_seed,
+                memory_size=locations,
+            )
+            progress = _Progress(title, batches, report)
+            scores[title] = score(model, batches, config, progress.advance)
     return scores
 
 

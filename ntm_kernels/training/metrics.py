@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ COLUMNS = (
     "validation_wrong",
     "lr",
     "seconds",
+    "stage",
+    "memory_size",
 )
+# The columns of runs made before there were stages: the first of the present ones.
+_OLDER = COLUMNS[:-2]
 _SCALARS = {
     "train_bits": "bits/train",
     "validation_bits": "bits/validation",
@@ -40,12 +45,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     with open(path, newline="", errors="replace") as file:
         rows = list(csv.reader(line for line in file if line.endswith("\n")))
-    if not rows or tuple(rows[0]) != COLUMNS:
+    columns = tuple(rows[0]) if rows else ()
+    if columns not in (COLUMNS, _OLDER):
         raise ValueError(f"{path} is not a metrics.csv: its columns must be {', '.join(COLUMNS)}")
     numbers = []
     for line, row in enumerate(rows[1:], start=2):
         try:
-            cells = zip(COLUMNS, row, strict=True)
+            cells = zip(columns, row, strict=True)
             numbers.append({name: float(cell) for name, cell in cells if cell})
         except ValueError as error:
             raise ValueError(f"{path} is damaged in line {line}: {error}") from error
@@ -69,8 +75,10 @@ class MetricsLog:
         self._folder = run_dir / "tensorboard"
         kept = [",".join(COLUMNS)]
         if sequences and self._path.exists():
-            lines = self._path.read_text(errors="replace").splitlines()[1:]
-            kept += lines[: sum(row["sequences"] <= sequences for row in read_metrics(self._path))]
+            header, *lines = self._path.read_text(errors="replace").splitlines()
+            missing = "," * (len(COLUMNS) - len(header.split(",")))
+            before = [row["sequences"] <= sequences for row in read_metrics(self._path)]
+            kept += [line + missing for line in lines[: sum(before)]]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
         with writing(self._path):
             self._file = open(self._path, "a", newline="")  # noqa: SIM115 (closed by close)
@@ -83,7 +91,7 @@ class MetricsLog:
             self._excepthook = threading.excepthook
             threading.excepthook = self._in_thread
 
-    def write(self, row: dict[str, float | int | None]) -> None:
+    def write(self, row: Mapping[str, float | int | None]) -> None:
         """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
         cells = ("" if row[name] is None else repr(row[name]) for name in COLUMNS)
         with writing(self._path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ __all__ = [
     "build_model",
     "check_device",
     "compute_dtype",
+    "load_model",
+    "memory_of_at_least",
+    "memory_size_of",
 ]
 
 # Steps computed at once where no gradients are wanted: long enough that the work at the borders of
@@ -96,6 +100,45 @@ def build_model(config: TrainConfig) -> nn.Module:
         backend=config.backend,
     )
     return model.to(**place)
+
+
+def load_model(model: nn.Module, contents: Mapping[str, Any]) -> None:
+    """Puts the weights of a checkpoint into a model, and the number of locations it had then.
+
+    Raises:
+        KeyError, RuntimeError: the checkpoint is not of such a model.
+    """
+    model.load_state_dict(contents["model"])
+    # Older checkpoints do not have it: their memories never grew.
+    size = contents.get("memory_size")
+    if size is not None and isinstance(model, NTM) and size != model.memory_size:
+        model.memory_size = size
+
+
+@contextmanager
+def memory_of_at_least(model: nn.Module, size: int | None) -> Iterator[int | None]:
+    """Gives an NTM so many memory locations for a while, unless something it learned fixes them.
+
+    Yields how many it has: None for a model without a memory.
+    """
+    before = memory_size_of(model)
+    if not isinstance(model, NTM) or before is None or size is None or size <= before:
+        yield before
+        return
+    try:
+        model.memory_size = size
+    except ValueError:
+        yield before
+        return
+    try:
+        yield size
+    finally:
+        model.memory_size = before
+
+
+def memory_size_of(model: nn.Module) -> int | None:
+    """Memory locations of an NTM; None of a model without a memory."""
+    return model.memory_size if isinstance(model, NTM) else None
 
 
 def _check_backend(name: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ntm_kernels import NTM
-from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.tasks import Batch, Task, Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import (
     AS_TRAINED,
@@ -31,7 +32,7 @@ from ntm_kernels.training.evaluation import (
 from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.models import compute_dtype
+from ntm_kernels.training.models import compute_dtype, memory_of_at_least
 from ntm_kernels.training.replay import (
     MOST_COLUMNS,
     MOST_ROWS,
@@ -96,7 +97,7 @@ def draw_run(
     config: TrainConfig,
     run_dir: Path | None,
     folder: Path | None = None,
-    tests: Mapping[str, Task] | None = None,
+    tests: Mapping[str, Trial] | None = None,
 ) -> list[Path]:
     """Draws the pictures of a run into a folder, by default its ``pictures``; no display is needed.
 
@@ -117,11 +118,13 @@ def draw_run(
     make_folder(folder)
     figures, examples, heads = {}, [], []
     with matplotlib.rc_context(_STYLE):
-        for title, task in (test_sets(config) if tests is None else tests).items():
-            batch = _pick(title, task, config)
-            examples.append(record_example(title, model, batch, config))
+        for title, trial in (test_sets(config) if tests is None else tests).items():
+            batch = _pick(title, trial.task, config)
+            with memory_of_at_least(model, trial.memory_size):
+                examples.append(record_example(title, model, batch, config))
+                if isinstance(model, NTM):
+                    heads.append(record_heads(model, batch))
             if isinstance(model, NTM):
-                heads.append(record_heads(model, batch))
                 # A title of a task of one's own may hold what no file name can.
                 name = re.sub(r"[^\w.-]+", "_", f"heads_{title}")
                 draw = draw_long_heads if examples[-1].is_long else draw_heads
@@ -399,7 +402,7 @@ def draw_long_heads(example: Example, heads: Heads, config: TrainConfig) -> Figu
     ]
     high = [1.9 if panel.label == "location" else 0.6 for panel in panels]
     figure = Figure(figsize=(8, sum(high) + 0.42 * len(panels) + 0.6), layout="constrained")
-    where = f"{example.title}, {config.memory_size:,} locations"
+    where = f"{example.title}, {heads.memory_size:,} locations"
     title = f"{config.task.name.replace('_', ' ')}, {where}: {example.verdict}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, weight="bold")
     images = figure.subplots(len(panels), height_ratios=high, squeeze=False)[:, 0]
@@ -467,6 +470,7 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
         reach = f"{mark.low:g}" + (f"–{mark.high:g}" if mark.high > mark.low else "")
         colour = f"C{number + 1}"
         span(mark.low, mark.high, label=f"{mark.text} {reach} {unit}", color=colour, alpha=0.22)
+    _mark_changes(axes, rows)
     axes.set_xlim(left=0)
     axes.set_xlabel("thousand sequences")
     axes.set_ylabel("bits per sequence")
@@ -474,6 +478,30 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+
+
+def _mark_changes(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
+    """A line where a stage of a curriculum begins and where the memory grows, with its name."""
+    for before, row in pairwise(rows):
+        at = row["sequences"] / 1000
+        for column, name, style, height in (
+            ("stage", "stage {:.0f}", ":", 0.99),
+            ("memory_size", "N = {:.0f}", "--", 0.9),
+        ):
+            if column not in row or row[column] == before.get(column, row[column]):
+                continue
+            text = name.format(row[column])
+            axes.axvline(at, color="0.4", linewidth=0.8, linestyle=style, gid=text)
+            axes.text(
+                at,
+                height,
+                f" {text}",
+                transform=axes.get_xaxis_transform(),
+                rotation=90,
+                verticalalignment="top",
+                fontsize=7,
+                color="0.3",
+            )
 
 
 def draw_summary(

@@ -105,6 +105,7 @@ class Heads:
         read: read vectors ``[M, T]`` of each read head; none of such a sequence.
         locations: the locations that the rows show, from top to bottom. There are more of them
             than rows if several share a row.
+        memory_size: how many locations the memory has.
     """
 
     write_weightings: list[Image]
@@ -112,6 +113,7 @@ class Heads:
     added: list[Image]
     read: list[Image]
     locations: NDArray[np.int64]
+    memory_size: int
 
 
 def block_size(count: int, most: int) -> int:
@@ -174,7 +176,7 @@ def record_heads(model: NTM, batch: Batch) -> Heads:
     locations = walked_locations(highest, focus)
     vectors = _record_vectors(runs) if runs.steps <= MOST_COLUMNS else ([], [])
     read_weightings, write_weightings = _record_weightings(runs, locations)
-    return Heads(write_weightings, read_weightings, *vectors, locations)
+    return Heads(write_weightings, read_weightings, *vectors, locations, model.memory_size)
 
 
 class _Runs:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ntm_kernels import NTM
-from ntm_kernels.tasks import Task
+from ntm_kernels.tasks import Task, Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import few_sequences, test_sets
 
@@ -28,13 +28,13 @@ class Retest:
 
     Attributes:
         config: the run's configuration, with the task and the memory size of this test.
-        tests: the tasks to test by their titles.
+        tests: the tests by their titles.
         title: what is different, in words.
         memory_size: the memory size that was asked for; None leaves the model's own.
     """
 
     config: TrainConfig
-    tests: Mapping[str, Task]
+    tests: Mapping[str, Trial]
     title: str
     memory_size: int | None
 
@@ -62,7 +62,7 @@ class Retest:
         if config.model == "ntm":
             used += config.memory_size * config.word_size
         steps = max(
-            len(few_sequences(task, config, "length").inputs) for task in self.tests.values()
+            len(few_sequences(trial.task, config, "length").inputs) for trial in self.tests.values()
         )
         most = max(1, _AFFORDABLE // (steps * used))
         return replace(config, evaluation_size=min(config.evaluation_size, most))
@@ -95,12 +95,17 @@ def retest(config: TrainConfig, options: Mapping[str, Any]) -> Retest | None:
     title = _title(task, parameters)
     return Retest(
         config=changed,
-        tests={title: task} if parameters else test_sets(config),
+        tests={title: Trial(task)} if parameters else _at_own_size(test_sets(config)),
         title=", ".join(
             ([title] if parameters else []) + [f"N {memory_size}"] * (memory_size is not None)
         ),
         memory_size=memory_size,
     )
+
+
+def _at_own_size(tests: Mapping[str, Trial]) -> dict[str, Trial]:
+    """The tests without the memory sizes that they name: the size asked for holds for all."""
+    return {title: trial._replace(memory_size=None) for title, trial in tests.items()}
 
 
 def _check_channels(trained: Task, task: Task, parameters: Mapping[str, Any]) -> None:

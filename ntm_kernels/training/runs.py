@@ -74,20 +74,20 @@ def finish_run(
         scores = evaluate(model, config, tests, _nobody if retest is None else report)
     width = max(map(len, scores))
     for title, result in scores.items():
-        optimum = f" (optimum {result.optimal_bits:.2f})" if result.optimal_bits else ""
-        report(
-            f"{title:>{width}}: {result.bits:10.4f} bits per sequence{optimum}, "
-            f"{result.wrong} of {result.sequences} sequences wrong"
-        )
+        larger = result.memory_size not in (None, config.memory_size)
+        locations = f", N = {result.memory_size:,}" if larger else ""
+        report(f"{title:>{width}}: {result}{locations}")
     contents = {
         "checkpoint": checkpoint.name,
         "task": config.task.to_dict(),
         "memory_size": config.memory_size if config.model == "ntm" else None,
         "sequences": counters["sequences"],
         "seconds": counters["seconds"],
+        # Older checkpoints lack it.
+        "processor_seconds": counters.get("processor_seconds"),
         "learnt_bits": config.learnt_bits,
         "learnt_at": counters["learnt_at"],
-        "scores": {title: result._asdict() for title, result in scores.items()},
+        "scores": {title: result.to_dict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
     make_folder(out)

@@ -1,5 +1,6 @@
 """Every generator against the definition of its task, read back sequence by sequence."""
 
+import dataclasses
 import math
 
 import pytest
@@ -29,7 +30,9 @@ ALL = [
     tasks.make("copy"),
     tasks.make("copy", answer_channel=True, width=3, min_length=2, max_length=5),
     tasks.make("repeat_copy"),
+    tasks.make("repeat_copy", unary=True, max_length=4, max_repeats=5),
     tasks.make("associative_recall"),
+    tasks.make("associative_recall", answer_channel=True),
     tasks.make("associative_recall", width=2, item_length=1, min_items=2, max_items=2),
     tasks.make("ngrams", length=20),
     tasks.make("priority_sort"),
@@ -76,10 +79,19 @@ class TestEveryTask:
         assert tasks.from_dict(task.to_dict()) == task
 
     def test_suite_has_the_same_channels(self, task):
-        for harder in task.suite().values():
+        for harder in (trial.task for trial in task.trials().values()):
             assert harder.input_size == task.input_size
             assert harder.output_size == task.output_size
             harder.sample(2, generator())
+
+    def test_curriculum_ends_with_the_task_and_has_its_channels(self, task):
+        *easier, last = task.curriculum()
+        assert last is task
+        assert task not in easier
+        steps = [int(stage.sample(64, generator()).lengths.max()) for stage in (*easier, last)]
+        assert steps == sorted(steps)
+        for stage in easier:
+            assert (stage.input_size, stage.output_size) == (task.input_size, task.output_size)
 
     def test_bad_requests(self, task):
         with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
@@ -156,10 +168,50 @@ def test_repeat_copy():
 
 
 def test_repeat_copy_is_normalised_over_training_also_beyond_it():
-    suite = tasks.make("repeat_copy").suite()
-    batch = suite["length 10, 20 repeats"].sample(1, generator())
+    suite = tasks.make("repeat_copy").trials()
+    batch = suite["length 10, 20 repeats"].task.sample(1, generator())
     assert batch.inputs[11, 0, 9].item() == pytest.approx((20 - 5.5) / math.sqrt(99 / 12))
-    assert suite["length 20, 10 repeats"].sample(1, generator()).lengths.item() == 223
+    assert suite["length 20, 10 repeats"].task.sample(1, generator()).lengths.item() == 223
+
+
+def test_repeat_copy_counted_out():
+    """With ``unary`` the repeats are as many steps; all else is as in the paper's task."""
+    task = tasks.make("repeat_copy", max_length=4, max_repeats=5)
+    paper = task.sample(50, generator())
+    unary = dataclasses.replace(task, unary=True).sample(50, generator())
+    for before, now in zip(sequences(paper), sequences(unary), strict=True):
+        length = int(before[0][:, 8].nonzero())
+        repeats = (len(before[0]) - length - 3) // length
+        shown = now[0][length + 1 : length + 1 + repeats]
+        assert shown.tolist() == [[0.0] * 9 + [1.0]] * repeats
+        for part, of_paper in zip(now, before, strict=True):
+            assert torch.equal(part[: length + 1], of_paper[: length + 1])
+            assert torch.equal(part[length + 1 + repeats :], of_paper[length + 2 :])
+
+
+def test_associative_recall_with_an_answer_channel():
+    task = tasks.make("associative_recall")
+    batch = dataclasses.replace(task, answer_channel=True).sample(20, generator())
+    paper = task.sample(20, generator())
+    assert torch.equal(batch.inputs[:, :, :8], paper.inputs)
+    assert torch.equal(batch.inputs[:, :, 8], paper.mask.float())
+    assert torch.equal(batch.targets, paper.targets)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "largest"),
+    [
+        (tasks.make("copy"), "max_length", [2, 4, 8, 16, 20]),
+        (tasks.make("copy", min_length=5, max_length=8), "max_length", [8]),
+        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_length", [3, 4, 5]),
+        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_repeats", [3, 4, 4]),
+        (tasks.make("repeat_copy", max_length=2, max_repeats=2), "max_length", [2]),
+        (tasks.make("associative_recall"), "max_items", [2, 3, 4, 5, 6]),
+        (tasks.make("ngrams"), "length", [200]),
+    ],
+)
+def test_stages(task, name, largest):
+    assert [getattr(stage, name) for stage in task.curriculum()] == largest
 
 
 def test_associative_recall():

@@ -116,6 +116,7 @@ def test_a_run_leaves_every_file(finished):
         "config.json",
         "metrics.csv",
         "evaluation.json",
+        "pictures/heads_30_items_give_24.png",
         "checkpoints/000000000050.pt",
         "checkpoints/000000000060.pt",
         "pictures/answers.png",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ntm_kernels import NTM, tasks
+from ntm_kernels.tasks import Trial
 from ntm_kernels.training import models, replay
 from ntm_kernels.training.evaluation import fresh_generator
 from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
@@ -173,7 +174,7 @@ def long_example(wrong=(), steps=5000, size=700, head=None):
     every, rows = block_size(steps, MOST_COLUMNS), block_size(size, MOST_ROWS)
     places = np.arange(steps) % size if head is None else np.full(steps, head)
     walked = largest(walk(size, places), every, rows)
-    return example, Heads([walked], [walked], [], [], np.arange(size))
+    return example, Heads([walked], [walked], [], [], np.arange(size), size)
 
 
 def pixels_of(figure, path):
@@ -253,7 +254,9 @@ def test_a_long_sequence_has_a_picture_of_its_own(tmp_path, monkeypatch):
     config = tiny(num_read_heads=2)
     task = tasks.make("ngrams", length=2000)
     config = type(config).from_dict({**config.to_dict(), "task": task.to_dict()})
-    drawn = plots.draw_run(build_model(config), config, None, tmp_path, {"length 2000": task})
+    drawn = plots.draw_run(
+        build_model(config), config, None, tmp_path, {"length 2000": Trial(task)}
+    )
     assert [path.name for path in drawn] == ["heads_length_2000.png", "answers.png"]
     for path in drawn:
         pixels = image.imread(path)
@@ -269,7 +272,7 @@ def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
     config = type(config).from_dict(
         {**config.to_dict(), "task": tasks.make(task, **small).to_dict()}
     )
-    monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": config.task})
+    monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": Trial(config.task)})
     monkeypatch.setitem(plots._STYLE, "savefig.dpi", 40)
     drawn = plots.draw_run(build_model(config), config, tmp_path)
     expected = {"answers.png"} | ({"heads_as_trained.png"} if model == "ntm" else set())
@@ -296,6 +299,19 @@ def test_wrong_bits_are_red(tmp_path):
 
     assert red(right) == 0
     assert red(wrong) > 100
+
+
+def test_learning_curve_shows_stages_and_growth():
+    rows = [
+        {"sequences": 10.0 * n, "train_bits": 3.0, "stage": stage, "memory_size": size}
+        for n, (stage, size) in enumerate([(1, 32), (2, 32), (2, 32), (3, 64)], start=1)
+    ]
+    axes = plots.draw_learning_curve(rows, tiny()).axes[0]
+    lines = {line.get_gid(): list(line.get_xdata()) for line in axes.lines if line.get_gid()}
+    assert lines == {"stage 2": [0.02] * 2, "stage 3": [0.04] * 2, "N = 64": [0.04] * 2}
+    plain = [{"sequences": 10.0, "train_bits": 3.0}, {"sequences": 20.0, "train_bits": 2.0}]
+    axes = plots.draw_learning_curve(plain, tiny()).axes[0]
+    assert not [line for line in axes.lines if line.get_gid()]
 
 
 def test_learning_curve_takes_a_cost_of_zero(tmp_path):

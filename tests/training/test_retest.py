@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from ntm_kernels import tasks
+from ntm_kernels.tasks import Trial
 from ntm_kernels.training import cli, evaluation, replay, retest, runs
+from ntm_kernels.training.checkpoint import load_run
 from ntm_kernels.training.evaluation import evaluate
 from ntm_kernels.training.models import build_model
 from ntm_kernels.training.replay import _TRACED, _Runs
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.trainer import saved_config
 from tests.training.runs import BASELINE, SHORT, TRAINING, as_options, tiny
 
 pytest.importorskip("matplotlib")
@@ -87,9 +89,9 @@ def test_the_result_is_that_of_a_model_made_with_this_memory(run):
     config = replace(config, memory_size=9, task=task)
     model = build_model(config)
     model.load_state_dict(saved["model"])
-    scores = evaluate(model, config, {"max length 7": task})
+    scores = evaluate(model, config, {"max length 7": Trial(task)})
     result = evaluated(run / "tests" / "max_length_7_N_9")["scores"]
-    assert result == {title: score._asdict() for title, score in scores.items()}
+    assert result == {title: score.to_dict() for title, score in scores.items()}
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -9,6 +9,7 @@ import torch
 
 from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop
+from ntm_kernels.training import records
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import TrainConfig
@@ -22,7 +23,7 @@ from tests.training.runs import assert_same, baseline, everything_but_time, quie
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """TensorBoard's writer costs more than these runs; test_cli writes its events."""
-    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
 
 
 def make(config, run_dir, **options):
@@ -60,8 +61,10 @@ def test_resuming_changes_nothing(tmp_path, config):
 
 def test_seconds_go_on(tmp_path, monkeypatch):
     """The clock of a resumed run starts where the checkpoint stopped it."""
-    ticks = itertools.count(1000)
-    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    ticks, processor = itertools.count(1000), itertools.count(2000)
+    clock = SimpleNamespace(
+        perf_counter=lambda: float(next(ticks)), process_time=lambda: float(next(processor))
+    )
     monkeypatch.setattr(trainer_module, "time", clock)
     part = make(tiny(), tmp_path)
     part.run(stop_after(part, 30))
@@ -70,6 +73,8 @@ def test_seconds_go_on(tmp_path, monkeypatch):
     assert len(seconds) == 10
     assert all(0 < before < after for before, after in itertools.pairwise(seconds))
     assert seconds[-1] < 1000
+    counters = load(CheckpointStore(tmp_path / "checkpoints").latest())["counters"]
+    assert counters["processor_seconds"] == 30, "one tick for each of the 30 updates"
 
 
 def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
@@ -79,7 +84,7 @@ def test_rows_and_files_after_the_checkpoint_are_dropped(tmp_path):
     part = make(tiny(), run_dir)
     part.run(stop_after(part, 30))
     with open(run_dir / "metrics.csv", "a") as file:
-        file.write("36,18,1.5,,,0.01,9.0\n42,21,1.4,1.2,0.5,0.01,9.0\n48,2")
+        file.write("36,18,1.5,,,0.01,9.0,1,16\n42,21,1.4,1.2,0.5,0.01,9.0,1,16\n48,2")
     (run_dir / "checkpoints" / ".000000000040.pt.tmp").write_bytes(b"half")
     make(tiny(), run_dir, resume=True).run()
     assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
@@ -325,8 +330,8 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
     run = make(config, tmp_path)
     calls = iter(range(1000))
 
-    def poisoned(logits, batch):
-        value = tasks.base.loss(logits, batch)
+    def poisoned(*arguments):
+        value = tasks.base.loss(*arguments)
         if next(calls) < healthy:
             return value
         if poison == "loss":
