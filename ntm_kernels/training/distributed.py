@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed as dist
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from ntm_kernels.tasks import Batch
 from ntm_kernels.training.errors import TrainingError
