@@ -88,6 +88,8 @@ class Shape(NamedTuple):
     C: int = 0
     G: int = 0
     K: int = 0
+    J: int = 0
+    L: int = 0
     LSTM: bool = False
     D: int = 0  # elements of the gradients of all parameters, in one part of them
 

@@ -23,10 +23,8 @@ def empty_kept(inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) ->
         kept = names(Saved)
     elif sizes.return_trace:
         kept = ("weightings", "interface")
-    memory = inputs.initial_memory
-    dtype = arithmetic_dtype(memory.dtype)
     there = {
-        name: memory.new_empty(sizes.shape(field.dims), dtype=dtype)
+        name: _arithmetic(inputs, sizes.shape(field.dims))
         for name, field in fields(Saved).items()
         if name in kept and field.present(sizes)
     }
@@ -47,12 +45,11 @@ def forward(
         outputs.final_cell.copy_(inputs.initial_cell)
     kept = empty_kept(inputs, sizes, save_for_backward)
     keep = kept.interface is not None
+    # What a layer or the heads read of the layer below, the kernel stores whoever keeps it.
     if not keep:
-        kept = kept._replace(
-            interface=inputs.initial_memory.new_empty(
-                sizes.shape("B P"), dtype=arithmetic_dtype(inputs.initial_memory.dtype)
-            )
-        )
+        kept = kept._replace(interface=_arithmetic(inputs, sizes.shape("B P")))
+    if sizes.is_deep and kept.lower_hidden is None:
+        kept = kept._replace(lower_hidden=_arithmetic(inputs, sizes.shape("T U B C")))
     launcher.run(
         launcher.kernels.sequence_kernel,
         (sizes.batch,),
@@ -68,6 +65,12 @@ def forward(
     return outputs, kept
 
 
+def _arithmetic(inputs: SequenceInputs, shape: tuple[int, ...]) -> Tensor:
+    """A new tensor in the dtype of the arithmetic."""
+    memory = inputs.initial_memory
+    return memory.new_empty(shape, dtype=arithmetic_dtype(memory.dtype))
+
+
 def backward(
     launcher: Launcher,
     row: OnChip,
@@ -76,14 +79,16 @@ def backward(
     outputs: SequenceOutputs,
     saved: Saved,
     sizes: Sizes,
-) -> tuple[SequenceInputs, Tensor]:
-    """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
+) -> tuple[SequenceInputs, Tensor, Tensor]:
+    """Gradients of the initial state, of the gates ``[T, L, B, G]``, of the interface vectors
+    ``[T, B, P]``."""
     checkpoints = saved.checkpoints
     # x is left out: the kernel does not need it, and it has no values here.
     read = some(
         SequenceInputs,
         recurrent_weight=inputs.recurrent_weight,
         interface_weight=inputs.interface_weight,
+        upper_weight=inputs.upper_weight,
         initial_weightings=inputs.initial_weightings,
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
@@ -92,13 +97,13 @@ def backward(
     # of the final state.
     d_inputs = some(
         SequenceInputs,
-        x=checkpoints.new_empty(sizes.shape("T B G")),
         initial_memory=inputs.initial_memory.new_empty(sizes.shape("B N M")),
         initial_weightings=inputs.initial_weightings.new_empty(sizes.shape("B H N")),
         initial_read_vectors=_copy(grads.final_read_vectors, inputs.initial_read_vectors),
         initial_hidden=_copy(grads.final_hidden, inputs.initial_hidden),
         initial_cell=_copy(grads.final_cell, inputs.initial_cell),
     )
+    d_gates = checkpoints.new_empty(sizes.shape("T L B G"))
     d_interface = saved.interface.new_empty(sizes.shape("T B P"))
     launcher.run(
         launcher.kernels.sequence_backward_kernel,
@@ -108,6 +113,7 @@ def backward(
         contiguous(some(SequenceOutputs, hidden=outputs.hidden)),
         saved,
         d_inputs,
+        d_gates,
         d_interface,
         checkpoints.new_empty(sizes.segment, *sizes.shape("B N M")),
         sizes.time,
@@ -115,7 +121,7 @@ def backward(
         sizes.segment,
         **_constants(launcher, row, inputs, sizes),
     )
-    return d_inputs, d_interface
+    return d_inputs, d_gates, d_interface
 
 
 def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -131,7 +137,7 @@ def _constants(
     launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes
 ) -> dict[str, Any]:
     dtype = inputs.initial_memory.dtype
-    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K", sizes, dtype)
+    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K J L", sizes, dtype)
     rows = launcher.table.controller_rows
     block = found["block"]._replace(C=rows, K=launcher.table.controller_columns, P=4 * rows)
     return {**found, "shape": found["shape"]._replace(LSTM=sizes.is_lstm), "block": block}

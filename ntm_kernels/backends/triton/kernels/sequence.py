@@ -31,7 +31,12 @@ VARYING = ("T", "B", "every")
 
 @triton.jit
 def length_of(lengths, i_b, T):
-    return T if lengths is None else tl.load(lengths + i_b).to(tl.int32)
+    """The steps of a sequence. Nobody has checked ``lengths``, so its values are clamped."""
+    if lengths is None:
+        length = T
+    else:
+        length = tl.minimum(tl.maximum(tl.load(lengths + i_b), 0), T).to(tl.int32)
+    return length
 
 
 @triton.jit
@@ -63,7 +68,6 @@ def clear_padding(
     """Beyond the length the outputs are 0, and nothing that is kept stays unset."""
     for t in range(length, T):
         i_tb = t * B + i_b
-        access.fill_zero(outputs.hidden + i_tb * shape.C, shape.C, block)
         read_size: tl.constexpr = shape.R * shape.M
         access.fill_zero(outputs.read_vectors + i_tb * read_size, read_size, block)
         if kept.weightings is not None:
@@ -71,7 +75,7 @@ def clear_padding(
             access.fill_zero(kept.weightings + i_tb * weightings_size, weightings_size, block)
         if KEEP:
             access.fill_zero(kept.interface + i_tb * shape.P, shape.P, block)
-        controller.clear_controller(kept, i_tb, shape, block)
+        controller.clear_controller(outputs, kept, i_b, t, B, shape, block)
     if kept.checkpoints is not None:
         memory_size: tl.constexpr = shape.N * shape.M
         for i in range(tl.cdiv(length, every), tl.cdiv(T, every)):
@@ -84,7 +88,8 @@ def sequence_kernel(
     inputs,  # SequenceInputs, x projected
     outputs,  # SequenceOutputs; final read vectors, hidden and cell hold the state before the step,
     # at first the initial one
-    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step
+    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step, and
+    # the hidden states of lower layers are always there
     T,
     B,
     every,
@@ -103,12 +108,12 @@ def sequence_kernel(
         if kept.checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
             if t % every == 0:
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
-        p_hidden = outputs.hidden + i_tb * shape.C
-        controller.controller_step(inputs, kept, state, p_hidden, i_b, i_tb, shape, block)
+        controller.controller_step(inputs, outputs, kept, state, i_b, t, B, shape, block)
         tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
+        p_hidden = outputs.hidden + i_tb * shape.C
         interface.interface_step(inputs, p_hidden, p_interface, shape, block)
-        controller.carry_hidden(state, p_hidden, i_b, shape, block)
+        controller.carry_hidden(outputs, kept, state, i_b, t, B, shape, block)
         tl.debug_barrier()  # The interface vector is stored.
         heads = interface.heads_in(p_interface, shape)
         weightings = address(memory, weightings, heads, shape, block, True).weightings
@@ -140,13 +145,12 @@ def store_grads(d_inputs, i_b, d_memory, d_weightings, shape: tl.constexpr):
 
 @triton.jit
 def clear_padding_backward(
-    d_inputs, p_d_interface, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr
+    p_d_gates, p_d_interface, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr
 ):
     """Beyond the length the gradients of gates and interface vectors are 0."""
     for t in range(length, T):
-        i_tb = t * B + i_b
-        access.fill_zero(d_inputs.x + i_tb * shape.G, shape.G, block)
-        access.fill_zero(p_d_interface + i_tb * shape.P, shape.P, block)
+        controller.clear_controller_backward(p_d_gates, i_b, t, B, shape, block)
+        access.fill_zero(p_d_interface + (t * B + i_b) * shape.P, shape.P, block)
 
 
 @triton.jit
@@ -217,8 +221,9 @@ def sequence_backward_kernel(
     inputs,  # SequenceInputs
     outputs,  # SequenceOutputs, the hidden states alone
     saved,  # Saved
-    d_inputs,  # SequenceInputs without weights; x is the gradient of the gates, and initial read
-    # vectors, hidden and cell hold the gradient of the state after the step, at first the final one
+    d_inputs,  # SequenceInputs, the initial state alone; read vectors, hidden and cell hold the
+    # gradient of the state after the step, at first the final one
+    p_d_gates,  # [T, L, B, G]
     p_d_interface,  # [T, B, P]
     p_segment,  # [every, B, N, M], memories of one segment
     T,
@@ -231,7 +236,7 @@ def sequence_backward_kernel(
     length = length_of(inputs.lengths, i_b, T)
     d_memory, d_weightings = load_grads(grads, i_b, shape, block)
     d_state = Carried(d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell)
-    clear_padding_backward(d_inputs, p_d_interface, i_b, length, T, B, shape, block)
+    clear_padding_backward(p_d_gates, p_d_interface, i_b, length, T, B, shape, block)
     segments = tl.cdiv(length, every)
     for reverse in range(segments):
         start = (segments - 1 - reverse) * every
@@ -263,11 +268,11 @@ def sequence_backward_kernel(
                 inputs,
                 outputs,
                 saved,
-                d_inputs.x + i_tb * shape.G,
+                p_d_gates,
                 d_state,
                 p_d_interface + i_tb * shape.P,
                 i_b,
-                i_tb,
+                t,
                 B,
                 shape,
                 block,
