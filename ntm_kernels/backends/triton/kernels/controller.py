@@ -301,13 +301,11 @@ def recurrent_backward(
 ):
     """Gradients of what a layer's gates saw of the step before: an LSTM's own hidden state, and for
     the first layer the read vectors."""
+    read_size: tl.constexpr = shape.R * shape.M if layer == 0 else 0
+    stride: tl.constexpr = shape.K if layer == 0 else shape.J
     if layer == 0:
-        read_size: tl.constexpr = shape.R * shape.M
-        stride: tl.constexpr = shape.K
         p_weight = inputs.recurrent_weight
     else:
-        read_size: tl.constexpr = 0
-        stride: tl.constexpr = shape.J
         p_weight = inputs.upper_weight + (layer - 1) * shape.G * shape.J + shape.C
     size: tl.constexpr = read_size + shape.C if shape.LSTM else read_size
     for k in range(0, size, block.C):
