@@ -58,15 +58,17 @@ class Sequence(ProjectedSequence[Saved]):
     ) -> SequenceInputs:
         row = self._row(inputs, sizes)
         if row is None:
-            found, d_gates, d_interface = sequence_as_step_loop.backward(
+            found, d_steps = sequence_as_step_loop.backward(
                 self.step, self.write, grads, inputs, outputs, saved, sizes
             )
         else:
-            found, d_gates, d_interface = sequence_in_one_launch.backward(
+            found, d_steps = sequence_in_one_launch.backward(
                 self.launcher, row, grads, inputs, outputs, saved, sizes
             )
-        d_weights = weight_gradients(d_gates, d_interface, inputs, outputs, saved.lower_hidden)
-        return lower(found._replace(x=d_gates.select(1, 0), **d_weights), inputs)
+        d_weights = weight_gradients(
+            d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden
+        )
+        return lower(found._replace(x=d_steps.gates.select(1, 0), **d_weights), inputs)
 
     def _row(self, inputs: SequenceInputs, sizes: Sizes) -> OnChip | None:
         """How one launch holds the memory; ``None`` where a loop of steps serves the call."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ntm_kernels.backends.torch.sequence import Saved
 from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.records import contiguous, some
+from ntm_kernels.backends.triton.records import StepGrads, contiguous, some
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
 from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
 from ntm_kernels.reference import arithmetic_dtype
@@ -79,9 +80,8 @@ def backward(
     outputs: SequenceOutputs,
     saved: Saved,
     sizes: Sizes,
-) -> tuple[SequenceInputs, Tensor, Tensor]:
-    """Gradients of the initial state, of the gates ``[T, L, B, G]``, of the interface vectors
-    ``[T, B, P]``."""
+) -> tuple[SequenceInputs, StepGrads]:
+    """Gradients of the initial state, and those of every step."""
     checkpoints = saved.checkpoints
     # x is left out: the kernel does not need it, and it has no values here.
     read = some(
@@ -90,8 +90,10 @@ def backward(
         interface_weight=inputs.interface_weight,
         upper_weight=inputs.upper_weight,
         initial_weightings=inputs.initial_weightings,
+        initial_memory=inputs.initial_memory if sizes.has_resets else None,
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
+        resets=inputs.resets,
     )
     # The kernel keeps the gradient of the state after a step in the last three. They begin as that
     # of the final state.
@@ -103,8 +105,13 @@ def backward(
         initial_hidden=_copy(grads.final_hidden, inputs.initial_hidden),
         initial_cell=_copy(grads.final_cell, inputs.initial_cell),
     )
-    d_gates = checkpoints.new_empty(sizes.shape("T L B G"))
-    d_interface = saved.interface.new_empty(sizes.shape("T B P"))
+    d_start = some(SequenceInputs)
+    if sizes.has_resets:
+        d_start = SequenceInputs._make(map(_zeros, d_inputs))
+    d_steps = StepGrads(
+        gates=checkpoints.new_empty(sizes.shape("T L B G")),
+        interface=checkpoints.new_empty(sizes.shape("T B P")),
+    )
     launcher.run(
         launcher.kernels.sequence_backward_kernel,
         (sizes.batch,),
@@ -113,15 +120,18 @@ def backward(
         contiguous(some(SequenceOutputs, hidden=outputs.hidden)),
         saved,
         d_inputs,
-        d_gates,
-        d_interface,
+        d_start,
+        d_steps,
         checkpoints.new_empty(sizes.segment, *sizes.shape("B N M")),
         sizes.time,
         sizes.batch,
         sizes.segment,
         **_constants(launcher, row, inputs, sizes),
     )
-    return d_inputs, d_gates, d_interface
+    for part, from_resets in zip(d_inputs, d_start, strict=True):
+        if part is not None and from_resets is not None:
+            part.add_(from_resets)
+    return d_inputs, d_steps
 
 
 def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -131,6 +141,10 @@ def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
     if grad is None:
         return like.new_zeros(like.shape)
     return like.new_empty(like.shape).copy_(grad)
+
+
+def _zeros(like: Tensor | None) -> Tensor | None:
+    return None if like is None else torch.zeros_like(like)
 
 
 def _constants(

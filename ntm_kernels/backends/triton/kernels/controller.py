@@ -4,6 +4,8 @@ The loop of steps calls these functions and asks nothing else:
 
 - ``Carried``: what the controller hands from step to step;
 - ``controller_step``: one step forward, then ``carry_hidden`` once all of it is done;
+- ``restart_controller``: what a step begins with that starts anew, and ``cut_controller``, its
+  backward;
 - ``interface_controller_backward``: one step backward, from the interface vector to the gradient of
   what the controller saw of the step before;
 - ``clear_controller`` and ``clear_controller_backward``: zeros beyond the length of a sequence.
@@ -32,7 +34,7 @@ import triton
 import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import math
-from ntm_kernels.backends.triton.kernels.access import fill_zero, load, row, zeros
+from ntm_kernels.backends.triton.kernels.access import copy, fill_zero, load, move, row, zeros
 from ntm_kernels.backends.triton.kernels.interface import interface_backward
 from ntm_kernels.backends.triton.kernels.matrix import matvec, vecmat
 
@@ -169,6 +171,32 @@ def carry_hidden(outputs, kept, state, i_b, t, B, shape: tl.constexpr, block: tl
 
 
 @triton.jit
+def restart_controller(inputs, state, i_b, B, shape: tl.constexpr, block: tl.constexpr):
+    """The initial state becomes that before the step."""
+    read_size: tl.constexpr = shape.R * shape.M
+    i_read = i_b * read_size
+    copy(state.read_vectors + i_read, inputs.initial_read_vectors + i_read, read_size, block)
+    if shape.LSTM:
+        for layer in tl.static_range(shape.L):
+            i_lbc = (layer * B + i_b) * shape.C
+            copy(state.hidden + i_lbc, inputs.initial_hidden + i_lbc, shape.C, block)
+            copy(state.cell + i_lbc, inputs.initial_cell + i_lbc, shape.C, block)
+
+
+@triton.jit
+def cut_controller(d_start, d_state, i_b, B, shape: tl.constexpr, block: tl.constexpr):
+    """The gradient of the state before the step is added to that of the initial state."""
+    read_size: tl.constexpr = shape.R * shape.M
+    i_read = i_b * read_size
+    move(d_start.initial_read_vectors + i_read, d_state.read_vectors + i_read, read_size, block)
+    if shape.LSTM:
+        for layer in tl.static_range(shape.L):
+            i_lbc = (layer * B + i_b) * shape.C
+            move(d_start.initial_hidden + i_lbc, d_state.hidden + i_lbc, shape.C, block)
+            move(d_start.initial_cell + i_lbc, d_state.cell + i_lbc, shape.C, block)
+
+
+@triton.jit
 def clear_controller(outputs, kept, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
     for layer in tl.static_range(shape.L):
         fill_zero(hidden_of(layer, outputs, kept, i_b, t, B, shape), shape.C, block)
@@ -179,9 +207,10 @@ def clear_controller(outputs, kept, i_b, t, B, shape: tl.constexpr, block: tl.co
 
 
 @triton.jit
-def clear_controller_backward(p_d_gates, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
+def clear_controller_backward(d_steps, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
     for layer in tl.static_range(shape.L):
-        fill_zero(p_d_gates + ((t * shape.L + layer) * B + i_b) * shape.G, shape.G, block)
+        i_tlb = (t * shape.L + layer) * B + i_b
+        fill_zero(d_steps.gates + i_tlb * shape.G, shape.G, block)
 
 
 @triton.jit
@@ -190,26 +219,28 @@ def interface_controller_backward(
     inputs,
     outputs,
     saved,
-    p_d_gates,
     d_state,
-    p_d_interface,
+    d_steps,
+    starts,
     i_b,
     t,
     B,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Stores the gradients of the gates; ``d_state`` becomes that before the step.
+    """Stores the gradients of the gates; ``d_state`` becomes that before the step, which ``starts``
+    from the initial state or does not.
 
     Goes from the top layer down. The backward of what is above a layer, the interface or the next
     layer, is fused with the layer's own: the gradient of a block of hidden units is used in the
     registers where it is summed. The barrier separates the gradients of a layer's gates from the
     matrix products that need all of them.
     """
+    p_d_interface = d_steps.interface + (t * B + i_b) * shape.P
     for layer in tl.static_range(shape.L - 1, -1, -1):
         i_lb = layer * B + i_b
         i_tlb = t * shape.L * B + i_lb
-        p_gates = p_d_gates + i_tlb * shape.G
+        p_gates = d_steps.gates + i_tlb * shape.G
         for c in range(0, shape.C, block.C):
             i_c = c + tl.arange(0, block.C)
             d_hidden = zeros(block.C, block.dtype)
@@ -224,10 +255,9 @@ def interface_controller_backward(
                 p_above = p_gates + B * shape.G
                 d_hidden = upper_backward(layer, d_hidden, inputs, p_above, i_c, shape, block)
             if shape.LSTM:
-                # The cell before the first step is the initial one.
-                p_previous = inputs.initial_cell + i_lb * shape.C
-                if t > 0:
-                    p_previous = saved.cells + (i_tlb - shape.L * B) * shape.C
+                p_previous = saved.cells + (i_tlb - shape.L * B) * shape.C
+                if starts:
+                    p_previous = inputs.initial_cell + i_lb * shape.C
                 p_d_cell = d_state.cell + i_lb * shape.C
                 lstm_backward(d_hidden, saved, p_previous, p_gates, p_d_cell, i_c, i_tlb, shape)
             else:

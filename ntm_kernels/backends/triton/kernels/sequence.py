@@ -47,6 +47,19 @@ def load_state(inputs, i_b, shape: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
+def restart(
+    memory, weightings, inputs, state, i_b, i_tb, B, shape: tl.constexpr, block: tl.constexpr
+):
+    """The state before a step, which is the initial one if the step is reset."""
+    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+        if tl.load(inputs.resets + i_tb):
+            memory, weightings = load_state(inputs, i_b, shape, block)
+            controller.restart_controller(inputs, state, i_b, B, shape, block)
+            tl.debug_barrier()  # The state that the controller reads is stored.
+    return memory, weightings
+
+
+@triton.jit
 def store_state(outputs, i_b, memory, weightings, shape: tl.constexpr):
     access.store_memory(outputs.final_memory, i_b, memory, shape)
     access.store_weightings(outputs.final_weightings, i_b, weightings, shape)
@@ -105,6 +118,7 @@ def sequence_kernel(
     clear_padding(outputs, kept, i_b, length, T, B, every, KEEP, shape, block)
     for t in range(length):
         i_tb = t * B + i_b
+        memory, weightings = restart(memory, weightings, inputs, state, i_b, i_tb, B, shape, block)
         if kept.checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
             if t % every == 0:
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
@@ -144,21 +158,33 @@ def store_grads(d_inputs, i_b, d_memory, d_weightings, shape: tl.constexpr):
 
 
 @triton.jit
-def clear_padding_backward(
-    p_d_gates, p_d_interface, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr
-):
+def clear_padding_backward(d_steps, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr):
     """Beyond the length the gradients of gates and interface vectors are 0."""
     for t in range(length, T):
-        controller.clear_controller_backward(p_d_gates, i_b, t, B, shape, block)
-        access.fill_zero(p_d_interface + (t * B + i_b) * shape.P, shape.P, block)
+        controller.clear_controller_backward(d_steps, i_b, t, B, shape, block)
+        access.fill_zero(d_steps.interface + (t * B + i_b) * shape.P, shape.P, block)
 
 
 @triton.jit
-def replay(saved, p_segment, i_b, start, stop, B, every, shape: tl.constexpr, block: tl.constexpr):
+def replay(
+    inputs,
+    saved,
+    p_segment,
+    i_b,
+    start,
+    stop,
+    B,
+    every,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
     """Stores the memory before each step of a segment, made again from its checkpoint."""
     memory = access.load_memory(saved.checkpoints, start // every * B + i_b, shape, block)
     for t in range(start, stop):
         i_tb = t * B + i_b
+        if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+            if tl.load(inputs.resets + i_tb):
+                memory = access.load_memory(inputs.initial_memory, i_b, shape, block)
         access.store_memory(p_segment, (t - start) * B + i_b, memory, shape)
         weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
         heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
@@ -174,7 +200,8 @@ def address_read_write_backward(
     inputs,
     saved,
     d_state,
-    p_d_interface,
+    d_steps,
+    starts,
     i_b,
     t,
     B,
@@ -182,20 +209,19 @@ def address_read_write_backward(
     block: tl.constexpr,
 ):
     """Gradients of memory and weightings before step ``t`` from those after it. Stores that of the
-    interface vector.
+    interface vector. The step ``starts`` from the initial state or does not.
 
     Read and write come first, with the weightings that the forward kept. Nothing that addressing
     computes on the way to them is in registers yet.
     """
     i_tb = t * B + i_b
     weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
-    # Before the first step they are the initial ones.
-    p_previous = inputs.initial_weightings + i_b * shape.H * shape.N
-    if t > 0:
-        p_previous = saved.weightings + (i_tb - B) * shape.H * shape.N
+    p_previous = saved.weightings + (i_tb - B) * shape.H * shape.N
+    if starts:
+        p_previous = inputs.initial_weightings + i_b * shape.H * shape.N
     previous = access.load_weightings(p_previous, 0, shape, block)
     heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
-    d_heads = interface.heads_in(p_d_interface, shape)
+    d_heads = interface.heads_in(d_steps.interface + i_tb * shape.P, shape)
     p_d_read_vectors = grads.read_vectors
     if p_d_read_vectors is not None:
         p_d_read_vectors += i_tb * shape.R * shape.M
@@ -215,6 +241,79 @@ def address_read_write_backward(
     )
 
 
+@triton.jit
+def cut(
+    d_memory,
+    d_weightings,
+    d_start,
+    d_state,
+    i_b,
+    B,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The backward of ``restart``: the gradient of the state goes to the initial state, and nothing
+    to the step before."""
+    d_memory += access.load_memory(d_start.initial_memory, i_b, shape, block)
+    d_weightings += access.load_weightings(d_start.initial_weightings, i_b, shape, block)
+    store_grads(d_start, i_b, d_memory, d_weightings, shape)
+    controller.cut_controller(d_start, d_state, i_b, B, shape, block)
+    d_memory = access.zero_rows(block.N, block.M, block.dtype)
+    return d_memory, access.zero_rows(block.H, block.N, block.dtype)
+
+
+@triton.jit
+def step_backward(
+    d_memory,
+    d_weightings,
+    memory,
+    grads,
+    inputs,
+    outputs,
+    saved,
+    d_state,
+    d_steps,
+    d_start,
+    i_b,
+    t,
+    B,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The gradient of the state before step ``t`` from that after it."""
+    starts = t == 0
+    if inputs.resets is not None:
+        starts = starts | tl.load(inputs.resets + t * B + i_b)
+    d_memory, d_weightings = address_read_write_backward(
+        d_memory,
+        d_weightings,
+        memory,
+        grads,
+        inputs,
+        saved,
+        d_state,
+        d_steps,
+        starts,
+        i_b,
+        t,
+        B,
+        shape,
+        block,
+    )
+    tl.debug_barrier()  # The gradient of the interface vector is stored.
+    controller.interface_controller_backward(
+        grads, inputs, outputs, saved, d_state, d_steps, starts, i_b, t, B, shape, block
+    )
+    tl.debug_barrier()  # The gradient of the carried state before the step is stored.
+    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+        if starts:
+            d_memory, d_weightings = cut(
+                d_memory, d_weightings, d_start, d_state, i_b, B, shape, block
+            )
+            tl.debug_barrier()  # The gradient of the carried state is 0.
+    return d_memory, d_weightings
+
+
 @triton.jit(do_not_specialize=VARYING)
 def sequence_backward_kernel(
     grads,  # SequenceOutputs, each of which may be None
@@ -223,8 +322,8 @@ def sequence_backward_kernel(
     saved,  # Saved
     d_inputs,  # SequenceInputs, the initial state alone; read vectors, hidden and cell hold the
     # gradient of the state after the step, at first the final one
-    p_d_gates,  # [T, L, B, G]
-    p_d_interface,  # [T, B, P]
+    d_start,  # the same, at first 0: sums what goes from resets to the initial state
+    d_steps,  # StepGrads
     p_segment,  # [every, B, N, M], memories of one segment
     T,
     B,
@@ -236,46 +335,31 @@ def sequence_backward_kernel(
     length = length_of(inputs.lengths, i_b, T)
     d_memory, d_weightings = load_grads(grads, i_b, shape, block)
     d_state = Carried(d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell)
-    clear_padding_backward(p_d_gates, p_d_interface, i_b, length, T, B, shape, block)
+    clear_padding_backward(d_steps, i_b, length, T, B, shape, block)
     segments = tl.cdiv(length, every)
     for reverse in range(segments):
         start = (segments - 1 - reverse) * every
         stop = tl.minimum(start + every, length)
-        replay(saved, p_segment, i_b, start, stop, B, every, shape, block)
+        replay(inputs, saved, p_segment, i_b, start, stop, B, every, shape, block)
         tl.debug_barrier()  # The memories of the segment are stored.
         for back in range(stop - start):
             t = stop - 1 - back
-            i_tb = t * B + i_b
             memory = access.load_memory(p_segment, (t - start) * B + i_b, shape, block)
-            d_memory, d_weightings = address_read_write_backward(
+            d_memory, d_weightings = step_backward(
                 d_memory,
                 d_weightings,
                 memory,
                 grads,
                 inputs,
-                saved,
-                d_state,
-                p_d_interface + i_tb * shape.P,
-                i_b,
-                t,
-                B,
-                shape,
-                block,
-            )
-            tl.debug_barrier()  # The gradient of the interface vector is stored.
-            controller.interface_controller_backward(
-                grads,
-                inputs,
                 outputs,
                 saved,
-                p_d_gates,
                 d_state,
-                p_d_interface + i_tb * shape.P,
+                d_steps,
+                d_start,
                 i_b,
                 t,
                 B,
                 shape,
                 block,
             )
-            tl.debug_barrier()  # The gradient of the read vectors before the step is stored.
     store_grads(d_inputs, i_b, d_memory, d_weightings, shape)
