@@ -2,6 +2,7 @@
 
 The loop of steps calls these functions and asks nothing else:
 
+- ``Now``: which step of which sequence is meant;
 - ``Carried``: what the controller hands from step to step;
 - ``controller_step``: one step forward, then ``carry_hidden`` once all of it is done;
 - ``restart_controller``: what a step begins with that starts anew, and ``cut_controller``, its
@@ -39,6 +40,15 @@ from ntm_kernels.backends.triton.kernels.interface import interface_backward
 from ntm_kernels.backends.triton.kernels.matrix import matvec, vecmat
 
 
+class Now(NamedTuple):
+    """The present step of the program's sequence."""
+
+    i_b: Any  # the sequence
+    i_tb: Any  # the row of the step in a tensor [T, B, ...]
+    t: Any  # the step
+    B: Any  # sequences in all
+
+
 class Carried(NamedTuple):
     """What the step before handed on, of all sequences, or its gradient.
 
@@ -59,44 +69,42 @@ class Layer(NamedTuple):
 
 
 @triton.jit
-def hidden_of(layer: tl.constexpr, outputs, kept, i_b, t, B, shape: tl.constexpr):
+def hidden_of(layer: tl.constexpr, outputs, kept, now, shape: tl.constexpr):
     """Where the new hidden state of a layer is: that of the top layer is an output."""
     if layer == shape.L - 1:
-        p_hidden = outputs.hidden + (t * B + i_b) * shape.C
+        p_hidden = outputs.hidden + now.i_tb * shape.C
     else:
-        p_hidden = kept.lower_hidden + ((t * (shape.L - 1) + layer) * B + i_b) * shape.C
+        p_hidden = kept.lower_hidden + ((now.t * (shape.L - 1) + layer) * now.B + now.i_b) * shape.C
     return p_hidden
 
 
 @triton.jit
-def inputs_of(layer: tl.constexpr, inputs, outputs, kept, state, i_b, t, B, shape: tl.constexpr):
+def inputs_of(layer: tl.constexpr, inputs, outputs, kept, state, now, shape: tl.constexpr):
     if layer == 0:
         found = Layer(
-            start=inputs.x + (t * B + i_b) * shape.G,
+            start=inputs.x + now.i_tb * shape.G,
             weight=inputs.recurrent_weight,
-            below=state.read_vectors + i_b * shape.R * shape.M,
+            below=state.read_vectors + now.i_b * shape.R * shape.M,
         )
     else:
         found = Layer(
             start=inputs.upper_bias + (layer - 1) * shape.G,
             weight=inputs.upper_weight + (layer - 1) * shape.G * shape.J,
-            below=hidden_of(layer - 1, outputs, kept, i_b, t, B, shape),
+            below=hidden_of(layer - 1, outputs, kept, now, shape),
         )
     return found
 
 
 @triton.jit
-def controller_step(
-    inputs, outputs, kept, state, i_b, t, B, shape: tl.constexpr, block: tl.constexpr
-):
+def controller_step(inputs, outputs, kept, state, now, shape: tl.constexpr, block: tl.constexpr):
     """Stores the hidden state of each layer, the new cells in ``state``, and what is kept."""
     for layer in tl.static_range(shape.L):
         if layer > 0:
             tl.debug_barrier()  # The hidden state of the layer below is stored.
-        given = inputs_of(layer, inputs, outputs, kept, state, i_b, t, B, shape)
-        p_hidden = hidden_of(layer, outputs, kept, i_b, t, B, shape)
-        i_lb = layer * B + i_b
-        i_tlb = t * shape.L * B + i_lb
+        given = inputs_of(layer, inputs, outputs, kept, state, now, shape)
+        p_hidden = hidden_of(layer, outputs, kept, now, shape)
+        i_lb = layer * now.B + now.i_b
+        i_tlb = now.t * shape.L * now.B + i_lb
         for c in range(0, shape.C, block.C):
             if shape.LSTM:
                 lstm(layer, given, kept, state, p_hidden, c, i_lb, i_tlb, shape, block)
@@ -158,12 +166,12 @@ def feedforward(layer: tl.constexpr, given, p_hidden, c, shape: tl.constexpr, bl
 
 
 @triton.jit
-def carry_hidden(outputs, kept, state, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
+def carry_hidden(outputs, kept, state, now, shape: tl.constexpr, block: tl.constexpr):
     """Hand the new hidden state of each layer to the next step."""
     if shape.LSTM:
         for layer in tl.static_range(shape.L):
-            p_hidden = hidden_of(layer, outputs, kept, i_b, t, B, shape)
-            p_state = state.hidden + (layer * B + i_b) * shape.C
+            p_hidden = hidden_of(layer, outputs, kept, now, shape)
+            p_state = state.hidden + (layer * now.B + now.i_b) * shape.C
             for c in range(0, shape.C, block.C):
                 i_c = c + tl.arange(0, block.C)
                 inside = i_c < shape.C
@@ -171,45 +179,45 @@ def carry_hidden(outputs, kept, state, i_b, t, B, shape: tl.constexpr, block: tl
 
 
 @triton.jit
-def restart_controller(inputs, state, i_b, B, shape: tl.constexpr, block: tl.constexpr):
+def restart_controller(inputs, state, now, shape: tl.constexpr, block: tl.constexpr):
     """The initial state becomes that before the step."""
     read_size: tl.constexpr = shape.R * shape.M
-    i_read = i_b * read_size
+    i_read = now.i_b * read_size
     copy(state.read_vectors + i_read, inputs.initial_read_vectors + i_read, read_size, block)
     if shape.LSTM:
         for layer in tl.static_range(shape.L):
-            i_lbc = (layer * B + i_b) * shape.C
+            i_lbc = (layer * now.B + now.i_b) * shape.C
             copy(state.hidden + i_lbc, inputs.initial_hidden + i_lbc, shape.C, block)
             copy(state.cell + i_lbc, inputs.initial_cell + i_lbc, shape.C, block)
 
 
 @triton.jit
-def cut_controller(d_start, d_state, i_b, B, shape: tl.constexpr, block: tl.constexpr):
+def cut_controller(d_start, d_state, now, shape: tl.constexpr, block: tl.constexpr):
     """The gradient of the state before the step is added to that of the initial state."""
     read_size: tl.constexpr = shape.R * shape.M
-    i_read = i_b * read_size
+    i_read = now.i_b * read_size
     move(d_start.initial_read_vectors + i_read, d_state.read_vectors + i_read, read_size, block)
     if shape.LSTM:
         for layer in tl.static_range(shape.L):
-            i_lbc = (layer * B + i_b) * shape.C
+            i_lbc = (layer * now.B + now.i_b) * shape.C
             move(d_start.initial_hidden + i_lbc, d_state.hidden + i_lbc, shape.C, block)
             move(d_start.initial_cell + i_lbc, d_state.cell + i_lbc, shape.C, block)
 
 
 @triton.jit
-def clear_controller(outputs, kept, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
+def clear_controller(outputs, kept, now, shape: tl.constexpr, block: tl.constexpr):
     for layer in tl.static_range(shape.L):
-        fill_zero(hidden_of(layer, outputs, kept, i_b, t, B, shape), shape.C, block)
+        fill_zero(hidden_of(layer, outputs, kept, now, shape), shape.C, block)
         if kept.gates is not None:
-            i_tlb = (t * shape.L + layer) * B + i_b
+            i_tlb = (now.t * shape.L + layer) * now.B + now.i_b
             fill_zero(kept.gates + i_tlb * shape.G, shape.G, block)
             fill_zero(kept.cells + i_tlb * shape.C, shape.C, block)
 
 
 @triton.jit
-def clear_controller_backward(d_steps, i_b, t, B, shape: tl.constexpr, block: tl.constexpr):
+def clear_controller_backward(d_steps, now, shape: tl.constexpr, block: tl.constexpr):
     for layer in tl.static_range(shape.L):
-        i_tlb = (t * shape.L + layer) * B + i_b
+        i_tlb = (now.t * shape.L + layer) * now.B + now.i_b
         fill_zero(d_steps.gates + i_tlb * shape.G, shape.G, block)
 
 
@@ -222,9 +230,7 @@ def interface_controller_backward(
     d_state,
     d_steps,
     starts,
-    i_b,
-    t,
-    B,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -236,10 +242,10 @@ def interface_controller_backward(
     registers where it is summed. The barrier separates the gradients of a layer's gates from the
     matrix products that need all of them.
     """
-    p_d_interface = d_steps.interface + (t * B + i_b) * shape.P
+    p_d_interface = d_steps.interface + now.i_tb * shape.P
     for layer in tl.static_range(shape.L - 1, -1, -1):
-        i_lb = layer * B + i_b
-        i_tlb = t * shape.L * B + i_lb
+        i_lb = layer * now.B + now.i_b
+        i_tlb = now.t * shape.L * now.B + i_lb
         p_gates = d_steps.gates + i_tlb * shape.G
         for c in range(0, shape.C, block.C):
             i_c = c + tl.arange(0, block.C)
@@ -248,23 +254,23 @@ def interface_controller_backward(
                 d_hidden += load(d_state.hidden + i_lb * shape.C + i_c, i_c < shape.C, block.dtype)
             if layer == shape.L - 1:
                 if grads.hidden is not None:
-                    p_grad = grads.hidden + (t * B + i_b) * shape.C
+                    p_grad = grads.hidden + now.i_tb * shape.C
                     d_hidden += load(p_grad + i_c, i_c < shape.C, block.dtype)
                 d_hidden = interface_backward(d_hidden, inputs, p_d_interface, i_c, shape, block)
             else:
-                p_above = p_gates + B * shape.G
+                p_above = p_gates + now.B * shape.G
                 d_hidden = upper_backward(layer, d_hidden, inputs, p_above, i_c, shape, block)
             if shape.LSTM:
-                p_previous = saved.cells + (i_tlb - shape.L * B) * shape.C
+                p_previous = saved.cells + (i_tlb - shape.L * now.B) * shape.C
                 if starts:
                     p_previous = inputs.initial_cell + i_lb * shape.C
                 p_d_cell = d_state.cell + i_lb * shape.C
                 lstm_backward(d_hidden, saved, p_previous, p_gates, p_d_cell, i_c, i_tlb, shape)
             else:
-                p_hidden = hidden_of(layer, outputs, saved, i_b, t, B, shape)
+                p_hidden = hidden_of(layer, outputs, saved, now, shape)
                 feedforward_backward(d_hidden, p_hidden, p_gates, i_c, shape)
         tl.debug_barrier()
-        recurrent_backward(layer, inputs, p_gates, d_state, i_b, i_lb, shape, block)
+        recurrent_backward(layer, inputs, p_gates, d_state, now, shape, block)
 
 
 @triton.jit
@@ -324,8 +330,7 @@ def recurrent_backward(
     inputs,
     p_d_gates,
     d_state,
-    i_b,
-    i_lb,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -344,8 +349,9 @@ def recurrent_backward(
         nothing = zeros(block.C, block.dtype)
         d_seen = vecmat(nothing, p_weight, stride, p_d_gates, shape.G, i_k, inside, block)
         if layer == 0:
-            p_d_read_vectors = d_state.read_vectors + i_b * read_size
+            p_d_read_vectors = d_state.read_vectors + now.i_b * read_size
             tl.store(p_d_read_vectors + i_k, d_seen, mask=i_k < read_size)
         if shape.LSTM:
+            i_lb = layer * now.B + now.i_b
             p_d_hidden = d_state.hidden + i_lb * shape.C - read_size
             tl.store(p_d_hidden + i_k, d_seen, mask=(i_k >= read_size) & inside)

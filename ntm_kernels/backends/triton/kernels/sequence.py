@@ -22,7 +22,7 @@ import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import access, controller, interface
 from ntm_kernels.backends.triton.kernels.addressing import address, address_backward
-from ntm_kernels.backends.triton.kernels.controller import Carried
+from ntm_kernels.backends.triton.kernels.controller import Carried, Now
 from ntm_kernels.backends.triton.kernels.memory import read_write, read_write_backward, write
 
 # One compilation serves sequences and batches of any length.
@@ -47,14 +47,12 @@ def load_state(inputs, i_b, shape: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def restart(
-    memory, weightings, inputs, state, i_b, i_tb, B, shape: tl.constexpr, block: tl.constexpr
-):
+def restart(memory, weightings, inputs, state, now, shape: tl.constexpr, block: tl.constexpr):
     """The state before a step, which is the initial one if the step is reset."""
     if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
-        if tl.load(inputs.resets + i_tb):
-            memory, weightings = load_state(inputs, i_b, shape, block)
-            controller.restart_controller(inputs, state, i_b, B, shape, block)
+        if tl.load(inputs.resets + now.i_tb):
+            memory, weightings = load_state(inputs, now.i_b, shape, block)
+            controller.restart_controller(inputs, state, now, shape, block)
             tl.debug_barrier()  # The state that the controller reads is stored.
     return memory, weightings
 
@@ -88,7 +86,7 @@ def clear_padding(
             access.fill_zero(kept.weightings + i_tb * weightings_size, weightings_size, block)
         if KEEP:
             access.fill_zero(kept.interface + i_tb * shape.P, shape.P, block)
-        controller.clear_controller(outputs, kept, i_b, t, B, shape, block)
+        controller.clear_controller(outputs, kept, Now(i_b, i_tb, t, B), shape, block)
     if kept.checkpoints is not None:
         memory_size: tl.constexpr = shape.N * shape.M
         for i in range(tl.cdiv(length, every), tl.cdiv(T, every)):
@@ -118,16 +116,17 @@ def sequence_kernel(
     clear_padding(outputs, kept, i_b, length, T, B, every, KEEP, shape, block)
     for t in range(length):
         i_tb = t * B + i_b
-        memory, weightings = restart(memory, weightings, inputs, state, i_b, i_tb, B, shape, block)
+        now = Now(i_b, i_tb, t, B)
+        memory, weightings = restart(memory, weightings, inputs, state, now, shape, block)
         if kept.checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
             if t % every == 0:
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
-        controller.controller_step(inputs, outputs, kept, state, i_b, t, B, shape, block)
+        controller.controller_step(inputs, outputs, kept, state, now, shape, block)
         tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
         p_hidden = outputs.hidden + i_tb * shape.C
         interface.interface_step(inputs, p_hidden, p_interface, shape, block)
-        controller.carry_hidden(outputs, kept, state, i_b, t, B, shape, block)
+        controller.carry_hidden(outputs, kept, state, now, shape, block)
         tl.debug_barrier()  # The interface vector is stored.
         heads = interface.heads_in(p_interface, shape)
         weightings = address(memory, weightings, heads, shape, block, True).weightings
@@ -161,8 +160,9 @@ def store_grads(d_inputs, i_b, d_memory, d_weightings, shape: tl.constexpr):
 def clear_padding_backward(d_steps, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr):
     """Beyond the length the gradients of gates and interface vectors are 0."""
     for t in range(length, T):
-        controller.clear_controller_backward(d_steps, i_b, t, B, shape, block)
-        access.fill_zero(d_steps.interface + (t * B + i_b) * shape.P, shape.P, block)
+        i_tb = t * B + i_b
+        controller.clear_controller_backward(d_steps, Now(i_b, i_tb, t, B), shape, block)
+        access.fill_zero(d_steps.interface + i_tb * shape.P, shape.P, block)
 
 
 @triton.jit
@@ -202,23 +202,21 @@ def address_read_write_backward(
     d_state,
     d_steps,
     starts,
-    i_b,
-    t,
-    B,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Gradients of memory and weightings before step ``t`` from those after it. Stores that of the
+    """Gradients of memory and weightings before a step from those after it. Stores that of the
     interface vector. The step ``starts`` from the initial state or does not.
 
     Read and write come first, with the weightings that the forward kept. Nothing that addressing
     computes on the way to them is in registers yet.
     """
-    i_tb = t * B + i_b
+    i_tb = now.i_tb
     weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
-    p_previous = saved.weightings + (i_tb - B) * shape.H * shape.N
+    p_previous = saved.weightings + (i_tb - now.B) * shape.H * shape.N
     if starts:
-        p_previous = inputs.initial_weightings + i_b * shape.H * shape.N
+        p_previous = inputs.initial_weightings + now.i_b * shape.H * shape.N
     previous = access.load_weightings(p_previous, 0, shape, block)
     heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
     d_heads = interface.heads_in(d_steps.interface + i_tb * shape.P, shape)
@@ -232,7 +230,7 @@ def address_read_write_backward(
         weightings,
         heads,
         d_heads,
-        d_state.read_vectors + i_b * shape.R * shape.M,
+        d_state.read_vectors + now.i_b * shape.R * shape.M,
         p_d_read_vectors,
         shape,
     )
@@ -247,17 +245,16 @@ def cut(
     d_weightings,
     d_start,
     d_state,
-    i_b,
-    B,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
     """The backward of ``restart``: the gradient of the state goes to the initial state, and nothing
     to the step before."""
-    d_memory += access.load_memory(d_start.initial_memory, i_b, shape, block)
-    d_weightings += access.load_weightings(d_start.initial_weightings, i_b, shape, block)
-    store_grads(d_start, i_b, d_memory, d_weightings, shape)
-    controller.cut_controller(d_start, d_state, i_b, B, shape, block)
+    d_memory += access.load_memory(d_start.initial_memory, now.i_b, shape, block)
+    d_weightings += access.load_weightings(d_start.initial_weightings, now.i_b, shape, block)
+    store_grads(d_start, now.i_b, d_memory, d_weightings, shape)
+    controller.cut_controller(d_start, d_state, now, shape, block)
     d_memory = access.zero_rows(block.N, block.M, block.dtype)
     return d_memory, access.zero_rows(block.H, block.N, block.dtype)
 
@@ -274,16 +271,14 @@ def step_backward(
     d_state,
     d_steps,
     d_start,
-    i_b,
-    t,
-    B,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
-    """The gradient of the state before step ``t`` from that after it."""
-    starts = t == 0
+    """The gradient of the state before a step from that after it."""
+    starts = now.t == 0
     if inputs.resets is not None:
-        starts = starts | tl.load(inputs.resets + t * B + i_b)
+        starts = starts | tl.load(inputs.resets + now.i_tb)
     d_memory, d_weightings = address_read_write_backward(
         d_memory,
         d_weightings,
@@ -294,21 +289,19 @@ def step_backward(
         d_state,
         d_steps,
         starts,
-        i_b,
-        t,
-        B,
+        now,
         shape,
         block,
     )
     tl.debug_barrier()  # The gradient of the interface vector is stored.
     controller.interface_controller_backward(
-        grads, inputs, outputs, saved, d_state, d_steps, starts, i_b, t, B, shape, block
+        grads, inputs, outputs, saved, d_state, d_steps, starts, now, shape, block
     )
     tl.debug_barrier()  # The gradient of the carried state before the step is stored.
     if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
         if starts:
             d_memory, d_weightings = cut(
-                d_memory, d_weightings, d_start, d_state, i_b, B, shape, block
+                d_memory, d_weightings, d_start, d_state, now, shape, block
             )
             tl.debug_barrier()  # The gradient of the carried state is 0.
     return d_memory, d_weightings
@@ -356,9 +349,7 @@ def sequence_backward_kernel(
                 d_state,
                 d_steps,
                 d_start,
-                i_b,
-                t,
-                B,
+                Now(i_b, t * B + i_b, t, B),
                 shape,
                 block,
             )
