@@ -168,10 +168,11 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     sizes = sizes._replace(input_size=sizes.gate_size)
     # The public op widens the state before it calls the backend.
     state = dict.fromkeys(("memory", "weightings", "state"), wide)
-    call = partial(call_both, backend, dtypes={**dtypes, **state, "steps": torch.int64})
+    whole = {"steps": torch.int64, "resets": torch.bool}
+    call = partial(call_both, backend, dtypes={**dtypes, **state, **whole})
     call(SEQUENCE, sizes, forward_alone=True)
     call(SEQUENCE, sizes, grads=["hidden", "read_vectors"])
-    call(SEQUENCE, sizes._replace(has_lengths=True, return_trace=True))
+    call(SEQUENCE, sizes._replace(has_lengths=True, has_resets=True, return_trace=True))
 
 
 def call_both(
@@ -284,8 +285,8 @@ def render(results: Results, version: str) -> str:
         "",
         f"Written by `make triton-report` (Triton {version}); bounded by `budget.json`. No GPU was",
         "used. Registers of a thread / KiB of shared memory of a program, the most of the variants",
-        "(with lengths and without, outputs kept or not, gradients given or not). **Bold**: bytes",
-        "spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
+        "(with lengths and resets or without, outputs kept or not, gradients given or not).",
+        "**Bold**: bytes spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
         "",
         "Models are N x M where nothing is said of the paper's 128 x 20; one read and one write",
         "head, three taps and an LSTM of one layer of 100 units unless named; float32 unless",

@@ -19,7 +19,8 @@ carried one after a barrier. A block also needs the whole hidden state of the la
 is a barrier between two layers.
 
 The number of layers is known when a kernel is compiled, and each layer gets code of its own. The
-kernels for a controller of one layer therefore contain nothing for upper layers.
+kernels for a controller of one layer therefore contain nothing for upper layers. Loops over layers
+copy ``shape.L`` into a constant first, since Triton 3.6 takes no field of a record as a loop's bound.
 
 The weights stay in global memory. All programs read the same ones in every step, from the
 second-level cache.
@@ -98,7 +99,8 @@ def inputs_of(layer: tl.constexpr, inputs, outputs, kept, state, now, shape: tl.
 @triton.jit
 def controller_step(inputs, outputs, kept, state, now, shape: tl.constexpr, block: tl.constexpr):
     """Stores the hidden state of each layer, the new cells in ``state``, and what is kept."""
-    for layer in tl.static_range(shape.L):
+    L: tl.constexpr = shape.L
+    for layer in tl.static_range(L):
         if layer > 0:
             tl.debug_barrier()  # The hidden state of the layer below is stored.
         given = inputs_of(layer, inputs, outputs, kept, state, now, shape)
@@ -169,7 +171,8 @@ def feedforward(layer: tl.constexpr, given, p_hidden, c, shape: tl.constexpr, bl
 def carry_hidden(outputs, kept, state, now, shape: tl.constexpr, block: tl.constexpr):
     """Hand the new hidden state of each layer to the next step."""
     if shape.LSTM:
-        for layer in tl.static_range(shape.L):
+        L: tl.constexpr = shape.L
+        for layer in tl.static_range(L):
             p_hidden = hidden_of(layer, outputs, kept, now, shape)
             p_state = state.hidden + (layer * now.B + now.i_b) * shape.C
             for c in range(0, shape.C, block.C):
@@ -185,7 +188,8 @@ def restart_controller(inputs, state, now, shape: tl.constexpr, block: tl.conste
     i_read = now.i_b * read_size
     copy(state.read_vectors + i_read, inputs.initial_read_vectors + i_read, read_size, block)
     if shape.LSTM:
-        for layer in tl.static_range(shape.L):
+        L: tl.constexpr = shape.L
+        for layer in tl.static_range(L):
             i_lbc = (layer * now.B + now.i_b) * shape.C
             copy(state.hidden + i_lbc, inputs.initial_hidden + i_lbc, shape.C, block)
             copy(state.cell + i_lbc, inputs.initial_cell + i_lbc, shape.C, block)
@@ -198,7 +202,8 @@ def cut_controller(d_start, d_state, now, shape: tl.constexpr, block: tl.constex
     i_read = now.i_b * read_size
     move(d_start.initial_read_vectors + i_read, d_state.read_vectors + i_read, read_size, block)
     if shape.LSTM:
-        for layer in tl.static_range(shape.L):
+        L: tl.constexpr = shape.L
+        for layer in tl.static_range(L):
             i_lbc = (layer * now.B + now.i_b) * shape.C
             move(d_start.initial_hidden + i_lbc, d_state.hidden + i_lbc, shape.C, block)
             move(d_start.initial_cell + i_lbc, d_state.cell + i_lbc, shape.C, block)
@@ -206,7 +211,8 @@ def cut_controller(d_start, d_state, now, shape: tl.constexpr, block: tl.constex
 
 @triton.jit
 def clear_controller(outputs, kept, now, shape: tl.constexpr, block: tl.constexpr):
-    for layer in tl.static_range(shape.L):
+    L: tl.constexpr = shape.L
+    for layer in tl.static_range(L):
         fill_zero(hidden_of(layer, outputs, kept, now, shape), shape.C, block)
         if kept.gates is not None:
             i_tlb = (now.t * shape.L + layer) * now.B + now.i_b
@@ -216,7 +222,8 @@ def clear_controller(outputs, kept, now, shape: tl.constexpr, block: tl.constexp
 
 @triton.jit
 def clear_controller_backward(d_steps, now, shape: tl.constexpr, block: tl.constexpr):
-    for layer in tl.static_range(shape.L):
+    L: tl.constexpr = shape.L
+    for layer in tl.static_range(L):
         i_tlb = (now.t * shape.L + layer) * now.B + now.i_b
         fill_zero(d_steps.gates + i_tlb * shape.G, shape.G, block)
 
@@ -243,7 +250,8 @@ def interface_controller_backward(
     matrix products that need all of them.
     """
     p_d_interface = d_steps.interface + now.i_tb * shape.P
-    for layer in tl.static_range(shape.L - 1, -1, -1):
+    L: tl.constexpr = shape.L
+    for layer in tl.static_range(L - 1, -1, -1):
         i_lb = layer * now.B + now.i_b
         i_tlb = now.t * shape.L * now.B + i_lb
         p_gates = d_steps.gates + i_tlb * shape.G
