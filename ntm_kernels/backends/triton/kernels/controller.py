@@ -19,8 +19,8 @@ carried one after a barrier. A block also needs the whole hidden state of the la
 is a barrier between two layers.
 
 The number of layers is known when a kernel is compiled, and each layer gets code of its own. The
-kernels for a controller of one layer therefore contain nothing for upper layers. Loops over layers
-copy ``shape.L`` into a constant first, since Triton 3.6 takes no field of a record as a loop's bound.
+kernels for a controller of one layer therefore contain nothing for upper layers. A loop over layers
+has a constant as its bound, since Triton 3.6 refuses a field of a record there.
 
 The weights stay in global memory. All programs read the same ones in every step, from the
 second-level cache.
