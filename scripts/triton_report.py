@@ -46,6 +46,7 @@ class Model(NamedTuple):
     words: int = 20
     heads: int = 1  # that read, and as many that write
     hidden: int = 100
+    layers: int = 1
     controller: str = "lstm"
     memory: torch.dtype = torch.float32
     parameters: torch.dtype = torch.float32
@@ -60,6 +61,7 @@ MODELS = (
     Model("4 + 4 heads", heads=4),
     Model("feed-forward", controller="feedforward"),
     Model("feed-forward, 8 + 8 heads", heads=8, hidden=512, controller="feedforward"),
+    Model("2 layers", layers=2),
     Model("64 x 16", locations=64, words=16, hidden=64),
     Model("16 x 8", locations=16, words=8, hidden=32),
     Model("256 x 16", locations=256, words=16),
@@ -157,15 +159,20 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     call(STEP, stepping)
 
     sizes = stepping._replace(
-        time=41, hidden_size=model.hidden, checkpoint_every=6, is_lstm=model.controller == "lstm"
+        time=41,
+        hidden_size=model.hidden,
+        num_layers=model.layers,
+        checkpoint_every=6,
+        is_lstm=model.controller == "lstm",
     )
     sizes = sizes._replace(input_size=sizes.gate_size)
     # The public op widens the state before it calls the backend.
     state = dict.fromkeys(("memory", "weightings", "state"), wide)
-    call = partial(call_both, backend, dtypes={**dtypes, **state, "steps": torch.int64})
+    whole = {"steps": torch.int64, "resets": torch.bool}
+    call = partial(call_both, backend, dtypes={**dtypes, **state, **whole})
     call(SEQUENCE, sizes, forward_alone=True)
     call(SEQUENCE, sizes, grads=["hidden", "read_vectors"])
-    call(SEQUENCE, sizes._replace(has_lengths=True, return_trace=True))
+    call(SEQUENCE, sizes._replace(has_lengths=True, has_resets=True, return_trace=True))
 
 
 def call_both(
@@ -278,12 +285,12 @@ def render(results: Results, version: str) -> str:
         "",
         f"Written by `make triton-report` (Triton {version}); bounded by `budget.json`. No GPU was",
         "used. Registers of a thread / KiB of shared memory of a program, the most of the variants",
-        "(with lengths and without, outputs kept or not, gradients given or not). **Bold**: bytes",
-        "spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
+        "(with lengths and resets or without, outputs kept or not, gradients given or not).",
+        "**Bold**: bytes spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
         "",
         "Models are N x M where nothing is said of the paper's 128 x 20; one read and one write",
-        "head, three taps and an LSTM of 100 units unless named; float32 unless named. A kernel",
-        "that two models share stands under the first.",
+        "head, three taps and an LSTM of one layer of 100 units unless named; float32 unless",
+        "named. A kernel that two models share stands under the first.",
     ]
     model = ""
     for row, usages in results.items():

@@ -298,7 +298,7 @@ def sequence_backward(
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
             if resets is not None:
-                d_state, d_start = _cut(resets[time], d_state, d_start)
+                d_state, d_start = cut(resets[time], d_state, d_start)
     if d_start is not None:
         d_state = map_state(torch.add, d_state, d_start)
     d_gates, d_interface = undo.outside_heads.collected()
@@ -328,7 +328,7 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     )
 
 
-def _cut(reset: Tensor, d_state: State, d_start: State | None) -> tuple[State, State]:
+def cut(reset: Tensor, d_state: State, d_start: State | None) -> tuple[State, State]:
     """Where a step starts anew, its gradient goes to the initial state and not further back.
 
     Gives the gradient of the state before the reset, and the sum for the initial state.

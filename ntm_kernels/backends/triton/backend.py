@@ -46,8 +46,6 @@ class TritonBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.device_type:
             return f"runs on {self.device_type} devices, the tensors are on {problem.device}"
-        if problem.sizes.has_resets:
-            return "its sequence has no resets; the backends cpu and torch have them"
         return self.launcher.table.too_large(problem)
 
     def describe(self) -> str:
