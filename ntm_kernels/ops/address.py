@@ -45,7 +45,16 @@ def check(given: Arguments, inputs: AddressInputs, options: NoOptions) -> None:
 
 
 def equations(inputs: AddressInputs, sizes: Sizes) -> AddressOutputs:
-    return AddressOutputs(reference.address(*inputs))
+    weightings = reference.address(
+        inputs.memory,
+        inputs.key,
+        inputs.strength,
+        inputs.gate,
+        inputs.shift,
+        inputs.sharpening,
+        inputs.previous_weightings,
+    )
+    return AddressOutputs(weightings)
 
 
 ADDRESS = Op("address", AddressInputs, AddressOutputs, NoOptions, sizes, equations, check)

@@ -169,8 +169,8 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
 def _beyond_the_kernel(op: str, backend: str, grads: Iterable[Tensor | None]) -> bool:
     """Whether a backward is asked for what the hand-derived one of a kernel does not have.
 
-    Raises ``NotImplementedError`` where the backend has nothing else. A backward that is recorded
-    is no error of such a backend: only its own derivative is, which raises when it is computed.
+    Raises ``NotImplementedError`` where the backend has nothing else. Such a backend may run while
+    its backward is recorded: only a backward through that backward raises.
     """
     transform = transform_of_grads(grads)
     if get_backend(backend).every_derivative:

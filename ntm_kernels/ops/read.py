@@ -29,7 +29,7 @@ def sizes(inputs: ReadInputs, options: NoOptions) -> Sizes:
 
 
 def equations(inputs: ReadInputs, sizes: Sizes) -> ReadOutputs:
-    return ReadOutputs(reference.read(*inputs))
+    return ReadOutputs(reference.read(inputs.memory, inputs.weightings))
 
 
 READ = Op("read", ReadInputs, ReadOutputs, NoOptions, sizes, equations)

@@ -73,7 +73,9 @@ def check_heads(
 
 def equations(inputs: StepInputs, sizes: Sizes) -> StepOutputs:
     outputs = reference.step(
-        *inputs,
+        inputs.memory,
+        inputs.interface,
+        inputs.previous_weightings,
         num_read_heads=sizes.num_read_heads,
         num_write_heads=sizes.num_write_heads,
         shift_range=sizes.shift_range,

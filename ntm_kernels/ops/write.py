@@ -31,7 +31,7 @@ def sizes(inputs: WriteInputs, options: NoOptions) -> Sizes:
 
 
 def equations(inputs: WriteInputs, sizes: Sizes) -> WriteOutputs:
-    return WriteOutputs(reference.write(*inputs))
+    return WriteOutputs(reference.write(inputs.memory, inputs.weightings, inputs.erase, inputs.add))
 
 
 WRITE = Op("write", WriteInputs, WriteOutputs, NoOptions, sizes, equations)
