@@ -46,7 +46,8 @@ def forward(
         outputs.final_cell.copy_(inputs.initial_cell)
     kept = empty_kept(inputs, sizes, save_for_backward)
     keep = kept.interface is not None
-    # What a layer or the heads read of the layer below, the kernel stores whoever keeps it.
+    # The heads read the interface vector from a tensor, and a layer the hidden state below it. The
+    # kernel needs these tensors even if nobody keeps them.
     if not keep:
         kept = kept._replace(interface=_arithmetic(inputs, sizes.shape("B P")))
     if sizes.is_deep and kept.lower_hidden is None:
@@ -89,8 +90,8 @@ def backward(
         recurrent_weight=inputs.recurrent_weight,
         interface_weight=inputs.interface_weight,
         upper_weight=inputs.upper_weight,
-        initial_weightings=inputs.initial_weightings,
         initial_memory=inputs.initial_memory if sizes.has_resets else None,
+        initial_weightings=inputs.initial_weightings,
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
         resets=inputs.resets,

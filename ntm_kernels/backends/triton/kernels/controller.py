@@ -81,6 +81,7 @@ def hidden_of(layer: tl.constexpr, outputs, kept, now, shape: tl.constexpr):
 
 @triton.jit
 def inputs_of(layer: tl.constexpr, inputs, outputs, kept, state, now, shape: tl.constexpr):
+    """Where a layer finds in this step what it computes its gates from."""
     if layer == 0:
         found = Layer(
             start=inputs.x + now.i_tb * shape.G,
@@ -183,7 +184,7 @@ def carry_hidden(outputs, kept, state, now, shape: tl.constexpr, block: tl.const
 
 @triton.jit
 def restart_controller(inputs, state, now, shape: tl.constexpr, block: tl.constexpr):
-    """The initial state becomes that before the step."""
+    """Read vectors, hidden state and cell before the step become the initial ones."""
     read_size: tl.constexpr = shape.R * shape.M
     i_read = now.i_b * read_size
     copy(state.read_vectors + i_read, inputs.initial_read_vectors + i_read, read_size, block)
@@ -197,7 +198,8 @@ def restart_controller(inputs, state, now, shape: tl.constexpr, block: tl.conste
 
 @triton.jit
 def cut_controller(d_start, d_state, now, shape: tl.constexpr, block: tl.constexpr):
-    """The gradient of the state before the step is added to that of the initial state."""
+    """Adds the gradients of read vectors, hidden state and cell before the step to those of the
+    initial ones. The former become 0."""
     read_size: tl.constexpr = shape.R * shape.M
     i_read = now.i_b * read_size
     move(d_start.initial_read_vectors + i_read, d_state.read_vectors + i_read, read_size, block)

@@ -11,6 +11,9 @@ checkpoints from the last to the first. It replays the writes of a segment, stor
 before each step in a scratch tensor, then walks back through these steps. It stores the gradients
 of the controller's gates and of the interface vectors at every step. The gradients of all weights
 are matrix products of these over all steps, which are left to torch.
+
+At a step that is reset, the forward loads the initial state again. The backward adds the gradient
+of the state before the step to that of the initial state, and gives the step before zeros.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -315,7 +318,7 @@ def sequence_backward_kernel(
     saved,  # Saved
     d_inputs,  # SequenceInputs, the initial state alone; read vectors, hidden and cell hold the
     # gradient of the state after the step, at first the final one
-    d_start,  # the same, at first 0: sums what goes from resets to the initial state
+    d_start,  # the same, at first 0: the gradient of the initial state by way of resets
     d_steps,  # StepGrads
     p_segment,  # [every, B, N, M], memories of one segment
     T,
