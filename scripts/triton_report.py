@@ -47,13 +47,15 @@ class Model(NamedTuple):
     heads: int = 1  # that read, and as many that write
     hidden: int = 100
     layers: int = 1
+    resets: bool = False
     controller: str = "lstm"
     memory: torch.dtype = torch.float32
     parameters: torch.dtype = torch.float32
     shift_range: int = 1
 
 
-# Every row of the launch table, the tiled path, storage in 16 bits, and the largest sizes.
+# Every row of the launch table, the tiled path, several layers, storage in 16 bits, and the largest
+# sizes.
 MODELS = (
     Model("paper"),
     Model("1024 x 64", locations=1024, words=64),
@@ -61,7 +63,7 @@ MODELS = (
     Model("4 + 4 heads", heads=4),
     Model("feed-forward", controller="feedforward"),
     Model("feed-forward, 8 + 8 heads", heads=8, hidden=512, controller="feedforward"),
-    Model("2 layers", layers=2),
+    Model("2 layers, resets", layers=2, resets=True),
     Model("64 x 16", locations=64, words=16, hidden=64),
     Model("16 x 8", locations=16, words=8, hidden=32),
     Model("256 x 16", locations=256, words=16),
@@ -172,7 +174,8 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     call = partial(call_both, backend, dtypes={**dtypes, **state, **whole})
     call(SEQUENCE, sizes, forward_alone=True)
     call(SEQUENCE, sizes, grads=["hidden", "read_vectors"])
-    call(SEQUENCE, sizes._replace(has_lengths=True, has_resets=True, return_trace=True))
+    varying = sizes._replace(has_lengths=True, has_resets=model.resets)
+    call(SEQUENCE, varying._replace(return_trace=True))
 
 
 def call_both(
@@ -285,8 +288,8 @@ def render(results: Results, version: str) -> str:
         "",
         f"Written by `make triton-report` (Triton {version}); bounded by `budget.json`. No GPU was",
         "used. Registers of a thread / KiB of shared memory of a program, the most of the variants",
-        "(with lengths and resets or without, outputs kept or not, gradients given or not).",
-        "**Bold**: bytes spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
+        "(with lengths and without, outputs kept or not, gradients given or not). **Bold**: bytes",
+        "spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
         "",
         "Models are N x M where nothing is said of the paper's 128 x 20; one read and one write",
         "head, three taps and an LSTM of one layer of 100 units unless named; float32 unless",
