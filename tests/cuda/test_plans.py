@@ -52,6 +52,7 @@ def cramped(monkeypatch):
             num_taps=2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
             time=case.time,
             hidden_size=case.hidden_size,
+            num_layers=case.num_layers,
             checkpoint_every=checkpoint_every,
             is_lstm=case.controller == "lstm",
         )

@@ -39,9 +39,9 @@ TABLE = (
     Entry("torch", "cpu"),
     Entry("cpu", "cpu", any_threads=True),
     Entry("torch", "cuda"),
-    Entry("cuda", "cuda", deep=False),
+    Entry("cuda", "cuda"),
     Entry("triton", "cuda"),
-    Entry("cuda_emulated", "cpu", largest=20_000, deep=False),
+    Entry("cuda_emulated", "cpu", largest=20_000),
     Entry("triton_interpreted", "cpu", largest=20_000),
     Entry("triton_tiled_interpreted", "cpu", largest=500),
 )
