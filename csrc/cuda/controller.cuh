@@ -1,8 +1,8 @@
 // The controllers, and the only file that asks which of them a model has, and how many layers.
 //
 // A kind of controller is a type for each direction: `Lstm` and `LstmBackward`, `Feedforward` and
-// `FeedforwardBackward`. An object of it is one layer. It says how the rows of the layer's weight
-// are dealt to the warps, does the equations of one unit, and knows which state and which saved
+// `FeedforwardBackward`. An object of it is one layer. It does the
+// equations of one unit of the layer's weight, and knows which state and which saved
 // tensors the layer has. `Controller` and `ControllerBackward` own what all kinds share, the
 // weights and their products, and are what the loop over the steps calls.
 //
@@ -12,7 +12,8 @@
 // the same step, and for an LSTM its own of the step before]. A barrier separates the layers.
 //
 // Kernels are compiled with `Deep` for controllers of several layers and without for those of one,
-// so that one layer pays nothing for the loop over layers and its indices.
+// so that one layer pays nothing for the loop over layers and its indices. A kernel for several has
+// no registers left to hold weights in.
 #pragma once
 #include "on_chip.cuh"
 #include "weight.cuh"
@@ -49,6 +50,12 @@ __host__ __device__ inline Shape upper_shape(const Sizes& sizes, bool backward) 
   return backward ? shape.transposed() : shape;
 }
 
+// How the rows of these weights, in a forward, are dealt to the warps. An element of an LSTM's
+// hidden state has its four gates, which lie a quarter of the rows apart, in one unit.
+__host__ __device__ inline Units gate_units(const Sizes& sizes) {
+  return sizes.is_lstm ? rows_apart(gate_size(sizes)) : neighbouring_rows(gate_size(sizes));
+}
+
 // The part of the recurrent weight that a warp holds in registers: units of four rows, and columns
 // for a lane. It is as much as fits into the 128 registers that a thread of a full block may have.
 // What is left of the paper's weights fits beside its memory in the shared memory of sm_80.
@@ -57,39 +64,25 @@ struct HeldUnits {
 };
 constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{1, 13};
 
-// The parts of the weights that are in shared memory, [units, 4, columns] of each layer.
-template <typename A>
-struct NearWeights {
-  A* first;
-  A* upper;  // of the layers above, one after another
-
-  template <typename Pieces>
-  __host__ __device__ NearWeights(Pieces& pieces, const Sizes& sizes, bool backward) {
-    const int64_t units = pieces.plan().near_units, upper_units = pieces.plan().near_upper_units;
-    first = pieces.template take<A>(units * kRowsAtOnce * recurrent_shape(sizes, backward).columns);
-    upper = pieces.template take<A>((sizes.L - 1) * upper_units * kRowsAtOnce *
-                                    upper_shape(sizes, backward).columns);
-  }
-
-  // The weight of layer `number`, which is not the first, in `weights` [U, rows, columns].
-  __device__ Weight<A> upper_weight(const Block& block, const void* weights, const Shape& shape,
-                                    const Units& units, int near_units, int number) const {
-    const int64_t before = number - 1;
-    const A* weight = static_cast<const A*>(weights) + before * shape.rows * shape.columns;
-    A* near = upper + before * near_units * kRowsAtOnce * shape.columns;
-    return Weight<A>(block, weight, shape, units, near, near_units);
-  }
-};
+// Where the part of a layer's weight that is in shared memory begins. Those of all layers lie one
+// after another, each [units, 4, columns]; layer L is where they end.
+__host__ __device__ inline int64_t near_weight_at(const NtmPlan& plan, const Sizes& sizes,
+                                                  bool backward, int layer) {
+  if (layer == 0) return 0;
+  const int64_t first = recurrent_shape(sizes, backward).columns;
+  const int64_t upper = upper_shape(sizes, backward).columns;
+  return kRowsAtOnce * (plan.near_units * first + (layer - 1) * plan.near_upper_units * upper);
+}
 
 template <typename A>
 struct ControllerSpace {
-  NearWeights<A> near_weights;
-  A* state[2];  // [R*M + L*C] each: the read vectors, and the hidden state of every layer
-  A* cells;     // [L, C]
+  A* near_weights;  // of all layers
+  A* state[2];      // [R*M + L*C] each: the read vectors, and the hidden state of every layer
+  A* cells;         // [L, C]
 
   template <typename Pieces>
-  __host__ __device__ ControllerSpace(Pieces& pieces, const Sizes& sizes)
-      : near_weights(pieces, sizes, false) {
+  __host__ __device__ ControllerSpace(Pieces& pieces, const Sizes& sizes) {
+    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, false, sizes.L));
     for (A*& one : state) one = pieces.template take<A>(state_size(sizes));
     cells = pieces.template take<A>(sizes.L * sizes.C);
   }
@@ -97,16 +90,16 @@ struct ControllerSpace {
 
 template <typename A>
 struct ControllerBackwardSpace {
-  NearWeights<A> near_weights;
-  A* d_state;  // [R*M + L*C]
-  A* d_cells;  // [L, C]
+  A* near_weights;  // of all layers
+  A* d_state;       // [R*M + L*C]
+  A* d_cells;       // [L, C]
   // [G], or of several layers [2, G]: those of a layer are read while those of the layer below are
   // written.
   A* d_gates;
 
   template <typename Pieces>
-  __host__ __device__ ControllerBackwardSpace(Pieces& pieces, const Sizes& sizes)
-      : near_weights(pieces, sizes, true) {
+  __host__ __device__ ControllerBackwardSpace(Pieces& pieces, const Sizes& sizes) {
+    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, true, sizes.L));
     d_state = pieces.template take<A>(state_size(sizes));
     d_cells = pieces.template take<A>(sizes.L * sizes.C);
     d_gates = pieces.template take<A>((sizes.L > 1 ? 2 : 1) * gate_size(sizes));
@@ -135,7 +128,7 @@ struct Layer {
   __device__ int64_t lower_place(int64_t at) const { return place_among(layers() - 1, at); }
 
   // What is added to row `row` of the product, of G rows.
-  __device__ A given(int64_t at, int row, int G) const {
+  __device__ A given(int64_t at, int64_t row, int G) const {
     if (is_first()) return load<A>(params.x, at * G + row);
     return static_cast<const A*>(params.upper_bias)[static_cast<int64_t>(number - 1) * G + row];
   }
@@ -165,7 +158,6 @@ struct Layer {
 };
 
 // The kinds of controller. Each has, forward:
-//   units(C)                                  how the rows of the weight are dealt to warps
 //   load_state(block, hidden)                 the state before the first step
 //   step(block, unit, sum, at, hidden)        the equations of one unit of the weight; `sum` is its
 //                                             product, `at` the place of the step in [T, B]
@@ -185,8 +177,6 @@ struct Lstm : Layer<A, Deep> {
   using Base::params, Base::C, Base::place;
   A* cell;
 
-  static __device__ Units units(int C) { return rows_apart(4 * C); }
-
   __device__ void load_state(const Block& block, A* hidden) const {
     load_vector(block, hidden, params.initial_hidden, place() * C, C);
     load_vector(block, cell, params.initial_cell, place() * C, C);
@@ -195,7 +185,8 @@ struct Lstm : Layer<A, Deep> {
   __device__ void step(const Block& block, int unit, A sum, int64_t at, A* hidden) const {
     const int gate = block.lane % 4, first = block.lane - gate;
     const bool real = unit < C;
-    const A raw = real ? sum + this->given(at, gate * C + unit, 4 * C) : sum;
+    const int64_t row = gate * C + unit;
+    const A raw = real ? sum + this->given(at, row, 4 * C) : sum;
     const A activated = gate == 2 ? tanh_of(raw) : sigmoid(raw);
     const A input = __shfl_sync(kAllLanes, activated, first);
     const A forget = __shfl_sync(kAllLanes, activated, first + 1);
@@ -206,7 +197,7 @@ struct Lstm : Layer<A, Deep> {
     __syncwarp();  // all four lanes have read the cell that one of them now writes
     if (!real) return;
     if (params.saved_gates != nullptr)
-      static_cast<A*>(params.saved_gates)[place(at) * (4 * C) + gate * C + unit] = activated;
+      static_cast<A*>(params.saved_gates)[place(at) * (4 * C) + row] = activated;
     if (gate != 0) return;
     cell[unit] = next_cell;
     hidden[unit] = next_hidden;
@@ -267,8 +258,6 @@ struct LstmBackward : Layer<A, Deep> {
 // vectors, and its backward needs h alone.
 template <typename A, bool Deep>
 struct Feedforward : Layer<A, Deep> {
-  static __device__ Units units(int C) { return neighbouring_rows(C); }
-
   __device__ void load_state(const Block&, A*) const {}
 
   __device__ void step(const Block& block, int unit, A sum, int64_t at, A* hidden) const {
@@ -297,6 +286,49 @@ struct FeedforwardBackward : Layer<A, Deep> {
   __device__ void store_grads(const Block&, const A*) const {}
 };
 
+// What the controllers of both directions share; `Space` is that of the direction.
+template <typename A, bool Deep, typename Space>
+class Layers {
+ public:
+  __device__ Layers(const NtmSequenceParams& params, const NtmPlan& plan, const Sizes& sizes,
+                    const Space& space)
+      : params_(params), plan_(plan), sizes_(sizes), space_(space) {}
+
+ protected:
+  __device__ int layers() const { return Deep ? sizes_.L : 1; }
+
+  // The layer of that number, whose first is 0.
+  __device__ Layer<A, Deep> layer(int number) const {
+    return {params_, blockIdx.x, size(), number};
+  }
+  // Where the hidden state of a layer lies in the state, or its gradient in that of the state.
+  __device__ int hidden_in_state(int number) const {
+    return sizes_.read_elements() + number * sizes_.C;
+  }
+
+  // The weight of a layer above the first.
+  __device__ Weight<A> upper_weight(const Block& block, int number, bool backward) const {
+    Sizes sizes = sizes_;
+    sizes.C = size();
+    const Shape shape = upper_shape(sizes, backward);
+    const Units units = backward ? neighbouring_rows(shape.rows) : gate_units(sizes);
+    const A* weights = static_cast<const A*>(params_.upper_weight);
+    return Weight<A>(block, weights + int64_t(number - 1) * shape.rows * shape.columns, shape,
+                     units, space_.near_weights + near_weight_at(plan_, sizes, backward, number),
+                     plan_.near_upper_units);
+  }
+
+  const NtmSequenceParams& params_;
+  const NtmPlan& plan_;
+  const Sizes sizes_;
+  const Space space_;
+
+ private:
+  // With several layers the compiler cannot know it: it would keep what follows from it for the
+  // loop over layers in registers through the whole kernel.
+  __device__ int size() const { return Deep ? opaque(sizes_.C) : sizes_.C; }
+};
+
 // The controller in a forward. With `InRegisters` part of the recurrent weight is held in
 // registers.
 //
@@ -304,23 +336,24 @@ struct FeedforwardBackward : Layer<A, Deep> {
 // buffer (t + 1 + l) % 2. So that of the layer below and, behind it, the layer's own of the step
 // before are neighbours in one buffer, and a layer writes into the other one.
 template <typename A, bool InRegisters, bool Deep>
-class Controller {
+class Controller : Layers<A, Deep, ControllerSpace<A>> {
+  using Base = Layers<A, Deep, ControllerSpace<A>>;
+  using Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+
  public:
   __device__ Controller(const Block& block, const NtmSequenceParams& params, const NtmPlan& plan,
                         const Sizes& sizes, const ControllerSpace<A>& space)
-      : params_(params),
-        plan_(plan),
-        sizes_(sizes),
-        space_(space),
-        weight_(block, params.recurrent_weight, recurrent_shape(sizes, false), units(),
-                space.near_weights.first, plan.near_units) {}
+      : Base(params, plan, sizes, space),
+        weight_(block, params.recurrent_weight, recurrent_shape(sizes, false), gate_units(sizes),
+                space.near_weights, plan.near_units) {}
 
   // Before step t, which is after step t − 1.
   __device__ A* read_vectors_before(int t) const { return buffer(t); }
   __device__ A* output_after(int t) const { return hidden_before(t + 1, layers() - 1); }
 
   __device__ void load_weights(const Block& block) {
-    for (int number = 1; number < layers(); ++number) upper_weight(block, number).load(block);
+    for (int number = 1; number < layers(); ++number)
+      upper_weight(block, number, false).load(block);
     weight_.load(block);
   }
   __device__ void load_state(const Block& block) const {
@@ -329,15 +362,14 @@ class Controller {
 
   // One step of all layers, with a barrier before each layer above the first.
   __device__ void step(const Block& block, int t, int64_t at) const {
-    visit(0, [&](const auto& layer) {
-      weight_.times(block, buffer(t), [&](int unit, A sum) {
-        layer.step(block, unit, sum, at, hidden_before(t + 1, 0));
-      });
-    });
+    layer_step(block, weight_, buffer(t), 0, t, at);
 #pragma unroll 1
     for (int number = 1; number < layers(); ++number) {
       __syncthreads();
-      upper_step(Block(), number, t, at);
+      const Block again;
+      // What comes out of the layer below, and behind it the layer's own hidden state.
+      const A* seen = hidden_before(t + 1, number - 1);
+      layer_step(again, upper_weight(again, number, false), seen, number, t, at);
     }
   }
 
@@ -350,31 +382,21 @@ class Controller {
   }
 
  private:
-  __device__ int layers() const { return Deep ? sizes_.L : 1; }
-  __device__ Units units() const {
-    return sizes_.is_lstm ? Lstm<A, Deep>::units(sizes_.C) : Feedforward<A, Deep>::units(sizes_.C);
-  }
-
   __device__ A* buffer(int number) const {
     return number % 2 == 0 ? space_.state[0] : space_.state[1];
   }
   __device__ A* hidden_before(int t, int number) const {
-    return buffer(t + number) + sizes_.read_elements() + number * sizes_.C;
+    return buffer(t + number) + this->hidden_in_state(number);
   }
 
-  __device__ void upper_step(const Block& block, int number, int t, int64_t at) const {
-    const Weight<A> weight = upper_weight(block, number);
-    const A* seen = hidden_before(t + 1, number - 1);  // and behind it hidden_before(t, number)
+  template <typename W>
+  __device__ void layer_step(const Block& block, const W& weight, const A* seen, int number, int t,
+                             int64_t at) const {
     visit(number, [&](const auto& layer) {
       weight.times(block, seen, [&](int unit, A sum) {
         layer.step(block, unit, sum, at, hidden_before(t + 1, number));
       });
     });
-  }
-
-  __device__ Weight<A> upper_weight(const Block& block, int number) const {
-    return space_.near_weights.upper_weight(block, params_.upper_weight, upper_shape(sizes_, false),
-                                            units(), plan_.near_upper_units, number);
   }
 
   template <typename F>
@@ -384,41 +406,36 @@ class Controller {
   }
   template <typename F>
   __device__ void visit(int number, F f) const {
-    const Layer<A, Deep> layer{params_, blockIdx.x, sizes_.C, number};
+    const Layer<A, Deep> layer = this->layer(number);
     if (sizes_.is_lstm)
-      f(Lstm<A, Deep>{layer, space_.cells + number * sizes_.C});
+      f(Lstm<A, Deep>{layer, space_.cells + number * layer.C});
     else
       f(Feedforward<A, Deep>{layer});
   }
 
-  const NtmSequenceParams& params_;
-  const NtmPlan& plan_;
-  const Sizes sizes_;
-  const ControllerSpace<A> space_;
   Weight<A, InRegisters ? kHeldForward.units : 0, kHeldForward.columns> weight_;
 };
 
 // The controller in a backward. A step goes through the layers from the top to the first, with a
 // barrier after each layer's gates: `output_backward` | `upper_backward` | `recurrent_backward`.
 template <typename A, bool InRegisters, bool Deep>
-class ControllerBackward {
+class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
+  using Base = Layers<A, Deep, ControllerBackwardSpace<A>>;
+  using Base::params_, Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+
  public:
   __device__ ControllerBackward(const Block& block, const NtmSequenceParams& params,
                                 const NtmPlan& plan, const Sizes& sizes,
                                 const ControllerBackwardSpace<A>& space)
-      : params_(params),
-        plan_(plan),
-        sizes_(sizes),
-        space_(space),
+      : Base(params, plan, sizes, space),
         weight_(block, params.recurrent_weight, recurrent_shape(sizes, true),
-                neighbouring_rows(recurrent_size(sizes)), space.near_weights.first,
-                plan.near_units) {}
+                neighbouring_rows(recurrent_size(sizes)), space.near_weights, plan.near_units) {}
 
   // The gradient of the read vectors that the step after has seen.
   __device__ A* d_read_vectors() const { return space_.d_state; }
 
   __device__ void load_weights(const Block& block) {
-    for (int number = 1; number < layers(); ++number) upper_weight(block, number).load(block);
+    for (int number = 1; number < layers(); ++number) upper_weight(block, number, true).load(block);
     weight_.load(block);
   }
   __device__ void load_grads(const Block& block) const {
@@ -434,7 +451,7 @@ class ControllerBackward {
 #pragma unroll 1
     for (int number = layers() - 1; number > 0; --number) {
       const Block block;
-      upper_weight(block, number).times_by_rows(block, d_gates(number), [&](int row, A d) {
+      upper_weight(block, number, true).times_by_rows(block, d_gates(number), [&](int row, A d) {
         if (row < sizes_.C)
           gates_backward(number - 1, row, d, t, at);
         else
@@ -457,17 +474,16 @@ class ControllerBackward {
     each_layer([&](const auto& layer) { layer.store_grads(block, d_hidden(layer.number)); });
   }
   __device__ void clear_padding(const Block& block, int64_t at) const {
+    const int G = gate_size(sizes_);
     each_layer([&](const auto& layer) {
-      clear(block, plain<A>(params_.d_gates), layer.place(at) * gate_size(sizes_),
-            gate_size(sizes_));
+      clear(block, plain<A>(params_.d_gates), layer.place(at) * G, G);
     });
   }
 
  private:
-  __device__ int layers() const { return Deep ? sizes_.L : 1; }
-  // Of a layer's hidden state before the step after.
+  // Of a layer's hidden state, as the step after has seen it.
   __device__ A* d_hidden(int number) const {
-    return space_.d_state + sizes_.read_elements() + number * sizes_.C;
+    return space_.d_state + this->hidden_in_state(number);
   }
   __device__ A* d_gates(int number) const {
     return space_.d_gates + number % 2 * gate_size(sizes_);
@@ -479,12 +495,6 @@ class ControllerBackward {
     });
   }
 
-  __device__ Weight<A> upper_weight(const Block& block, int number) const {
-    return space_.near_weights.upper_weight(block, params_.upper_weight, upper_shape(sizes_, true),
-                                            neighbouring_rows(upper_size(sizes_)),
-                                            plan_.near_upper_units, number);
-  }
-
   template <typename F>
   __device__ void each_layer(F f) const {
 #pragma unroll 1
@@ -492,17 +502,13 @@ class ControllerBackward {
   }
   template <typename F>
   __device__ void visit(int number, F f) const {
-    const Layer<A, Deep> layer{params_, blockIdx.x, sizes_.C, number};
+    const Layer<A, Deep> layer = this->layer(number);
     if (sizes_.is_lstm)
-      f(LstmBackward<A, Deep>{layer, space_.d_cells + number * sizes_.C});
+      f(LstmBackward<A, Deep>{layer, space_.d_cells + number * layer.C});
     else
       f(FeedforwardBackward<A, Deep>{layer});
   }
 
-  const NtmSequenceParams& params_;
-  const NtmPlan& plan_;
-  const Sizes sizes_;
-  const ControllerBackwardSpace<A> space_;
   Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> weight_;
 };
 

@@ -125,7 +125,9 @@ struct Planner {
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
     const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
-    plan.weights_held = !is_double && recurrent.columns <= most_held().columns * kWarp;
+    // The kernels for several layers have no registers to spare.
+    plan.weights_held =
+        !is_double && upper_layers() == 0 && recurrent.columns <= most_held().columns * kWarp;
     plan.near_units = near_units(units_of(recurrent.rows) - held_units(), recurrent);
     count();
     if (upper_layers() > 0) {

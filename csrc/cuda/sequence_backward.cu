@@ -258,8 +258,9 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   }
 
   // From the gates to what the controller saw of the step before.
-  __device__ void controller_backward(const Block& block, int t) const {
+  __device__ void controller_backward(int t) const {
     controller.upper_backward(t, at(t));
+    const Block block;
     controller.recurrent_backward(block, [&](int row, A d) {
       if (t > 0 && row < sizes.read_elements()) space.d_read_vectors[row] += d;
     });
@@ -324,26 +325,24 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     if (begins) sequence.load_step(block, t - 1);
     if (ends) sequence.interface_backward(block, t);
     __syncthreads();
-    if (ends) sequence.controller_backward(block, t);
-    if (begins) sequence.similarity_step(block, t - 1);
+    if (ends) sequence.controller_backward(t);
+    if (begins) sequence.similarity_step(Block(), t - 1);
     __syncthreads();
   }
   sequence.store_grads(Block());
-}
-
-template <bool Deep>
-int sequence_backward(const NtmSequenceParams* params, const NtmPlan& plan, void* stream) {
-  const Kernel<NtmSequenceParams> single = plan.weights_held
-                                               ? sequence_backward_kernel<float, true, Deep>
-                                               : sequence_backward_kernel<float, false, Deep>;
-  return dispatch(params, plan, stream, single, sequence_backward_kernel<double, false, Deep>,
-                  params->d_initial_memory.dtype);
 }
 
 }  // namespace ntm
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  return params->sizes.num_layers > 1 ? ntm::sequence_backward<true>(params, *plan, stream)
-                                      : ntm::sequence_backward<false>(params, *plan, stream);
+  const bool deep = params->sizes.num_layers > 1;
+  const ntm::Kernel<NtmSequenceParams> single =
+      deep                 ? ntm::sequence_backward_kernel<float, false, true>
+      : plan->weights_held ? ntm::sequence_backward_kernel<float, true, false>
+                           : ntm::sequence_backward_kernel<float, false, false>;
+  const ntm::Kernel<NtmSequenceParams> twice =
+      deep ? ntm::sequence_backward_kernel<double, false, true>
+           : ntm::sequence_backward_kernel<double, false, false>;
+  return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
 }

@@ -213,19 +213,17 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   sequence.store_state(Block());
 }
 
-template <bool Deep>
-int sequence_forward(const NtmSequenceParams* params, const NtmPlan& plan, void* stream) {
-  const Kernel<NtmSequenceParams> single = plan.weights_held
-                                               ? sequence_forward_kernel<float, true, Deep>
-                                               : sequence_forward_kernel<float, false, Deep>;
-  return dispatch(params, plan, stream, single, sequence_forward_kernel<double, false, Deep>,
-                  params->out_final_memory.dtype);
-}
-
 }  // namespace ntm
 
 extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
                                          void* stream) {
-  return params->sizes.num_layers > 1 ? ntm::sequence_forward<true>(params, *plan, stream)
-                                      : ntm::sequence_forward<false>(params, *plan, stream);
+  const bool deep = params->sizes.num_layers > 1;
+  const ntm::Kernel<NtmSequenceParams> single =
+      deep                 ? ntm::sequence_forward_kernel<float, false, true>
+      : plan->weights_held ? ntm::sequence_forward_kernel<float, true, false>
+                           : ntm::sequence_forward_kernel<float, false, false>;
+  const ntm::Kernel<NtmSequenceParams> twice =
+      deep ? ntm::sequence_forward_kernel<double, false, true>
+           : ntm::sequence_forward_kernel<double, false, false>;
+  return ntm::dispatch(params, *plan, stream, single, twice, params->out_final_memory.dtype);
 }

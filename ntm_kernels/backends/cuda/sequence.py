@@ -91,9 +91,7 @@ def _input_gradients(
     inputs: SequenceInputs, outputs: SequenceOutputs, saved: Saved, found: LaunchGradients
 ) -> SequenceInputs:
     weight_dtype = inputs.recurrent_weight.dtype
-    d_weights = weight_gradients(
-        found.gates, found.interface, inputs, outputs, saved.lower_hidden
-    )
+    d_weights = weight_gradients(found.gates, found.interface, inputs, outputs, saved.lower_hidden)
     return SequenceInputs(
         x=found.gates.select(1, 0).to(inputs.x.dtype).contiguous(),
         **{name: gradient.to(weight_dtype) for name, gradient in d_weights.items()},
