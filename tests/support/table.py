@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """A backend on a device: which dtypes it computes, and the largest problem worth its time.
 
     ``largest`` bounds B · H · N · M · T. ``any_threads`` promises the same bits for any number of
-    threads. ``deep``: its ``sequence`` has controllers of several layers.
+    threads.
     """
 
     backend: str
@@ -23,7 +23,6 @@ class Entry(NamedTuple):
     dtypes: tuple[torch.dtype, ...] = (F16, BF16, F32, F64)
     largest: int = 10**9
     any_threads: bool = False
-    deep: bool = True
 
     def why_not(self):
         """Why it is not tested here; ``None`` if it is."""
@@ -53,17 +52,10 @@ each_backend = pytest.mark.parametrize(
 )
 
 
-def skip_if_too_deep(backend, case):
-    """Skip a controller of several layers where the backend of that name has one layer only."""
-    if case.num_layers > 1 and not all(e.deep for e in TABLE if e.backend == backend):
-        pytest.skip(f"{backend} has controllers of one layer")
-
-
 def fitting(entry, case, dtypes):
     """Skip what the table says is not for this backend."""
     if case.work > entry.largest:
         pytest.skip(f"too large for {entry.backend} here")
-    skip_if_too_deep(entry.backend, case)
     if not dtypes.of(case.op) <= set(entry.dtypes):
         pytest.skip(f"{entry.backend} does not compute {dtypes}")
 
