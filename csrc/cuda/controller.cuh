@@ -1,10 +1,10 @@
 // The controllers, and the only file that asks which of them a model has, and how many layers.
 //
 // A kind of controller is a type for each direction: `Lstm` and `LstmBackward`, `Feedforward` and
-// `FeedforwardBackward`. An object of it is one layer. It does the
-// equations of one unit of the layer's weight, and knows which state and which saved
-// tensors the layer has. `Controller` and `ControllerBackward` own what all kinds share, the
-// weights and their products, and are what the loop over the steps calls.
+// `FeedforwardBackward`. An object of such a type is one layer. It does the equations of one unit
+// of the layer's weight, and knows which state and which saved tensors the layer has. `Controller`
+// and `ControllerBackward` own what all kinds share, the weights and their products, and are what
+// the loop over the steps calls.
 //
 // The input x arrives projected. The first layer adds it to the product of the recurrent weight
 // with [the read vectors, and for an LSTM the layer's hidden state] of the step before. A layer
@@ -164,9 +164,8 @@ struct Layer {
 //   store_state(block, hidden), clear_padding(block, at)
 // and backward:
 //   load_grads(block, d_hidden)               the gradient of the final state
-//   step(unit, d_output, d_hidden, t, at, d_gates)    from dh, of this step and of the step after,
-//   to
-//                                             the gradients of the gates
+//   step(unit, d_output, d_hidden, t, at, d_gates)   from dh to the gradients of the gates: dh is
+//                                             `d_output`, and what the step after left in d_hidden
 //   store_grads(block, d_hidden)
 
 // c ← σ(f) c + σ(i) tanh(g), h ← σ(o) tanh(c). The four rows of a unit are the gates i, f, g, o of
@@ -286,7 +285,8 @@ struct FeedforwardBackward : Layer<A, Deep> {
   __device__ void store_grads(const Block&, const A*) const {}
 };
 
-// What the controllers of both directions share; `Space` is that of the direction.
+// What the controllers of both directions share: the layers and where their weights lie. `Space` is
+// that of the direction.
 template <typename A, bool Deep, typename Space>
 class Layers {
  public:
@@ -324,17 +324,18 @@ class Layers {
   const Space space_;
 
  private:
-  // With several layers the compiler cannot know it: it would keep what follows from it for the
-  // loop over layers in registers through the whole kernel.
+  // With several layers this is opaque. The compiler would otherwise compute what the loop over
+  // layers derives from it once, and keep the results in registers through the whole kernel.
   __device__ int size() const { return Deep ? opaque(sizes_.C) : sizes_.C; }
 };
 
 // The controller in a forward. With `InRegisters` part of the recurrent weight is held in
 // registers.
 //
-// There are two buffers for the state. After step t the hidden state of layer l is in its place of
-// buffer (t + 1 + l) % 2. So that of the layer below and, behind it, the layer's own of the step
-// before are neighbours in one buffer, and a layer writes into the other one.
+// There are two buffers for the state. Step t leaves the hidden state of layer l in its place of
+// buffer (t + 1 + l) % 2. So what a layer sees lies side by side in one buffer: the new hidden
+// state of the layer below, and behind it the layer's own of the step before. The layer writes its
+// new hidden state into the other buffer, where no warp still reads.
 template <typename A, bool InRegisters, bool Deep>
 class Controller : Layers<A, Deep, ControllerSpace<A>> {
   using Base = Layers<A, Deep, ControllerSpace<A>>;
@@ -347,7 +348,7 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
         weight_(block, params.recurrent_weight, recurrent_shape(sizes, false), gate_units(sizes),
                 space.near_weights, plan.near_units) {}
 
-  // Before step t, which is after step t − 1.
+  // The read vectors that step t sees. Step t − 1 fills them.
   __device__ A* read_vectors_before(int t) const { return buffer(t); }
   __device__ A* output_after(int t) const { return hidden_before(t + 1, layers() - 1); }
 
@@ -367,7 +368,7 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
     for (int number = 1; number < layers(); ++number) {
       __syncthreads();
       const Block again;
-      // What comes out of the layer below, and behind it the layer's own hidden state.
+      // The new hidden state of the layer below, and behind it the layer's own, not yet new.
       const A* seen = hidden_before(t + 1, number - 1);
       layer_step(again, upper_weight(again, number, false), seen, number, t, at);
     }

@@ -112,15 +112,16 @@ struct Planner {
     refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
-  // How many of a weight's units of four rows fit in the room that is left, or of each of so many
-  // weights.
+  // How many of a weight's units of four rows fit in the room that is left. Several weights of one
+  // shape share the room equally.
   int near_units(int units, const Shape& shape, int weights = 1) const {
     const int64_t bytes = int64_t(kRowsAtOnce) * shape.columns * weights * element_bytes();
     const int64_t room = (limit - plan.shared_bytes - 16) / bytes;
     return static_cast<int>(std::max(int64_t(0), std::min(room, int64_t(units))));
   }
 
-  // What the memory leaves free goes to the controller's weights.
+  // What the memory leaves free goes to the weights: of the controller's first layer, of the layers
+  // above it, and of the interface.
   void place_weights() {
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
     const Shape upper = upper_shape(Sizes(given), backward);

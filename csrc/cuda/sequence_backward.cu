@@ -16,9 +16,8 @@
 //   read_write_backward   step t: its gradients go to the memory and to the heads' parameters
 //   interface_backward    step t: to the gates of the controller
 //     load_step, replay   step t − 1: what the forward saved, and the memory
-//   controller_backward   step t: to the read vectors and hidden state of step t − 1; layer by
-//   layer
-//                         if the controller has several, with a barrier after each but the first
+//   controller_backward   step t: to the read vectors and hidden state of step t − 1. Of several
+//                         layers each but the first is a phase of its own, with a barrier
 //     similarity_step     step t − 1: the similarities again
 #include "launch.cuh"
 #include "plan.cuh"
