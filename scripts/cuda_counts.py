@@ -127,6 +127,7 @@ class Emulated:
         whole, part = self._sequence(sizes), self._sequence(half)
         steps = sizes.time - half.time
         products = sizes.gate_size * sizes.recurrent_size + sizes.interface_size * sizes.hidden_size
+        products += sizes.num_upper_layers * sizes.gate_size * sizes.upper_size
         forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
         return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
@@ -146,6 +147,8 @@ class Emulated:
             lengths=None,
             input_weight=None,
             input_bias=None,
+            upper_weight=random("U G J") if sizes.is_deep else None,
+            upper_bias=random("U G") if sizes.is_deep else None,
         )
         kernel, batch = self.backend.kernels["sequence"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))

@@ -44,8 +44,9 @@ def step(batch: int, rows: int, words: int, heads: int) -> Sizes:
     return Sizes(batch, rows, words, heads, heads, num_taps=3)
 
 
-def paper(heads: int, is_lstm: bool = True) -> Sizes:
-    return sequence(128, 20, heads, time=24, checkpoint_every=6, is_lstm=is_lstm)
+def paper(heads: int, is_lstm: bool = True, num_layers: int = 1) -> Sizes:
+    sizes = sequence(128, 20, heads, time=24, checkpoint_every=6, is_lstm=is_lstm)
+    return sizes._replace(num_layers=num_layers)
 
 
 def sequence(
@@ -90,6 +91,7 @@ CASES = {
     "sequence, LSTM C=100 N=128 M=20 R=W=1": Case("sequence", paper(1)),
     "sequence, LSTM C=100 N=128 M=20 R=W=1, sm_80": Case("sequence", paper(1), 80),
     "sequence, LSTM C=100 N=128 M=20 R=W=5": Case("sequence", paper(5)),
+    "sequence, LSTM 2 x C=100 N=128 M=20 R=W=5": Case("sequence", paper(5, num_layers=2)),
     "sequence, feed-forward C=100 N=128 M=20 R=W=1": Case("sequence", paper(1, is_lstm=False)),
     "sequence, LSTM C=100 N=4096 M=64 R=W=1": Case(
         "sequence", sequence(4096, 64, 1, time=4, checkpoint_every=2)

@@ -35,7 +35,7 @@ struct Block {
 };
 
 struct Sizes {
-  int N, M, R, W, H, S, C, T;
+  int N, M, R, W, H, S, C, L, T;
   bool is_lstm;
   __host__ __device__ explicit Sizes(const NtmSizes& sizes)
       : N(sizes.memory_size),
@@ -45,6 +45,7 @@ struct Sizes {
         H(sizes.num_read_heads + sizes.num_write_heads),
         S(sizes.num_taps),
         C(sizes.hidden_size),
+        L(sizes.num_layers),
         T(sizes.time),
         is_lstm(sizes.is_lstm != 0) {}
   __host__ __device__ int interface_size() const { return H * (M + 3 + S) + 2 * W * M; }

@@ -16,7 +16,8 @@
 //   read_write_backward   step t: its gradients go to the memory and to the heads' parameters
 //   interface_backward    step t: to the gates of the controller
 //     load_step, replay   step t − 1: what the forward saved, and the memory
-//   controller_backward   step t: to the read vectors and hidden state of step t − 1
+//   controller_backward   step t: to the read vectors and hidden state of step t − 1. Of several
+//                         layers each but the first is a phase of its own, with a barrier
 //     similarity_step     step t − 1: the similarities again
 #include "launch.cuh"
 #include "plan.cuh"
@@ -27,14 +28,14 @@ namespace ntm {
 // Words of a row that a thread replays together: their writes share the loads of the weightings.
 constexpr int kWordsAtOnce = 5;
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>> {
   using Base = SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>>;
   using Base::at, Base::batch, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
   using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
   const BackwardChain<A> chain;
-  ControllerBackward<A, InRegisters> controller;
+  ControllerBackward<A, InRegisters, Deep> controller;
   Weight<A> interface;
   // Shared memory has the memories before `plan.memories` steps in a row; that of the step at work
   // is in this place.
@@ -75,7 +76,7 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
 
   // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
   __device__ void load_weights(const Block& block) {
-    controller.load_weight(block);
+    controller.load_weights(block);
     interface.load(block);
   }
 
@@ -251,12 +252,14 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   __device__ void interface_backward(const Block& block, int t) const {
     interface.times_by_rows(block, space.d_interface, [&](int unit, A d) {
       const int64_t index = at(t) * sizes.C + unit;
-      controller.gates_backward(unit, d + load_or_zero<A>(params.grad_hidden, index), t, at(t));
+      controller.output_backward(unit, d + load_or_zero<A>(params.grad_hidden, index), t, at(t));
     });
   }
 
   // From the gates to what the controller saw of the step before.
-  __device__ void controller_backward(const Block& block, int t) const {
+  __device__ void controller_backward(int t) const {
+    controller.upper_backward(t, at(t));
+    const Block block;
     controller.recurrent_backward(block, [&](int row, A d) {
       if (t > 0 && row < sizes.read_elements()) space.d_read_vectors[row] += d;
     });
@@ -298,11 +301,11 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   }
 };
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  SequenceBackward<A, InRegisters> sequence(
+  SequenceBackward<A, InRegisters, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
@@ -321,8 +324,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     if (begins) sequence.load_step(block, t - 1);
     if (ends) sequence.interface_backward(block, t);
     __syncthreads();
-    if (ends) sequence.controller_backward(block, t);
-    if (begins) sequence.similarity_step(block, t - 1);
+    if (ends) sequence.controller_backward(t);
+    if (begins) sequence.similarity_step(Block(), t - 1);
     __syncthreads();
   }
   sequence.store_grads(Block());
@@ -332,9 +335,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  const ntm::Kernel<NtmSequenceParams> single = plan->weights_held
-                                                    ? ntm::sequence_backward_kernel<float, true>
-                                                    : ntm::sequence_backward_kernel<float, false>;
-  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_backward_kernel<double, false>,
-                       params->d_x.dtype);
+  const bool deep = params->sizes.num_layers > 1;
+  const ntm::Kernel<NtmSequenceParams> single =
+      deep                 ? ntm::sequence_backward_kernel<float, false, true>
+      : plan->weights_held ? ntm::sequence_backward_kernel<float, true, false>
+                           : ntm::sequence_backward_kernel<float, false, false>;
+  const ntm::Kernel<NtmSequenceParams> twice =
+      deep ? ntm::sequence_backward_kernel<double, false, true>
+           : ntm::sequence_backward_kernel<double, false, false>;
+  return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
 }

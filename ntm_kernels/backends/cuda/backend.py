@@ -88,8 +88,6 @@ class CudaBackend(Backend):
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
         if problem.sizes.has_resets:
             return "its sequence has no resets; the backends cpu and torch have them"
-        if problem.sizes.is_deep:
-            return "its sequence has controllers of one layer"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
         is_double = problem.dtype == torch.float64
@@ -133,10 +131,11 @@ def why_unplanned(
     told = kernel_sizes(sizes)
     if max(told) > INT32_MAX:
         return f"a size is beyond {INT32_MAX}"
+    states = sizes.num_layers * sizes.hidden_size
     rows = {
         "weightings": sizes.num_heads * sizes.memory_size,
         "head parameters": sizes.interface_size,
-        "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + sizes.hidden_size),
+        "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + states),
     }
     for what, elements in rows.items():
         if elements > INT32_MAX:
