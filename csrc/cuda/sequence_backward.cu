@@ -205,11 +205,8 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
     auto give_scalar = [&](int p, A d) {
       give(p, d * heads.activate_backward_slope(p, saved_interface(t)[p]));
     };
-    // Keys and add vectors are linear. 1 − e would have no correct digit where e is nearly 1.
-    auto give_vector = [&](int p, A d) {
-      if (heads.is_erase(p)) d *= space.parameters[p] * sigmoid(-saved_interface(t)[p]);
-      give(p, d);
-    };
+    // Keys and add vectors are linear.
+    auto give_vector = [&](int p, A d) { give(p, heads.is_erase(p) ? d * stored[p] : d); };
     // The gradient of the previous weightings is where dw of the step before starts from.
     for (int i = block.thread; i < sizes.weighting_elements(); i += block.threads)
       chain.d_weightings()[i] = chain.d_previous()[i];
@@ -237,12 +234,18 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
           give_vector(p, space.d_parameters[p]);
   }
 
-  // What the forward saved of step t. The gradient of its read vectors comes from outside and,
-  // after the last step, from the final ones; `controller_backward` adds that of the step after.
+  // What the forward saved of step t. No replay needs the writes of this step from here on, and the
+  // slopes of its erase vectors take their place. The slopes come from the raw values, since 1 − e
+  // has no correct digit where e is nearly 1. The gradient of its read vectors comes from outside
+  // and, after the last step, from the final ones; `controller_backward` adds that of the step
+  // after.
   __device__ void load_step(const Block& block, int t) {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
-    for (int p = block.thread; p < heads.size; p += block.threads)
-      space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
+    for (int p = block.thread; p < heads.size; p += block.threads) {
+      const A raw = saved_interface(t)[p];
+      space.parameters[p] = heads.activate(p, raw);
+      if (heads.is_erase(p)) d_interface(t)[p] = heads.activate_backward_slope(p, raw);
+    }
     load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
                 weighting);
     load_vector(block, chain.previous,

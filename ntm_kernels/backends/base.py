@@ -91,9 +91,12 @@ class Backend(ABC):
     Attributes:
         name: the name under which it is asked for.
         kernels: its kernels by the name of their op.
+        needs_check: the automatic choice uses it on a device only after a self-check there has
+            passed (``ntm_kernels.backends.trust``).
     """
 
     name: str
+    needs_check = False
     kernels: Mapping[str, Kernel[Any, Any, Any]] = MappingProxyType({})
 
     def unavailable(self) -> str | None:
@@ -124,6 +127,14 @@ class Backend(ABC):
 
     def how(self, problem: Problem) -> str:
         """Which of its ways it serves ``problem``, where it has several."""
+        return ""
+
+    def path(self, problem: Problem) -> str:
+        """The code path that serves ``problem``. A self-check tries each path once."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """A digest of its kernels. With other kernels a self-check is made anew."""
         return ""
 
 
