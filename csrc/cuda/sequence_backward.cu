@@ -93,7 +93,9 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   // once, at the start. They take the place of d_interface in the result until the step has
   // computed it.
   __device__ void activate_writes(const Block& block) const {
+#pragma unroll 1
     for (int t = 0; t < length; ++t)
+#pragma unroll 1
       for (int p = heads.index(heads.erase) + block.thread; p < heads.size; p += block.threads)
         d_interface(t)[p] = heads.activate(p, saved_interface(t)[p]);
   }
@@ -241,11 +243,12 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   // after.
   __device__ void load_step(const Block& block, int t) {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
-    for (int p = block.thread; p < heads.size; p += block.threads) {
-      const A raw = saved_interface(t)[p];
-      space.parameters[p] = heads.activate(p, raw);
-      if (heads.is_erase(p)) d_interface(t)[p] = heads.activate_backward_slope(p, raw);
-    }
+    for (int p = block.thread; p < heads.size; p += block.threads)
+      space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
+    // A loop of its own, not unrolled: the registers are all in use.
+#pragma unroll 1
+    for (int p = heads.index(heads.erase) + block.thread; heads.is_erase(p); p += block.threads)
+      d_interface(t)[p] = sigmoid(saved_interface(t)[p]) * sigmoid(-saved_interface(t)[p]);
     load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
                 weighting);
     load_vector(block, chain.previous,
