@@ -184,7 +184,7 @@ def test_sharpening_keeps_the_sum(entry, locations, gamma):
 )
 @each_backend
 def test_the_gradient_of_an_erase_vector_that_is_nearly_one(entry, case):
-    """Its slope e (1 − e) is right in relative terms: 1 − e itself has no correct digit in float32."""
+    """Its slope e (1 − e) is right in relative terms: 1 − e has no correct digit in float32."""
     name = "interface" if case.op == "step" else "interface_bias"
     tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
     end = case.layout.size - case.num_write_heads * case.word_size

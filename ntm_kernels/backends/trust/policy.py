@@ -73,7 +73,11 @@ def distrusted(backend: Backend, problem: Problem) -> str | None:
             return failure_when_traced(backend, problem)
         if is_off():
             return None
-        verdict = _judge(backend, subject)
+        try:
+            verdict = _judge(backend, subject)
+        except torch.OutOfMemoryError:
+            # That says nothing about the kernels: the next call tries again.
+            return "there was no memory for its self-check"
     return _reason(subject, verdict) if verdict.why_not else None
 
 

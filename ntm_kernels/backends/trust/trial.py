@@ -18,7 +18,7 @@ from ntm_kernels.backends.trust.tolerance import (
     scale_and_factor,
 )
 from ntm_kernels.ops import OPS, Op, Sizes
-from ntm_kernels.ops.declare import choose, empty, fields
+from ntm_kernels.ops.declare import choose, empty, fields, leading
 
 NEIGHBOURS = 4
 _torch = TorchBackend()
@@ -146,17 +146,22 @@ def _compare(
     op: Op[Any, Any, Any], sizes: Sizes, inputs: Any, grads: Any, found: dict[str, Tensor]
 ) -> tuple[float, str]:
     """The largest error divided by what is allowed, and what is wrong, or nothing."""
-    first = next(iter(found.values()))
-    is_float64 = first.dtype == torch.float64
-    scale, factor = scale_and_factor(is_float64)
-    terms = sizes.memory_size * max(sizes.time, 1)
     truth = _plain(op, inputs, grads, sizes, torch.float64)
+    for name, part in truth.items():
+        if name not in found:
+            return math.inf, f"{name} is missing"
+        if found[name].shape != part.shape:
+            shapes = f"{list(found[name].shape)}, expected {list(part.shape)}"
+            return math.inf, f"{name} has the shape {shapes}"
+    dtype = leading(inputs).dtype
+    scale, factor = scale_and_factor(dtype == torch.float64)
+    terms = sizes.memory_size * max(sizes.time, 1)
     errors = {name: largest_error(found[name], part) for name, part in truth.items()}
     plain = dict.fromkeys(truth, 0.0)
     worst, why_not = math.inf, ""
     for seed in range(NEIGHBOURS + 1):
         near = inputs if seed == 0 else _near(inputs, seed)
-        for name, error in _plain_errors(op, near, grads, sizes, first.dtype).items():
+        for name, error in _plain_errors(op, near, grads, sizes, dtype).items():
             plain[name] = max(plain[name], error)
         worst, why_not = 0.0, ""
         for name, error in errors.items():
