@@ -196,12 +196,15 @@ def _missing(name: str, device: str) -> str | None:
     return why_not
 
 
+def _refusal(name: str, problem: Problem) -> str | None:
+    return _unavailable(name) or get(name).refuses(problem)
+
+
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend that was asked for does not serve ``problem``. It is not checked for that, but
     a check that has failed counts."""
-    backend = get(name)
-    why_not = _unavailable(name) or backend.refuses(problem)
-    if why_not is None and backend.needs_check:
+    why_not = _refusal(name, problem)
+    if why_not is None and get(name).needs_check:
         why_not = _failed(name, problem.op, problem.device, problem.device_index, problem.dtype)
     return why_not
 
@@ -238,7 +241,7 @@ def _distrusted(name: str, problem: Problem) -> str | None:
 def serves_if_requested(problem: Problem, argument: str | None = None) -> bool:
     """``False`` where a backend was asked for that does not serve ``problem``."""
     explicit = requested(argument)
-    return explicit is None or _why_not(explicit[0], problem) is None
+    return explicit is None or _refusal(explicit[0], problem) is None
 
 
 def choose(problem: Problem, argument: str | None = None, may_check: bool = True) -> BackendChoice:

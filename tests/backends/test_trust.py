@@ -295,6 +295,9 @@ def test_it_leaves_random_numbers_and_defaults_alone(new):
     try:
         with torch.device("meta"):
             functional.read(*READ)
+            new.kernels["read"].wrong_by = 1
+            with pytest.warns(RuntimeWarning, match="is off by 1"):
+                functional.read(*(tensor.double() for tensor in READ))
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), before)

@@ -60,8 +60,8 @@ def neighbour(tensor: Tensor, seed: int) -> Tensor:
     Rounding errors at one point are a matter of luck: those of plain PyTorch are also measured at
     such neighbours before a result is said to be wrong.
     """
-    generator = torch.Generator().manual_seed(seed)
-    sign = torch.randint(-1, 2, tensor.shape, generator=generator, dtype=torch.int8)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    sign = torch.randint(-1, 2, tensor.shape, generator=generator, dtype=torch.int8, device="cpu")
     eps = torch.finfo(tensor.dtype if tensor.dtype != torch.float64 else torch.float32).eps
     step = sign.to(tensor.device, torch.float64)
     moved = (tensor * (1 + 2 * eps * step)).to(tensor.dtype)

@@ -79,7 +79,7 @@ def run_trial(
 
 
 def _inputs(op: Op[Any, Any, Any], sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Any:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def one(name: str) -> Tensor | None:
         field = fields(op.inputs)[name]
@@ -97,7 +97,7 @@ def _inputs(op: Op[Any, Any, Any], sizes: Sizes, dtype: torch.dtype, device: tor
 def _grads(
     op: Op[Any, Any, Any], sizes: Sizes, dtype: torch.dtype, device: torch.device, inputs: Any
 ) -> Any:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     like = torch.empty(0, dtype=dtype, device=device)
     outputs = empty(op.outputs, sizes, like, dict.fromkeys(_kinds(op), dtype))
     return op.outputs._make(
