@@ -5,7 +5,7 @@ the same dtype, or, where that is smaller, 4 ulp of the dtype times the largest 
 tensor, times √(T·N) for sums that long. Of a single call this is so for weights like those of the
 initialisation; ``tests/ops/test_weight_scale.py`` has larger ones.
 
-``ntm_kernels.backends.trust.tolerance`` computes it, and says what holds for float64. The self-check
+``ntm_kernels.backends.trust.tolerance`` computes it, and says what holds for float64. The check
 of a user's GPU has the same bound.
 """
 
