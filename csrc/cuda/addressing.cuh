@@ -293,7 +293,7 @@ __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, c
 //
 // The difference is computed as dw_j Σ_i w_i − Σ_i dw_i w_i. Rounded weightings do not sum to
 // exactly one, and where nearly all of a weighting is in one row, the plain difference is small in
-// that row and would consist of this error.
+// that row and would consist of this error. A double has digits enough for the plain difference.
 template <typename A>
 __device__ void sharpen_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                  const Sizes& sizes, const BackwardChain<A>& chain) {
@@ -302,7 +302,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
     const A dot = fold_sum(block, chain.weight_dots, head);
-    const A weights = fold_sum(block, chain.weight_sums, head);
+    const A weights = sizeof(A) == 4 ? fold_sum(block, chain.weight_sums, head) : A(1);
     const bool any = focused(total);
     const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
     // 0^{γ−1}. For γ ≤ 0 the power w̃^γ jumps at 0, and the slope is taken as 0.

@@ -11,7 +11,7 @@ from ntm_kernels.ops.sizes import Sizes
 
 # Not one is a power of two, and none a multiple of another: a kernel that mixes two of them up
 # shows it. The largest memory has 17 MB in float64.
-MEMORY_SIZES = (13, 37, 131, 389, 1201, 3607, 10_007, 50_021)
+MEMORY_SIZES = (13, 37, 113, 389, 1201, 3607, 10_007, 50_021)
 WORD_SIZES = (5, 21)
 BATCH, TIME = 2, 3
 
