@@ -18,7 +18,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,10 @@ check-all: lint build ## run every check there is, the slow ones too
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
+
+selfcheck-test: | $(filter .venv/%,$(PYTHON)) ## check the CUDA kernels in the emulator as users' GPUs do
+	$(ensure) --need $(testing)
+	@$(pytest) tests/cuda/test_selfcheck.py
 
 sanitize-cpu: | $(filter .venv/%,$(PYTHON)) ## run the CPU kernels under sanitizers
 	$(ensure) --need setuptools $(testing)

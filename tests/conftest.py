@@ -1,4 +1,7 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import pytest
@@ -12,6 +15,10 @@ from tests.support import emulated  # noqa: E402
 emulated.register_backend()  # before the table of backends is made
 
 from tests.support import table  # noqa: E402
+
+# Verdicts of earlier runs have no part in the tests.
+os.environ["NTM_KERNELS_CACHE"] = tempfile.mkdtemp(prefix="ntm_kernels_tests_")
+atexit.register(shutil.rmtree, os.environ["NTM_KERNELS_CACHE"], ignore_errors=True)
 
 REQUIRED = "NTM_KERNELS_REQUIRE_BACKENDS"
 

@@ -208,11 +208,15 @@ class CountedPieces {
   __host__ __device__ const NtmPlan& plan() const { return plan_; }
   int64_t shared_bytes() const { return 16 * shared_; }
   int64_t workspace_bytes() const { return 16 * workspace_; }
+  // Whether the plan has an offset for each of the buffers. If not, some are left out.
+  bool fit() const { return next_ <= kMostPieces; }
 
  private:
+  static constexpr int kMostPieces = sizeof(NtmPlan::offsets) / sizeof(int32_t);
   template <typename V>
   __host__ __device__ V* counted(int64_t count, int64_t& used) {
-    plan_.offsets[next_++] = static_cast<int32_t>(used);
+    if (next_ < kMostPieces) plan_.offsets[next_] = static_cast<int32_t>(used);
+    next_ += 1;
     used += (count * static_cast<int64_t>(sizeof(V)) + 15) / 16;
     return nullptr;
   }

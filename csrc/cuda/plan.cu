@@ -31,13 +31,21 @@ int threads_for(const NtmSizes& sizes, bool is_double) {
   return threads;
 }
 
+// The bytes of all buffers of a kernel.
+void set_bytes(const CountedPieces& pieces, NtmPlan& plan) {
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
+  if (!pieces.fit())
+    snprintf(plan.why_not, sizeof plan.why_not,
+             "the kernel has more buffers than NtmPlan has offsets: a mistake in csrc/cuda");
+}
+
 template <typename Space>
 void lay_out(const Sizes& sizes, NtmPlan& plan) {
   CountedPieces pieces(plan);
   const Space space(pieces, sizes, plan.tile_rows, plan.threads / kWarp);
   (void)space;
-  plan.shared_bytes = pieces.shared_bytes();
-  plan.workspace_bytes = pieces.workspace_bytes();
+  set_bytes(pieces, plan);
 }
 
 template <typename A>
@@ -45,8 +53,7 @@ void lay_out_tiled(bool backward, const Sizes& sizes, NtmPlan& plan) {
   CountedPieces pieces(plan);
   const TiledSpace<A> space(pieces, sizes, plan.tile_rows, plan.threads / kWarp, backward);
   (void)space;
-  plan.shared_bytes = pieces.shared_bytes();
-  plan.workspace_bytes = pieces.workspace_bytes();
+  set_bytes(pieces, plan);
 }
 
 template <typename A>

@@ -49,9 +49,12 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
         interface(block, given.interface_weight, interface_shape(sizes, true),
                   neighbouring_rows(sizes.C), space.near_interface, planned.near_interface_units) {}
 
-  // The raw interface vector of a step, but for the erase vectors, which are activated.
+  // The raw interface vector of a step.
   __device__ const A* saved_interface(int t) const {
     return static_cast<const A*>(params.saved_interface) + at(t) * heads.size;
+  }
+  __device__ A* d_interface(int t) const {
+    return static_cast<A*>(params.d_interface) + at(t) * heads.size;
   }
 
   // dM of a tile as the step after left it; after the last step, the gradient of the final memory.
@@ -87,6 +90,17 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
     }
   }
 
+  // The writes of a step are replayed many times, so their erase and add vectors are activated
+  // once, at the start. They take the place of d_interface in the result until the step has
+  // computed it.
+  __device__ void activate_writes(const Block& block) const {
+#pragma unroll 1
+    for (int t = 0; t < length; ++t)
+#pragma unroll 1
+      for (int p = heads.index(heads.erase) + block.thread; p < heads.size; p += block.threads)
+        d_interface(t)[p] = heads.activate(p, saved_interface(t)[p]);
+  }
+
   // Brings the memory before step t into shared memory: it starts from the checkpoint of the
   // segment and repeats the writes of the segment's steps before t. The memories before the
   // `earlier` steps that precede t come out on the way and are stored too: the earliest at `tile`,
@@ -110,7 +124,7 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
                             (at(segment) * M + word) * N + tile.first + row;
       const A* w = static_cast<const A*>(params.saved_weightings) +
                    (start * sizes.H + sizes.R) * N + tile.first + row;
-      const A* erase = static_cast<const A*>(params.saved_interface) + start * heads.size +
+      const A* erase = static_cast<const A*>(params.d_interface) + start * heads.size +
                        heads.index(heads.erase) + word;
       A values[kWordsAtOnce];
 #pragma unroll
@@ -189,16 +203,13 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   // From the gradients of what the heads read, wrote and addressed to dM and d_interface. Sums over
   // the rows of a tile at a time are gathered in d_parameters first.
   __device__ void read_write_backward(const Block& block, int t) const {
-    A* stored = static_cast<A*>(params.d_interface) + at(t) * heads.size;
+    A* stored = d_interface(t);
     auto give = [&](int p, A d_raw) { space.d_interface[p] = stored[p] = d_raw; };
     auto give_scalar = [&](int p, A d) {
       give(p, d * heads.activate_backward_slope(p, saved_interface(t)[p]));
     };
-    // Keys and add vectors are linear. The slope of the sigmoid follows from the erase vector.
-    auto give_vector = [&](int p, A d) {
-      const A erase = space.parameters[p];
-      give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
-    };
+    // Keys and add vectors are linear.
+    auto give_vector = [&](int p, A d) { give(p, heads.is_erase(p) ? d * stored[p] : d); };
     // The gradient of the previous weightings is where dw of the step before starts from.
     for (int i = block.thread; i < sizes.weighting_elements(); i += block.threads)
       chain.d_weightings()[i] = chain.d_previous()[i];
@@ -226,14 +237,19 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
           give_vector(p, space.d_parameters[p]);
   }
 
-  // What the forward saved of step t. The gradient of its read vectors comes from outside and,
-  // after the last step, from the final ones; `controller_backward` adds that of the step after.
+  // What the forward saved of step t. No replay needs the writes of this step from here on, and the
+  // slopes of its erase vectors take their place. The slopes come from the raw values, since 1 − e
+  // has no correct digit where e is nearly 1. The gradient of its read vectors comes from outside
+  // and, after the last step, from the final ones; `controller_backward` adds that of the step
+  // after.
   __device__ void load_step(const Block& block, int t) {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
-    for (int p = block.thread; p < heads.size; p += block.threads) {
-      const A saved = saved_interface(t)[p];
-      space.parameters[p] = heads.is_erase(p) ? saved : heads.activate(p, saved);
-    }
+    for (int p = block.thread; p < heads.size; p += block.threads)
+      space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
+    // A loop of its own, not unrolled: the registers are all in use.
+#pragma unroll 1
+    for (int p = heads.index(heads.erase) + block.thread; heads.is_erase(p); p += block.threads)
+      d_interface(t)[p] = sigmoid(saved_interface(t)[p]) * sigmoid(-saved_interface(t)[p]);
     load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
                 weighting);
     load_vector(block, chain.previous,
@@ -309,6 +325,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
       Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
+  sequence.activate_writes(Block());
   sequence.load_weights(Block());
   __syncthreads();
   // Each round ends step t, unless it is beyond the last one, and begins the step before it.

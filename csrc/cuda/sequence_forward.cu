@@ -86,10 +86,8 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
     A* saved = static_cast<A*>(params.saved_interface);
     interface.times_by_rows(block, controller.output_after(t), [&](int p, A sum) {
       const A raw = sum + bias[p];
-      const A active = heads.activate(p, raw);
-      space.parameters[p] = active;
-      // The backward replays writes, many times for each step: the erase vector is kept activated.
-      if (saved != nullptr) saved[at(t) * heads.size + p] = heads.is_erase(p) ? active : raw;
+      space.parameters[p] = heads.activate(p, raw);
+      if (saved != nullptr) saved[at(t) * heads.size + p] = raw;
     });
   }
 

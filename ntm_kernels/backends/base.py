@@ -98,10 +98,13 @@ class Backend(ABC):
         every_derivative: ``ntm_kernels.reference`` serves its calls in place of the kernels where
             more is asked for than the first derivative by backward: under a transform, and where
             the backward is differentiated again. Without it, such calls are refused.
+        needs_check: the automatic choice uses it on a device only after a self-check there has
+            passed (``ntm_kernels.backends.trust``).
     """
 
     name: str
     every_derivative = False
+    needs_check = False
     kernels: Mapping[str, Kernel[Any, Any, Any]] = MappingProxyType({})
 
     def unavailable(self) -> str | None:
@@ -134,6 +137,14 @@ class Backend(ABC):
 
     def how(self, problem: Problem) -> str:
         """Which of its ways it serves ``problem``, where it has several."""
+        return ""
+
+    def path(self, problem: Problem) -> str:
+        """The code path that serves ``problem``. A self-check tries each path once."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """A digest of its kernels. With other kernels a self-check is made anew."""
         return ""
 
 

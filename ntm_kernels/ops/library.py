@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ntm_kernels import torch_private
+from ntm_kernels.backends import Problem, trust
 from ntm_kernels.backends import get as get_backend
 from ntm_kernels.backends.base import USE_TORCH, restore
 from ntm_kernels.checks import outside_autocast, transform_of_grads
@@ -67,9 +68,13 @@ def _returned(first: Tensor, *others: Tensor) -> Any:
 def _define_op(op: Op[Any, Any, Any]) -> None:
     def forward(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
+        sizes, like = op.sizes(inputs, options), leading(inputs)
+        if trust.pending:  # chosen while something traced
+            device = like.device
+            problem = Problem(op.name, device.type, like.dtype, sizes, device.index or 0)
+            trust.settle(get_backend(backend), problem)
         kernel = get_backend(backend).kernels[op.name]
-        outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
-        like = leading(inputs)
+        outputs, saved = kernel.forward(inputs, sizes, save_for_backward)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
 

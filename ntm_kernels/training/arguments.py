@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import ntm_kernels
 from ntm_kernels import tasks
+from ntm_kernels.backends.trust.report import DTYPES
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
@@ -38,8 +39,8 @@ _EVAL = (
 def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     """The options given, by name.
 
-    ``command`` is ``"info"``, ``"train"`` or ``"eval"``, and ``task`` the class of a task, or None
-    where none is named. An option that is not given is left out.
+    ``command`` is ``"info"``, ``"selfcheck"``, ``"train"`` or ``"eval"``, and ``task`` the class of
+    a task, or None where none is named. An option that is not given is left out.
 
     Args:
         arguments: the words after the program's name; ``sys.argv[1:]`` if None.
@@ -184,6 +185,7 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
     parser = _Parser(prog="python -m ntm_kernels", description=_first_line(ntm_kernels))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("info", help="versions, and which backends are there")
+    _add_selfcheck(commands)
 
     train = commands.add_parser("train", help="train a task of the paper or one of your own")
     train.add_argument("--task", metavar=_OWN, help="a task of your own, instead of TASK")
@@ -205,6 +207,21 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
     )
     _add_eval_options(evaluate, evaluated)
     return parser
+
+
+def _add_selfcheck(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "selfcheck",
+        help="compare the kernels for GPUs with PyTorch on every GPU here",
+        description="Runs every op of a backend, forward and backward, on each of its code paths, "
+        "compares the results with those of PyTorch on the same device, and keeps the verdicts.",
+    )
+    parser.add_argument(
+        "--backend", nargs="+", default=[], metavar="NAME", help="cuda, triton; default: all here"
+    )
+    parser.add_argument(
+        "--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES), help="default: all"
+    )
 
 
 def _add_eval_options(parser: _Parser, evaluated: tuple[Path, TrainConfig] | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ntm_kernels info | train TASK | eval RUN``."""
+"""The command line: ``python -m ntm_kernels info | selfcheck | train TASK | eval RUN``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import ntm_kernels
+from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.arguments import parse, words_for, words_of
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
@@ -125,6 +126,10 @@ def _info(options: dict[str, Any]) -> int:
         there = "available" if status.available else "not available"
         print(f"backend {status.name}: {there}: {status.reason}")
     return 0
+
+
+def _selfcheck(options: dict[str, Any]) -> int:
+    return 0 if selfcheck(options["backend"], options["dtype"]) else 1
 
 
 def _train(options: dict[str, Any]) -> int:
@@ -315,6 +320,7 @@ def _changed(config: TrainConfig, task: type[Task], options: dict[str, Any]) -> 
 
 _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "info": _info,
+    "selfcheck": _selfcheck,
     "train": _train,
     "eval": _eval,
 }

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ntm_kernels.backends.torch import address as addressing
+from ntm_kernels.backends.trust.tolerance import allowed_error, largest_error
 from tests.support.cases import F64, Case, Dtypes, arguments, call, cotangents, run, to_dtype
 from tests.support.table import Entry, each_backend, fitting
-from tests.support.tolerance import allowed_error, largest_error
 
 SCALE = 3
 TRAJECTORIES = 8

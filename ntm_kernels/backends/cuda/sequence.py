@@ -24,7 +24,7 @@ class Saved(NamedTuple):
 
     checkpoints: Annotated[Tensor, Field("Q B M N")]  # memories, transposed
     weightings: Annotated[Tensor, Field("T B H N")]
-    interface: Annotated[Tensor, Field("T B P")]  # raw, but the erase vectors activated
+    interface: Annotated[Tensor, Field("T B P")]  # raw
     gates: Annotated[Tensor | None, Field("T L B G", when="is_lstm")]  # activated
     cells: Annotated[Tensor | None, Field("T L B C", when="is_lstm")]
     lower_hidden: Annotated[Tensor | None, Field("T U B C", when="is_deep")]  # below the top layer
