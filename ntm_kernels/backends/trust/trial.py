@@ -41,7 +41,7 @@ def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     """Values, in float64, such as a model has that is not trained yet."""
     noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     if name.endswith("weightings"):
-        return (2 * noise).softmax(-1)
+        return noise.softmax(-1)
     if name == "shift":
         return noise.softmax(-1)
     if name in ("gate", "erase"):
