@@ -99,8 +99,8 @@ triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton 
 	$(ensure) --need triton
 	@$(PYTHON) -m scripts.triton_report $(ARGS)
 
-cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills, traffic of the CUDA kernels against their budget
-	$(ensure) --need setuptools
+cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions of the CUDA kernels against their budget
+	$(ensure) --need setuptools numpy nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@$(PYTHON) -m scripts.cuda_report $(ARGS)
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report

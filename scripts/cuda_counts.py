@@ -101,12 +101,8 @@ class Emulated:
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""
-        random = _Random(sizes)
-        inputs = StepInputs(
-            memory=random("B N M"),
-            interface=random("B P"),
-            previous_weightings=random("B H N").softmax(-1),
-        )
+        random = Random(sizes)
+        inputs = step_inputs(random)
         kernel, batch = self.backend.kernels["step"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.memory, outputs.memory], batch)
@@ -132,21 +128,8 @@ class Emulated:
         return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
 
     def _sequence(self, sizes: Sizes) -> tuple[Counts, Counts]:
-        random = _Random(sizes, 0.1)
-        inputs = SequenceInputs(
-            x=random("T B G"),
-            recurrent_weight=random("G K"),
-            interface_weight=random("P C"),
-            interface_bias=random("P"),
-            initial_memory=random("B N M"),
-            initial_weightings=random("B H N").softmax(-1),
-            initial_read_vectors=random("B R M"),
-            initial_hidden=random("L B C") if sizes.is_lstm else None,
-            initial_cell=random("L B C") if sizes.is_lstm else None,
-            lengths=None,
-            input_weight=None,
-            input_bias=None,
-        )
+        random = Random(sizes, 0.1)
+        inputs = sequence_inputs(random)
         kernel, batch = self.backend.kernels["sequence"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.initial_memory, outputs.final_memory], batch)
@@ -158,7 +141,7 @@ class Emulated:
         return forward, self.summarise(launches, memories, batch)
 
 
-class _Random:
+class Random:
     """Tensors of random numbers, the same in each run."""
 
     def __init__(self, sizes: Sizes, scale: float = 1) -> None:
@@ -173,6 +156,32 @@ class _Random:
         """A gradient for each output that is there."""
         shapes = zip(fields(type(outputs)).values(), outputs, strict=True)
         return outputs._make(None if part is None else self(field.dims) for field, part in shapes)
+
+
+def step_inputs(random: Random) -> StepInputs:
+    return StepInputs(
+        memory=random("B N M"),
+        interface=random("B P"),
+        previous_weightings=random("B H N").softmax(-1),
+    )
+
+
+def sequence_inputs(random: Random) -> SequenceInputs:
+    is_lstm = random.sizes.is_lstm
+    return SequenceInputs(
+        x=random("T B G"),
+        recurrent_weight=random("G K"),
+        interface_weight=random("P C"),
+        interface_bias=random("P"),
+        initial_memory=random("B N M"),
+        initial_weightings=random("B H N").softmax(-1),
+        initial_read_vectors=random("B R M"),
+        initial_hidden=random("L B C") if is_lstm else None,
+        initial_cell=random("L B C") if is_lstm else None,
+        lengths=None,
+        input_weight=None,
+        input_bias=None,
+    )
 
 
 def _per_step(whole: Counts, part: Counts, steps: int) -> Counts:
