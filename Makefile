@@ -18,10 +18,10 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report gpu-check demo bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Python: $(PYTHON)"
 
 .venv/bin/python:
@@ -67,6 +67,7 @@ check-all: lint build ## run every check there is, the slow ones too
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
+	@$(MAKE) --no-print-directory triton-instructions
 	@$(MAKE) --no-print-directory other-torch
 	@$(MAKE) --no-print-directory triton-oldest
 
@@ -98,6 +99,10 @@ triton-oldest: ## the same and a compilation, with the oldest torch and Triton, 
 triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget
 	$(ensure) --need triton
 	@$(PYTHON) -m scripts.triton_report $(ARGS)
+
+triton-instructions: | $(filter .venv/%,$(PYTHON)) ## instructions of the Triton kernels in registers, by stage
+	$(ensure) --need triton numpy nvidia-cuda-nvdisasm
+	@$(PYTHON) -m scripts.triton_instructions $(ARGS)
 
 cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions of the CUDA kernels against their budget
 	$(ensure) --need setuptools numpy nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm

@@ -62,7 +62,7 @@ def rows_of(by_architecture: Mapping[int, Instructions]) -> dict[str, dict[int, 
             rows[stage] = row
         else:
             others = {a: others[a] + row.get(a, 0) for a in totals}
-    return {**rows, OTHERS: others}
+    return {**rows, OTHERS: others} if any(others.values()) else rows
 
 
 def tables(counted: Counted) -> str:

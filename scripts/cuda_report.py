@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -359,7 +360,8 @@ def latencies() -> str:
     for name, cycles in LATENCY.items():
         by_cycles.setdefault(cycles, []).append(name)
     parts = [f"{cycles} for {', '.join(names)}" for cycles, names in by_cycles.items()]
-    return f"{'; '.join(parts)}; {BARRIER_LATENCY} for a barrier; {USUAL_LATENCY} for all others."
+    parts += [f"{BARRIER_LATENCY} for a barrier", f"{USUAL_LATENCY} for all others."]
+    return textwrap.fill("; ".join(parts), 98, initial_indent="  ", subsequent_indent="  ")
 
 
 def render(
@@ -441,7 +443,8 @@ largest of the first four columns plus the dependent chain.
 - L2: bytes loaded and stored, {instruction_tables.L2_BYTES_PER_CYCLE} a cycle
 - dependent chain: from barrier to barrier, the longest chain of instructions of any warp in which
   each needs the result of the one before, or the branch before. Latencies are assumptions, in
-  cycles: {latencies()}
+  cycles:
+{latencies()}
 
 The sum assumes that no warp issues while another one's chain is waited for. If all of the chain
 were hidden, the time would be the larger of the two parts. The truth lies between that and the

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 # Cycles until a result can be used. Assumptions, rounded from published microbenchmarks of sm_80
 # and sm_90; on other architectures they are a little more or less.
 LATENCY = {
-    **dict.fromkeys(("LDS", "STS", "SHFL"), 24),
+    **dict.fromkeys(("LDS", "STS", "LDSM", "STSM", "SHFL"), 24),
     **dict.fromkeys(("LD", "LDC", "LDCU", "ULDC"), 30),
     "LDG": 260,  # from L2
     "MUFU": 18,
@@ -152,8 +152,8 @@ class Block:
                 number = given.number + part if given.number < 255 else 255
                 rows.append(lanes.words[given.kind][number] if number < 255 else _nowhere(lanes))
                 targets.append(self.clocks[given.kind][number])
-        if not registers and i.name not in ("STS", "STG", "ST") and i.name != "R2P":
-            rows += [_nowhere(lanes)] * (i.name in ("LOP3", "ULOP3", "VOTE", "VOTEU"))
+        if not registers and i.name in ("VOTE", "VOTEU"):  # the ballot, which no one wants
+            rows.append(_nowhere(lanes))
         for given in destinations:
             if given.is_predicate:
                 kept = given.number < 7

@@ -77,7 +77,7 @@ class Lanes:
         return i.operands[len(self.destinations(i)) :]
 
     def destinations(self, i: Instruction) -> tuple[Operand, ...]:
-        if i.name in ("ST", "STG", "STS"):
+        if i.name in ("ST", "STG", "STS", "STSM"):
             return ()
         if i.name in ("VOTE", "VOTEU"):
             return i.operands[:-1]
@@ -202,7 +202,7 @@ class Lanes:
         """The address of an access, as uint64."""
         text = next(o.text for o in i.operands if o.kind == "memory")
         inside = text[text.rindex("[") + 1 : -1].replace(".reuse", "")
-        is_wide = not i.name.endswith("S")
+        is_wide = i.name in ("LD", "LDG", "ST", "STG")
         terms: list[Read] = []
         for part in re.findall(r"-?[^+-]+", inside.replace("+-", "-")):
             if re.fullmatch(r"-?0x[0-9a-f]+", part):
@@ -242,7 +242,7 @@ class Lanes:
         kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[size]
         if (address[mask] % np.uint64(size * many)).any():
             raise RuntimeError(f"a misaligned address: {i.text}")
-        if i.name in ("LDS", "STS"):
+        if i.name in ("LDS", "STS", "LDSM", "STSM"):
             is_shared = mask
             inside = address & np.uint64(0xFFFFFFFF)
         else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,12 +82,15 @@ def operand(text: str) -> Operand:
 
 @cache
 def tool(name: str) -> str:
-    """A tool of the CUDA toolkit, or of its package of the same name."""
-    packaged = Path(sysconfig.get_path("purelib")).glob(f"nvidia/*/bin/{name}")
-    found = shutil.which(name) or next(map(str, packaged), None)
-    if found is None:
-        raise RuntimeError(f"there is no {name}: install the package nvidia-cuda-{name}")
-    return found
+    """The path of a tool of the CUDA toolkit, there or in the package of the same name."""
+    if found := shutil.which(name):
+        return found
+    package = f"nvidia-cuda-{name}"
+    with suppress(PackageNotFoundError):
+        for file in files(package) or ():
+            if file.name == name:
+                return str(file.locate())
+    raise RuntimeError(f"there is no {name}, which reads machine code: install {package}")
 
 
 def disassemble(cubin: Path, wanted: re.Pattern[str]) -> dict[str, Kernel]:

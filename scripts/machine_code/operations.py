@@ -159,22 +159,33 @@ def compared(lanes: Lanes, i: Instruction, found: Callable[[], Array], rest: Ope
     return run
 
 
-def float_setp(lanes: Lanes, i: Instruction) -> Body:
-    first, second, rest = lanes.sources(i)
-    one_side, other_side = lanes.float(first), lanes.float(second)
+def float_comparison(lanes: Lanes, i: Instruction) -> Callable[[], Array]:
+    one_side, other_side = (lanes.float(o) for o in lanes.sources(i)[:2])
     names = {*_ORDERED, "NE", "NAN", "NUM"}
     name = next(m for m in i.modifiers if m in names or m.removesuffix("U") in names)
 
     def found() -> Array:
         a, b = one_side(), other_side()
-        unordered = np.isnan(a) | np.isnan(b)
+        unordered: Array = np.isnan(a) | np.isnan(b)
         if name in ("NAN", "NUM"):
             return unordered if name == "NAN" else ~unordered
         bare = name.removesuffix("U")
         ordered = (a != b) & ~unordered if bare == "NE" else _ORDERED[bare](a, b)
         return ordered | unordered if name != bare else ordered
 
-    return compared(lanes, i, found, rest)
+    return found
+
+
+def float_setp(lanes: Lanes, i: Instruction) -> Body:
+    return compared(lanes, i, float_comparison(lanes, i), lanes.sources(i)[2])
+
+
+def float_set(lanes: Lanes, i: Instruction) -> Body:
+    """FSET.BF: 1 where a comparison holds, else 0."""
+    if "BF" not in i.modifiers:
+        raise NotImplementedError(i.text)
+    body = float_setp(lanes, i)
+    return lambda mask: one(body(mask)[1][0].astype(np.float32).view(np.uint32))
 
 
 def integer_setp(lanes: Lanes, i: Instruction) -> Body:
@@ -530,6 +541,45 @@ def store(lanes: Lanes, i: Instruction) -> Body:
     return run
 
 
+def matrix_rows(lanes: Lanes, i: Instruction) -> Callable[[], Array]:
+    """The address of each lane's word in a matrix of 8 rows of 4 words: lanes 0 to 7 name the
+    rows."""
+    if i.modifiers != {"16", "M88"}:
+        raise NotImplementedError(f"several matrices, or a transposed one: {i.text}")
+    address = lanes.address(i)
+    thread = np.arange(lanes.threads)
+    row = thread - thread % WARP + thread % WARP // 4
+    return lambda: address()[row] + (4 * (thread % 4)).astype(np.uint64)
+
+
+def load_matrix(lanes: Lanes, i: Instruction) -> Body:
+    address = matrix_rows(lanes, i)
+    return lambda mask: (lanes.load(i, address(), mask, 4, 1), [])
+
+
+def store_matrix(lanes: Lanes, i: Instruction) -> Body:
+    address, word = matrix_rows(lanes, i), lanes.word(i.operands[1])
+
+    def run(mask: Array) -> Results:
+        lanes.store(i, address(), mask, 4, [word()])
+        return [], []
+
+    return run
+
+
+def extend(lanes: Lanes, i: Instruction) -> Body:
+    """SGXT: the lower bits of a word, extended with zeros or by their sign."""
+    word, bits = (lanes.word(o) for o in lanes.sources(i))
+    kind = np.uint64 if "U32" in i.modifiers else np.int64
+
+    def run(_: Array) -> Results:
+        by = (np.uint64(64) - bits()).astype(np.uint64)
+        raised: Array = word().astype(np.uint64) << by
+        return one(low((raised.view(kind) >> by.view(kind)).view(np.uint64)))
+
+    return run
+
+
 def nothing(lanes: Lanes, i: Instruction) -> Body:
     return lambda _: ([], [])
 
@@ -542,6 +592,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "FMNMX": minimum,
     "FMNMX3": minimum,
     "FSETP": float_setp,
+    "FSET": float_set,
     "FCHK": check_division,
     "ISETP": integer_setp,
     "PLOP3": predicate_logic,
@@ -552,6 +603,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "IMAD": multiply,
     "LEA": shift_add,
     "SHF": shift,
+    "SGXT": extend,
     "IMNMX": integer_minimum,
     "VIMNMX": integer_minimum,
     "VIADDMNMX": integer_minimum,
@@ -575,6 +627,8 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "R2P": to_predicates,
     **dict.fromkeys(("LD", "LDG", "LDS"), load),
     **dict.fromkeys(("ST", "STG", "STS"), store),
+    "LDSM": load_matrix,
+    "STSM": store_matrix,
     **dict.fromkeys(("NOP", "YIELD", "BMOV"), nothing),
 }
 # The uniform datapath has the same operations, on a register of the whole warp.

@@ -19,9 +19,13 @@ BETWEEN = "between the stages"
 
 @cache
 def _definitions(file: str) -> list[Definition]:
-    path = Path(file)
-    ours = path.suffix in (*CPP_SUFFIXES, ".py") and path.is_relative_to(Path.cwd())
-    return definitions(path) if ours else []
+    """What a source of this project defines; nothing if the file is another's. The machine code
+    may have been compiled in another checkout: a file counts that lies at the same place in this.
+    """
+    parts = Path(file).parts
+    places = (Path.cwd().joinpath(*parts[i:]) for i in range(1, len(parts) - 1))
+    found = next((place for place in places if place.is_file()), None)
+    return definitions(found) if found and found.suffix in (*CPP_SUFFIXES, ".py") else []
 
 
 @cache
@@ -52,4 +56,9 @@ def by_stage(kernel: Kernel, issued: Mapping[int, int]) -> Counter[str]:
     for instruction in kernel.code:
         if many := issued.get(instruction.address):
             found[stage_at(instruction.places)] += many
+    if found[OF_THE_TOOLKIT] > sum(found.values()) / 2:
+        raise RuntimeError(
+            f"{kernel.name}: most instructions come from no source in {Path.cwd()}; run this in "
+            "the root of the checkout, and compile the kernels with -lineinfo"
+        )
     return found

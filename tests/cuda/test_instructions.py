@@ -152,17 +152,18 @@ def test_a_shuffle_from_an_absent_lane_is_an_error():
 
 
 def test_stages_by_the_functions_that_code_was_inlined_from(tmp_path, monkeypatch):
-    source = tmp_path / "kernel.cu"
+    source = tmp_path / "csrc/cuda/kernel.cu"
+    source.parent.mkdir(parents=True)
     source.write_text(
         "void sum() {\n}\nvoid similarity() {\n  sum();\n}\nvoid phase() {\n  sum();\n}\n"
         "void step_kernel() {\n  similarity();\n  phase();\n}\n"
     )
     monkeypatch.chdir(tmp_path)
-    file = str(source)
+    file = "/another/checkout/csrc/cuda/kernel.cu"
     assert stage_at(((file, 1), (file, 4), (file, 10))) == "similarity"
     assert stage_at(((file, 1), (file, 7), (file, 11))) == "phase"
     assert stage_at(((file, 10),)) == BETWEEN
-    assert stage_at((("/usr/include/other.h", 3),)) == OF_THE_TOOLKIT
+    assert stage_at((("/usr/include/kernel.cu", 3),)) == OF_THE_TOOLKIT
 
 
 COUNTED = {
