@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from scripts.cuda_counts import Counts
 from scripts.cuda_instructions import Instructions
+from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY
 
 # Of the modelled time: published figures of an H100.
 ARCHITECTURE = 90
@@ -63,6 +65,52 @@ def rows_of(by_architecture: Mapping[int, Instructions]) -> dict[str, dict[int, 
         else:
             others = {a: others[a] + row.get(a, 0) for a in totals}
     return {**rows, OTHERS: others} if any(others.values()) else rows
+
+
+def sections(counted: Counted, counts: Mapping[str, Counts]) -> str:
+    """The part of the report about instructions."""
+    return f"""## Instructions
+
+Warp instructions that one block issues, by stage, in the machine code of each architecture: of a
+`sequence` one time step in the middle, of `step` the whole call. The machine code is run on a CPU
+(`scripts/machine_code`), and its results are compared with the emulator's. An instruction counts
+once for a warp, however many of its lanes take part. A stage has the name of its function; what is
+inlined into it is part of it. {OTHERS.capitalize()}: rows below one per cent.
+
+{tables(counted)}
+
+## Modelled time
+
+A model, not a measurement: no GPU has run these kernels. It is of one sequence on one
+multiprocessor of an H100, {CLOCK_GHZ} GHz, in cycles. The modelled time is the largest of the
+first four columns plus the dependent chain.
+
+- issue: instructions / {SCHEDULERS} schedulers, one a cycle each
+- wavefronts: of shared memory, one a cycle
+- multiply-adds: FFMA instructions, {MULTIPLY_ADDS_PER_CYCLE} a cycle
+- L2: bytes loaded and stored, {L2_BYTES_PER_CYCLE} a cycle
+- dependent chain: from barrier to barrier, the longest chain of instructions of any warp in which
+  each needs the result of the one before, or the branch before. Latencies are assumptions, in
+  cycles:
+{latencies()}
+
+The sum assumes that no warp issues while another one's chain is waited for. If all of the chain
+were hidden, the time would be the larger of the two parts. The truth lies between that and the
+sum. Left out: the launch; misses of the instruction cache, which is smaller than the code of a
+step; units that take several cycles an instruction, such as that of MUFU; and what comes before the
+first step and after the last.
+
+{modelled_table(counted, counts)}"""
+
+
+def latencies() -> str:
+    """The assumed latencies in words."""
+    by_cycles: dict[int, list[str]] = {}
+    for name, cycles in LATENCY.items():
+        by_cycles.setdefault(cycles, []).append(name)
+    parts = [f"{cycles} for {', '.join(names)}" for cycles, names in by_cycles.items()]
+    parts += [f"{BARRIER_LATENCY} for a barrier", f"{USUAL_LATENCY} for all others."]
+    return textwrap.fill("; ".join(parts), 98, initial_indent="  ", subsequent_indent="  ")
 
 
 def tables(counted: Counted) -> str:

@@ -22,7 +22,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -37,7 +36,6 @@ from scripts.cuda_instruction_tables import Counted
 from scripts.cuda_instructions import count as instructions_of
 from scripts.cuda_instructions import extract
 from scripts.cuda_resources import PROCESSORS, Resources, read_logs, resident_blocks, shorten
-from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY
 from tests.cuda_emulator import build as emulator
 
 ROOT = Path(__file__).parents[1]
@@ -354,16 +352,6 @@ def counts_table(counted: dict[str, Counts]) -> str:
     return table(header, rows)
 
 
-def latencies() -> str:
-    """The assumed latencies in words."""
-    by_cycles: dict[int, list[str]] = {}
-    for name, cycles in LATENCY.items():
-        by_cycles.setdefault(cycles, []).append(name)
-    parts = [f"{cycles} for {', '.join(names)}" for cycles, names in by_cycles.items()]
-    parts += [f"{BARRIER_LATENCY} for a barrier", f"{USUAL_LATENCY} for all others."]
-    return textwrap.fill("; ".join(parts), 98, initial_indent="  ", subsequent_indent="  ")
-
-
 def render(
     resources: dict[str, dict[int, Resources]],
     counted: dict[str, Counts],
@@ -421,38 +409,8 @@ dM and the ratio of wavefronts, which are of the whole.
 
 {counts_table(counted)}
 {missing}
-## Instructions
 
-Warp instructions that one block issues, by stage, in the machine code of each architecture: of a
-`sequence` one time step in the middle, of `step` the whole call. The machine code is run on a CPU
-(`scripts/machine_code`), and its results are compared with the emulator's. An instruction counts
-once for a warp, however many of its lanes take part. A stage has the name of its function; what is
-inlined into it is part of it. {instruction_tables.OTHERS.capitalize()}: rows below one per cent.
-
-{instruction_tables.tables(instructions)}
-
-## Modelled time
-
-A model, not a measurement: no GPU has run these kernels. It is of one sequence on one
-multiprocessor of an H100, {instruction_tables.CLOCK_GHZ} GHz, in cycles. The modelled time is the
-largest of the first four columns plus the dependent chain.
-
-- issue: instructions / {instruction_tables.SCHEDULERS} schedulers, one a cycle each
-- wavefronts: of shared memory, one a cycle
-- multiply-adds: FFMA instructions, {instruction_tables.MULTIPLY_ADDS_PER_CYCLE} a cycle
-- L2: bytes loaded and stored, {instruction_tables.L2_BYTES_PER_CYCLE} a cycle
-- dependent chain: from barrier to barrier, the longest chain of instructions of any warp in which
-  each needs the result of the one before, or the branch before. Latencies are assumptions, in
-  cycles:
-{latencies()}
-
-The sum assumes that no warp issues while another one's chain is waited for. If all of the chain
-were hidden, the time would be the larger of the two parts. The truth lies between that and the
-sum. Left out: the launch; misses of the instruction cache, which is smaller than the code of a
-step; units that take several cycles an instruction, such as that of MUFU; and what comes before the
-first step and after the last.
-
-{instruction_tables.modelled_table(instructions, counted)}
+{instruction_tables.sections(instructions, counted)}
 """
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.machine_code.lanes import WARP, Lanes, Launch
-from scripts.machine_code.listing import Instruction, Kernel
+from scripts.machine_code.listing import RZ, Instruction, Kernel
 from scripts.machine_code.operations import TABLE, UNIFORM
 
 Array = NDArray[Any]
@@ -106,7 +106,6 @@ class Block:
         next_group = min(self.ready, default=1 << 62)
         warps = of_warps(mask)
         many = int(warps.sum())
-        all_lanes = warps.repeat(WARP)
         while address < next_group:
             instruction = self.code[address]
             self.issued[address] += many
@@ -123,12 +122,12 @@ class Block:
             step = self.steps.get(address)
             if step is None:
                 step = self.steps[address] = self._step(instruction)
-            here = all_lanes if step.is_uniform else mask
-            if step.guard is not None:
-                here = here & step.guard()
-            words, flags = step.run(here)
+            active = mask if step.guard is None else mask & step.guard()
+            words, flags = step.run(active)
+            if step.is_uniform:  # a register of the whole warp
+                active = of_warps(active).repeat(WARP)
             for row, value in zip(step.rows, words + flags, strict=False):
-                np.copyto(row, value, where=here)
+                np.copyto(row, value, where=active)
             self._time(step, warps)
             address = self.after[address]
         self._put(address, mask)
@@ -149,18 +148,24 @@ class Block:
         registers = [o for o in destinations if not o.is_predicate]
         for given in registers:
             for part in range(_words(i)):
-                number = given.number + part if given.number < 255 else 255
-                rows.append(lanes.words[given.kind][number] if number < 255 else _nowhere(lanes))
-                targets.append(self.clocks[given.kind][number])
+                if given.number == RZ[given.kind]:
+                    rows.append(_nowhere(lanes))
+                    continue
+                rows.append(lanes.words[given.kind][given.number + part])
+                targets.append(self.clocks[given.kind][given.number + part])
         if not registers and i.name in ("VOTE", "VOTEU"):  # the ballot, which no one wants
             rows.append(_nowhere(lanes))
         for given in destinations:
-            if given.is_predicate:
-                kept = given.number < 7
-                rows.append(lanes.flags[given.kind][given.number] if kept else _nowhere(lanes))
-                targets.append(self.clocks[given.kind][given.number])
+            if not given.is_predicate:
+                continue
+            if given.number == RZ[given.kind]:
+                rows.append(_nowhere(lanes))
+                continue
+            rows.append(lanes.flags[given.kind][given.number])
+            targets.append(self.clocks[given.kind][given.number])
+        is_uniform = any(given.kind in ("UR", "UP") for given in destinations)
         latency = LATENCY.get(i.name, USUAL_LATENCY)
-        return Step(run, rows, guard, i.name in UNIFORM, sources, targets, latency)
+        return Step(run, rows, guard, is_uniform, sources, targets, latency)
 
     # Control flow. Each of these puts the threads where they go on.
 
@@ -214,6 +219,8 @@ class Block:
 
     def _exit(self, i: Instruction, mask: Array) -> None:
         self.alive &= ~mask
+        for address in list(self.waiting):  # no one waits for these threads any more
+            self.control[self.code[address].name](self.code[address], np.zeros_like(mask))
 
     def _call(self, i: Instruction, mask: Array) -> None:
         self._put(self.kernel.labels[i.operands[-1].text], mask)

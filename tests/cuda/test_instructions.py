@@ -108,6 +108,32 @@ def test_lanes_that_parted_are_counted_apart_until_they_meet():
     assert [counted.issued[16 * i] for i in range(10)] == [2, 2, 2, 2, 2, 2, 1, 2, 2, 2]
 
 
+def test_no_lane_waits_for_one_that_has_left():
+    code = [
+        "S2R R0, SR_TID.X",
+        "ISETP.GE.AND P0, PT, R0, 0x8, PT",
+        "BSSY B0, `(.L_meet)",
+        "@!P0 BRA `(.L_meet)",
+        "BRA `(.L_leave)",
+        ".L_meet:",
+        "BSYNC B0",
+        "BRA `(.L_end)",
+        ".L_leave:",
+        "EXIT",
+        ".L_end:",
+        "EXIT",
+    ]
+    _, counted = run(code)
+    assert [counted.issued[16 * i] for i in range(5, 9)] == [1, 1, 1, 1]
+
+
+def test_uniform_registers_are_of_the_whole_warp():
+    part = ["ISETP.GE.AND P0, PT, R20, 0x10, PT", "IADD3 R2, R20, 0x5, RZ"]
+    # The second half of the warp sets it, to the value of its first lane; all lanes read it.
+    assert results([*part, "@P0 R2UR UR9, R2", "MOV R10, UR9"], [])[0] == 0x10 + 5
+    assert results([part[0], "VOTEU.ANY UR9, UPT, P0", "MOV R10, UR9"], [])[0] == 0xFFFF0000
+
+
 def test_a_loop_counts_for_each_turn_of_a_warp():
     code = [
         "S2R R0, SR_TID.X",
@@ -127,6 +153,8 @@ def test_a_loop_counts_for_each_turn_of_a_warp():
 def test_chain_is_of_dependences_and_not_of_instructions():
     independent = [f"IADD3 R{i}, RZ, 0x1, RZ" for i in range(20)]
     assert run([*independent, "EXIT"])[1].cycles == USUAL_LATENCY
+    to_nowhere = ["LOP3.LUT P0, RZ, R0, R0, RZ, 0xc0, !PT", "LOP3.LUT R1, RZ, R0, RZ, 0xc0, !PT"]
+    assert run([*to_nowhere, "EXIT"])[1].cycles == USUAL_LATENCY
     chain = ["MUFU.RCP R1, R0", "FADD R2, R1, R1", "FADD R3, R2, R1"]
     assert run([*chain, *independent, "EXIT"])[1].cycles == LATENCY["MUFU"] + 2 * USUAL_LATENCY
 
