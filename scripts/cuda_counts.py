@@ -34,7 +34,6 @@ class Counts(NamedTuple):
     wavefronts: float  # of shared memory, per block
     wavefront_excess: float  # wavefronts / those without a bank conflict
     memory_traffic: float  # sectors of M and dM moved / those that must be
-    multiply_adds: int = 0  # of the matrix products, per block
 
 
 class Emulated:
@@ -122,10 +121,8 @@ class Emulated:
         half = sizes._replace(time=sizes.time // 2)
         whole, part = self._sequence(sizes), self._sequence(half)
         steps = sizes.time - half.time
-        products = sizes.gate_size * sizes.recurrent_size + sizes.interface_size * sizes.hidden_size
-        forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
-        return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
+        return [_per_step(*pair, steps) for pair in zip(whole, part, strict=True)]
 
     def _sequence(self, sizes: Sizes) -> tuple[Counts, Counts]:
         random = Random(sizes, 0.1)

@@ -409,7 +409,6 @@ dM and the ratio of wavefronts, which are of the whole.
 
 {counts_table(counted)}
 {missing}
-
 {instruction_tables.sections(instructions, counted)}
 """
 
