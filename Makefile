@@ -18,10 +18,10 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report gpu-check demo bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Python: $(PYTHON)"
 
 .venv/bin/python:
@@ -76,6 +76,7 @@ check-all: lint build ## run every check there is, the slow ones too
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
+	@$(MAKE) --no-print-directory triton-instructions
 	@$(MAKE) --no-print-directory other-torch
 	@$(MAKE) --no-print-directory triton-oldest
 
@@ -113,8 +114,12 @@ triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton 
 	$(ensure) --need triton
 	@$(PYTHON) -m scripts.triton_report $(ARGS)
 
-cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills, traffic of the CUDA kernels against their budget
-	$(ensure) --need setuptools
+triton-instructions: | $(filter .venv/%,$(PYTHON)) ## instructions of the Triton kernels in registers, by stage
+	$(ensure) --need triton numpy nvidia-cuda-nvdisasm
+	@$(PYTHON) -m scripts.triton_instructions $(ARGS)
+
+cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions of the CUDA kernels against their budget
+	$(ensure) --need setuptools numpy nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@$(PYTHON) -m scripts.cuda_report $(ARGS)
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
