@@ -27,7 +27,7 @@ EXAMPLE_BATCH, EXAMPLE_TIME = 2, 3
 
 
 class ExportError(ValueError):
-    """A program cannot carry this model."""
+    """A model cannot be exported; the message says why and what to do."""
 
 
 def program(model: NTM | NTMCell, *, time: int | None = None) -> torch.export.ExportedProgram:
@@ -90,23 +90,23 @@ def onnx(model: NTM | NTMCell, *, time: int | None = None) -> torch.onnx.ONNXPro
         The program; its method ``save`` writes it to a file.
 
     Raises:
-        ImportError: onnx or onnxscript is not installed.
         TypeError: ``model`` is neither an ``NTM`` nor an ``NTMCell``, or ``time`` is no integer.
-        ExportError: a part of the model has no form in ONNX, the state of a controller of your own
-            is unsuitable, or ``time`` is given for an ``NTMCell``.
+        ExportError: onnx or onnxscript is not installed, a part of the model has no form in ONNX,
+            the state of a controller of your own is unsuitable, or ``time`` is given for an
+            ``NTMCell``.
         ValueError: ``time`` is less than 1.
 
     >>> import ntm_kernels
     >>> model = ntm_kernels.NTM(3, 2, 8, memory_size=16, word_size=4)
     >>> onnx(model).save("model.onnx")  # doctest: +SKIP
     """
+    example = _example("export.onnx", model, time)
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ImportError(
+        raise ExportError(
             f"export.onnx: {' and '.join(missing)} must be installed; "
             'pip install "ntm_kernels[onnx]", or: pip install onnx onnxscript onnxruntime'
         )
-    example = _example("export.onnx", model, time)
     traced: nn.Module = model
     if time is None and isinstance(model, NTM):
         traced = _OneStep(model)
