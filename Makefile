@@ -10,6 +10,7 @@ endif
 
 ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
 training = matplotlib numpy tensorboard tqdm
+exporting = onnx onnxruntime onnxscript
 testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
@@ -18,7 +19,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +78,7 @@ check-all: lint build ## run every check there is, the slow ones too
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
 	@$(MAKE) --no-print-directory triton-instructions
+	@$(MAKE) --no-print-directory export-test
 	@$(MAKE) --no-print-directory other-torch
 	@$(MAKE) --no-print-directory triton-oldest
 
@@ -121,6 +123,10 @@ triton-instructions: | $(filter .venv/%,$(PYTHON)) ## instructions of the Triton
 cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions of the CUDA kernels against their budget
 	$(ensure) --need setuptools numpy nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@$(PYTHON) -m scripts.cuda_report $(ARGS)
+
+export-test: build ## run the slow tests of exported programs: ONNX, AOTInductor, other processes
+	$(ensure) --need $(testing) $(exporting)
+	@$(pytest) tests/export -m slow
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)

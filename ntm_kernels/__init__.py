@@ -7,7 +7,7 @@
 torch.Size([20, 4, 8])
 """
 
-from ntm_kernels import functional, reference
+from ntm_kernels import export, functional, reference
 from ntm_kernels.backends import (
     BackendChoice,
     BackendError,
@@ -37,6 +37,7 @@ __all__ = [
     "SequenceState",
     "Trace",
     "available_backends",
+    "export",
     "functional",
     "reference",
     "release_workspaces",

@@ -65,9 +65,14 @@ from ntm_kernels.ops.call import call, prepare
 from ntm_kernels.ops.declare import names
 from ntm_kernels.ops.sequence_arguments import sequence_inputs
 from ntm_kernels.ops.sequence_call import call_sequence
-from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState
+from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
+from ntm_kernels.torch_private import register_namedtuple
 
 __all__ = ["address", "explain", "read", "sequence", "step", "write"]
+
+# So that torch.export can save a program that takes or returns one of them.
+for _kind in (LayerWeights, SequenceResult, SequenceState, StepOutputs, Trace):
+    register_namedtuple(_kind, serialized_type_name=f"ntm_kernels.{_kind.__name__}")
 
 
 def address(

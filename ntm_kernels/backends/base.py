@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ntm_kernels.ops.declare import Inputs, NothingSaved, Outputs, empty, fields
+from ntm_kernels.ops.declare import Inputs, NothingSaved, Op, Outputs, empty, fields, leading
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
@@ -37,6 +37,13 @@ class Problem(NamedTuple):
     sizes: Sizes
     device_index: int = 0
     transform: str = ""
+
+
+def problem_of(op: Op[Any, Any, Any], inputs: NamedTuple, sizes: Sizes) -> Problem:
+    """What a call of ``op`` asks of a backend."""
+    first = leading(inputs)
+    device = first.device
+    return Problem(op.name, device.type, first.dtype, sizes, device.index or 0)
 
 
 class Kernel(ABC, Generic[Inputs, Outputs, Saved]):

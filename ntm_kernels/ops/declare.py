@@ -139,11 +139,11 @@ class Op(Generic[Inputs, Outputs, Options]):
     equations: Callable[[Inputs, Sizes], Outputs]
     check: Callable[[Arguments, Inputs, Options], None] = check_record
 
-    def schema(self, more: str = ", str backend") -> str:
+    def schema(self, run: str = "bool? save_for_backward, str? backend") -> str:
         """``(inputs, options, save_for_backward, backend) -> (outputs, saved)``."""
-        given = _arguments(*_tensors(self.inputs), *self._numbers(), "bool save_for_backward")
+        given = _arguments(*_tensors(self.inputs), *self._numbers(), run)
         results = _arguments(*(f"Tensor {name}" for name in fields(self.outputs)), "Tensor[] saved")
-        return f"({given}{more}) -> ({results})"
+        return f"({given}) -> ({results})"
 
     def backward_schema(self, more: str = ", str backend") -> str:
         """``(grads, inputs, kept outputs, saved, options, wanted, backend) -> (grads)``."""

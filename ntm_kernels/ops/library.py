@@ -8,6 +8,10 @@ in the records. Each backward is an op of its own, through which a second deriva
 the backend has every derivative, a backward that is itself to be differentiated does not call that
 op: it is computed by ``ntm_kernels.ops.by_equations``.
 
+A program of ``torch.export`` may run on another machine than the one that made it. Its calls have
+``None`` for ``save_for_backward`` and, unless a backend was asked for, for ``backend``: both are
+decided when the call runs. Nothing that depends on the backend is then in the program.
+
 Arguments are checked in ``ntm_kernels.ops.call``; calling these ops directly checks nothing.
 """
 
@@ -21,9 +25,10 @@ import torch
 from torch import Tensor
 
 from ntm_kernels import torch_private
-from ntm_kernels.backends import Problem, trust
+from ntm_kernels.backends import choose as choose_backend
 from ntm_kernels.backends import get as get_backend
-from ntm_kernels.backends.base import USE_TORCH, restore
+from ntm_kernels.backends import trust
+from ntm_kernels.backends.base import USE_TORCH, problem_of, restore
 from ntm_kernels.checks import outside_autocast, transform_of_grads
 from ntm_kernels.ops import OPS, by_equations
 from ntm_kernels.ops.declare import (
@@ -36,6 +41,7 @@ from ntm_kernels.ops.declare import (
     those_present,
     unpack,
 )
+from ntm_kernels.ops.sizes import Sizes
 
 _library = torch.library.Library("ntm", "DEF")
 
@@ -65,16 +71,34 @@ def _returned(first: Tensor, *others: Tensor) -> Any:
     return (first, *others) if others else first
 
 
+def _require_steps(op: Op[Any, Any, Any], sizes: Sizes) -> None:
+    """An exported program may be called with any number of steps, and a backend needs one."""
+    if op.name == "sequence" and sizes.time == 0:
+        raise ValueError(
+            "ntm_kernels: a program of torch.export needs at least one step, got x with T=0; "
+            "without a step, go on with the state that you have"
+        )
+
+
+def _chosen(op: Op[Any, Any, Any], inputs: Any, sizes: Sizes, backend: str | None) -> str:
+    """The backend of a call, which is chosen now if it was not before."""
+    if backend is not None:
+        return backend
+    return choose_backend(problem_of(op, inputs, sizes)).backend
+
+
 def _define_op(op: Op[Any, Any, Any]) -> None:
     def forward(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
-        sizes, like = op.sizes(inputs, options), leading(inputs)
+        sizes = op.sizes(inputs, options)
+        if save_for_backward is None:
+            _require_steps(op, sizes)
+        serving = get_backend(_chosen(op, inputs, sizes, backend))
         if trust.pending:  # chosen while something traced
-            device = like.device
-            problem = Problem(op.name, device.type, like.dtype, sizes, device.index or 0)
-            trust.settle(get_backend(backend), problem)
-        kernel = get_backend(backend).kernels[op.name]
-        outputs, saved = kernel.forward(inputs, sizes, save_for_backward)
+            trust.settle(serving, problem_of(op, inputs, sizes))
+        kernel = serving.kernels[op.name]
+        outputs, saved = kernel.forward(inputs, sizes, bool(save_for_backward))
+        like = leading(inputs)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
 
@@ -82,9 +106,11 @@ def _define_op(op: Op[Any, Any, Any]) -> None:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
         sizes, like = op.sizes(inputs, options), leading(inputs)
         outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
-        saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
-        kept = [part for part in saved if part is not None] if save_for_backward else []
-        return *_results(outputs, like), kept
+        if not save_for_backward:
+            return *_results(outputs, like), []
+        kernel = get_backend(_chosen(op, inputs, sizes, backend)).kernels[op.name]
+        saved = kernel.empty_saved(sizes, like)
+        return *_results(outputs, like), [part for part in saved if part is not None]
 
     _define(op.name, op.schema(), forward, fake)
 
@@ -160,7 +186,16 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
         of_inputs = choose(op.inputs, op.differentiated_inputs, back)
         return *of_inputs, *(None,) * (len(ctx.options) + 2)
 
-    _register_derivative(op.name, setup, backward)
+    def decided(args: Sequence[Any]) -> Sequence[Any]:
+        """The arguments of a call that autograd records, with nothing left open."""
+        inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
+        if save_for_backward is not None:
+            return args
+        sizes = op.sizes(inputs, options)
+        _require_steps(op, sizes)
+        return *inputs, *options, True, _chosen(op, inputs, sizes, backend)
+
+    _register_derivative(op.name, setup, backward, decided)
 
     def refuse(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
@@ -211,9 +246,14 @@ def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
 
 
 def _register_derivative(
-    name: str, setup: Callable[..., None], backward: Callable[..., Any]
+    name: str,
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+    decided: Callable[[Sequence[Any]], Sequence[Any]] = lambda args: args,
 ) -> None:
     """Give an op its derivative, as ``torch.library.register_autograd`` would.
+
+    ``decided`` completes the arguments of a call that autograd records.
 
     That function flattens the arguments as pytrees wherever a list is among them, which costs more
     than the whole op at batch 1. Here the list of saved tensors is no output of the autograd node.
@@ -238,8 +278,11 @@ def _register_derivative(
 
     def run(keyset: Any, *args: Any) -> Any:
         _refuse_tangents(name, args)
-        if torch.is_grad_enabled() and torch_private.any_requires_grad(*args):
-            return Derivative.apply(keyset, *args)
+        # torch.export keeps the call itself, and autograd records it when the program runs.
+        exporting = torch.compiler.is_exporting()
+        recorded = torch.is_grad_enabled() and torch_private.any_requires_grad(*args)
+        if recorded and not exporting:
+            return Derivative.apply(keyset, *decided(args))
         return below_autograd(keyset, *args)
 
     _library.impl(name, run, "Autograd", with_keyset=True)

@@ -1,6 +1,5 @@
 """``sequence``: the whole recurrence, controller included."""
 
-import math
 from typing import Annotated, NamedTuple
 
 from torch import Tensor
@@ -91,9 +90,6 @@ class SequenceOptions(NamedTuple):
 
 def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
     time, _, input_size = inputs.x.shape
-    checkpoint_every = options.checkpoint_every
-    if checkpoint_every is None:
-        checkpoint_every = max(1, int(math.sqrt(time)))
     return Sizes.of(
         inputs.initial_memory,
         options.num_read_heads,
@@ -102,7 +98,7 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
         time=time,
         hidden_size=inputs.interface_weight.shape[1],
         num_layers=_num_layers(inputs),
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=options.checkpoint_every,
         input_size=input_size,
         is_lstm=inputs.initial_hidden is not None,
         has_lengths=inputs.lengths is not None,

@@ -19,6 +19,7 @@ from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.exporting import FORMATS
 from ntm_kernels.training.seeds import parse_seeds
 from ntm_kernels.training.trainer import saved_config
 
@@ -34,13 +35,19 @@ _EVAL = (
     "changed; the run's own evaluation.json stays. Without --evaluation-size, a test with long "
     "sequences or a large memory has fewer of them, as many as take about a minute."
 )
+_EXPORT = (
+    "Writes the model of a run, for the CPU, and the state of one sequence before its first step: "
+    "model.pt2 and initial_state.pt, or with --format onnx model.onnx and initial_state.npz. "
+    "docs/export.md shows how to run them. Without --memory-size, the memory is that of the run."
+)
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     """The options given, by name.
 
-    ``command`` is ``"info"``, ``"selfcheck"``, ``"train"`` or ``"eval"``, and ``task`` the class of
-    a task, or None where none is named. An option that is not given is left out.
+    ``command`` is ``"info"``, ``"selfcheck"``, ``"train"``, ``"eval"`` or ``"export"``, and
+    ``task`` the class of a task, or None where none is named. An option that is not given is left
+    out.
 
     Args:
         arguments: the words after the program's name; ``sys.argv[1:]`` if None.
@@ -53,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     words = list(sys.argv[1:] if arguments is None else arguments)
     known = dict(tasks.TASKS)
     own = evaluated = None
-    if words and words[0] in ("train", "eval"):
+    if words and words[0] in ("train", "eval", "export"):
         own, rest = _named_task(words[1:])
         if words[0] == "train" and own is None:
             _refuse_class_as_task(rest)
@@ -206,6 +213,14 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
         argument_default=argparse.SUPPRESS,
     )
     _add_eval_options(evaluate, evaluated)
+
+    export = commands.add_parser(
+        "export",
+        help="write the model of a run as a program for other processes",
+        description=_EXPORT,
+        argument_default=argparse.SUPPRESS,
+    )
+    _add_export_options(export)
     return parser
 
 
@@ -222,6 +237,23 @@ def _add_selfcheck(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES), help="default: all"
     )
+
+
+def _add_export_options(parser: _Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        required=True,
+        help="torch: a program of torch.export; onnx: one step for an ONNX runtime",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="instead of the newest one")
+    parser.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help="write here (default RUN/export)"
+    )
+    parser.add_argument("--task", metavar=_OWN, help="the run's task, if it is one of your own")
+    defaults = {"memory_size": None}  # that of the run
+    _add_options(parser, [describe(TrainConfig)["memory_size"]], defaults)
 
 
 def _add_eval_options(parser: _Parser, evaluated: tuple[Path, TrainConfig] | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ntm_kernels info | selfcheck | train TASK | eval RUN``."""
+"""The command line: ``python -m ntm_kernels info | selfcheck | train | eval | export``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.distributed import joined, require_alone
 from ntm_kernels.training.errors import TrainingError
+from ntm_kernels.training.exporting import export_model
 from ntm_kernels.training.locking import RunInUseError, RunLock
 from ntm_kernels.training.models import build_model, check_device, load_model
 from ntm_kernels.training.retest import Retest, retest
@@ -268,8 +269,30 @@ def _eval(options: dict[str, Any]) -> int:
     return 0
 
 
+def _export(options: dict[str, Any]) -> int:
+    require_alone("export")
+    run_dir, form = options["run"], options["format"]
+    path, contents = load_run(run_dir, options.get("checkpoint"))
+    saved = saved_config(path, contents["config"], options["task"])
+    if saved.model != "ntm":
+        raise ValueError(
+            f"{run_dir} trained a plain LSTM (--model lstm); export takes an NTM alone; "
+            "torch.export.export takes an nn.LSTM as it is"
+        )
+    # The program runs elsewhere: it is made on the CPU, and chooses its backend where it runs.
+    model = _trained_model(replace(saved, device="cpu", backend=None), contents)
+    assert isinstance(model, ntm_kernels.NTM)
+    if "memory_size" in options:
+        model.memory_size = options["memory_size"]
+    out = options.get("out", run_dir / "export")
+    with RunLock(_written(run_dir, out), _warn):
+        for file in export_model(model, out, form):
+            print(f"wrote {file}")
+    return 0
+
+
 def _written(run_dir: Path, out: Path | None) -> Path:
-    """The folder to lock for an evaluation: the run's if it writes anywhere in it."""
+    """The folder to lock for what writes to ``out``: the run's if that is anywhere in it."""
     if out is None or out.resolve().is_relative_to(run_dir.resolve()):
         return run_dir
     return out
@@ -323,4 +346,5 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "selfcheck": _selfcheck,
     "train": _train,
     "eval": _eval,
+    "export": _export,
 }

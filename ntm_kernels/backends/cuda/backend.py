@@ -95,10 +95,9 @@ class CudaBackend(Backend):
             return "its sequence has no resets; the backends cpu and torch have them"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
+        known = (index(size) for size in sizes if size is not None)
         is_double = problem.dtype == torch.float64
-        return _unplanned(
-            self._number, problem.op, is_double, problem.device_index, *map(index, sizes)
-        )
+        return _unplanned(self._number, problem.op, is_double, problem.device_index, *known)
 
     def fingerprint(self) -> str:
         return digest_of((self._path,))

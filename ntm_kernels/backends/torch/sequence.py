@@ -135,7 +135,7 @@ def sequence(
     for time, (x, now) in enumerate(zip(projected.unbind(0), active, strict=True)):
         if resets is not None:
             state = hold(resets[time], start, state)
-        if save_for_backward and time % sizes.checkpoint_every == 0:
+        if save_for_backward and time % sizes.segment == 0:
             checkpoints.append(state.memory)
         state, of_step = one_step(x, now, state)
         kept.append(of_step)
@@ -293,8 +293,8 @@ def sequence_backward(
     )
     resets, d_start = reset_steps(inputs), None
     for segment in reversed(range(sizes.num_checkpoints)):
-        start = segment * sizes.checkpoint_every
-        stop = min(start + sizes.checkpoint_every, sizes.time)
+        start = segment * sizes.segment
+        stop = min(start + sizes.segment, sizes.time)
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
             if resets is not None:

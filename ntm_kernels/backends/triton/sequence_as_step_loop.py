@@ -92,7 +92,7 @@ class _OneStep:
 
     def __call__(self, time: int, state: State) -> State:
         """The state after a step, from that before it."""
-        kept, every = self.kept, self.sizes.checkpoint_every
+        kept, every = self.kept, self.sizes.segment
         if kept.checkpoints is not None and time % every == 0:
             kept.checkpoints[time // every] = state.memory
         hidden, cell, gates = self.controller.step(
@@ -152,8 +152,8 @@ def backward(
     )
     resets, d_start = reset_steps(inputs), None
     for segment in reversed(range(sizes.num_checkpoints)):
-        start = segment * sizes.checkpoint_every
-        stop = min(start + sizes.checkpoint_every, sizes.time)
+        start = segment * sizes.segment
+        stop = min(start + sizes.segment, sizes.time)
         memories = rewrite(segment, start, stop)
         for time, memory in reversed(list(enumerate(memories, start))):
             d_state = undo(time, memory, d_state)
