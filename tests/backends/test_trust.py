@@ -195,12 +195,22 @@ def test_an_error_of_a_kernel_fails(new):
 
 def test_no_memory_is_no_verdict(new, tmp_path):
     new.kernels["read"].error = torch.OutOfMemoryError("CUDA out of memory")
-    functional.read(*READ)
+    with pytest.warns(RuntimeWarning, match="'new' in this call of read: there was no memory left"):
+        functional.read(*READ)
     assert files(tmp_path) == []
     new.kernels["read"].error = None
     new.calls.clear()
     functional.read(*READ)
     assert new.calls == [*CHECK, "forward"]
+
+
+def test_what_cannot_be_tried_does_not_pass(new, monkeypatch):
+    monkeypatch.setattr(
+        new, "unsupported", lambda problem: None if problem.sizes.memory_size == 3 else "not 3 rows"
+    )
+    with pytest.warns(RuntimeWarning, match="supports none of the calls of read that"):
+        functional.read(*READ)
+    assert new.calls == []
 
 
 def test_by_name_it_is_not_checked(new, tmp_path):

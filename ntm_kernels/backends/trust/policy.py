@@ -77,7 +77,15 @@ def distrusted(backend: Backend, problem: Problem) -> str | None:
             verdict = _judge(backend, subject)
         except torch.OutOfMemoryError:
             # That says nothing about the kernels: the next call tries again.
-            return "there was no memory for its self-check"
+            reason = "there was no memory left on the device for its self-check"
+            warnings.warn(
+                f"ntm_kernels does without the backend {backend.name!r} in this call of "
+                f"{problem.op}: {reason}; make the check with less in memory, or by "
+                "`python -m ntm_kernels selfcheck`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return reason
     return _reason(subject, verdict) if verdict.why_not else None
 
 
@@ -148,6 +156,8 @@ def check(backend: Backend, subject: Subject) -> list[Trial]:
             for path, sizes in found.items()
         ]
     why_not = "; ".join(trial.why_not for trial in trials if trial.why_not)
+    if not trials:
+        why_not = f"it supports none of the calls of {subject.op} that a self-check makes"
     verdict = Verdict(why_not, datetime.now(timezone.utc).strftime("%Y-%m-%d"))
     verdicts.write(_identity(backend, subject), verdict)
     _verdicts[subject] = verdict

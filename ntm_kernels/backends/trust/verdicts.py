@@ -65,20 +65,19 @@ def write(identity: Mapping[str, str], verdict: Verdict) -> None:
 def locked(identity: Mapping[str, str]) -> Iterator[None]:
     """Of several processes one at a time: the others wait here. Without a folder that can be
     written each goes on alone. The system unlocks the file when the process dies."""
-    try:
+    lock = None
+    with suppress(ImportError, NotImplementedError, OSError, RuntimeError):
         from filelock import FileLock  # torch needs it too
 
         path = _path(identity).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         lock.acquire()
-    except (ImportError, NotImplementedError, OSError, RuntimeError):
-        yield
-        return
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None and lock.is_locked:
+            lock.release()
 
 
 def _path(identity: Mapping[str, str]) -> Path:
