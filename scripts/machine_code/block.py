@@ -30,7 +30,7 @@ Array = NDArray[Any]
 # and sm_90; on other architectures they are a little more or less.
 LATENCY = {
     **dict.fromkeys(("LDS", "STS", "LDSM", "STSM", "SHFL"), 24),
-    **dict.fromkeys(("LD", "LDC", "LDCU", "ULDC"), 30),
+    **dict.fromkeys(("LD", "LDL", "LDC", "LDCU", "ULDC"), 30),
     "LDG": 260,  # from L2
     "MUFU": 18,
     **dict.fromkeys(("I2F", "F2I", "S2R", "S2UR", "R2UR", "VOTE", "VOTEU", "FCHK"), 14),
@@ -261,7 +261,7 @@ class Block:
 
 def _words(i: Instruction) -> int:
     """How many registers the destination has."""
-    if i.name in ("LD", "LDG", "LDS", "LDC", "LDCU", "ULDC"):
+    if i.name in ("LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC"):
         return next((n for m, n in (("64", 2), ("128", 4)) if m in i.modifiers), 1)
     if i.name == "CS2R":
         return 1 if "32" in i.modifiers else 2

@@ -24,8 +24,9 @@ REGISTERS, PREDICATES = 257, 8  # the last register reads as zero, as a word or 
 # High words of addresses that mean shared memory. No process has memory there.
 SHARED_WINDOW = 0x7FFF0000
 # Where the toolkit puts the sizes of a launch, the stack, and the parameters of a kernel.
-CONSTANTS_BEFORE_100 = {"threads": 0x0, "blocks": 0xC, "shared_window": 0x18}
-CONSTANTS = {"threads": 0x360, "blocks": 0x370}
+CONSTANTS_BEFORE_100 = {"threads": 0x0, "blocks": 0xC, "shared_window": 0x18, "stack": 0x28}
+CONSTANTS = {"threads": 0x360, "blocks": 0x370, "stack": 0x37C}
+STACK_BYTES = 4096  # of a thread; it grows downwards
 PARAMETERS = {75: 0x160, 80: 0x160, 86: 0x160, 89: 0x160, 90: 0x210, 100: 0x380, 120: 0x380}
 
 
@@ -50,6 +51,8 @@ class Launch:
         at = CONSTANTS if architecture >= 100 else CONSTANTS_BEFORE_100
         for name, sizes in {"threads": (threads, 1, 1), "blocks": (blocks, 1, 1)}.items():
             self.constants[at[name] : at[name] + 12] = np.array(sizes, np.uint32).tobytes()
+        stack = np.array([STACK_BYTES], np.uint32).tobytes()
+        self.constants[at["stack"] : at["stack"] + 4] = stack
         if architecture < 100:
             window = np.array([0, SHARED_WINDOW], np.uint32).tobytes()
             self.constants[at["shared_window"] : at["shared_window"] + 8] = window
@@ -70,6 +73,7 @@ class Lanes:
         for flags in self.flags.values():
             flags[-1] = True
         self.shared = np.zeros((launch.shared_bytes + 0x3000) // 4, np.uint32)
+        self.stacks = np.zeros((self.threads, STACK_BYTES // 4), np.uint32)
         self.depends: set[tuple[str, int]] = set()
 
     def sources(self, i: Instruction) -> tuple[Operand, ...]:
@@ -77,7 +81,7 @@ class Lanes:
         return i.operands[len(self.destinations(i)) :]
 
     def destinations(self, i: Instruction) -> tuple[Operand, ...]:
-        if i.name in ("ST", "STG", "STS", "STSM"):
+        if i.name in ("ST", "STG", "STS", "STL", "STSM"):
             return ()
         if i.name in ("VOTE", "VOTEU"):
             return i.operands[:-1]
@@ -242,6 +246,12 @@ class Lanes:
         kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[size]
         if (address[mask] % np.uint64(size * many)).any():
             raise RuntimeError(f"a misaligned address: {i.text}")
+        if i.name in ("LDL", "STL"):
+            inside = address[mask] & np.uint64(0xFFFFFFFF)
+            if (inside + np.uint64(size * many) > STACK_BYTES).any():
+                raise RuntimeError(f"beyond the stack of the thread: {i.text}")
+            own = np.flatnonzero(mask).astype(np.uint64) * np.uint64(STACK_BYTES)
+            return [(self.stacks.reshape(-1).view(kind), (own + inside) // np.uint64(size), mask)]
         if i.name in ("LDS", "STS", "LDSM", "STSM"):
             is_shared = mask
             inside = address & np.uint64(0xFFFFFFFF)

@@ -134,6 +134,14 @@ def test_uniform_registers_are_of_the_whole_warp():
     assert results([part[0], "VOTEU.ANY UR9, UPT, P0", "MOV R10, UR9"], [])[0] == 0xFFFF0000
 
 
+def test_a_stack_is_of_a_thread():
+    begin = ["MOV R1, c[0x0][0x28]", "IADD3 R1, R1, -0x10, RZ", "STL [R1+0x4], R20"]
+    code = [*begin, "STL.64 [R1+0x8], R20", "LDL R10, [R1+0x4]", "LDL.64 R11, [R1+0x8]"]
+    block, _ = run(["S2R R20, SR_TID.X", "MOV R21, 0x7", *code, "EXIT"], threads=64)
+    assert (block.lanes.words["R"][[10, 11]] == np.arange(64)).all()
+    assert (block.lanes.words["R"][12] == 7).all()
+
+
 def test_a_loop_counts_for_each_turn_of_a_warp():
     code = [
         "S2R R0, SR_TID.X",
@@ -165,6 +173,7 @@ def test_chain_is_of_dependences_and_not_of_instructions():
         (["HMMA.16816 R0, R2, R4, R6"], NotImplementedError, "the instruction HMMA.16816"),
         (["MOV R0, 0x10000", "MOV R1, 0x0", "LDG.E R2, [R0.64]"], RuntimeError, "outside of all"),
         (["MOV R0, 0x2", "LDS R1, [R0]"], RuntimeError, "misaligned"),
+        (["STL [RZ+0x1000], R0"], RuntimeError, "beyond the stack"),
         (["MOV R0, 0x100000", "LDS R1, [R0]"], RuntimeError, "beyond the shared memory"),
     ],
 )
