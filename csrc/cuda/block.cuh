@@ -164,8 +164,9 @@ struct Rows {
   // The first chunk of a head that belongs to this warp. There is none if this is not below
   // chunks().
   __device__ int start(const Block& block, int head) const {
-    const int turn = static_cast<int>(static_cast<int64_t>(head) * chunks() % block.warps);
-    return (block.warp + block.warps - turn) % block.warps;
+    // The number of warps is a power of two, of which the unsigned product keeps the remainder.
+    const unsigned turn = static_cast<unsigned>(head) * static_cast<unsigned>(chunks());
+    return static_cast<int>((static_cast<unsigned>(block.warp) - turn) & (block.warps - 1u));
   }
   // f(head, slot) for each head of which this warp has a partial result to store. With tiles a warp
   // may have a partial result to store and no rows.
