@@ -242,8 +242,10 @@ struct LstmBackward : Layer<A, Deep> {
     const A d_raw[4] = {
         d_c * candidate * input * (1 - input), d_c * previous * forget * (1 - forget),
         d_c * input * (1 - candidate * candidate), d_h * squashed * output * (1 - output)};
-    A* stored = static_cast<A*>(params.d_gates) + at_gates;
-    for (int gate = 0; gate < 4; ++gate) d_gates[gate * C + unit] = stored[gate * C] = d_raw[gate];
+    for (int gate = 0; gate < 4; ++gate) {
+      d_gates[gate * C + unit] = d_raw[gate];
+      store(params.d_gates, place(at) * (4 * C) + gate * C + unit, d_raw[gate]);
+    }
     d_cell[unit] = d_c * forget;
   }
 
@@ -279,7 +281,7 @@ struct FeedforwardBackward : Layer<A, Deep> {
   __device__ void step(int unit, A d_output, const A*, int, int64_t at, A* d_gates) const {
     const A h = this->stored_hidden(at, unit);
     d_gates[unit] = d_output * (1 - h * h);
-    static_cast<A*>(this->params.d_gates)[this->place(at) * this->C + unit] = d_gates[unit];
+    store(this->params.d_gates, this->place(at) * this->C + unit, d_gates[unit]);
   }
 
   __device__ void store_grads(const Block&, const A*) const {}
@@ -476,9 +478,7 @@ class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
   }
   __device__ void clear_padding(const Block& block, int64_t at) const {
     const int G = gate_size(sizes_);
-    each_layer([&](const auto& layer) {
-      clear(block, plain<A>(params_.d_gates), layer.place(at) * G, G);
-    });
+    each_layer([&](const auto& layer) { clear(block, params_.d_gates, layer.place(at) * G, G); });
   }
 
  private:

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // Of all that stands here; a library that was compiled with another one is refused.
-#define NTM_LAYOUT "6d1afe8465a7a9ce"
+#define NTM_LAYOUT "38ac899e20d96c69"
 
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 
@@ -155,7 +155,7 @@ typedef struct NtmSequenceParams {
   NtmArray grad_final_read_vectors;  // [B, R, M], or none
   NtmArray grad_final_hidden;        // [L, B, C] if is_lstm, or none
   NtmArray grad_final_cell;          // [L, B, C] if is_lstm, or none
-  void* d_gates;                     // [T, L, B, G]
+  NtmArray d_gates;                  // [T, L, B, G]
   void* d_interface;                 // [T, B, P]
   NtmArray d_initial_memory;         // [B, N, M]
   NtmArray d_initial_weightings;     // [B, H, N]

@@ -34,7 +34,7 @@ class Saved(NamedTuple):
 class LaunchGradients(NamedTuple):
     """The gradients that the launch of the backward gives."""
 
-    gates: Annotated[Tensor, Field("T L B G")]  # before the activations
+    gates: Annotated[Tensor, Field("T L B G", "input")]  # before the activations
     interface: Annotated[Tensor, Field("T B P")]
     initial_memory: Annotated[Tensor, Field("B N M", "memory")]
     initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
@@ -70,6 +70,8 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         sizes: Sizes,
     ) -> SequenceInputs:
         dtypes = dtypes_of(inputs)
+        # The products below need the gradient of x before it is rounded.
+        dtypes["input"] = dtypes["arithmetic"]
         found = empty(LaunchGradients, sizes, saved.interface, dtypes)
         given = named(inputs)
         tensors = {name: given[name] for name in _READ_BACKWARD if name in given}
