@@ -12,6 +12,7 @@ import torch
 import ntm_kernels
 from ntm_kernels import functional, reference
 from ntm_kernels.backends import choice
+from tests.interop.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
@@ -68,6 +69,15 @@ def test_derivatives(capsys):
 def test_several_processes():
     """The example runs without a launcher too, in one process."""
     assert run("docs/several-processes.md")["finished"]
+
+
+def test_coming_from(tmp_path, monkeypatch):
+    """With a checkpoint of the name that the page gives it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(checkpoint(inputs=9, outputs=8), "copy-task-1000-batch-50000.model")
+    names = run("docs/coming-from.md")
+    assert names["answer"].shape == (41, 1, 8)
+    assert names["controller"].num_layers == 2
 
 
 def test_backend_of_contributing(monkeypatch):
