@@ -155,8 +155,9 @@ auto results(const Record& record) {
 // Below this many multiplications, waking other threads costs more than it saves.
 constexpr double kWorthThreads = 1 << 21;
 
-// body(begin, end) for parts of 0 … n − 1, on several threads if it is worth it. Every kernel runs
-// in here, so this is where denormal numbers are switched off, in each thread for itself.
+// body(begin, end) for parts of 0 … n − 1, on several threads if it is worth it. Every kernel
+// of an op runs in here, so this is where denormal numbers are switched off, in each thread for
+// itself.
 template <typename Body>
 void parallel(int64_t n, double work, const Body& body) {
   if (n == 0) return;

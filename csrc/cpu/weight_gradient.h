@@ -75,6 +75,7 @@ inline void weight_gradient(const WeightGradient<T>& g, int64_t begin, int64_t e
 
   const T* from = sums;
   for (const auto& part : g.parts) {
+    if (part.columns == 0) continue;
     transpose(part.columns, width, from, width, part.d_weight + first * part.stride, part.stride);
     from += part.columns * width;
   }
