@@ -35,6 +35,10 @@ _EVAL = (
     "changed; the run's own evaluation.json stays. Without --evaluation-size, a test with long "
     "sequences or a large memory has fewer of them, as many as take about a minute."
 )
+_SELFCHECK = (
+    "Runs every op of a backend, forward and backward, on each of its code paths, compares the "
+    "results with those of PyTorch on the same device, and keeps the verdicts."
+)
 _EXPORT = (
     "Writes the model of a run, for the CPU, and the state of one sequence before its first step: "
     "model.pt2 and initial_state.pt, or with --format onnx model.onnx and initial_state.npz. "
@@ -192,7 +196,12 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
     parser = _Parser(prog="python -m ntm_kernels", description=_first_line(ntm_kernels))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("info", help="versions, and which backends are there")
-    _add_selfcheck(commands)
+    check = commands.add_parser(
+        "selfcheck",
+        help="compare the kernels for GPUs with PyTorch on every GPU here",
+        description=_SELFCHECK,
+    )
+    _add_selfcheck_options(check)
 
     train = commands.add_parser("train", help="train a task of the paper or one of your own")
     train.add_argument("--task", metavar=_OWN, help="a task of your own, instead of TASK")
@@ -224,13 +233,7 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
     return parser
 
 
-def _add_selfcheck(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = commands.add_parser(
-        "selfcheck",
-        help="compare the kernels for GPUs with PyTorch on every GPU here",
-        description="Runs every op of a backend, forward and backward, on each of its code paths, "
-        "compares the results with those of PyTorch on the same device, and keeps the verdicts.",
-    )
+def _add_selfcheck_options(parser: _Parser) -> None:
     parser.add_argument(
         "--backend", nargs="+", default=[], metavar="NAME", help="cuda, triton; default: all here"
     )

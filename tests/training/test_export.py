@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ntm_kernels.training import cli, runs
+from ntm_kernels.training.checkpoint import load_run
 from ntm_kernels.training.models import build_model
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.trainer import saved_config
 from tests.training.runs import BASELINE, SHORT, TRAINING, as_options
 
 LSTM = {name: value for name, value in TRAINING.items() if name in BASELINE}
