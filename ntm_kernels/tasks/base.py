@@ -237,7 +237,8 @@ def loss(logits: Tensor, batch: Batch, answer_steps: float | None = None) -> Ten
     _check_logits(logits, batch)
     mask = batch.mask
     steps = mask.sum() if answer_steps is None else answer_steps
-    weight = mask.unsqueeze(-1) / (steps * logits.shape[-1])
+    # A quotient of the mask itself would be of float32 precision, also in float64.
+    weight = mask.unsqueeze(-1).to(logits.dtype) / (steps * logits.shape[-1])
     return F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="sum")
 
 
