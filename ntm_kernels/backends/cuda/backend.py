@@ -92,7 +92,7 @@ class CudaBackend(Backend):
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
         if problem.sizes.has_resets:
-            return "its sequence has no resets; the backends cpu and torch have them"
+            return "its sequence has no resets; the backends triton, cpu and torch have them"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
         known = (index(size) for size in sizes if size is not None)
