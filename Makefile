@@ -10,18 +10,19 @@ endif
 
 ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
 training = matplotlib numpy tensorboard tqdm
+exporting = onnx onnxruntime onnxscript
 testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
 # The interpreter takes a millisecond an operation: what stays under five minutes.
-triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or test_dtypes or test_traps or test_lengths or test_unset_memory or test_same_bits_twice or test_opcheck or test_compiled_whole or test_autocast
+triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or test_dtypes or test_traps or test_lengths or (test_resets and (with_lengths or dtype0)) or test_unset_memory or test_same_bits_twice or test_opcheck or test_compiled_whole or test_autocast
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas structure check-all sanitize sanitize-cpu other-torch triton-test triton-oldest triton-report cuda-report gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test gpu-check demo bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Python: $(PYTHON)"
 
 .venv/bin/python:
@@ -54,6 +55,15 @@ test-isas: build ## run the ops on the CPU kernels of the lesser instruction set
 	$(ensure) --need $(testing)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m scripts.test_isas -n logical --maxprocesses 8 $(ARGS)
 
+derivatives: build ## check every derivative of the backend torch, element by element
+	$(ensure) --need $(testing)
+	@$(pytest) -m slow tests/ops/test_every_derivative.py
+
+# Most of it is the start of some twenty processes.
+test-processes: build ## train in several processes, which are stopped, killed and made to fail
+	$(ensure) --need $(testing) --want $(training)
+	@$(pytest) tests/training/test_distributed.py
+
 structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources: long functions, names of stages
 	@$(PYTHON) -m scripts.structure $(ARGS)
 
@@ -67,12 +77,18 @@ check-all: lint build ## run every check there is, the slow ones too
 	@! command -v nvcc >/dev/null || $(PYTHON) -m scripts.cuda_report --check
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
+	@$(MAKE) --no-print-directory triton-instructions
+	@$(MAKE) --no-print-directory export-test
 	@$(MAKE) --no-print-directory other-torch
 	@$(MAKE) --no-print-directory triton-oldest
 
 sanitize: | $(filter .venv/%,$(PYTHON)) ## run the CUDA kernels in the emulator under sanitizers
 	$(ensure) --need $(testing)
 	@$(PYTHON) -m tests.cuda_emulator.sanitize $(ARGS)
+
+selfcheck-test: | $(filter .venv/%,$(PYTHON)) ## check the CUDA kernels in the emulator as users' GPUs do
+	$(ensure) --need $(testing)
+	@$(pytest) tests/cuda/test_selfcheck.py
 
 sanitize-cpu: | $(filter .venv/%,$(PYTHON)) ## run the CPU kernels under sanitizers
 	$(ensure) --need setuptools $(testing)
@@ -92,16 +108,25 @@ triton-oldest: ## the same and a compilation, with the oldest torch and Triton, 
 	$(OLDEST_PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 "numpy<2.4"
 	@$(MAKE) --no-print-directory triton-test PYTHON=build/oldest/bin/python
-	build/oldest/bin/python -m pytest -q tests/test_torch_private.py
+	build/oldest/bin/python -m pytest -q -m "not slow" tests/test_torch_private.py \
+		tests/ops/test_every_derivative.py tests/nn/test_derivatives.py
 	@$(MAKE) --no-print-directory triton-report PYTHON=build/oldest/bin/python ARGS="--check --targets sm_90"
 
 triton-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills of the Triton kernels against their budget
 	$(ensure) --need triton
 	@$(PYTHON) -m scripts.triton_report $(ARGS)
 
-cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, spills, traffic of the CUDA kernels against their budget
-	$(ensure) --need setuptools
+triton-instructions: | $(filter .venv/%,$(PYTHON)) ## instructions of the Triton kernels in registers, by stage
+	$(ensure) --need triton numpy nvidia-cuda-nvdisasm
+	@$(PYTHON) -m scripts.triton_instructions $(ARGS)
+
+cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions of the CUDA kernels against their budget
+	$(ensure) --need setuptools numpy nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	@$(PYTHON) -m scripts.cuda_report $(ARGS)
+
+export-test: build ## run the slow tests of exported programs: ONNX, AOTInductor, other processes
+	$(ensure) --need $(testing) $(exporting)
+	@$(pytest) tests/export -m slow
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)

@@ -120,7 +120,7 @@ def _claims(options: argparse.Namespace) -> int:
     (folder / "claims.md").write_text(table, encoding="utf-8")
     print(f"\n{table}")
     status = _close(runner, folder)
-    return status or int(any(not f.verdict.startswith("met") for _, f in findings))
+    return status or int(any(not f.holds for _, f in findings))
 
 
 def _plot(options: argparse.Namespace) -> int:

@@ -85,6 +85,17 @@ class BySteps(BackendContender):
         return LogitsOnly(build_ntm(workload, self.backend, fused=False))
 
 
+class OpAlone(BackendContender):
+    """The op ``sequence`` alone: the read vectors of all steps, without an output layer."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend, "the op without the output layer")
+        self.name = f"{backend}, op alone"
+
+    def model(self, workload: Workload) -> nn.Module:
+        return ReadVectorsOnly(build_ntm(workload, self.backend).cell)
+
+
 class CheckedAnew(BackendContender):
     """The same, but every call is checked as if there had been none like it."""
 
@@ -165,6 +176,18 @@ class LogitsOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.inner(x)[0]
         return output
+
+
+class ReadVectorsOnly(nn.Module):
+    """The read vectors of a cell over a whole sequence."""
+
+    def __init__(self, cell: NTMCell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        read_vectors: Tensor = self.cell.unroll(x).read_vectors
+        return read_vectors
 
 
 class PlainLSTM(nn.Module):

@@ -1,5 +1,8 @@
-// What one core of this machine can do at most: multiply-adds in registers, and streaming.
+// What one core of this machine can do at most: multiply-adds in registers, streaming, and the
+// exponential function of the kernels.
 #include <cstddef>
+
+#include "cpu/math.h"
 
 #if defined(__AVX512F__)
 constexpr std::size_t kBytes = 64;
@@ -35,5 +38,17 @@ double stream(long turns, std::size_t count, const float* from, float* to) {
     asm volatile("" ::"r"(to) : "memory");
   }
   return 8.0 * static_cast<double>(turns) * static_cast<double>(count);
+}
+
+// to = e^from over `count` floats, `turns` times; returns how many exponentials were computed.
+double exponentials(long turns, std::size_t count, const float* from, float* to) {
+  using namespace ntm::cpu::limits;
+  for (long turn = 0; turn < turns; ++turn) {
+    each<float>(static_cast<int64_t>(count), [&](int64_t i, auto lanes) {
+      store(to + i, exp<float>(load(from + i, lanes)), lanes);
+    });
+    asm volatile("" ::"r"(to) : "memory");
+  }
+  return static_cast<double>(turns) * static_cast<double>(count);
 }
 }

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,11 +105,15 @@ def _own_seconds() -> float:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that ``threads`` cores, or a GPU, reach: FLOP/s, and bytes/s by where data lie."""
+    """The most that ``threads`` cores, or a GPU, reach: FLOP/s, and bytes/s by where data lie.
+
+    ``exponentials``: how many the kernels' own function computes a second, where it was measured.
+    """
 
     flops: float
     bandwidth: dict[str, float]
     method: str
+    exponentials: float | None = None
 
 
 def ceilings(device: str, threads: int) -> Ceilings:
@@ -125,14 +130,16 @@ def _compile(folder: Path) -> ctypes.CDLL | None:
     if not shutil.which(compiler[0]):
         return None
     target = folder / "limits.so"
-    flags = ["-O3", "-march=native", "-funroll-loops", "-fPIC", "-shared"]
+    flags = ["-std=c++20", "-O3", "-march=native", "-funroll-loops", "-fPIC", "-shared"]
+    flags += [f"-I{ROOT / 'csrc'}", "-DNTM_ISA=limits"]
     source = str(Path(__file__).with_name("limits.cpp"))
     done = subprocess.run([*compiler, *flags, source, "-o", str(target)], capture_output=True)
     return ctypes.CDLL(str(target)) if done.returncode == 0 else None
 
 
 def _native_ceilings(library: ctypes.CDLL, threads: int) -> Ceilings:
-    library.multiply_add.restype = library.stream.restype = ctypes.c_double
+    for function in (library.multiply_add, library.stream, library.exponentials):
+        function.restype = ctypes.c_double
     pool = ThreadPoolExecutor(threads)
 
     def best(work: Callable[[int], float]) -> float:
@@ -150,14 +157,15 @@ def _native_ceilings(library: ctypes.CDLL, threads: int) -> Ceilings:
         done: float = library.multiply_add(ctypes.c_long(1_000_000), values)
         return done
 
-    def stream(nbytes: int) -> Callable[[int], float]:
+    def over(function: Any, nbytes: int) -> Callable[[int], float]:
+        """``function`` over one buffer for each thread, half of which it reads."""
         buffers = [torch.zeros(2, nbytes // 4) for _ in range(threads)]
         turns = max(1, 2**26 // nbytes)
 
         def work(thread: int) -> float:
             count = nbytes // 4
             start = buffers[thread].data_ptr()
-            done: float = library.stream(
+            done: float = function(
                 ctypes.c_long(turns),
                 ctypes.c_size_t(count),
                 ctypes.c_void_p(start),
@@ -167,9 +175,11 @@ def _native_ceilings(library: ctypes.CDLL, threads: int) -> Ceilings:
 
         return work
 
-    bandwidth = {"L1": best(stream(2**13)), "L2": best(stream(2**17)), "DRAM": best(stream(2**27))}
+    sizes = {"L1": 2**13, "L2": 2**17, "DRAM": 2**27}
+    bandwidth = {name: best(over(library.stream, size)) for name, size in sizes.items()}
+    exponentials = best(over(library.exponentials, 2**13))
     method = "multiply-adds in registers, a stream of 16 KiB, 256 KiB and 256 MiB"
-    return Ceilings(best(multiply_add), bandwidth, method)
+    return Ceilings(best(multiply_add), bandwidth, method, exponentials)
 
 
 def _torch_ceilings(threads: int) -> Ceilings:

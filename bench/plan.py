@@ -33,10 +33,11 @@ SWEPT = {
     "step": ("batch", "memory-size", "word-size", "heads"),
     "sequence": ("batch",),
     "train": tuple(FULL),
+    "classify": ("time",),
     "inference": ("batch",),
     "memory": ("time", "batch"),
 }
-PASSES = {"step": ("both",), "sequence": ("forward", "backward")}
+PASSES = {"step": ("both",), "sequence": ("forward", "backward"), "classify": ("iteration",)}
 
 
 def resized(workload: Workload, axis: str, size: int) -> Workload:

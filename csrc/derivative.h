@@ -108,23 +108,28 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
     return options;
   }
 
-  // The same check as `refuse_batched` in ntm_kernels/checks.py.
+  // Refuses what `transform_of_grads` in ntm_kernels/checks.py sees.
   static void require_plain(const variable_list& grads) {
     for (const Tensor& grad : grads) {
       if (!grad.defined()) continue;
       TORCH_CHECK_TYPE(grad.layout() == at::kStrided, Op::name,
                        ": the gradient of an output must be a dense tensor, got one of layout ",
                        grad.layout(), "; convert it with to_dense()");
-      TORCH_CHECK_NOT_IMPLEMENTED(grad.has_storage(), Op::name,
-                                  ": batched gradients (is_grads_batched, vectorize, "
-                                  "torch.func.vmap of a gradient) are not implemented; the "
-                                  "functions of ntm_kernels.reference have them, or ask for the "
-                                  "gradients one by one");
+      const char* transform = nullptr;
+      if (!grad.has_storage()) {
+        transform = "batched gradients (is_grads_batched, vectorize, torch.func of a gradient)";
+      } else if (grad._fw_grad(0).defined()) {  // below, a tangent would be lost
+        transform = "forward-mode AD of a gradient";
+      }
+      TORCH_CHECK_NOT_IMPLEMENTED(transform == nullptr, Op::name, ": ", transform,
+                                  " is not implemented on the backend 'cpu'; use backend='torch', "
+                                  "which has every derivative, or ask for the gradients one by "
+                                  "one, by an ordinary backward");
     }
   }
 
   // The gradients by the backward op of torch.ops.ntm, for `create_graph`. That op has a derivative
-  // of its own, which raises: a second derivative is refused rather than silently wrong.
+  // of its own, which raises: a second derivative is refused and not silently wrong.
   static Inputs recorded(const Outputs& grads, const Inputs& inputs, const Outputs& outputs,
                          const Tensors& saved, Options options,
                          const typename Op::template Inputs<bool>& wanted) {

@@ -5,6 +5,11 @@
 #include "derivative.h"
 #include "kernels.h"
 
+// The torch that this was compiled for. Python looks for it in the file, before it loads the
+// library: with another torch that may crash.
+extern "C" __attribute__((used, visibility("default"))) const char ntm_cpu_torch[] =
+    "ntm_kernels: compiled for torch " NTM_TORCH_VERSION;
+
 namespace ntm {
 namespace {
 

@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "denormals.h"
 #include "records.h"
 #include "workspace.h"
 
@@ -154,11 +155,18 @@ auto results(const Record& record) {
 // Below this many multiplications, waking other threads costs more than it saves.
 constexpr double kWorthThreads = 1 << 21;
 
+// body(begin, end) for parts of 0 … n − 1, on several threads if it is worth it. Every kernel
+// of an op runs in here, so this is where denormal numbers are switched off, in each thread for
+// itself.
 template <typename Body>
 void parallel(int64_t n, double work, const Body& body) {
   if (n == 0) return;
-  if (work < kWorthThreads) return body(0, n);
-  at::parallel_for(0, n, 1, body);
+  const auto part = [&](int64_t begin, int64_t end) {
+    const DenormalsAreZero mode;
+    body(begin, end);
+  };
+  if (work < kWorthThreads) return part(0, n);
+  at::parallel_for(0, n, 1, part);
 }
 
 // The sizes of a call on a memory [B, N, M].

@@ -9,7 +9,7 @@ torch.Size([20, 4, 8])
 
 from typing import TYPE_CHECKING, Any
 
-from ntm_kernels import functional, reference
+from ntm_kernels import export, functional, reference
 from ntm_kernels.backends import (
     BackendChoice,
     BackendError,
@@ -23,15 +23,16 @@ from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
 
 if TYPE_CHECKING:
-    from ntm_kernels.plotting import plot_trace
+    from ntm_kernels.plotting import plot_trace as plot_trace
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     # Not imported before it is asked for: plots need NumPy and matplotlib, which are extras.
+    # For the same reason it is not in __all__.
     if name == "plot_trace":
-        from ntm_kernels.plotting import plot_trace
+        from ntm_kernels.plotting import plot_trace as plot_trace
 
         return plot_trace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -52,8 +53,8 @@ __all__ = [
     "SequenceState",
     "Trace",
     "available_backends",
+    "export",
     "functional",
-    "plot_trace",
     "reference",
     "release_workspaces",
     "use_backend",

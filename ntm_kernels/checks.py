@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -143,35 +143,36 @@ def needs_grad(inputs: NamedTuple) -> bool:
     return any(value is not None and value.requires_grad for value in inputs)
 
 
-def refuse_transforms(op: str, names: Iterable[str], inputs: Iterable[Tensor | None]) -> None:
-    """Raise under forward-mode AD and under the transforms of ``torch.func``, which an op on these
-    inputs does not have. ``names`` are those that the caller knows."""
-    if torch.compiler.is_compiling():
-        return
-    if torch_private.in_forward_ad():
+def transform_of_call(names: Iterable[str], inputs: Iterable[Tensor | None]) -> str:
+    """The transform that a call with these inputs is under: forward-mode AD or one of
+    ``torch.func``; ``""`` for none. ``names`` are those that the caller knows."""
+    # While torch.compile traces, a tangent is not seen; the op itself refuses it then.
+    if not torch.compiler.is_compiling() and torch_private.in_forward_ad():
         for name, value in zip(names, inputs, strict=True):
             if value is not None and forward_ad.unpack_dual(value).tangent is not None:
-                raise NotImplementedError(
-                    f"{op}: forward-mode AD is not implemented ({name} carries a tangent); "
-                    "ntm_kernels.reference has it"
-                )
+                return f"forward-mode AD ({name} carries a tangent)"
+    return _function_transform()
+
+
+# A constant to torch.compile, which guards on the transforms itself.
+@torch_private.assume_constant_result
+def _function_transform() -> str:
     transform = torch_private.innermost_transform()
-    if transform is not None and transform.key() in torch_private.FUNCTION_TRANSFORMS:
-        raise NotImplementedError(
-            f"{op}: torch.func.{transform.key().name.lower()} and what is made of it is not "
-            "implemented; the functions of ntm_kernels.reference have it"
-        )
+    return "" if transform is None else torch_private.FUNCTION_TRANSFORMS.get(transform.key(), "")
 
 
-def refuse_batched(op: str, grads: Iterable[Any]) -> None:
-    """Raise where one of the gradients of an op's outputs stands for a whole batch of them."""
+def transform_of_grads(grads: Iterable[Any]) -> str:
+    """The transform that a backward with these gradients is under; ``""`` for none."""
     for grad in grads:
-        if isinstance(grad, Tensor) and torch_private.is_batched(grad):
-            raise NotImplementedError(
-                f"{op}: batched gradients (is_grads_batched, vectorize, torch.func.vmap of a "
-                "gradient) are not implemented; the functions of ntm_kernels.reference have them, "
-                "or ask for the gradients one by one"
-            )
+        if not isinstance(grad, Tensor):
+            continue
+        if torch_private.is_batched(grad):
+            return "batched gradients (is_grads_batched, vectorize, torch.func.vmap of a gradient)"
+        if torch_private.is_differentiated(grad):
+            return "torch.func of a gradient"
+        if torch_private.in_forward_ad() and torch_private.tangent_of(grad) is not None:
+            return "forward-mode AD of a gradient"
+    return ""
 
 
 def given_together(op: str, **pair: object) -> None:
@@ -190,7 +191,8 @@ def lengths_within(op: str, lengths: Tensor, time: int) -> Tensor:
         return lengths
     if type(lengths) is not Tensor:  # A fake tensor has no values.
         return lengths
-    low, high = map(int, lengths.aminmax())
+    # Inside a vmap the values of all of its batch are looked at.
+    low, high = map(int, torch.func.debug_unwrap(lengths).aminmax())
     if low < 0 or high > time:
         raise ValueError(f"{op}: lengths must lie in 0 … {time}, got {low if low < 0 else high}")
     return lengths
@@ -264,6 +266,14 @@ def autocast_enabled(device_type: str) -> bool:
     if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device_type):
         return False
     return torch.is_autocast_enabled(device_type)
+
+
+def outside_autocast(device_type: str, function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` where autocast does not reach: an op decides its dtypes itself."""
+    if not autocast_enabled(device_type):
+        return function(*args)
+    with torch.autocast(device_type, enabled=False):
+        return function(*args)
 
 
 def _require_tensor(op: str, name: str, value: Any) -> None:

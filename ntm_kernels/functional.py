@@ -1,7 +1,12 @@
 """The NTM as functions: ``address``, ``read``, ``write``, ``step`` and ``sequence``.
 
-Every function is functional (no argument is mutated), differentiable once in every tensor argument,
-and runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
+Every function is functional (no argument is mutated), differentiable in every tensor argument, and
+runs on the backend that ``ntm_kernels.backends`` chooses, or on the one named by ``backend=``.
+
+Every backend has the first derivative, by an ordinary backward. The backend ``torch`` has all
+others: derivatives of higher order, forward-mode AD, ``torch.func`` and batched gradients. A call
+under ``torch.func`` or forward-mode AD that names no backend uses it. A second derivative cannot be
+seen in advance: name the backend.
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
@@ -18,10 +23,17 @@ what the equations give, on every backend: a negative ``w̃_i`` has no logarithm
 head's weightings. With float16 memory its gradient grows as 1/‖M_i‖ and may overflow to inf where a
 row is tiny.
 
-All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device,
-``NotImplementedError`` under forward-mode AD and ``torch.func`` and for batched gradients, and
-``ntm_kernels.BackendError`` where the backend asked for cannot serve the call. A second derivative
-raises ``RuntimeError``.
+All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device, and
+``ntm_kernels.BackendError`` where the backend asked for cannot serve the call: a backend other than
+``torch`` also under forward-mode AD and ``torch.func``. In the backward such a backend raises
+``NotImplementedError`` for batched gradients and for the forward-mode AD of a gradient, and
+``RuntimeError`` for a second derivative.
+
+>>> import torch
+>>> memory, weightings = torch.eye(3)[None], torch.tensor([[[0.1, 0.7, 0.2]]])
+>>> slope = torch.func.grad(lambda w: read(memory, w, backend="torch").square().sum())
+>>> torch.func.jvp(slope, (weightings,), (torch.ones(1, 1, 3),))[1]
+tensor([[[2., 2., 2.]]])
 """
 
 from __future__ import annotations
@@ -53,9 +65,14 @@ from ntm_kernels.ops.call import call, prepare
 from ntm_kernels.ops.declare import names
 from ntm_kernels.ops.sequence_arguments import sequence_inputs
 from ntm_kernels.ops.sequence_call import call_sequence
-from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState
+from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
+from ntm_kernels.torch_private import register_namedtuple
 
 __all__ = ["address", "explain", "read", "sequence", "step", "write"]
+
+# So that torch.export can save a program that takes or returns one of them.
+for _kind in (LayerWeights, SequenceResult, SequenceState, StepOutputs, Trace):
+    register_namedtuple(_kind, serialized_type_name=f"ntm_kernels.{_kind.__name__}")
 
 
 def address(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -72,3 +73,8 @@ class InterfaceLayout(NamedTuple):
             erase.view(*lead, self.num_write_heads, self.word_size),
             add.view(*lead, self.num_write_heads, self.word_size),
         )
+
+    def join(self, heads: HeadParameters) -> Tensor:
+        """The groups in one tensor ``[..., size]``: the inverse of ``split``."""
+        lead = heads.strength.dim() - 1
+        return torch.cat([part.flatten(lead) for part in heads], -1)

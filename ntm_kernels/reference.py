@@ -1,8 +1,8 @@
 """The Neural Turing Machine in plain PyTorch, equation by equation.
 
-This is the specification: every backend is tested against these functions, and their gradients
-are whatever autograd makes of them. Nothing here is tuned. Equation numbers are those of Graves,
-Wayne and Danihelka, "Neural Turing Machines", arXiv 1410.5401 (2014).
+This is the specification: every backend is tested against these functions, and their derivatives,
+of whatever order, are what autograd makes of them. Nothing here is tuned. Equation numbers are
+those of Graves, Wayne and Danihelka, "Neural Turing Machines", arXiv 1410.5401 (2014).
 
 Sizes: batch ``B``, memory locations ``N``, word size ``M``, read heads ``R``, write heads ``W``,
 heads ``H = R + W`` with the read heads first, shift taps ``S = 2 * shift_range + 1``, controller
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, logsigmoid
 
 from ntm_kernels.checks import given_together
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
@@ -75,6 +75,10 @@ class Trace(NamedTuple):
     erase: Tensor
     add: Tensor
 
+    @property
+    def heads(self) -> HeadParameters:
+        return HeadParameters._make(getattr(self, name) for name in HeadParameters._fields)
+
 
 class SequenceResult(NamedTuple):
     """``hidden [T, B, C]`` and ``read_vectors [T, B, R, M]`` of every step, the final state, and
@@ -97,7 +101,8 @@ def _lift(*tensors: Tensor) -> list[Tensor]:
 
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + exp(x))`` without a threshold."""
-    return torch.logaddexp(x, x.new_zeros(()))
+    # As −log σ(−x), since the second derivative of torch.logaddexp is NaN where exp(−x) overflows.
+    return -logsigmoid(-x)
 
 
 def similarity(memory: Tensor, key: Tensor) -> Tensor:
@@ -107,9 +112,17 @@ def similarity(memory: Tensor, key: Tensor) -> Tensor:
     memory ``[B, N, M]``, key ``[B, H, M]`` -> ``[B, H, N]``.
     """
     dots = torch.einsum("bhm,bnm->bhn", key, memory)
-    norms = key.norm(dim=-1)[:, :, None] * memory.norm(dim=-1)[:, None, :]
-    cut = norms < COSINE_EPS
-    return torch.where(cut, 0, dots / torch.where(cut, 1, norms))
+    cut = _norms(memory.detach(), key.detach()) < COSINE_EPS
+    # A vector whose similarities are all cut off takes no part. It may be zero, where the second
+    # derivative of its norm is infinite, so another vector stands in for it.
+    key = torch.where(cut.all(dim=2)[:, :, None], 1, key)
+    memory = torch.where(cut.all(dim=1)[:, :, None], 1, memory)
+    return torch.where(cut, 0, dots / torch.where(cut, 1, _norms(memory, key)))
+
+
+def _norms(memory: Tensor, key: Tensor) -> Tensor:
+    """``‖k‖ ‖M_i‖`` ``[B, H, N]``."""
+    return key.norm(dim=-1)[:, :, None] * memory.norm(dim=-1)[:, None, :]
 
 
 def content(memory: Tensor, key: Tensor, strength: Tensor) -> Tensor:
@@ -164,7 +177,7 @@ def sharpen(weightings: Tensor, sharpening: Tensor) -> Tensor:
 
     Outside the domains: a negative ``w̃_i`` has no logarithm, so it makes the whole weighting NaN,
     and so does a γ that is not finite. ``w̃_i = 0`` gives 0 for every γ; its slope is infinite for
-    0 < γ < 1, and 0 for γ ≤ 0.
+    0 < γ < 1, and 0 for γ ≤ 0. Its second derivative is infinite for 1 < γ < 2 too.
     weightings ``[B, H, N]``, sharpening ``[B, H]`` -> ``[B, H, N]``.
 
     >>> sharpen(torch.tensor([[[0.6, 0.3, 0.1]]]), torch.tensor([[2.0]])).round(decimals=3)
@@ -177,9 +190,12 @@ def sharpen(weightings: Tensor, sharpening: Tensor) -> Tensor:
     # Both factors of a power become NaN, since NaN^0 and 1^NaN are 1.
     exponent = exponent * torch.where(defined, 1, torch.nan)
     ratio = weightings / torch.where(empty, 1, torch.where(defined, peak, torch.nan))
-    # 0^γ is 0 for γ ≤ 0 too. Neither branch that is not taken may have an infinite slope.
-    jumps = (seen == 0) & (exponent <= 0)
-    powers = torch.where(jumps, 0, torch.where(empty | jumps, 1, ratio) ** exponent)
+    # 0^γ has a slope in w̃ alone, none in γ. The second derivative of one power of both would be
+    # NaN. 0^γ is 0 for γ ≤ 0 too. No branch that is not taken may have an infinite slope.
+    zero = defined & (seen == 0)
+    base_of_zero = torch.where(zero & ~empty & (exponent > 0), ratio, 1)
+    power_of_zero = torch.where(exponent <= 0, 0, base_of_zero ** exponent.detach())
+    powers = torch.where(zero, power_of_zero, torch.where(empty | zero, 1, ratio) ** exponent)
     total = torch.where(empty, 1, powers.sum(-1, keepdim=True))
     return torch.where(empty, 1 / weightings.shape[-1], powers / total)
 

@@ -34,10 +34,15 @@ after_autograd = torch._C._after_autograd_keyset
 softmax_backward = torch._softmax_backward_data
 
 # The transforms of torch.func: the innermost one at work, or None, and those that differentiate
-# or batch. Functionalization is a transform too; ops work under it unchanged.
+# or batch, with the functions that use them. Functionalization is a transform too; ops work under
+# it unchanged.
 innermost_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 _Transform = torch._C._functorch.TransformType
-FUNCTION_TRANSFORMS = (_Transform.Grad, _Transform.Vmap, _Transform.Jvp)
+FUNCTION_TRANSFORMS = {
+    _Transform.Grad: "torch.func.grad, vjp or jacrev",
+    _Transform.Vmap: "torch.func.vmap",
+    _Transform.Jvp: "torch.func.jvp or jacfwd",
+}
 
 # How many modes watch every call: fake tensors, profilers of dispatch, a user's own.
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
@@ -70,6 +75,11 @@ def is_batched(tensor: Tensor) -> bool:
     """Whether ``tensor`` stands for a whole batch of tensors inside a vmap."""
     functorch = torch._C._functorch
     return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` follows ``tensor`` in order to differentiate."""
+    return torch._C._functorch.is_gradtrackingtensor(tensor)
 
 
 def base_of(tensor: Tensor) -> Tensor | None:

@@ -34,7 +34,6 @@ class Counts(NamedTuple):
     wavefronts: float  # of shared memory, per block
     wavefront_excess: float  # wavefronts / those without a bank conflict
     memory_traffic: float  # sectors of M and dM moved / those that must be
-    multiply_adds: int = 0  # of the matrix products, per block
 
 
 class Emulated:
@@ -101,12 +100,8 @@ class Emulated:
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""
-        random = _Random(sizes)
-        inputs = StepInputs(
-            memory=random("B N M"),
-            interface=random("B P"),
-            previous_weightings=random("B H N").softmax(-1),
-        )
+        random = Random(sizes)
+        inputs = step_inputs(random)
         kernel, batch = self.backend.kernels["step"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.memory, outputs.memory], batch)
@@ -126,27 +121,12 @@ class Emulated:
         half = sizes._replace(time=sizes.time // 2)
         whole, part = self._sequence(sizes), self._sequence(half)
         steps = sizes.time - half.time
-        products = sizes.gate_size * sizes.recurrent_size + sizes.interface_size * sizes.hidden_size
-        forward, backward = (_per_step(*pair, steps) for pair in zip(whole, part, strict=True))
         # The gradients of the weights are left to matrix products after the launch.
-        return [counts._replace(multiply_adds=products) for counts in (forward, backward)]
+        return [_per_step(*pair, steps) for pair in zip(whole, part, strict=True)]
 
     def _sequence(self, sizes: Sizes) -> tuple[Counts, Counts]:
-        random = _Random(sizes, 0.1)
-        inputs = SequenceInputs(
-            x=random("T B G"),
-            recurrent_weight=random("G K"),
-            interface_weight=random("P C"),
-            interface_bias=random("P"),
-            initial_memory=random("B N M"),
-            initial_weightings=random("B H N").softmax(-1),
-            initial_read_vectors=random("B R M"),
-            initial_hidden=random("L B C") if sizes.is_lstm else None,
-            initial_cell=random("L B C") if sizes.is_lstm else None,
-            lengths=None,
-            input_weight=None,
-            input_bias=None,
-        )
+        random = Random(sizes, 0.1)
+        inputs = sequence_inputs(random)
         kernel, batch = self.backend.kernels["sequence"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.initial_memory, outputs.final_memory], batch)
@@ -158,7 +138,7 @@ class Emulated:
         return forward, self.summarise(launches, memories, batch)
 
 
-class _Random:
+class Random:
     """Tensors of random numbers, the same in each run."""
 
     def __init__(self, sizes: Sizes, scale: float = 1) -> None:
@@ -173,6 +153,34 @@ class _Random:
         """A gradient for each output that is there."""
         shapes = zip(fields(type(outputs)).values(), outputs, strict=True)
         return outputs._make(None if part is None else self(field.dims) for field, part in shapes)
+
+
+def step_inputs(random: Random) -> StepInputs:
+    return StepInputs(
+        memory=random("B N M"),
+        interface=random("B P"),
+        previous_weightings=random("B H N").softmax(-1),
+    )
+
+
+def sequence_inputs(random: Random) -> SequenceInputs:
+    is_lstm = random.sizes.is_lstm
+    return SequenceInputs(
+        x=random("T B G"),
+        recurrent_weight=random("G K"),
+        interface_weight=random("P C"),
+        interface_bias=random("P"),
+        initial_memory=random("B N M"),
+        initial_weightings=random("B H N").softmax(-1),
+        initial_read_vectors=random("B R M"),
+        initial_hidden=random("L B C") if is_lstm else None,
+        initial_cell=random("L B C") if is_lstm else None,
+        lengths=None,
+        input_weight=None,
+        input_bias=None,
+        upper_weight=random("U G J") if random.sizes.is_deep else None,
+        upper_bias=random("U G") if random.sizes.is_deep else None,
+    )
 
 
 def _per_step(whole: Counts, part: Counts, steps: int) -> Counts:

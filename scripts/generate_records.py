@@ -141,7 +141,8 @@ def _op(op: Op) -> Iterator[str]:  # type: ignore[type-arg]
     yield from _options(f"{name}Options", op.options)
     yield f"struct {name} {{"
     yield f'  static constexpr const char* name = "{op.name}";'
-    yield f'  static constexpr const char* schema =\n      "cpu_{op.name}{op.schema(more="")}";'
+    schema = op.schema(run="bool save_for_backward")
+    yield f'  static constexpr const char* schema =\n      "cpu_{op.name}{schema}";'
     backward = op.backward_schema(more="")
     yield "  static constexpr const char* backward_schema ="
     yield f'      "cpu_{op.name}_backward{backward}";'

@@ -97,6 +97,7 @@ def stages(quick: bool, without_sanitizer: bool = False) -> list[Stage]:
             {"NTM_KERNELS_REQUIRE_CUDA": "1"} if compiled else {},
         ),
         Stage("info", [python, "-m", "ntm_kernels", "info"]),
+        Stage("self-check", [python, "-m", "ntm_kernels", "selfcheck"]),
         Stage(
             "device tests",
             [*pytest, "tests/ops/test_on_gpu.py", "tests/cuda/test_device.py"],

@@ -46,13 +46,16 @@ class Model(NamedTuple):
     words: int = 20
     heads: int = 1  # that read, and as many that write
     hidden: int = 100
+    layers: int = 1
+    resets: bool = False
     controller: str = "lstm"
     memory: torch.dtype = torch.float32
     parameters: torch.dtype = torch.float32
     shift_range: int = 1
 
 
-# Every row of the launch table, the tiled path, storage in 16 bits, and the largest sizes.
+# Every row of the launch table, the tiled path, several layers, storage in 16 bits, and the largest
+# sizes.
 MODELS = (
     Model("paper"),
     Model("1024 x 64", locations=1024, words=64),
@@ -60,6 +63,7 @@ MODELS = (
     Model("4 + 4 heads", heads=4),
     Model("feed-forward", controller="feedforward"),
     Model("feed-forward, 8 + 8 heads", heads=8, hidden=512, controller="feedforward"),
+    Model("2 layers, resets", layers=2, resets=True),
     Model("64 x 16", locations=64, words=16, hidden=64),
     Model("16 x 8", locations=16, words=8, hidden=32),
     Model("256 x 16", locations=256, words=16),
@@ -157,15 +161,21 @@ def call_everything(backend: TritonBackend, model: Model) -> None:
     call(STEP, stepping)
 
     sizes = stepping._replace(
-        time=41, hidden_size=model.hidden, checkpoint_every=6, is_lstm=model.controller == "lstm"
+        time=41,
+        hidden_size=model.hidden,
+        num_layers=model.layers,
+        checkpoint_every=6,
+        is_lstm=model.controller == "lstm",
     )
     sizes = sizes._replace(input_size=sizes.gate_size)
     # The public op widens the state before it calls the backend.
     state = dict.fromkeys(("memory", "weightings", "state"), wide)
-    call = partial(call_both, backend, dtypes={**dtypes, **state, "steps": torch.int64})
+    whole = {"steps": torch.int64, "resets": torch.bool}
+    call = partial(call_both, backend, dtypes={**dtypes, **state, **whole})
     call(SEQUENCE, sizes, forward_alone=True)
     call(SEQUENCE, sizes, grads=["hidden", "read_vectors"])
-    call(SEQUENCE, sizes._replace(has_lengths=True, return_trace=True))
+    varying = sizes._replace(has_lengths=True, has_resets=model.resets)
+    call(SEQUENCE, varying._replace(return_trace=True))
 
 
 def call_both(
@@ -282,8 +292,8 @@ def render(results: Results, version: str) -> str:
         "spilled per thread. On AMD cards registers are VGPRs, AGPRs included.",
         "",
         "Models are N x M where nothing is said of the paper's 128 x 20; one read and one write",
-        "head, three taps and an LSTM of 100 units unless named; float32 unless named. A kernel",
-        "that two models share stands under the first.",
+        "head, three taps and an LSTM of one layer of 100 units unless named; float32 unless",
+        "named. A kernel that two models share stands under the first.",
     ]
     model = ""
     for row, usages in results.items():

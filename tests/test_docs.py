@@ -12,13 +12,14 @@ import torch
 import ntm_kernels
 from ntm_kernels import functional, reference
 from ntm_kernels.backends import choice
+from tests.interop.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(map(str, DOCS)))
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINKS = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]*))?\)")
-FOLDERS = "ntm_kernels|csrc|tests|docs|bench|scripts"
+FOLDERS = "ntm_kernels|csrc|tests|docs|bench|scripts|examples"
 PATHS = re.compile(rf"`((?:{FOLDERS})/[\w/.-]*)(?::\d+)?`")
 MODULES = re.compile(r"python -m ((?:ntm_kernels|bench|scripts)[\w.]*)")
 CODE = re.compile(r"```bash\n(.*?)```|`([^`\n]+)`", re.DOTALL)
@@ -54,6 +55,29 @@ def test_states():
     names = run("docs/state.md")
     assert len(names["outputs"]) == 6
     assert (names["scores"].diff(dim=1) <= 0).all()
+
+
+def test_derivatives(capsys):
+    names = run("docs/derivatives.md")
+    assert "backend='torch'" in capsys.readouterr().out
+    assert names["model"].cell.interface.weight.grad.any()
+    for name, parameter in names["model"].named_parameters():
+        assert names["meta_gradients"][name].shape == parameter.shape
+        assert names["per_sample"][name].shape == (6, *parameter.shape)
+
+
+def test_several_processes():
+    """The example runs without a launcher too, in one process."""
+    assert run("docs/several-processes.md")["finished"]
+
+
+def test_coming_from(tmp_path, monkeypatch):
+    """With a checkpoint of the name that the page gives it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(checkpoint(inputs=9, outputs=8), "copy-task-1000-batch-50000.model")
+    names = run("docs/coming-from.md")
+    assert names["answer"].shape == (41, 1, 8)
+    assert names["controller"].num_layers == 2
 
 
 def test_backend_of_contributing(monkeypatch):

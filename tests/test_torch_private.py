@@ -119,7 +119,7 @@ def test_the_transforms_of_torch_func():
     torch.func.grad(innermost)(torch.ones(2))
     torch.func.vmap(innermost)(torch.ones(2, 2))
     torch.func.jvp(innermost, (torch.ones(2),), (torch.ones(2),))
-    assert tuple(keys) == private.FUNCTION_TRANSFORMS
+    assert keys == list(private.FUNCTION_TRANSFORMS)
 
 
 def test_batched_tensors():
@@ -127,6 +127,14 @@ def test_batched_tensors():
     torch.func.vmap(lambda x: seen.append(private.is_batched(x)) or x)(torch.ones(2, 2))
     assert seen == [True]
     assert not private.is_batched(torch.ones(2))
+
+
+def test_differentiated_tensors():
+    seen = []
+    for transform in (torch.func.grad, torch.func.vmap):
+        transform(lambda x: seen.append(private.is_differentiated(x)) or x.sum())(torch.ones(2))
+    assert seen == [True, False]
+    assert not private.is_differentiated(torch.ones(2, requires_grad=True))
 
 
 def test_forward_mode():

@@ -30,8 +30,9 @@ struct Addressing {
   T* content;       // [H][N]
   T* gated;         // [H][N] circular
   T* shifted;       // [H][N]
+  T* top;           // [H] the largest w̃, as `highest` gives it
   T* d_shifted;     // [N] circular
-  T* d_dots;        // [H][N] before that d_gated, d_content and d_similarity, each in place
+  T* d_dots;        // [H][N] before that d_content, in place
   T* through_norm;  // [N] Σ_h dK K / ‖M_i‖²: through ‖M_i‖, the gradient of M_i is minus M_i times
                     // this
   T* logarithm;     // [N]
@@ -46,6 +47,7 @@ struct Addressing {
     content = arena.take<T>(heads * row);
     gated = arena.take<T>(heads * circular()) + halo;
     shifted = arena.take<T>(heads * row);
+    top = arena.take<T>(heads);
     d_shifted = arena.take<T>(circular()) + halo;
     d_dots = arena.take<T>(heads * row);
     through_norm = arena.take<T>(row);
@@ -208,31 +210,42 @@ inline void similarity_dots_backward(const Sizes& s, const T* memory, const T* k
           d_memory, stride);
 }
 
-// Sets d_key [H, M] and adds to d_memory [M][N], from d_similarity, which becomes `a.d_dots` in
-// place. dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²: the first term comes from the product k·M_i, the
-// second from the norm of k in the denominator. dK/dM_i is the same with k and M_i exchanged.
+// d_content [N] of head h -> d_similarity and from that d_dots [N], in place. Sets the part of the
+// head's d_key [M] that comes through the norm of the key, and adds the head's to `through_norm`.
+// Returns dβ. `mean` is Σ_i dw^c_i w^c_i.
+//
+// dK/dk = M_i / (‖k‖‖M_i‖) − K k / ‖k‖²: the first term comes from the product k·M_i, the second
+// from the norm of k in the denominator. dK/dM_i is the same with k and M_i exchanged.
 template <typename T>
-inline void similarity_backward(const Sizes& s, const T* memory, const T* key,
-                                const T* d_similarity, Addressing<T>& a, T* d_key, T* d_memory) {
-  for (int64_t h = 0; h < s.num_heads(); ++h) {
-    Vec<T> total{};
-    each<T>(s.memory_size, [&](int64_t i, auto n) {
-      const int64_t at = h * a.row + i;
-      const Vec<T> norms = load(a.norms + at, n);
-      // Below ε the gradient is 0. To rely on the similarity, which is 0 there too, would let a NaN
-      // in the gradient through.
-      const Vec<T> d = norms < T(0) ? Vec<T>{} : load(d_similarity + at, n);
-      const Vec<T> scaled = d * load(a.similarity + at, n);  // dK K
-      total += scaled;
-      store(a.through_norm + i, h ? load(a.through_norm + i, n) + scaled : scaled, n);
-      store(a.d_dots + at, d / norms, n);
-    });
-    const T square = a.key_norm[h] * a.key_norm[h];
-    const T through_key_norm = square == 0 ? 0 : sum<T>(total) / square;
-    each<T>(s.word_size, [&](int64_t m, auto n) {
-      store(d_key + h * s.word_size + m, load(key + h * s.word_size + m, n) * -through_key_norm, n);
-    });
-  }
+inline T content_similarity_backward(const Sizes& s, int64_t h, T strength, T mean, const T* key,
+                                     Addressing<T>& a, T* d_key) {
+  Vec<T> d_strength{}, total{};
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const int64_t at = h * a.row + i;
+    const Vec<T> similarity = load(a.similarity + at, n);
+    const Vec<T> d_logit = (load(a.d_dots + at, n) - mean) * load(a.content + at, n);
+    d_strength += d_logit * similarity;
+    // Below ε the gradient is 0. To rely on the similarity, which is 0 there too, would let a NaN
+    // in the gradient through.
+    const Vec<T> norms = load(a.norms + at, n);
+    const Vec<T> d = norms < T(0) ? Vec<T>{} : d_logit * strength;
+    const Vec<T> scaled = d * similarity;  // dK K
+    total += scaled;
+    store(a.through_norm + i, h ? load(a.through_norm + i, n) + scaled : scaled, n);
+    store(a.d_dots + at, d / norms, n);
+  });
+  const T square = a.key_norm[h] * a.key_norm[h];
+  const T through_key_norm = square == 0 ? 0 : sum<T>(total) / square;
+  each<T>(s.word_size,
+          [&](int64_t m, auto n) { store(d_key + m, load(key + m, n) * -through_key_norm, n); });
+  return sum<T>(d_strength);
+}
+
+// After `content_similarity_backward` of all heads: adds the rest of d_key [H, M], and adds to
+// d_memory [M][N].
+template <typename T>
+inline void similarity_backward(const Sizes& s, const T* memory, const T* key, Addressing<T>& a,
+                                T* d_key, T* d_memory) {
   each<T>(s.memory_size, [&](int64_t i, auto n) {
     const Vec<T> norm = load(a.memory_norm + i, n), square = norm * norm;
     const Vec<T> total = load(a.through_norm + i, n);
@@ -241,9 +254,10 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key,
   similarity_dots_backward(s, memory, key, a, d_key, d_memory);
 }
 
-// w^c = softmax_i(β K_i), the largest β K_i subtracted first.
+// w^c = softmax_i(β K_i), the largest β K_i subtracted first, and w^g = g w^c + (1 − g) w_{t−1}.
 template <typename T>
-inline void content(int64_t memory_size, const T* similarity, T strength, T* content) {
+inline void content_interpolate(int64_t memory_size, const T* similarity, T strength,
+                                const T* previous, T gate, T* content, T* gated) {
   Vec<T> top = broadcast(T(-__builtin_inf()));
   each<T>(memory_size, [&](int64_t i, auto n) {
     top = maximum(top, keep<T>(load(similarity + i, n) * strength, n, T(-__builtin_inf())));
@@ -255,98 +269,105 @@ inline void content(int64_t memory_size, const T* similarity, T strength, T* con
     total += e;
     store(content + i, e, n);
   });
-  const T scale = 1 / sum<T>(total);
-  each<T>(memory_size,
-          [&](int64_t i, auto n) { store(content + i, load(content + i, n) * scale, n); });
+  const T scale = 1 / sum<T>(total), kept = 1 - gate;
+  each<T>(memory_size, [&](int64_t i, auto n) {
+    const Vec<T> w = load(content + i, n) * scale;
+    store(content + i, w, n);
+    store(gated + i, w * gate + load(previous + i, n) * kept, n);
+  });
 }
 
-// d_content [N] -> d_similarity [N], which may be the same array; returns dβ.
+// The largest w̃ [n], by which `sharpen` divides; or NaN, to make all weightings NaN, where a w̃ is
+// negative or infinite. A w̃ that is NaN is larger than no other and makes the sums of `sharpen` NaN
+// by itself, but where no other reaches ε they are not computed: there the result is NaN. `top` and
+// `lowest` are the largest and smallest w̃ of each lane.
 template <typename T>
-inline T content_backward(int64_t memory_size, const T* content, const T* similarity, T strength,
-                          const T* d_content, T* d_similarity) {
+NTM_INLINE T highest(int64_t n, const T* shifted, Vec<T> top, Vec<T> lowest) {
+  constexpr T infinity = __builtin_inf(), nan = __builtin_nan("");
+  const T result = peak<T>(lowest < T(0) ? broadcast(infinity) : top);
+  if (result >= T(kFocusEps)) return result < infinity ? result : nan;
   Vec<T> total{};
-  each<T>(memory_size,
-          [&](int64_t i, auto n) { total += load(d_content + i, n) * load(content + i, n); });
-  const T mean = sum<T>(total);
-  Vec<T> d_strength{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> d = (load(d_content + i, n) - mean) * load(content + i, n);
-    d_strength += d * load(similarity + i, n);
-    store(d_similarity + i, d * strength, n);
-  });
-  return sum<T>(d_strength);
+  each<T>(n, [&](int64_t i, auto lanes) { total += load(shifted + i, lanes); });
+  const T all = sum<T>(total);
+  return all == all ? result : all;
 }
 
-// w^g = g w^c + (1 − g) w_{t−1}.
-template <typename T>
-inline void interpolate(int64_t memory_size, const T* content, const T* previous, T gate,
-                        T* gated) {
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    store(gated + i, load(content + i, n) * gate + load(previous + i, n) * (1 - gate), n);
-  });
-}
+// The taps of a shift: three, the usual number, are in registers (`Fixed`), any other number is in
+// memory (`Fixed` is 0).
+template <typename T, int Fixed>
+struct Taps {
+  int64_t count;
+  const T* any;
+  T few[Fixed ? Fixed : 1];
 
-// d_gated [N] -> d_content [N], which may be the same array, and d_previous [N]; returns dg.
-template <typename T>
-inline T interpolate_backward(int64_t memory_size, const T* content, const T* previous, T gate,
-                              const T* d_gated, T* d_content, T* d_previous) {
-  Vec<T> d_gate{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> d = load(d_gated + i, n);
-    d_gate += d * (load(content + i, n) - load(previous + i, n));
-    store(d_previous + i, d * (1 - gate), n);
-    store(d_content + i, d * gate, n);
-  });
-  return sum<T>(d_gate);
-}
-
-// w̃_i = Σ_o s_o w^g_{i−o}, with `gated` continued by `close_circle`. Tap 0 is that of offset −S/2.
-template <typename T>
-inline void shift(int64_t memory_size, const T* gated, const T* shift_weighting, int64_t num_taps,
-                  T* shifted) {
-  each<T>(memory_size, [&](int64_t i, auto n) {
+  Taps(int64_t num_taps, const T* shift) : count(Fixed ? Fixed : num_taps), any(shift) {
+    for (int64_t tap = 0; tap < Fixed; ++tap) few[tap] = shift[tap];
+  }
+  NTM_INLINE T operator[](int64_t tap) const { return Fixed ? few[tap] : any[tap]; }
+  // Σ_o s_o x_{i − direction · o}. Tap 0 is that of offset −S/2.
+  template <typename Lanes>
+  NTM_INLINE Vec<T> weighted(const T* x, int64_t direction, Lanes n) const {
     Vec<T> total{};
-    for (int64_t tap = 0; tap < num_taps; ++tap) {
-      total += load(gated + i - (tap - num_taps / 2), n) * shift_weighting[tap];
+#pragma GCC unroll 4
+    for (int64_t tap = 0; tap < (Fixed ? Fixed : count); ++tap) {
+      total += load(x - direction * (tap - count / 2), n) * (*this)[tap];
     }
-    store(shifted + i, total, n);
+    return total;
+  }
+};
+// body(taps) with the taps of a shift.
+template <typename T, typename Body>
+NTM_INLINE T with_taps(int64_t num_taps, const T* shift, const Body& body) {
+  if (num_taps == 3) return body(Taps<T, 3>(num_taps, shift));
+  return body(Taps<T, 0>(num_taps, shift));
+}
+
+// w̃_i = Σ_o s_o w^g_{i−o}, with `gated` continued by `close_circle`. Returns the largest w̃ for
+// `sharpen`.
+template <typename T>
+inline T shift(int64_t memory_size, const T* gated, const T* shift_weighting, int64_t num_taps,
+               T* shifted) {
+  return with_taps<T>(num_taps, shift_weighting, [&](const auto& taps) {
+    Vec<T> top{}, lowest{};
+    each<T>(memory_size, [&](int64_t i, auto n) {
+      const Vec<T> w = taps.weighted(gated + i, 1, n);
+      store(shifted + i, w, n);
+      top = maximum(w, top), lowest = minimum(w, lowest);
+    });
+    return highest(memory_size, shifted, top, lowest);
   });
 }
 
-// dw^g_j = Σ_o s_o dw̃_{j+o} and ds_o = Σ_i dw̃_i w^g_{i−o}, with d_shifted and gated continued by
-// `close_circle`.
-template <typename T>
+// ds_o = Σ_i dw̃_i w^g_{i−o}.
+template <typename T, int Fixed>
 inline void shift_backward(int64_t memory_size, const T* d_shifted, const T* gated,
-                           const T* shift_weighting, int64_t num_taps, T* d_gated, T* d_shift) {
-  for (int64_t tap = 0; tap < num_taps; ++tap) {
-    const int64_t offset = tap - num_taps / 2;
+                           const Taps<T, Fixed>& taps, T* d_shift) {
+  for (int64_t tap = 0; tap < taps.count; ++tap) {
     Vec<T> total{};
     each<T>(memory_size, [&](int64_t i, auto n) {
-      total += load(d_shifted + i, n) * load(gated + i - offset, n);
-      const Vec<T> before = tap ? load(d_gated + i, n) : Vec<T>{};
-      store(d_gated + i, before + load(d_shifted + i + offset, n) * shift_weighting[tap], n);
+      total += load(d_shifted + i, n) * load(gated + i - (tap - taps.count / 2), n);
     });
     d_shift[tap] = sum<T>(total);
   }
 }
 
-// The largest w̃, by which `sharpen` divides; or NaN, to make all weightings NaN, where a w̃ is
-// negative or infinite. A w̃ that is NaN is larger than no other and makes the sums of `sharpen` NaN
-// by itself, but where no other reaches ε they are not computed: there the result is NaN.
-template <typename T>
-inline T highest(int64_t n, const T* x) {
-  constexpr T infinity = __builtin_inf(), nan = __builtin_nan("");
-  Vec<T> top{}, lowest{};
-  each<T>(n, [&](int64_t i, auto lanes) {
-    const Vec<T> w = load(x + i, lanes);
-    top = maximum(w, top), lowest = minimum(w, lowest);
+// dw^g_j = Σ_o s_o dw̃_{j+o} goes on to d_content and d_previous [N]. d_shifted is continued by
+// `close_circle`. Sets dg and returns Σ_i dw^c_i w^c_i.
+template <typename T, int Fixed>
+inline T shift_interpolate_backward(int64_t memory_size, const T* d_shifted,
+                                    const Taps<T, Fixed>& taps, const T* content, const T* previous,
+                                    T gate, T* d_content, T* d_previous, T* d_gate) {
+  const T kept = 1 - gate;
+  Vec<T> through_gate{}, mean{};
+  each<T>(memory_size, [&](int64_t i, auto n) {
+    const Vec<T> d = taps.weighted(d_shifted + i, -1, n), w = load(content + i, n);
+    through_gate += d * (w - load(previous + i, n));
+    mean += d * gate * w;
+    store(d_previous + i, d * kept, n);
+    store(d_content + i, d * gate, n);
   });
-  const T result = peak<T>(lowest < T(0) ? broadcast(infinity) : top);
-  if (result >= T(kFocusEps)) return result < infinity ? result : nan;
-  Vec<T> total{};
-  each<T>(n, [&](int64_t i, auto lanes) { total += load(x + i, lanes); });
-  const T all = sum<T>(total);
-  return all == all ? result : all;
+  *d_gate = sum<T>(through_gate);
+  return sum<T>(mean);
 }
 
 // Whether no w̃ reaches ε, in which case the weighting is uniform. With a γ that is not finite it is
@@ -359,8 +380,7 @@ inline bool unfocused(T top, T sharpening) {
 // w_i = w̃_i^γ / Σ_j w̃_j^γ, with w̃_i / max w̃ in place of w̃_i so that no power underflows to 0
 // everywhere; uniform where no w̃_i reaches ε.
 template <typename T>
-inline void sharpen(int64_t memory_size, const T* shifted, T sharpening, T* weightings) {
-  const T top = highest(memory_size, shifted);
+inline void sharpen(int64_t memory_size, const T* shifted, T top, T sharpening, T* weightings) {
   if (unfocused(top, sharpening)) {
     for (int64_t i = 0; i < memory_size; ++i) weightings[i] = T(1) / memory_size;
     return;
@@ -385,9 +405,8 @@ inline void sharpen(int64_t memory_size, const T* shifted, T sharpening, T* weig
 // one mean is multiplied by a sum that is zero. logarithm [N] is scratch; d_shifted may not be
 // d_weightings.
 template <typename T>
-inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* shifted,
+inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* shifted, T top,
                           T sharpening, T* logarithm, T* d_shifted) {
-  const T top = highest(memory_size, shifted);
   if (unfocused(top, sharpening)) {
     for (int64_t i = 0; i < memory_size; ++i) d_shifted[i] = 0;
     return 0;
@@ -434,11 +453,11 @@ inline void similarity_content_interpolate_shift(const Sizes& s, const T* dots,
   similarity(s, dots, heads.key, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     T* gated = a.gated + h * a.circular();
-    content(s.memory_size, a.similarity + h * a.row, heads.strength[h], a.content + h * a.row);
-    interpolate(s.memory_size, a.content + h * a.row, previous + h * s.memory_size, heads.gate[h],
-                gated);
+    content_interpolate(s.memory_size, a.similarity + h * a.row, heads.strength[h],
+                        previous + h * s.memory_size, heads.gate[h], a.content + h * a.row, gated);
     close_circle(s.memory_size, s.num_taps / 2, gated);
-    shift(s.memory_size, gated, heads.shift + h * s.num_taps, s.num_taps, a.shifted + h * a.row);
+    a.top[h] = shift(s.memory_size, gated, heads.shift + h * s.num_taps, s.num_taps,
+                     a.shifted + h * a.row);
   }
 }
 
@@ -449,7 +468,7 @@ inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, cons
   similarity_dots(s, memory, heads.key, a.dots);
   similarity_content_interpolate_shift(s, a.dots, heads, previous, a);
   for (int64_t h = 0; h < s.num_heads(); ++h) {
-    sharpen(s.memory_size, a.shifted + h * a.row, heads.sharpening[h],
+    sharpen(s.memory_size, a.shifted + h * a.row, a.top[h], heads.sharpening[h],
             weightings + h * s.memory_size);
   }
 }
@@ -461,23 +480,24 @@ template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
                              const T* previous, Addressing<T>& a, T* d_weightings,
                              const Heads<T>& d_heads, T* d_memory) {
-  const int64_t N = s.memory_size;
+  const int64_t N = s.memory_size, M = s.word_size;
   for (int64_t h = 0; h < s.num_heads(); ++h) {
-    const T *const gated = a.gated + h * a.circular(), *const content = a.content + h * a.row;
-    const T* const taps = heads.shift + h * s.num_taps;
-    T *const d_gated = a.d_dots + h * a.row, *const d_content = d_gated,
-             *const d_similarity = d_content;
-    d_heads.sharpening[h] = sharpen_backward(N, d_weightings + h * N, a.shifted + h * a.row,
-                                             heads.sharpening[h], a.logarithm, a.d_shifted);
+    d_heads.sharpening[h] =
+        sharpen_backward(N, d_weightings + h * N, a.shifted + h * a.row, a.top[h],
+                         heads.sharpening[h], a.logarithm, a.d_shifted);
     close_circle(N, s.num_taps / 2, a.d_shifted);
-    shift_backward(N, a.d_shifted, gated, taps, s.num_taps, d_gated,
-                   d_heads.shift + h * s.num_taps);
-    d_heads.gate[h] = interpolate_backward(N, content, previous + h * N, heads.gate[h], d_gated,
-                                           d_content, d_weightings + h * N);
-    d_heads.strength[h] = content_backward(N, content, a.similarity + h * a.row, heads.strength[h],
-                                           d_content, d_similarity);
+    const T* const shift_weighting = heads.shift + h * s.num_taps;
+    const T mean = with_taps<T>(s.num_taps, shift_weighting, [&](const auto& taps) {
+      shift_backward(N, a.d_shifted, a.gated + h * a.circular(), taps,
+                     d_heads.shift + h * s.num_taps);
+      return shift_interpolate_backward(N, a.d_shifted, taps, a.content + h * a.row,
+                                        previous + h * N, heads.gate[h], a.d_dots + h * a.row,
+                                        d_weightings + h * N, d_heads.gate + h);
+    });
+    d_heads.strength[h] = content_similarity_backward(s, h, heads.strength[h], mean,
+                                                      heads.key + h * M, a, d_heads.key + h * M);
   }
-  similarity_backward(s, memory, heads.key, a.d_dots, a, d_heads.key, d_memory);
+  similarity_backward(s, memory, heads.key, a, d_heads.key, d_memory);
 }
 
 }  // namespace ntm::cpu::NTM_ISA

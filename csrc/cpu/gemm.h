@@ -13,10 +13,11 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// The largest tile: rows of a, vectors of columns of b. 32 registers hold 6 x 4 sums, with the
-// vectors of b beside them.
-inline constexpr int kTileRows = 6;
-inline constexpr int kTileVectors = kManyRegisters ? 4 : 2;
+// The largest tile: rows of a, vectors of columns of b. 32 registers hold 8 x 3 sums, with the
+// vectors of b beside them, and 16 registers hold 6 x 2. Eight rows are a whole group of sequences,
+// which then reads each weight from the second-level cache once.
+inline constexpr int kTileRows = kManyRegisters ? 8 : 6;
+inline constexpr int kTileVectors = kManyRegisters ? 3 : 2;
 
 // A matrix seen through strides: element (i, j) is data[i * row + j * column].
 template <typename T>

@@ -71,6 +71,7 @@ struct BackwardChain : Chain<A> {
   A *row_norms, *key_norms;  // ‖M_i‖ [N] and ‖k‖ [H]
   Partials<A> weight_dots;   // Σ dw w, a part from each warp
   Partials<A> content_dots;  // Σ dw^c w^c
+  Partials<A> weight_sums;   // Σ w
   Partials<A> d_sharpening, d_gate, d_strength;
 
   // What a buffer holds once a stage of the backward has replaced what it held before.
@@ -169,8 +170,9 @@ __device__ A interpolate(A content, A previous, A gate) {
 }
 
 // From the similarities to w̃, and of each warp the maximum of w̃ and the sum of w̃^γ, for
-// `sharpen`. A backward keeps w^c, w^g and w̃. A forward needs none of them: it leaves the powers
-// (w̃ / maximum of the warp)^γ in place of w̃, so that `sharpen` has only to scale them.
+// `sharpen`. A backward keeps w^c, w^g and w̃, and adds up w, for `sharpen_backward`. A forward
+// needs none of them: it leaves the powers (w̃ / maximum of the warp)^γ in place of w̃, so that
+// `sharpen` has only to scale them.
 //
 // A shift needs w^g of the neighbouring rows, which other threads have. With `gated_first` all rows
 // of w^g are stored, and a barrier follows. Without, each tap computes w^g of its row again from
@@ -217,15 +219,22 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       peak = larger(peak, value);
     });
     peak = warp_max(peak);
-    A sum = 0;
+    A sum = 0, weights = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
       // Where no w̃ of this warp is positive, the square root gives what a power would: 0 of a
       // w̃ that is 0, and NaN of one that is negative.
       const A power = peak > 0 ? power_of_ratio(value / peak, scalars.sharpening) : sqrt_of(value);
-      if constexpr (!C::kIsBackward) value = power;
+      if constexpr (C::kIsBackward)
+        weights += chain.weightings[base + row];
+      else
+        value = power;
       sum += power;
     });
+    if constexpr (C::kIsBackward) {
+      weights = warp_sum(weights);
+      if (block.lane == 0) chain.weight_sums.own(head, slot) = weights;
+    }
     sum = warp_sum(sum);
     if (block.lane == 0) chain.powers.own(head, slot) = {peak, sum};
   });
@@ -281,6 +290,10 @@ __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, c
 //   dγ = Σ_i (dw_i − Σ_j dw_j w_j) w_i log w̃_i.
 // No formula divides by w̃_j, which may be 0. Logarithms are of w̃ / its maximum; the difference is
 // the same for all rows, and the other factors sum to zero.
+//
+// The difference is computed as dw_j Σ_i w_i − Σ_i dw_i w_i. Rounded weightings do not sum to
+// exactly one, and where nearly all of a weighting is in one row, the plain difference is small in
+// that row and would consist of this error. A double has digits enough for the plain difference.
 template <typename A>
 __device__ void sharpen_backward(const Block& block, const Rows& rows, const Heads<A>& heads,
                                  const Sizes& sizes, const BackwardChain<A>& chain) {
@@ -289,6 +302,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
     const A dot = fold_sum(block, chain.weight_dots, head);
+    const A weights = sizeof(A) == 4 ? fold_sum(block, chain.weight_sums, head) : A(1);
     const bool any = focused(total);
     const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
     // 0^{γ−1}. For γ ≤ 0 the power w̃^γ jumps at 0, and the slope is taken as 0.
@@ -298,7 +312,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     A d_sharpening = 0;
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
-      const A centred = chain.d_weightings()[at] - dot;
+      const A centred = chain.d_weightings()[at] * weights - dot;
       if (!any) {
         chain.d_shifted()[at] = 0;
         return;

@@ -35,7 +35,7 @@ struct Block {
 };
 
 struct Sizes {
-  int N, M, R, W, H, S, C, T;
+  int N, M, R, W, H, S, C, L, T;
   bool is_lstm;
   __host__ __device__ explicit Sizes(const NtmSizes& sizes)
       : N(sizes.memory_size),
@@ -45,6 +45,7 @@ struct Sizes {
         H(sizes.num_read_heads + sizes.num_write_heads),
         S(sizes.num_taps),
         C(sizes.hidden_size),
+        L(sizes.num_layers),
         T(sizes.time),
         is_lstm(sizes.is_lstm != 0) {}
   __host__ __device__ int interface_size() const { return H * (M + 3 + S) + 2 * W * M; }
@@ -163,8 +164,9 @@ struct Rows {
   // The first chunk of a head that belongs to this warp. There is none if this is not below
   // chunks().
   __device__ int start(const Block& block, int head) const {
-    const int turn = static_cast<int>(static_cast<int64_t>(head) * chunks() % block.warps);
-    return (block.warp + block.warps - turn) % block.warps;
+    // The number of warps is a power of two, of which the unsigned product keeps the remainder.
+    const unsigned turn = static_cast<unsigned>(head) * static_cast<unsigned>(chunks());
+    return static_cast<int>((static_cast<unsigned>(block.warp) - turn) & (block.warps - 1u));
   }
   // f(head, slot) for each head of which this warp has a partial result to store. With tiles a warp
   // may have a partial result to store and no rows.
@@ -207,11 +209,15 @@ class CountedPieces {
   __host__ __device__ const NtmPlan& plan() const { return plan_; }
   int64_t shared_bytes() const { return 16 * shared_; }
   int64_t workspace_bytes() const { return 16 * workspace_; }
+  // Whether the plan has an offset for each of the buffers. If not, some are left out.
+  bool fit() const { return next_ <= kMostPieces; }
 
  private:
+  static constexpr int kMostPieces = sizeof(NtmPlan::offsets) / sizeof(int32_t);
   template <typename V>
   __host__ __device__ V* counted(int64_t count, int64_t& used) {
-    plan_.offsets[next_++] = static_cast<int32_t>(used);
+    if (next_ < kMostPieces) plan_.offsets[next_] = static_cast<int32_t>(used);
+    next_ += 1;
     used += (count * static_cast<int64_t>(sizeof(V)) + 15) / 16;
     return nullptr;
   }

@@ -1,13 +1,19 @@
-// The controllers, and the only file that asks which of them a model has.
+// The controllers, and the only file that asks which of them a model has, and how many layers.
 //
 // A kind of controller is a type for each direction: `Lstm` and `LstmBackward`, `Feedforward` and
-// `FeedforwardBackward`. It says how the rows of the recurrent weight are dealt to the warps, does
-// the equations of one unit, and knows which state and which saved tensors it has. `Controller` and
-// `ControllerBackward` own what all kinds share, the recurrent weight and its product, and are what
+// `FeedforwardBackward`. An object of such a type is one layer. It does the equations of one unit
+// of the layer's weight, and knows which state and which saved tensors the layer has. `Controller`
+// and `ControllerBackward` own what all kinds share, the weights and their products, and are what
 // the loop over the steps calls.
 //
-// The input x arrives projected: it is added to the product of the recurrent weight with the
-// recurrent input, [the read vectors, and for an LSTM the hidden state] of the step before.
+// The input x arrives projected. The first layer adds it to the product of the recurrent weight
+// with [the read vectors, and for an LSTM the layer's hidden state] of the step before. A layer
+// above adds its bias to the product of its weight with [the hidden state of the layer below, of
+// the same step, and for an LSTM its own of the step before]. A barrier separates the layers.
+//
+// Kernels are compiled with `Deep` for controllers of several layers and without for those of one,
+// so that one layer pays nothing for the loop over layers and its indices. A kernel for several has
+// no registers left to hold weights in.
 #pragma once
 #include "on_chip.cuh"
 #include "weight.cuh"
@@ -22,10 +28,32 @@ __host__ __device__ inline int recurrent_size(const Sizes& sizes) {
   return sizes.read_elements() + (sizes.is_lstm ? sizes.C : 0);
 }
 
+// What a layer above the first sees.
+__host__ __device__ inline int upper_size(const Sizes& sizes) {
+  return (sizes.is_lstm ? 2 : 1) * sizes.C;
+}
+
+// What goes from step to step: the read vectors, and the hidden state of every layer.
+__host__ __device__ inline int state_size(const Sizes& sizes) {
+  return sizes.read_elements() + sizes.L * sizes.C;
+}
+
 // Of the recurrent weight; a backward has it transposed.
 __host__ __device__ inline Shape recurrent_shape(const Sizes& sizes, bool backward) {
   const Shape shape{gate_size(sizes), recurrent_size(sizes)};
   return backward ? shape.transposed() : shape;
+}
+
+// Of the weight of each layer above the first.
+__host__ __device__ inline Shape upper_shape(const Sizes& sizes, bool backward) {
+  const Shape shape{gate_size(sizes), upper_size(sizes)};
+  return backward ? shape.transposed() : shape;
+}
+
+// How the rows of these weights, in a forward, are dealt to the warps. An element of an LSTM's
+// hidden state has its four gates, which lie a quarter of the rows apart, in one unit.
+__host__ __device__ inline Units gate_units(const Sizes& sizes) {
+  return sizes.is_lstm ? rows_apart(gate_size(sizes)) : neighbouring_rows(gate_size(sizes));
 }
 
 // The part of the recurrent weight that a warp holds in registers: units of four rows, and columns
@@ -36,72 +64,128 @@ struct HeldUnits {
 };
 constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{1, 13};
 
+// Where the part of a layer's weight that is in shared memory begins. Those of all layers lie one
+// after another, each [units, 4, columns]; layer L is where they end.
+__host__ __device__ inline int64_t near_weight_at(const NtmPlan& plan, const Sizes& sizes,
+                                                  bool backward, int layer) {
+  if (layer == 0) return 0;
+  const int64_t first = recurrent_shape(sizes, backward).columns;
+  const int64_t upper = upper_shape(sizes, backward).columns;
+  return kRowsAtOnce * (plan.near_units * first + (layer - 1) * plan.near_upper_units * upper);
+}
+
 template <typename A>
 struct ControllerSpace {
-  A* near_weights;  // [near_units, 4, columns]: the part of the weight that is in shared memory
-  A* recurrent[2];  // the recurrent input of the even steps and of the odd ones
-  A* cell;          // [C]
+  A* near_weights;  // of all layers
+  A* state[2];      // [R*M + L*C] each: the read vectors, and the hidden state of every layer
+  A* cells;         // [L, C]
 
   template <typename Pieces>
   __host__ __device__ ControllerSpace(Pieces& pieces, const Sizes& sizes) {
-    const int columns = recurrent_shape(sizes, false).columns;
-    near_weights =
-        pieces.template take<A>(int64_t(pieces.plan().near_units) * kRowsAtOnce * columns);
-    for (A*& one : recurrent) one = pieces.template take<A>(sizes.read_elements() + sizes.C);
-    cell = pieces.template take<A>(sizes.C);
+    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, false, sizes.L));
+    for (A*& one : state) one = pieces.template take<A>(state_size(sizes));
+    cells = pieces.template take<A>(sizes.L * sizes.C);
   }
 };
 
 template <typename A>
 struct ControllerBackwardSpace {
-  A* near_weights;  // [near_units, 4, columns]
-  A* d_recurrent;   // [R*M + C]
-  A* d_cell;        // [C]
-  A* d_gates;       // [G]
+  A* near_weights;  // of all layers
+  A* d_state;       // [R*M + L*C]
+  A* d_cells;       // [L, C]
+  // [G], or of several layers [2, G]: those of a layer are read while those of the layer below are
+  // written.
+  A* d_gates;
 
   template <typename Pieces>
   __host__ __device__ ControllerBackwardSpace(Pieces& pieces, const Sizes& sizes) {
-    const int columns = recurrent_shape(sizes, true).columns;
-    near_weights =
-        pieces.template take<A>(int64_t(pieces.plan().near_units) * kRowsAtOnce * columns);
-    d_recurrent = pieces.template take<A>(sizes.read_elements() + sizes.C);
-    d_cell = pieces.template take<A>(sizes.C);
-    d_gates = pieces.template take<A>(gate_size(sizes));
+    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, true, sizes.L));
+    d_state = pieces.template take<A>(state_size(sizes));
+    d_cells = pieces.template take<A>(sizes.L * sizes.C);
+    d_gates = pieces.template take<A>((sizes.L > 1 ? 2 : 1) * gate_size(sizes));
+  }
+};
+
+// One layer of the controller, of the b-th sequence of the batch: its places in global arrays,
+// where `at` is the place of a step in [T, B].
+template <typename A, bool Deep>
+struct Layer {
+  const NtmSequenceParams& params;
+  int64_t b;
+  int C;
+  int number;  // 0 is the first layer
+
+  __device__ bool is_first() const { return !Deep || number == 0; }
+  __device__ bool is_top() const { return !Deep || number == layers() - 1; }
+  __device__ int layers() const { return Deep ? params.sizes.num_layers : 1; }
+  __device__ int64_t batch() const { return gridDim.x; }
+
+  // In an array [L, B].
+  __device__ int64_t place() const { return Deep ? number * batch() + b : b; }
+  // In an array [T, L, B].
+  __device__ int64_t place(int64_t at) const { return Deep ? place_among(layers(), at) : at; }
+  // In an array [T, U, B], which the top layer is not in.
+  __device__ int64_t lower_place(int64_t at) const { return place_among(layers() - 1, at); }
+
+  // What is added to row `row` of the product, of G rows.
+  __device__ A given(int64_t at, int64_t row, int G) const {
+    if (is_first()) return load<A>(params.x, at * G + row);
+    return static_cast<const A*>(params.upper_bias)[static_cast<int64_t>(number - 1) * G + row];
+  }
+
+  __device__ void store_hidden(int64_t at, int unit, A value) const {
+    if (is_top())
+      store(params.out_hidden, at * C + unit, value);
+    else if (params.saved_lower_hidden != nullptr)
+      static_cast<A*>(params.saved_lower_hidden)[lower_place(at) * C + unit] = value;
+  }
+  // As `store_hidden` has left it in the forward.
+  __device__ A stored_hidden(int64_t at, int unit) const {
+    if (is_top()) return load<A>(params.out_hidden, at * C + unit);
+    return static_cast<const A*>(params.saved_lower_hidden)[lower_place(at) * C + unit];
+  }
+  __device__ void clear_hidden(const Block& block, int64_t at) const {
+    if (is_top())
+      clear(block, params.out_hidden, at * C, C);
+    else
+      clear(block, plain<A>(params.saved_lower_hidden), lower_place(at) * C, C);
+  }
+
+ private:
+  __device__ int64_t place_among(int layers, int64_t at) const {
+    return (at - b) * layers + number * batch() + b;
   }
 };
 
 // The kinds of controller. Each has, forward:
-//   units(C)                                  how the rows of the weight are dealt to warps
 //   load_state(block, hidden)                 the state before the first step
 //   step(block, unit, sum, at, hidden)        the equations of one unit of the weight; `sum` is its
 //                                             product, `at` the place of the step in [T, B]
 //   store_state(block, hidden), clear_padding(block, at)
 // and backward:
 //   load_grads(block, d_hidden)               the gradient of the final state
-//   step(unit, d_hidden, d_hidden_of_next, t, at, d_gates)   from dh to the gradients of the gates
+//   step(unit, d_output, d_hidden, t, at, d_gates)   from dh to the gradients of the gates: dh is
+//                                             `d_output`, and what the step after left in d_hidden
 //   store_grads(block, d_hidden)
 
 // c ← σ(f) c + σ(i) tanh(g), h ← σ(o) tanh(c). The four rows of a unit are the gates i, f, g, o of
 // one element of the hidden state, so that a product leaves them in four neighbouring lanes.
-template <typename A>
-struct Lstm {
-  const NtmSequenceParams& params;
-  int64_t b;
-  int C;
+template <typename A, bool Deep>
+struct Lstm : Layer<A, Deep> {
+  using Base = Layer<A, Deep>;
+  using Base::params, Base::C, Base::place;
   A* cell;
 
-  static __device__ Units units(int C) { return rows_apart(4 * C); }
-
   __device__ void load_state(const Block& block, A* hidden) const {
-    load_vector(block, hidden, params.initial_hidden, b * C, C);
-    load_vector(block, cell, params.initial_cell, b * C, C);
+    load_vector(block, hidden, params.initial_hidden, place() * C, C);
+    load_vector(block, cell, params.initial_cell, place() * C, C);
   }
 
   __device__ void step(const Block& block, int unit, A sum, int64_t at, A* hidden) const {
     const int gate = block.lane % 4, first = block.lane - gate;
     const bool real = unit < C;
-    const int64_t gate_at = at * (4 * C) + gate * C + unit;
-    const A raw = real ? sum + load<A>(params.x, gate_at) : sum;
+    const int64_t row = gate * C + unit;
+    const A raw = real ? sum + this->given(at, row, 4 * C) : sum;
     const A activated = gate == 2 ? tanh_of(raw) : sigmoid(raw);
     const A input = __shfl_sync(kAllLanes, activated, first);
     const A forget = __shfl_sync(kAllLanes, activated, first + 1);
@@ -111,208 +195,321 @@ struct Lstm {
     const A next_hidden = output * tanh_of(next_cell);
     __syncwarp();  // all four lanes have read the cell that one of them now writes
     if (!real) return;
-    if (params.saved_gates != nullptr) static_cast<A*>(params.saved_gates)[gate_at] = activated;
+    if (params.saved_gates != nullptr)
+      static_cast<A*>(params.saved_gates)[place(at) * (4 * C) + row] = activated;
     if (gate != 0) return;
     cell[unit] = next_cell;
     hidden[unit] = next_hidden;
-    store(params.out_hidden, at * C + unit, next_hidden);
+    this->store_hidden(at, unit, next_hidden);
     if (params.saved_cells != nullptr)
-      static_cast<A*>(params.saved_cells)[at * C + unit] = next_cell;
+      static_cast<A*>(params.saved_cells)[place(at) * C + unit] = next_cell;
   }
 
   __device__ void store_state(const Block& block, const A* hidden) const {
-    store_vector(block, hidden, params.out_final_hidden, b * C, C);
-    store_vector(block, cell, params.out_final_cell, b * C, C);
+    store_vector(block, hidden, params.out_final_hidden, place() * C, C);
+    store_vector(block, cell, params.out_final_cell, place() * C, C);
   }
 
   __device__ void clear_padding(const Block& block, int64_t at) const {
-    clear(block, plain<A>(params.saved_gates), at * (4 * C), 4 * C);
-    clear(block, plain<A>(params.saved_cells), at * C, C);
+    this->clear_hidden(block, at);
+    clear(block, plain<A>(params.saved_gates), place(at) * (4 * C), 4 * C);
+    clear(block, plain<A>(params.saved_cells), place(at) * C, C);
   }
 };
 
-template <typename A>
-struct LstmBackward {
-  const NtmSequenceParams& params;
-  int64_t b;
-  int C;
+template <typename A, bool Deep>
+struct LstmBackward : Layer<A, Deep> {
+  using Base = Layer<A, Deep>;
+  using Base::params, Base::C, Base::place;
   A* d_cell;
 
   __device__ void load_grads(const Block& block, A* d_hidden) const {
-    load_or_clear(block, d_hidden, params.grad_final_hidden, b * C, C);
-    load_or_clear(block, d_cell, params.grad_final_cell, b * C, C);
+    load_or_clear(block, d_hidden, params.grad_final_hidden, place() * C, C);
+    load_or_clear(block, d_cell, params.grad_final_cell, place() * C, C);
   }
 
   // One thread has all gates of a unit. d_cell[unit] becomes the gradient of the previous cell.
   __device__ void step(int unit, A d_output, const A* d_hidden, int t, int64_t at,
                        A* d_gates) const {
-    const A* gates = static_cast<const A*>(params.saved_gates) + at * (4 * C) + unit;
+    const int64_t at_gates = place(at) * (4 * C) + unit;
+    const A* gates = static_cast<const A*>(params.saved_gates) + at_gates;
     const A* cells = static_cast<const A*>(params.saved_cells) + unit;
     const A input = gates[0], forget = gates[C], candidate = gates[2 * C], output = gates[3 * C];
-    const A previous =
-        t == 0 ? load<A>(params.initial_cell, b * C + unit) : cells[(at - gridDim.x) * C];
-    const A squashed = tanh_of(cells[at * C]), d_h = d_output + d_hidden[unit];
+    const A previous = t == 0 ? load<A>(params.initial_cell, place() * C + unit)
+                              : cells[(place(at) - this->layers() * this->batch()) * C];
+    const A squashed = tanh_of(cells[place(at) * C]), d_h = d_output + d_hidden[unit];
     const A d_c = d_cell[unit] + d_h * output * (1 - squashed * squashed);
     const A d_raw[4] = {
         d_c * candidate * input * (1 - input), d_c * previous * forget * (1 - forget),
         d_c * input * (1 - candidate * candidate), d_h * squashed * output * (1 - output)};
     for (int gate = 0; gate < 4; ++gate) {
       d_gates[gate * C + unit] = d_raw[gate];
-      store(params.d_x, at * (4 * C) + gate * C + unit, d_raw[gate]);
+      store(params.d_gates, place(at) * (4 * C) + gate * C + unit, d_raw[gate]);
     }
     d_cell[unit] = d_c * forget;
   }
 
   __device__ void store_grads(const Block& block, const A* d_hidden) const {
-    store_vector(block, d_hidden, params.d_initial_hidden, b * C, C);
-    store_vector(block, d_cell, params.d_initial_cell, b * C, C);
+    store_vector(block, d_hidden, params.d_initial_hidden, place() * C, C);
+    store_vector(block, d_cell, params.d_initial_cell, place() * C, C);
   }
 };
 
-// h ← tanh(W [x, r]). It has no state beyond the read vectors, and saves nothing: its backward
-// needs h alone, which is an output.
-template <typename A>
-struct Feedforward {
-  const NtmSequenceParams& params;
-  int C;
-
-  static __device__ Units units(int C) { return neighbouring_rows(C); }
-
+// h ← tanh(W [x, r]), and tanh(W h + b) in the layers above. It has no state beyond the read
+// vectors, and its backward needs h alone.
+template <typename A, bool Deep>
+struct Feedforward : Layer<A, Deep> {
   __device__ void load_state(const Block&, A*) const {}
 
   __device__ void step(const Block& block, int unit, A sum, int64_t at, A* hidden) const {
     const int row = kRowsAtOnce * unit + block.lane % kRowsAtOnce;
-    if (row >= C) return;
-    hidden[row] = tanh_of(sum + load<A>(params.x, at * C + row));
-    store(params.out_hidden, at * C + row, hidden[row]);
+    if (row >= this->C) return;
+    hidden[row] = tanh_of(sum + this->given(at, row, this->C));
+    this->store_hidden(at, row, hidden[row]);
   }
 
   __device__ void store_state(const Block&, const A*) const {}
-  __device__ void clear_padding(const Block&, int64_t) const {}
+  __device__ void clear_padding(const Block& block, int64_t at) const {
+    this->clear_hidden(block, at);
+  }
 };
 
-template <typename A>
-struct FeedforwardBackward {
-  const NtmSequenceParams& params;
-  int C;
-
+template <typename A, bool Deep>
+struct FeedforwardBackward : Layer<A, Deep> {
   __device__ void load_grads(const Block&, A*) const {}
 
   __device__ void step(int unit, A d_output, const A*, int, int64_t at, A* d_gates) const {
-    const A h = load<A>(params.out_hidden, at * C + unit);
+    const A h = this->stored_hidden(at, unit);
     d_gates[unit] = d_output * (1 - h * h);
-    store(params.d_x, at * C + unit, d_gates[unit]);
+    store(this->params.d_gates, this->place(at) * this->C + unit, d_gates[unit]);
   }
 
   __device__ void store_grads(const Block&, const A*) const {}
 };
 
-// The controller in a forward. With `InRegisters` part of its weight is held in registers.
-template <typename A, bool InRegisters>
-class Controller {
+// What the controllers of both directions share: the layers and where their weights lie. `Space` is
+// that of the direction.
+template <typename A, bool Deep, typename Space>
+class Layers {
  public:
-  __device__ Controller(const Block& block, const NtmSequenceParams& params, const NtmPlan& plan,
-                        const Sizes& sizes, const ControllerSpace<A>& space)
-      : params_(params),
-        sizes_(sizes),
-        space_(space),
-        weight_(block, params.recurrent_weight, recurrent_shape(sizes, false),
-                sizes.is_lstm ? Lstm<A>::units(sizes.C) : Feedforward<A>::units(sizes.C),
-                space.near_weights, plan.near_units) {}
+  __device__ Layers(const NtmSequenceParams& params, const NtmPlan& plan, const Sizes& sizes,
+                    const Space& space)
+      : params_(params), plan_(plan), sizes_(sizes), space_(space) {}
 
-  // What step t sees of the step before it, [read vectors, hidden]. A step reads this buffer and
-  // fills that of the next step.
-  __device__ A* recurrent(int t) const {
-    return t % 2 == 0 ? space_.recurrent[0] : space_.recurrent[1];
-  }
-  __device__ A* hidden_before(int t) const { return recurrent(t) + sizes_.read_elements(); }
+ protected:
+  __device__ int layers() const { return Deep ? sizes_.L : 1; }
 
-  __device__ void load_weight(const Block& block) { weight_.load(block); }
-  __device__ void load_state(const Block& block) const {
-    visit([&](const auto& kind) { kind.load_state(block, hidden_before(0)); });
+  // The layer of that number, whose first is 0.
+  __device__ Layer<A, Deep> layer(int number) const {
+    return {params_, blockIdx.x, size(), number};
   }
-  __device__ void step(const Block& block, int t, int64_t at) const {
-    visit([&](const auto& kind) {
-      weight_.times(block, recurrent(t), [&](int unit, A sum) {
-        kind.step(block, unit, sum, at, hidden_before(t + 1));
-      });
-    });
-  }
-  __device__ void store_state(const Block& block, int length) const {
-    visit([&](const auto& kind) { kind.store_state(block, hidden_before(length)); });
-  }
-  __device__ void clear_padding(const Block& block, int64_t at) const {
-    clear(block, params_.out_hidden, at * sizes_.C, sizes_.C);
-    visit([&](const auto& kind) { kind.clear_padding(block, at); });
+  // Where the hidden state of a layer lies in the state, or its gradient in that of the state.
+  __device__ int hidden_in_state(int number) const {
+    return sizes_.read_elements() + number * sizes_.C;
   }
 
- private:
-  template <typename F>
-  __device__ void visit(F f) const {
-    if (sizes_.is_lstm)
-      f(Lstm<A>{params_, blockIdx.x, sizes_.C, space_.cell});
-    else
-      f(Feedforward<A>{params_, sizes_.C});
+  // The weight of a layer above the first.
+  __device__ Weight<A> upper_weight(const Block& block, int number, bool backward) const {
+    Sizes sizes = sizes_;
+    sizes.C = size();
+    const Shape shape = upper_shape(sizes, backward);
+    const Units units = backward ? neighbouring_rows(shape.rows) : gate_units(sizes);
+    const A* weights = static_cast<const A*>(params_.upper_weight);
+    return Weight<A>(block, weights + int64_t(number - 1) * shape.rows * shape.columns, shape,
+                     units, space_.near_weights + near_weight_at(plan_, sizes, backward, number),
+                     plan_.near_upper_units);
   }
 
   const NtmSequenceParams& params_;
+  const NtmPlan& plan_;
   const Sizes sizes_;
-  const ControllerSpace<A> space_;
+  const Space space_;
+
+ private:
+  // With several layers this is opaque. The compiler would otherwise compute what the loop over
+  // layers derives from it once, and keep the results in registers through the whole kernel.
+  __device__ int size() const { return Deep ? opaque(sizes_.C) : sizes_.C; }
+};
+
+// The controller in a forward. With `InRegisters` part of the recurrent weight is held in
+// registers.
+//
+// There are two buffers for the state. Step t leaves the hidden state of layer l in its place of
+// buffer (t + 1 + l) % 2. So what a layer sees lies side by side in one buffer: the new hidden
+// state of the layer below, and behind it the layer's own of the step before. The layer writes its
+// new hidden state into the other buffer, where no warp still reads.
+template <typename A, bool InRegisters, bool Deep>
+class Controller : Layers<A, Deep, ControllerSpace<A>> {
+  using Base = Layers<A, Deep, ControllerSpace<A>>;
+  using Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+
+ public:
+  __device__ Controller(const Block& block, const NtmSequenceParams& params, const NtmPlan& plan,
+                        const Sizes& sizes, const ControllerSpace<A>& space)
+      : Base(params, plan, sizes, space),
+        weight_(block, params.recurrent_weight, recurrent_shape(sizes, false), gate_units(sizes),
+                space.near_weights, plan.near_units) {}
+
+  // The read vectors that step t sees. Step t − 1 fills them.
+  __device__ A* read_vectors_before(int t) const { return buffer(t); }
+  __device__ A* output_after(int t) const { return hidden_before(t + 1, layers() - 1); }
+
+  __device__ void load_weights(const Block& block) {
+    for (int number = 1; number < layers(); ++number)
+      upper_weight(block, number, false).load(block);
+    weight_.load(block);
+  }
+  __device__ void load_state(const Block& block) const {
+    each_layer([&](const auto& layer) { layer.load_state(block, hidden_before(0, layer.number)); });
+  }
+
+  // One step of all layers, with a barrier before each layer above the first.
+  __device__ void step(const Block& block, int t, int64_t at) const {
+    layer_step(block, weight_, buffer(t), 0, t, at);
+#pragma unroll 1
+    for (int number = 1; number < layers(); ++number) {
+      __syncthreads();
+      const Block again;
+      // The new hidden state of the layer below, and behind it the layer's own, not yet new.
+      const A* seen = hidden_before(t + 1, number - 1);
+      layer_step(again, upper_weight(again, number, false), seen, number, t, at);
+    }
+  }
+
+  __device__ void store_state(const Block& block, int length) const {
+    each_layer(
+        [&](const auto& layer) { layer.store_state(block, hidden_before(length, layer.number)); });
+  }
+  __device__ void clear_padding(const Block& block, int64_t at) const {
+    each_layer([&](const auto& layer) { layer.clear_padding(block, at); });
+  }
+
+ private:
+  __device__ A* buffer(int number) const {
+    return number % 2 == 0 ? space_.state[0] : space_.state[1];
+  }
+  __device__ A* hidden_before(int t, int number) const {
+    return buffer(t + number) + this->hidden_in_state(number);
+  }
+
+  template <typename W>
+  __device__ void layer_step(const Block& block, const W& weight, const A* seen, int number, int t,
+                             int64_t at) const {
+    visit(number, [&](const auto& layer) {
+      weight.times(block, seen, [&](int unit, A sum) {
+        layer.step(block, unit, sum, at, hidden_before(t + 1, number));
+      });
+    });
+  }
+
+  template <typename F>
+  __device__ void each_layer(F f) const {
+#pragma unroll 1
+    for (int number = 0; number < layers(); ++number) visit(number, f);
+  }
+  template <typename F>
+  __device__ void visit(int number, F f) const {
+    const Layer<A, Deep> layer = this->layer(number);
+    if (sizes_.is_lstm)
+      f(Lstm<A, Deep>{layer, space_.cells + number * layer.C});
+    else
+      f(Feedforward<A, Deep>{layer});
+  }
+
   Weight<A, InRegisters ? kHeldForward.units : 0, kHeldForward.columns> weight_;
 };
 
-// The controller in a backward. A barrier stands between the two halves of a step.
-template <typename A, bool InRegisters>
-class ControllerBackward {
+// The controller in a backward. A step goes through the layers from the top to the first, with a
+// barrier after each layer's gates: `output_backward` | `upper_backward` | `recurrent_backward`.
+template <typename A, bool InRegisters, bool Deep>
+class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
+  using Base = Layers<A, Deep, ControllerBackwardSpace<A>>;
+  using Base::params_, Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+
  public:
   __device__ ControllerBackward(const Block& block, const NtmSequenceParams& params,
                                 const NtmPlan& plan, const Sizes& sizes,
                                 const ControllerBackwardSpace<A>& space)
-      : params_(params),
-        sizes_(sizes),
-        space_(space),
+      : Base(params, plan, sizes, space),
         weight_(block, params.recurrent_weight, recurrent_shape(sizes, true),
                 neighbouring_rows(recurrent_size(sizes)), space.near_weights, plan.near_units) {}
 
-  // The gradient of the recurrent input of the step after, [read vectors, hidden].
-  __device__ A* d_read_vectors() const { return space_.d_recurrent; }
-  __device__ A* d_hidden() const { return space_.d_recurrent + sizes_.read_elements(); }
+  // The gradient of the read vectors that the step after has seen.
+  __device__ A* d_read_vectors() const { return space_.d_state; }
 
-  __device__ void load_weight(const Block& block) { weight_.load(block); }
+  __device__ void load_weights(const Block& block) {
+    for (int number = 1; number < layers(); ++number) upper_weight(block, number, true).load(block);
+    weight_.load(block);
+  }
   __device__ void load_grads(const Block& block) const {
-    visit([&](const auto& kind) { kind.load_grads(block, d_hidden()); });
+    each_layer([&](const auto& layer) { layer.load_grads(block, d_hidden(layer.number)); });
   }
+
   // From `d_output`, the gradient of one element of the output, to those of its gates.
-  __device__ void gates_backward(int unit, A d_output, int t, int64_t at) const {
-    visit([&](const auto& kind) { kind.step(unit, d_output, d_hidden(), t, at, space_.d_gates); });
+  __device__ void output_backward(int unit, A d_output, int t, int64_t at) const {
+    gates_backward(layers() - 1, unit, d_output, t, at);
   }
-  // From the gradients of all gates to that of the recurrent input; f(row, gradient) sees it too.
+  // From the gates of the top layer to those of the first, with a barrier after each layer.
+  __device__ void upper_backward(int t, int64_t at) const {
+#pragma unroll 1
+    for (int number = layers() - 1; number > 0; --number) {
+      const Block block;
+      upper_weight(block, number, true).times_by_rows(block, d_gates(number), [&](int row, A d) {
+        if (row < sizes_.C)
+          gates_backward(number - 1, row, d, t, at);
+        else
+          d_hidden(number)[row - sizes_.C] = d;
+      });
+      __syncthreads();
+    }
+  }
+  // From the gradients of the first layer's gates to that of the recurrent input; f(row, gradient)
+  // sees it too.
   template <typename F>
   __device__ void recurrent_backward(const Block& block, F f) const {
-    weight_.times_by_rows(block, space_.d_gates, [&](int row, A d) {
-      space_.d_recurrent[row] = d;
+    weight_.times_by_rows(block, d_gates(0), [&](int row, A d) {
+      space_.d_state[row] = d;
       f(row, d);
     });
   }
+
   __device__ void store_grads(const Block& block) const {
-    visit([&](const auto& kind) { kind.store_grads(block, d_hidden()); });
+    each_layer([&](const auto& layer) { layer.store_grads(block, d_hidden(layer.number)); });
   }
   __device__ void clear_padding(const Block& block, int64_t at) const {
-    clear(block, params_.d_x, at * gate_size(sizes_), gate_size(sizes_));
+    const int G = gate_size(sizes_);
+    each_layer([&](const auto& layer) { clear(block, params_.d_gates, layer.place(at) * G, G); });
   }
 
  private:
-  template <typename F>
-  __device__ void visit(F f) const {
-    if (sizes_.is_lstm)
-      f(LstmBackward<A>{params_, blockIdx.x, sizes_.C, space_.d_cell});
-    else
-      f(FeedforwardBackward<A>{params_, sizes_.C});
+  // Of a layer's hidden state, as the step after has seen it.
+  __device__ A* d_hidden(int number) const {
+    return space_.d_state + this->hidden_in_state(number);
+  }
+  __device__ A* d_gates(int number) const {
+    return space_.d_gates + number % 2 * gate_size(sizes_);
   }
 
-  const NtmSequenceParams& params_;
-  const Sizes sizes_;
-  const ControllerBackwardSpace<A> space_;
+  __device__ void gates_backward(int number, int unit, A d_output, int t, int64_t at) const {
+    visit(number, [&](const auto& layer) {
+      layer.step(unit, d_output, d_hidden(number), t, at, d_gates(number));
+    });
+  }
+
+  template <typename F>
+  __device__ void each_layer(F f) const {
+#pragma unroll 1
+    for (int number = 0; number < layers(); ++number) visit(number, f);
+  }
+  template <typename F>
+  __device__ void visit(int number, F f) const {
+    const Layer<A, Deep> layer = this->layer(number);
+    if (sizes_.is_lstm)
+      f(LstmBackward<A, Deep>{layer, space_.d_cells + number * layer.C});
+    else
+      f(FeedforwardBackward<A, Deep>{layer});
+  }
+
   Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> weight_;
 };
 

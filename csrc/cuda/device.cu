@@ -1,8 +1,6 @@
 // Questions of Python to the library: what it was compiled for, and what a device of the machine
 // is.
-#include <cuda_runtime.h>
-
-#include "params.h"
+#include "launch.cuh"
 
 // Written as in TORCH_CUDA_ARCH_LIST, separated by spaces.
 extern "C" const char* ntm_cuda_architectures() {
@@ -23,7 +21,7 @@ extern "C" int ntm_cuda_device(int index, NtmDevice* device) {
   if (error == cudaSuccess) error = ask(cudaDevAttrComputeCapabilityMinor, device->minor);
   if (error == cudaSuccess)
     error = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, device->shared_limit);
-  return error;
+  return ntm::cleared(error);
 }
 
 extern "C" const char* ntm_cuda_error(int error) {

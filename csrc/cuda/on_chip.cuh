@@ -93,6 +93,7 @@ struct BackwardSpace {
             key_norms,
             {weight_dots, block.warps, 0, block.warps},
             {content_dots, share, 0, share},
+            {d_gate, share, 0, share},  // done with before `interpolate_shift_backward` has a dg
             {d_sharpening, share, 0, share},
             {d_gate, share, 0, share},
             {d_strength, share, 0, share}};

@@ -31,13 +31,21 @@ int threads_for(const NtmSizes& sizes, bool is_double) {
   return threads;
 }
 
+// The bytes of all buffers of a kernel.
+void set_bytes(const CountedPieces& pieces, NtmPlan& plan) {
+  plan.shared_bytes = pieces.shared_bytes();
+  plan.workspace_bytes = pieces.workspace_bytes();
+  if (!pieces.fit())
+    snprintf(plan.why_not, sizeof plan.why_not,
+             "the kernel has more buffers than NtmPlan has offsets: a mistake in csrc/cuda");
+}
+
 template <typename Space>
 void lay_out(const Sizes& sizes, NtmPlan& plan) {
   CountedPieces pieces(plan);
   const Space space(pieces, sizes, plan.tile_rows, plan.threads / kWarp);
   (void)space;
-  plan.shared_bytes = pieces.shared_bytes();
-  plan.workspace_bytes = pieces.workspace_bytes();
+  set_bytes(pieces, plan);
 }
 
 template <typename A>
@@ -45,8 +53,7 @@ void lay_out_tiled(bool backward, const Sizes& sizes, NtmPlan& plan) {
   CountedPieces pieces(plan);
   const TiledSpace<A> space(pieces, sizes, plan.tile_rows, plan.threads / kWarp, backward);
   (void)space;
-  plan.shared_bytes = pieces.shared_bytes();
-  plan.workspace_bytes = pieces.workspace_bytes();
+  set_bytes(pieces, plan);
 }
 
 template <typename A>
@@ -112,20 +119,29 @@ struct Planner {
     refuse("one row of the memory and the heads' parameters do not fit in shared memory");
   }
 
-  // How many of a weight's units of four rows fit in the room that is left.
-  int near_units(int units, const Shape& shape) const {
-    const int64_t bytes = int64_t(kRowsAtOnce) * shape.columns * element_bytes();
+  // How many of a weight's units of four rows fit in the room that is left. Several weights of one
+  // shape share the room equally.
+  int near_units(int units, const Shape& shape, int weights = 1) const {
+    const int64_t bytes = int64_t(kRowsAtOnce) * shape.columns * weights * element_bytes();
     const int64_t room = (limit - plan.shared_bytes - 16) / bytes;
     return static_cast<int>(std::max(int64_t(0), std::min(room, int64_t(units))));
   }
 
-  // What the memory leaves free goes to the controller's weights.
+  // What the memory leaves free goes to the weights: of the controller's first layer, of the layers
+  // above it, and of the interface.
   void place_weights() {
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
+    const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
-    plan.weights_held = !is_double && recurrent.columns <= most_held().columns * kWarp;
+    // The kernels for several layers have no registers to spare.
+    plan.weights_held =
+        !is_double && upper_layers() == 0 && recurrent.columns <= most_held().columns * kWarp;
     plan.near_units = near_units(units_of(recurrent.rows) - held_units(), recurrent);
     count();
+    if (upper_layers() > 0) {
+      plan.near_upper_units = near_units(units_of(upper.rows), upper, upper_layers());
+      count();
+    }
     plan.near_interface_units = near_units(units_of(interface.rows), interface);
     count();
   }
@@ -133,18 +149,24 @@ struct Planner {
   // The bytes of the weights in registers, in shared memory, and loaded from L2 at each step.
   void count_weights() {
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
+    const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
     const int64_t row = recurrent.columns * element_bytes();
+    const int64_t upper_row = upper_layers() * upper.columns * element_bytes();
     const int64_t interface_row = interface.columns * element_bytes();
     const int held = std::min(kRowsAtOnce * held_units(), recurrent.rows);
     const int near = std::min(kRowsAtOnce * plan.near_units, recurrent.rows - held);
+    const int near_upper = std::min(kRowsAtOnce * plan.near_upper_units, upper.rows);
     const int near_interface = std::min(kRowsAtOnce * plan.near_interface_units, interface.rows);
     plan.weight_bytes[0] = held * row;
-    plan.weight_bytes[1] = near * row + near_interface * interface_row;
-    plan.weight_bytes[2] =
-        (recurrent.rows - held - near) * row + (interface.rows - near_interface) * interface_row;
+    plan.weight_bytes[1] = near * row + near_upper * upper_row + near_interface * interface_row;
+    plan.weight_bytes[2] = (recurrent.rows - held - near) * row +
+                           (upper.rows - near_upper) * upper_row +
+                           (interface.rows - near_interface) * interface_row;
   }
 
+  // Layers of the controller above the first.
+  int upper_layers() const { return given.num_layers - 1; }
   int64_t element_bytes() const { return is_double ? 8 : 4; }
   HeldUnits most_held() const { return backward ? kHeldBackward : kHeldForward; }
   // Units of the recurrent weight that all warps of a block together hold in registers.

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // Of all that stands here; a library that was compiled with another one is refused.
-#define NTM_LAYOUT "5f9004b1a644c959"
+#define NTM_LAYOUT "38ac899e20d96c69"
 
 enum NtmDtype { NTM_FLOAT32 = 0, NTM_FLOAT64 = 1, NTM_BFLOAT16 = 2, NTM_FLOAT16 = 3 };
 
@@ -30,6 +30,7 @@ typedef struct NtmSizes {
   int32_t num_taps;
   int32_t time;
   int32_t hidden_size;
+  int32_t num_layers;
   int32_t checkpoint_every;
   int32_t is_lstm;
 } NtmSizes;
@@ -41,6 +42,7 @@ typedef struct NtmPlan {
   int32_t weightings_away;       // 1: weightings lie in the workspace, not in shared memory
   int32_t weights_held;          // 1: part of the controller's weights lives in registers
   int32_t near_units;            // fours of rows of the recurrent weight in shared memory
+  int32_t near_upper_units;      // and of the weight of each layer above the first
   int32_t near_interface_units;  // and of the interface weight
   int32_t memories;              // before steps in a row, in shared memory together
   int64_t weight_bytes[3];       // of the controller: in registers, shared memory, L2 at each step
@@ -145,6 +147,7 @@ typedef struct NtmSequenceParams {
   void* saved_interface;             // [T, B, P], or none
   void* saved_gates;                 // [T, L, B, G] if is_lstm, or none
   void* saved_cells;                 // [T, L, B, C] if is_lstm, or none
+  void* saved_lower_hidden;          // [T, U, B, C] if is_deep, or none
   NtmArray grad_hidden;              // [T, B, C], or none
   NtmArray grad_read_vectors;        // [T, B, R, M], or none
   NtmArray grad_final_memory;        // [B, N, M], or none
@@ -152,7 +155,7 @@ typedef struct NtmSequenceParams {
   NtmArray grad_final_read_vectors;  // [B, R, M], or none
   NtmArray grad_final_hidden;        // [L, B, C] if is_lstm, or none
   NtmArray grad_final_cell;          // [L, B, C] if is_lstm, or none
-  NtmArray d_x;                      // [T, B, G]
+  NtmArray d_gates;                  // [T, L, B, G]
   void* d_interface;                 // [T, B, P]
   NtmArray d_initial_memory;         // [B, N, M]
   NtmArray d_initial_weightings;     // [B, H, N]

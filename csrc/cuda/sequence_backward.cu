@@ -16,7 +16,8 @@
 //   read_write_backward   step t: its gradients go to the memory and to the heads' parameters
 //   interface_backward    step t: to the gates of the controller
 //     load_step, replay   step t − 1: what the forward saved, and the memory
-//   controller_backward   step t: to the read vectors and hidden state of step t − 1
+//   controller_backward   step t: to the read vectors and hidden state of step t − 1. Of several
+//                         layers each but the first is a phase of its own, with a barrier
 //     similarity_step     step t − 1: the similarities again
 #include "launch.cuh"
 #include "plan.cuh"
@@ -27,14 +28,14 @@ namespace ntm {
 // Words of a row that a thread replays together: their writes share the loads of the weightings.
 constexpr int kWordsAtOnce = 5;
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>> {
   using Base = SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>>;
   using Base::at, Base::batch, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
   using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
   const BackwardChain<A> chain;
-  ControllerBackward<A, InRegisters> controller;
+  ControllerBackward<A, InRegisters, Deep> controller;
   Weight<A> interface;
   // Shared memory has the memories before `plan.memories` steps in a row; that of the step at work
   // is in this place.
@@ -48,9 +49,12 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
         interface(block, given.interface_weight, interface_shape(sizes, true),
                   neighbouring_rows(sizes.C), space.near_interface, planned.near_interface_units) {}
 
-  // The raw interface vector of a step, but for the erase vectors, which are activated.
+  // The raw interface vector of a step.
   __device__ const A* saved_interface(int t) const {
     return static_cast<const A*>(params.saved_interface) + at(t) * heads.size;
+  }
+  __device__ A* d_interface(int t) const {
+    return static_cast<A*>(params.d_interface) + at(t) * heads.size;
   }
 
   // dM of a tile as the step after left it; after the last step, the gradient of the final memory.
@@ -75,7 +79,7 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
 
   // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
   __device__ void load_weights(const Block& block) {
-    controller.load_weight(block);
+    controller.load_weights(block);
     interface.load(block);
   }
 
@@ -84,6 +88,17 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
       controller.clear_padding(block, at(t));
       clear(block, plain<A>(params.d_interface), at(t) * heads.size, heads.size);
     }
+  }
+
+  // The writes of a step are replayed many times, so their erase and add vectors are activated
+  // once, at the start. They take the place of d_interface in the result until the step has
+  // computed it.
+  __device__ void activate_writes(const Block& block) const {
+#pragma unroll 1
+    for (int t = 0; t < length; ++t)
+#pragma unroll 1
+      for (int p = heads.index(heads.erase) + block.thread; p < heads.size; p += block.threads)
+        d_interface(t)[p] = heads.activate(p, saved_interface(t)[p]);
   }
 
   // Brings the memory before step t into shared memory: it starts from the checkpoint of the
@@ -109,7 +124,7 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
                             (at(segment) * M + word) * N + tile.first + row;
       const A* w = static_cast<const A*>(params.saved_weightings) +
                    (start * sizes.H + sizes.R) * N + tile.first + row;
-      const A* erase = static_cast<const A*>(params.saved_interface) + start * heads.size +
+      const A* erase = static_cast<const A*>(params.d_interface) + start * heads.size +
                        heads.index(heads.erase) + word;
       A values[kWordsAtOnce];
 #pragma unroll
@@ -188,16 +203,13 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   // From the gradients of what the heads read, wrote and addressed to dM and d_interface. Sums over
   // the rows of a tile at a time are gathered in d_parameters first.
   __device__ void read_write_backward(const Block& block, int t) const {
-    A* stored = static_cast<A*>(params.d_interface) + at(t) * heads.size;
+    A* stored = d_interface(t);
     auto give = [&](int p, A d_raw) { space.d_interface[p] = stored[p] = d_raw; };
     auto give_scalar = [&](int p, A d) {
       give(p, d * heads.activate_backward_slope(p, saved_interface(t)[p]));
     };
-    // Keys and add vectors are linear. The slope of the sigmoid follows from the erase vector.
-    auto give_vector = [&](int p, A d) {
-      const A erase = space.parameters[p];
-      give(p, heads.is_erase(p) ? d * erase * (1 - erase) : d);
-    };
+    // Keys and add vectors are linear.
+    auto give_vector = [&](int p, A d) { give(p, heads.is_erase(p) ? d * stored[p] : d); };
     // The gradient of the previous weightings is where dw of the step before starts from.
     for (int i = block.thread; i < sizes.weighting_elements(); i += block.threads)
       chain.d_weightings()[i] = chain.d_previous()[i];
@@ -225,14 +237,19 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
           give_vector(p, space.d_parameters[p]);
   }
 
-  // What the forward saved of step t. The gradient of its read vectors comes from outside and,
-  // after the last step, from the final ones; `controller_backward` adds that of the step after.
+  // What the forward saved of step t. No replay needs the writes of this step from here on, and the
+  // slopes of its erase vectors take their place. The slopes come from the raw values, since 1 − e
+  // has no correct digit where e is nearly 1. The gradient of its read vectors comes from outside
+  // and, after the last step, from the final ones; `controller_backward` adds that of the step
+  // after.
   __device__ void load_step(const Block& block, int t) {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
-    for (int p = block.thread; p < heads.size; p += block.threads) {
-      const A saved = saved_interface(t)[p];
-      space.parameters[p] = heads.is_erase(p) ? saved : heads.activate(p, saved);
-    }
+    for (int p = block.thread; p < heads.size; p += block.threads)
+      space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
+    // A loop of its own, not unrolled: the registers are all in use.
+#pragma unroll 1
+    for (int p = heads.index(heads.erase) + block.thread; heads.is_erase(p); p += block.threads)
+      d_interface(t)[p] = sigmoid(saved_interface(t)[p]) * sigmoid(-saved_interface(t)[p]);
     load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
                 weighting);
     load_vector(block, chain.previous,
@@ -251,12 +268,14 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   __device__ void interface_backward(const Block& block, int t) const {
     interface.times_by_rows(block, space.d_interface, [&](int unit, A d) {
       const int64_t index = at(t) * sizes.C + unit;
-      controller.gates_backward(unit, d + load_or_zero<A>(params.grad_hidden, index), t, at(t));
+      controller.output_backward(unit, d + load_or_zero<A>(params.grad_hidden, index), t, at(t));
     });
   }
 
   // From the gates to what the controller saw of the step before.
-  __device__ void controller_backward(const Block& block, int t) const {
+  __device__ void controller_backward(int t) const {
+    controller.upper_backward(t, at(t));
+    const Block block;
     controller.recurrent_backward(block, [&](int row, A d) {
       if (t > 0 && row < sizes.read_elements()) space.d_read_vectors[row] += d;
     });
@@ -298,14 +317,15 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   }
 };
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  SequenceBackward<A, InRegisters> sequence(
+  SequenceBackward<A, InRegisters, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
+  sequence.activate_writes(Block());
   sequence.load_weights(Block());
   __syncthreads();
   // Each round ends step t, unless it is beyond the last one, and begins the step before it.
@@ -321,8 +341,8 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     if (begins) sequence.load_step(block, t - 1);
     if (ends) sequence.interface_backward(block, t);
     __syncthreads();
-    if (ends) sequence.controller_backward(block, t);
-    if (begins) sequence.similarity_step(block, t - 1);
+    if (ends) sequence.controller_backward(t);
+    if (begins) sequence.similarity_step(Block(), t - 1);
     __syncthreads();
   }
   sequence.store_grads(Block());
@@ -332,9 +352,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  const ntm::Kernel<NtmSequenceParams> single = plan->weights_held
-                                                    ? ntm::sequence_backward_kernel<float, true>
-                                                    : ntm::sequence_backward_kernel<float, false>;
-  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_backward_kernel<double, false>,
-                       params->d_x.dtype);
+  const bool deep = params->sizes.num_layers > 1;
+  const ntm::Kernel<NtmSequenceParams> single =
+      deep                 ? ntm::sequence_backward_kernel<float, false, true>
+      : plan->weights_held ? ntm::sequence_backward_kernel<float, true, false>
+                           : ntm::sequence_backward_kernel<float, false, false>;
+  const ntm::Kernel<NtmSequenceParams> twice =
+      deep ? ntm::sequence_backward_kernel<double, false, true>
+           : ntm::sequence_backward_kernel<double, false, false>;
+  return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
 }

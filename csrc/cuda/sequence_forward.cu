@@ -8,7 +8,8 @@
 //
 // How the threads share a step, between its six barriers:
 //
-//   controller_step   a warp takes rows of the recurrent weight
+//   controller_step   a warp takes rows of the recurrent weight; in each layer of the controller
+//                     above the first, after one more barrier, rows of that layer's weight
 //   interface_step    a warp takes rows of the interface weight
 //   address           similarity: some lanes take a row of the memory
 //                     content_interpolate_shift, sharpen: a thread takes a row of a weighting
@@ -19,14 +20,14 @@
 
 namespace ntm {
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>> {
   using Base = SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>>;
   using Base::at, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
   using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
   const Chain<A> chain;
-  Controller<A, InRegisters> controller;
+  Controller<A, InRegisters, Deep> controller;
   Weight<A> interface;
 
   __device__ SequenceForward(const Block& block, const NtmSequenceParams& given,
@@ -43,13 +44,14 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
       load_tile(whole(space.tile), params.initial_memory, b * sizes.memory_elements());
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
     load_vector(block, space.previous, params.initial_weightings, b * weighting, weighting);
-    load_vector(block, controller.recurrent(0), params.initial_read_vectors, b * reads, reads);
+    load_vector(block, controller.read_vectors_before(0), params.initial_read_vectors, b * reads,
+                reads);
     controller.load_state(block);
   }
 
   // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
   __device__ void load_weights(const Block& block) {
-    controller.load_weight(block);
+    controller.load_weights(block);
     interface.load(block);
   }
 
@@ -82,12 +84,10 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
   __device__ void interface_step(const Block& block, int t) const {
     const A* bias = static_cast<const A*>(params.interface_bias);
     A* saved = static_cast<A*>(params.saved_interface);
-    interface.times_by_rows(block, controller.hidden_before(t + 1), [&](int p, A sum) {
+    interface.times_by_rows(block, controller.output_after(t), [&](int p, A sum) {
       const A raw = sum + bias[p];
-      const A active = heads.activate(p, raw);
-      space.parameters[p] = active;
-      // The backward replays writes, many times for each step: the erase vector is kept activated.
-      if (saved != nullptr) saved[at(t) * heads.size + p] = heads.is_erase(p) ? active : raw;
+      space.parameters[p] = heads.activate(p, raw);
+      if (saved != nullptr) saved[at(t) * heads.size + p] = raw;
     });
   }
 
@@ -132,7 +132,7 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
   // A column is read before it is written, by the same warp.
   __device__ void read_write(const Block& block, int t) const {
     const A* weightings = space.previous;  // by now those of this step
-    A* read_vectors = controller.recurrent(t + 1);
+    A* read_vectors = controller.read_vectors_before(t + 1);
     each_tile(space.tile, [&](const Tile<A>& tile) {
       if (!resident()) load_memory(tile, t);
 #pragma unroll 1
@@ -149,7 +149,8 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
 
   __device__ void store_read_vectors(const Block& block, int t) const {
     const int reads = sizes.read_elements();
-    store_vector(block, controller.recurrent(t + 1), params.out_read_vectors, at(t) * reads, reads);
+    store_vector(block, controller.read_vectors_before(t + 1), params.out_read_vectors,
+                 at(t) * reads, reads);
   }
 
   // Zeros for all that is stored of each step, at the steps beyond the length of the sequence.
@@ -179,17 +180,17 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
       });
     }
     store_vector(block, space.previous, params.out_final_weightings, b * weighting, weighting);
-    store_vector(block, controller.recurrent(length), params.out_final_read_vectors, b * reads,
-                 reads);
+    store_vector(block, controller.read_vectors_before(length), params.out_final_read_vectors,
+                 b * reads, reads);
     controller.store_state(block, length);
   }
 };
 
-template <typename A, bool InRegisters>
+template <typename A, bool InRegisters, bool Deep>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  SequenceForward<A, InRegisters> sequence(
+  SequenceForward<A, InRegisters, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
   sequence.load_state(Block());
   sequence.load_weights(Block());
@@ -214,9 +215,13 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
 
 extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
                                          void* stream) {
-  const ntm::Kernel<NtmSequenceParams> single = plan->weights_held
-                                                    ? ntm::sequence_forward_kernel<float, true>
-                                                    : ntm::sequence_forward_kernel<float, false>;
-  return ntm::dispatch(params, *plan, stream, single, ntm::sequence_forward_kernel<double, false>,
-                       params->out_final_memory.dtype);
+  const bool deep = params->sizes.num_layers > 1;
+  const ntm::Kernel<NtmSequenceParams> single =
+      deep                 ? ntm::sequence_forward_kernel<float, false, true>
+      : plan->weights_held ? ntm::sequence_forward_kernel<float, true, false>
+                           : ntm::sequence_forward_kernel<float, false, false>;
+  const ntm::Kernel<NtmSequenceParams> twice =
+      deep ? ntm::sequence_forward_kernel<double, false, true>
+           : ntm::sequence_forward_kernel<double, false, false>;
+  return ntm::dispatch(params, *plan, stream, single, twice, params->out_final_memory.dtype);
 }

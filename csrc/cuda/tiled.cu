@@ -116,6 +116,7 @@ struct TileOfGrid {
                               space.key_norms,
                               of_all(space.all_weight_dots),
                               of_all(space.all_content_dots),
+                              of_all(space.all_weight_sums),
                               of_block(space.d_sharpening),
                               of_block(space.d_gate),
                               of_block(space.d_strength)};
@@ -181,6 +182,7 @@ __device__ void content_interpolate_shift_of_tile(const TileOfGrid<A, Backward>&
   __syncthreads();
   auto chain = my.chain();
   chain.powers = my.of_warps(my.space.powers);
+  if constexpr (Backward) chain.weight_sums = my.of_warps(my.space.weight_sums);
   content_interpolate_shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
 }
 
@@ -338,7 +340,11 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
     __syncthreads();
     const Pair<A> all = fold_powers(block, of_warps, 0, sharpening);
     if (block.thread == 0) my.space.all_powers[head] = all;
-    if constexpr (Backward) fold_sums(my.space.weight_dots, my.space.all_weight_dots);
+    if constexpr (Backward) {
+      fold_sums(my.space.weight_dots, my.space.all_weight_dots);
+      __syncthreads();
+      fold_sums(my.space.weight_sums, my.space.all_weight_sums);
+    }
   } else {
     fold_sums(my.space.content_dots, my.space.all_content_dots);
   }

@@ -10,11 +10,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ntm_kernels.ops.declare import Inputs, NothingSaved, Outputs, empty, fields
+from ntm_kernels.ops.declare import Inputs, NothingSaved, Op, Outputs, empty, fields, leading
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
 Saved = TypeVar("Saved", bound=NamedTuple)
+
+USE_TORCH = "use backend='torch', which has every derivative"
 
 
 class BackendError(RuntimeError):
@@ -25,7 +27,8 @@ class Problem(NamedTuple):
     """What a backend is asked to serve.
 
     ``device`` is the type of the tensors' device, ``device_index`` which one of that type,
-    ``dtype`` that of the memory.
+    ``dtype`` that of the memory. ``transform`` names the transform that the call is under, such as
+    a vmap or forward-mode AD; it is ``""`` for an ordinary call.
     """
 
     op: str
@@ -33,6 +36,14 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     sizes: Sizes
     device_index: int = 0
+    transform: str = ""
+
+
+def problem_of(op: Op[Any, Any, Any], inputs: NamedTuple, sizes: Sizes) -> Problem:
+    """What a call of ``op`` asks of a backend."""
+    first = leading(inputs)
+    device = first.device
+    return Problem(op.name, device.type, first.dtype, sizes, device.index or 0)
 
 
 class Kernel(ABC, Generic[Inputs, Outputs, Saved]):
@@ -91,9 +102,16 @@ class Backend(ABC):
     Attributes:
         name: the name under which it is asked for.
         kernels: its kernels by the name of their op.
+        every_derivative: ``ntm_kernels.reference`` serves its calls in place of the kernels where
+            more is asked for than the first derivative by backward: under a transform, and where
+            the backward is differentiated again. Without it, such calls are refused.
+        needs_check: the automatic choice uses it on a device only after a self-check there has
+            passed (``ntm_kernels.backends.trust``).
     """
 
     name: str
+    every_derivative = False
+    needs_check = False
     kernels: Mapping[str, Kernel[Any, Any, Any]] = MappingProxyType({})
 
     def unavailable(self) -> str | None:
@@ -112,6 +130,8 @@ class Backend(ABC):
         """Why this backend does not serve ``problem``; ``None`` if it does."""
         if problem.op not in self.kernels:
             return f"it has no kernel for {problem.op}"
+        if problem.transform and not self.every_derivative:
+            return f"it does not support {problem.transform}; {USE_TORCH}"
         return self.unsupported(problem)
 
     def describe(self) -> str:
@@ -124,6 +144,14 @@ class Backend(ABC):
 
     def how(self, problem: Problem) -> str:
         """Which of its ways it serves ``problem``, where it has several."""
+        return ""
+
+    def path(self, problem: Problem) -> str:
+        """The code path that serves ``problem``. A self-check tries each path once."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """A digest of its kernels. With other kernels a self-check is made anew."""
         return ""
 
 

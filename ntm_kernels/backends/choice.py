@@ -2,8 +2,9 @@
 
 A choice is made in Python for every call, before any kernel runs: by the ``backend=`` argument,
 else by the innermost ``use_backend`` of the running thread, else by the environment variable
-``NTM_KERNELS_BACKEND``, else automatically: the first registered backend that is available and
-supports the call. An explicit choice that cannot be served raises ``BackendError``.
+``NTM_KERNELS_BACKEND``, else automatically: the first registered backend that is available,
+supports the call and has passed its self-check, if it needs one. An explicit choice that cannot be
+served raises ``BackendError``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
+
+from ntm_kernels.backends import trust
 from ntm_kernels.backends.base import Backend, BackendError, Problem
+from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.torch_private import assume_constant_result
 
 ENVIRONMENT_VARIABLE = "NTM_KERNELS_BACKEND"
@@ -75,6 +80,11 @@ def get(name: str) -> Backend:
     return _registry[name]
 
 
+def names_to_check() -> list[str]:
+    """The backends that the automatic choice uses only after a self-check."""
+    return [name for name in _automatic if _registry[name].needs_check]
+
+
 def require_registered(owner: str, name: object) -> None:
     """``name`` must be that of a registered backend, available or not."""
     _require_name(f"{owner}: backend must be the name of a backend or None", name)
@@ -98,7 +108,7 @@ def available_backends() -> list[BackendStatus]:
     order = _automatic + [name for name in _registry if name not in _automatic]
     statuses = []
     for name in order:
-        why_not = _registry[name].unavailable()
+        why_not = _registry[name].unavailable() or trust.failure_of(name)
         reason = why_not or _registry[name].describe()
         statuses.append(BackendStatus(name, why_not is None, reason))
     return statuses
@@ -186,18 +196,60 @@ def _missing(name: str, device: str) -> str | None:
     return why_not
 
 
-def _why_not(name: str, problem: Problem) -> str | None:
+def _refusal(name: str, problem: Problem) -> str | None:
     return _unavailable(name) or get(name).refuses(problem)
+
+
+def _why_not(name: str, problem: Problem) -> str | None:
+    """Why a backend that was asked for does not serve ``problem``. It is not checked for that, but
+    a check that has failed counts."""
+    why_not = _refusal(name, problem)
+    if why_not is None and get(name).needs_check:
+        why_not = _failed(name, problem.op, problem.device, problem.device_index, problem.dtype)
+    return why_not
+
+
+# Constants to torch.compile, which cannot trace a look at files.
+@assume_constant_result
+def _failed(name: str, op: str, device: str, index: int, dtype: torch.dtype) -> str | None:
+    return trust.failure_known(get(name), _of_device(op, device, index, dtype))
+
+
+@assume_constant_result
+def _failed_when_traced(
+    name: str, op: str, device: str, index: int, dtype: torch.dtype
+) -> str | None:
+    return trust.failure_when_traced(get(name), _of_device(op, device, index, dtype))
+
+
+def _of_device(op: str, device: str, index: int, dtype: torch.dtype) -> Problem:
+    """What a verdict depends on; it is the same for all sizes."""
+    return Problem(op, device, dtype, Sizes(0, 0, 0, 0), index)
+
+
+def _distrusted(name: str, problem: Problem) -> str | None:
+    """Why the automatic choice does not trust a backend that supports ``problem``."""
+    if not _registry[name].needs_check:
+        return None
+    if torch.compiler.is_compiling():
+        return _failed_when_traced(
+            name, problem.op, problem.device, problem.device_index, problem.dtype
+        )
+    return trust.distrusted(_registry[name], problem)
 
 
 def serves_if_requested(problem: Problem, argument: str | None = None) -> bool:
     """``False`` where a backend was asked for that does not serve ``problem``."""
     explicit = requested(argument)
-    return explicit is None or _why_not(explicit[0], problem) is None
+    return explicit is None or _refusal(explicit[0], problem) is None
 
 
-def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
-    """The backend that serves ``problem``, with the reason."""
+def choose(problem: Problem, argument: str | None = None, may_check: bool = True) -> BackendChoice:
+    """The backend that serves ``problem``, with the reason.
+
+    The first automatic choice of a backend for a device may run its self-check. Without
+    ``may_check`` nothing is run, and a backend that was never checked counts as if it had passed.
+    """
     explicit = requested(argument)
     if explicit is not None:
         name, source = explicit
@@ -213,6 +265,8 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
     for name in _automatic:
         why_not = _missing(name, problem.device) or _registry[name].refuses(problem)
         if why_not is None:
+            why_not = _distrusted(name, problem) if may_check else _why_not(name, problem)
+        if why_not is None:
             return BackendChoice(name, "the fastest that supports the call", rejected)
         rejected[name] = why_not
     reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
@@ -220,7 +274,11 @@ def choose(problem: Problem, argument: str | None = None) -> BackendChoice:
 
 
 def explain(problem: Problem, argument: str | None = None) -> BackendChoice:
-    """The choice, and which of its ways the backend takes."""
-    choice = choose(problem, argument)
-    how = get(choice.backend).how(problem)
-    return choice._replace(reason=f"{choice.reason}: {how}") if how else choice
+    """The choice, which of its ways the backend takes, and whether it was checked."""
+    choice = choose(problem, argument, may_check=False)
+    backend = get(choice.backend)
+    how = backend.how(problem)
+    reason = f"{choice.reason}: {how}" if how else choice.reason
+    if backend.needs_check:
+        reason += f"; {trust.told(backend, problem)}"
+    return choice._replace(reason=reason)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels import allocation, functional
+from ntm_kernels import allocation
 from ntm_kernels.backends import Problem, require_registered, serves_if_requested
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
+from ntm_kernels.nn import traceable
 from ntm_kernels.nn.checks import (
     StateSizes,
     check_batch_size,
@@ -394,7 +395,7 @@ class NTMCell(nn.Module):
         if autocast_enabled(x.device.type):
             x = project(blank(x, lengths), first.input_weight, first.bias)
             first = LayerWeights(first.recurrent_weight)
-        result = functional.sequence(
+        result = traceable.sequence(
             x,
             [first, *upper],
             weights.interface_weight,
@@ -426,6 +427,12 @@ class NTMCell(nn.Module):
         resets: Tensor | None,
         return_trace: bool,
     ) -> Unrolled:
+        if torch.compiler.is_exporting() and isinstance(x.shape[0], torch.SymInt):
+            raise ValueError(
+                "NTMCell: this model calls its controller at every step (a controller of your own, "
+                "a hook on a part, fused=False), so torch.export takes one number of steps alone, "
+                "got a dynamic one; leave the steps of x out of dynamic_shapes"
+            )
         hiddens, reads, traced = [], [], []
         held = lengths is not None or resets is not None
         certain = not held or self._batch_comes_first(x.device)
@@ -511,7 +518,7 @@ class NTMCell(nn.Module):
             )
         dtype, _ = dtype_and_device(self.interface)
         interface = self.interface(hidden.to(dtype))
-        read_vectors, memory, weightings = functional.step(
+        read_vectors, memory, weightings = traceable.step(
             state.memory,
             interface,
             state.weightings,

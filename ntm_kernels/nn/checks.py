@@ -145,6 +145,11 @@ def _as_lengths(owner: str, lengths: Any, device: torch.device) -> Tensor:
     """Lengths that come as a tensor, an array or a list of integers, on ``device``."""
     if isinstance(lengths, Tensor):
         return lengths.to(device)
+    if torch.compiler.is_exporting():
+        raise TypeError(
+            f"{owner}: while torch.export traces, lengths must be a tensor [B] of integers, got "
+            f"{type(lengths).__name__}: its values would be constants of the program"
+        )
     try:
         return torch.tensor([_as_length(one) for one in lengths], dtype=torch.int64, device=device)
     except TypeError as error:

@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ntm_kernels import reference
 from ntm_kernels.checks import Arguments
 from ntm_kernels.ops.declare import Field, NoOptions, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
@@ -43,4 +44,17 @@ def check(given: Arguments, inputs: AddressInputs, options: NoOptions) -> None:
         )
 
 
-ADDRESS = Op("address", AddressInputs, AddressOutputs, NoOptions, sizes, check)
+def equations(inputs: AddressInputs, sizes: Sizes) -> AddressOutputs:
+    weightings = reference.address(
+        inputs.memory,
+        inputs.key,
+        inputs.strength,
+        inputs.gate,
+        inputs.shift,
+        inputs.sharpening,
+        inputs.previous_weightings,
+    )
+    return AddressOutputs(weightings)
+
+
+ADDRESS = Op("address", AddressInputs, AddressOutputs, NoOptions, sizes, equations, check)

@@ -126,6 +126,7 @@ class Op(Generic[Inputs, Outputs, Options]):
         name: the name under ``torch.ops.ntm``.
         inputs, outputs, options: its records.
         sizes: the sizes of a call from its inputs and options.
+        equations: the outputs as ``ntm_kernels.reference`` computes them.
         check: checks the arguments of a call. Beyond ``check_record`` an op fixes the sizes that
             follow from its options, and says which tensors go together.
     """
@@ -135,13 +136,14 @@ class Op(Generic[Inputs, Outputs, Options]):
     outputs: type[Outputs]
     options: type[Options]
     sizes: Callable[[Inputs, Options], Sizes]
+    equations: Callable[[Inputs, Sizes], Outputs]
     check: Callable[[Arguments, Inputs, Options], None] = check_record
 
-    def schema(self, more: str = ", str backend") -> str:
+    def schema(self, run: str = "bool? save_for_backward, str? backend") -> str:
         """``(inputs, options, save_for_backward, backend) -> (outputs, saved)``."""
-        given = _arguments(*_tensors(self.inputs), *self._numbers(), "bool save_for_backward")
+        given = _arguments(*_tensors(self.inputs), *self._numbers(), run)
         results = _arguments(*(f"Tensor {name}" for name in fields(self.outputs)), "Tensor[] saved")
-        return f"({given}{more}) -> ({results})"
+        return f"({given}) -> ({results})"
 
     def backward_schema(self, more: str = ", str backend") -> str:
         """``(grads, inputs, kept outputs, saved, options, wanted, backend) -> (grads)``."""

@@ -4,7 +4,13 @@ An op takes the name of the backend that serves it, chosen in Python, so that it
 graphs and other threads use the same one. Its last output is the list of tensors that the backend
 saves for the backward, empty unless ``save_for_backward``. A tensor that is not there (an LSTM's
 state of a feed-forward controller, a gradient that nobody wants) is an empty one here and ``None``
-in the records. Each backward is an op of its own, through which a second derivative raises.
+in the records. Each backward is an op of its own, through which a second derivative raises. Where
+the backend has every derivative, a backward that is itself to be differentiated does not call that
+op: it is computed by ``ntm_kernels.ops.by_equations``.
+
+A program of ``torch.export`` may run on another machine than the one that made it. Its calls have
+``None`` for ``save_for_backward`` and, unless a backend was asked for, for ``backend``: both are
+decided when the call runs. Nothing that depends on the backend is then in the program.
 
 Arguments are checked in ``ntm_kernels.ops.call``; calling these ops directly checks nothing.
 """
@@ -19,10 +25,12 @@ import torch
 from torch import Tensor
 
 from ntm_kernels import torch_private
+from ntm_kernels.backends import choose as choose_backend
 from ntm_kernels.backends import get as get_backend
-from ntm_kernels.backends.base import restore
-from ntm_kernels.checks import autocast_enabled, refuse_batched
-from ntm_kernels.ops import OPS
+from ntm_kernels.backends import trust
+from ntm_kernels.backends.base import USE_TORCH, problem_of, restore
+from ntm_kernels.checks import outside_autocast, transform_of_grads
+from ntm_kernels.ops import OPS, by_equations
 from ntm_kernels.ops.declare import (
     Op,
     choose,
@@ -33,6 +41,7 @@ from ntm_kernels.ops.declare import (
     those_present,
     unpack,
 )
+from ntm_kernels.ops.sizes import Sizes
 
 _library = torch.library.Library("ntm", "DEF")
 
@@ -48,10 +57,7 @@ def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if not autocast_enabled(device):
-            return kernel(*args)
-        with torch.autocast(device, enabled=False):
-            return kernel(*args)
+        return outside_autocast(device, kernel, *args)
 
     return run
 
@@ -65,11 +71,33 @@ def _returned(first: Tensor, *others: Tensor) -> Any:
     return (first, *others) if others else first
 
 
+def _require_steps(op: Op[Any, Any, Any], sizes: Sizes) -> None:
+    """An exported program may be called with any number of steps, and a backend needs one."""
+    if op.name == "sequence" and sizes.time == 0:
+        raise ValueError(
+            "ntm_kernels: a program of torch.export needs at least one step, got x with T=0; "
+            "without a step, go on with the state that you have"
+        )
+
+
+def _chosen(op: Op[Any, Any, Any], inputs: Any, sizes: Sizes, backend: str | None) -> str:
+    """The backend of a call, which is chosen now if it was not before."""
+    if backend is not None:
+        return backend
+    return choose_backend(problem_of(op, inputs, sizes)).backend
+
+
 def _define_op(op: Op[Any, Any, Any]) -> None:
     def forward(*args: Any) -> Any:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
-        kernel = get_backend(backend).kernels[op.name]
-        outputs, saved = kernel.forward(inputs, op.sizes(inputs, options), save_for_backward)
+        sizes = op.sizes(inputs, options)
+        if save_for_backward is None:
+            _require_steps(op, sizes)
+        serving = get_backend(_chosen(op, inputs, sizes, backend))
+        if trust.pending:  # chosen while something traced
+            trust.settle(serving, problem_of(op, inputs, sizes))
+        kernel = serving.kernels[op.name]
+        outputs, saved = kernel.forward(inputs, sizes, bool(save_for_backward))
         like = leading(inputs)
         kept = [] if saved is None else [part for part in saved if part is not None]
         return *_results(outputs, like), kept
@@ -78,9 +106,11 @@ def _define_op(op: Op[Any, Any, Any]) -> None:
         inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
         sizes, like = op.sizes(inputs, options), leading(inputs)
         outputs = empty(op.outputs, sizes, like, dtypes_of(inputs))
-        saved = get_backend(backend).kernels[op.name].empty_saved(sizes, like)
-        kept = [part for part in saved if part is not None] if save_for_backward else []
-        return *_results(outputs, like), kept
+        if not save_for_backward:
+            return *_results(outputs, like), []
+        kernel = get_backend(_chosen(op, inputs, sizes, backend)).kernels[op.name]
+        saved = kernel.empty_saved(sizes, like)
+        return *_results(outputs, like), [part for part in saved if part is not None]
 
     _define(op.name, op.schema(), forward, fake)
 
@@ -138,7 +168,6 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
                 f"ntm_kernels: {op.name} ran with save_for_backward=False and cannot be "
                 "differentiated"
             )
-        refuse_batched(op.name, grads)
         found, _ = unpack(grads, op.outputs)
         named = found._asdict()
         given = [named[name] for name in op.differentiated_outputs]
@@ -146,21 +175,52 @@ def _differentiate(op: Op[Any, Any, Any]) -> None:
             return (None,) * (len(fields(op.inputs)) + len(ctx.options) + 2)
         inputs, kept, saved = unpack(ctx.saved_tensors, op.inputs, len(op.kept_outputs))
         wanted = _needed(op, inputs, ctx)
+        if _beyond_the_kernel(op.name, ctx.backend, given):
+            given = choose(op.outputs, op.differentiated_outputs, given)
+            sizes = op.sizes(inputs, ctx.options)
+            of_inputs = by_equations.backward(op, given, inputs, sizes, _wanted(op, wanted))
+            return *of_inputs, *(None,) * (len(ctx.options) + 2)
         results = backward_op(*given, *inputs, *kept, saved, *ctx.options, wanted, ctx.backend)
         results = (results,) if isinstance(results, Tensor) else results
         back = (part if flag else None for part, flag in zip(results, wanted, strict=True))
         of_inputs = choose(op.inputs, op.differentiated_inputs, back)
         return *of_inputs, *(None,) * (len(ctx.options) + 2)
 
-    _register_derivative(op.name, setup, backward)
+    def decided(args: Sequence[Any]) -> Sequence[Any]:
+        """The arguments of a call that autograd records, with nothing left open."""
+        inputs, options, (save_for_backward, backend) = unpack(args, op.inputs, op.options)
+        if save_for_backward is not None:
+            return args
+        sizes = op.sizes(inputs, options)
+        _require_steps(op, sizes)
+        return *inputs, *options, True, _chosen(op, inputs, sizes, backend)
+
+    _register_derivative(op.name, setup, backward, decided)
 
     def refuse(ctx: Any, *grads: Any) -> NoReturn:
         raise RuntimeError(
-            f"ntm_kernels: the second derivative of {op.name} is not implemented; "
-            "ntm_kernels.reference has it through plain autograd"
+            f"ntm_kernels: the second derivative of {op.name} is not implemented on this backend; "
+            f"{USE_TORCH}"
         )
 
     _register_derivative(f"{op.name}_backward", lambda ctx, args, results: None, refuse)
+
+
+def _beyond_the_kernel(op: str, backend: str, grads: Iterable[Tensor | None]) -> bool:
+    """Whether a backward is asked for what the hand-derived one of a kernel does not have.
+
+    Raises ``NotImplementedError`` where the backend has nothing else. Such a backend may run while
+    its backward is recorded: only a backward through that backward raises.
+    """
+    transform = transform_of_grads(grads)
+    if get_backend(backend).every_derivative:
+        return bool(transform) or torch.is_grad_enabled()
+    if transform:
+        raise NotImplementedError(
+            f"{op}: {transform} is not implemented on the backend {backend!r}; {USE_TORCH}, or ask "
+            "for the gradients one by one, by an ordinary backward"
+        )
+    return False
 
 
 def _needed(op: Op[Any, Any, Any], inputs: Any, ctx: Any) -> list[bool]:
@@ -180,15 +240,20 @@ def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
     for arg in args:
         if isinstance(arg, Tensor) and torch_private.tangent_of(arg) is not None:
             raise NotImplementedError(
-                f"ntm_kernels: forward-mode AD of {name} is not implemented; "
-                "ntm_kernels.reference has it"
+                f"ntm_kernels: forward-mode AD of {name} is not implemented in torch.ops.ntm; "
+                f"{USE_TORCH}. With torch.compile, call torch.func.jvp inside the compiled function"
             )
 
 
 def _register_derivative(
-    name: str, setup: Callable[..., None], backward: Callable[..., Any]
+    name: str,
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+    decided: Callable[[Sequence[Any]], Sequence[Any]] = lambda args: args,
 ) -> None:
     """Give an op its derivative, as ``torch.library.register_autograd`` would.
+
+    ``decided`` completes the arguments of a call that autograd records.
 
     That function flattens the arguments as pytrees wherever a list is among them, which costs more
     than the whole op at batch 1. Here the list of saved tensors is no output of the autograd node.
@@ -213,8 +278,11 @@ def _register_derivative(
 
     def run(keyset: Any, *args: Any) -> Any:
         _refuse_tangents(name, args)
-        if torch.is_grad_enabled() and torch_private.any_requires_grad(*args):
-            return Derivative.apply(keyset, *args)
+        # torch.export keeps the call itself, and autograd records it when the program runs.
+        exporting = torch.compiler.is_exporting()
+        recorded = torch.is_grad_enabled() and torch_private.any_requires_grad(*args)
+        if recorded and not exporting:
+            return Derivative.apply(keyset, *decided(args))
         return below_autograd(keyset, *args)
 
     _library.impl(name, run, "Autograd", with_keyset=True)

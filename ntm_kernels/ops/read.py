@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ntm_kernels import reference
 from ntm_kernels.ops.declare import Field, NoOptions, Op, record
 from ntm_kernels.ops.sizes import Sizes
 
@@ -27,4 +28,8 @@ def sizes(inputs: ReadInputs, options: NoOptions) -> Sizes:
     return Sizes.of(inputs.memory, inputs.weightings.shape[1])
 
 
-READ = Op("read", ReadInputs, ReadOutputs, NoOptions, sizes)
+def equations(inputs: ReadInputs, sizes: Sizes) -> ReadOutputs:
+    return ReadOutputs(reference.read(inputs.memory, inputs.weightings))
+
+
+READ = Op("read", ReadInputs, ReadOutputs, NoOptions, sizes, equations)

@@ -1,14 +1,15 @@
 """``sequence``: the whole recurrence, controller included."""
 
-import math
 from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ntm_kernels import reference
 from ntm_kernels.checks import Arguments, positive_int
 from ntm_kernels.ops.declare import Field, Op, check_record, record
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.ops.step import check_heads
+from ntm_kernels.reference import LayerWeights, SequenceState
 
 
 @record
@@ -89,9 +90,6 @@ class SequenceOptions(NamedTuple):
 
 def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
     time, _, input_size = inputs.x.shape
-    checkpoint_every = options.checkpoint_every
-    if checkpoint_every is None:
-        checkpoint_every = max(1, int(math.sqrt(time)))
     return Sizes.of(
         inputs.initial_memory,
         options.num_read_heads,
@@ -100,7 +98,7 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
         time=time,
         hidden_size=inputs.interface_weight.shape[1],
         num_layers=_num_layers(inputs),
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=options.checkpoint_every,
         input_size=input_size,
         is_lstm=inputs.initial_hidden is not None,
         has_lengths=inputs.lengths is not None,
@@ -146,4 +144,53 @@ def check(given: Arguments, inputs: SequenceInputs, options: SequenceOptions) ->
     check_record(given, inputs)
 
 
-SEQUENCE = Op("sequence", SequenceInputs, SequenceOutputs, SequenceOptions, sizes, check)
+def equations(inputs: SequenceInputs, sizes: Sizes) -> SequenceOutputs:
+    result = reference.sequence(
+        inputs.x,
+        _layers(inputs, sizes.hidden_size),
+        inputs.interface_weight,
+        inputs.interface_bias,
+        initial_state(inputs),
+        num_read_heads=sizes.num_read_heads,
+        num_write_heads=sizes.num_write_heads,
+        shift_range=sizes.shift_range,
+        lengths=inputs.lengths,
+        resets=inputs.resets,
+        return_trace=sizes.return_trace,
+    )
+    final, trace = result.state, result.trace
+    return SequenceOutputs(
+        hidden=result.hidden,
+        read_vectors=result.read_vectors,
+        final_memory=final.memory,
+        final_weightings=final.weightings,
+        final_read_vectors=final.read_vectors,
+        final_hidden=final.hidden,
+        final_cell=final.cell,
+        trace_weightings=None if trace is None else trace.weightings,
+        trace_interface=None if trace is None else sizes.layout.join(trace.heads),
+    )
+
+
+def initial_state(inputs: SequenceInputs) -> SequenceState:
+    return SequenceState(
+        memory=inputs.initial_memory,
+        weightings=inputs.initial_weightings,
+        read_vectors=inputs.initial_read_vectors,
+        hidden=inputs.initial_hidden,
+        cell=inputs.initial_cell,
+    )
+
+
+def _layers(inputs: SequenceInputs, hidden_size: int) -> list[LayerWeights]:
+    layers = [LayerWeights(inputs.recurrent_weight, inputs.input_weight, inputs.input_bias)]
+    if inputs.upper_weight is None or inputs.upper_bias is None:
+        return layers
+    for weight, bias in zip(inputs.upper_weight, inputs.upper_bias, strict=True):
+        of_input, of_hidden = weight.tensor_split((hidden_size,), -1)
+        recurrent = None if inputs.initial_hidden is None else of_hidden
+        layers.append(LayerWeights(recurrent, of_input, bias))
+    return layers
+
+
+SEQUENCE = Op("sequence", SequenceInputs, SequenceOutputs, SequenceOptions, sizes, equations, check)

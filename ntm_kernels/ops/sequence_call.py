@@ -8,7 +8,13 @@ from torch import Tensor
 from ntm_kernels import checks
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.ops.call import prepare, run
-from ntm_kernels.ops.sequence import SEQUENCE, SequenceInputs, SequenceOptions, SequenceOutputs
+from ntm_kernels.ops.sequence import (
+    SEQUENCE,
+    SequenceInputs,
+    SequenceOptions,
+    SequenceOutputs,
+    initial_state,
+)
 from ntm_kernels.ops.sizes import Sizes
 from ntm_kernels.reference import SequenceResult, SequenceState, Trace, arithmetic_dtype
 
@@ -19,7 +25,7 @@ def call_sequence(
     """Check, choose and run; see ``ntm_kernels.functional.sequence``."""
     prepared = prepare(SEQUENCE, inputs, options)
     sizes = prepared.problem.sizes
-    lengths, start = inputs.lengths, _initial_state(inputs)
+    lengths, start = inputs.lengths, initial_state(inputs)
     if lengths is not None:
         lengths = checks.lengths_within("sequence", lengths, sizes.time)
     if sizes.time == 0:
@@ -44,16 +50,6 @@ def call_sequence(
     )
     outputs = run(SEQUENCE, widened, prepared, backend)
     return _result(outputs, start, sizes, lengths)
-
-
-def _initial_state(inputs: SequenceInputs) -> SequenceState:
-    return SequenceState(
-        memory=inputs.initial_memory,
-        weightings=inputs.initial_weightings,
-        read_vectors=inputs.initial_read_vectors,
-        hidden=inputs.initial_hidden,
-        cell=inputs.initial_cell,
-    )
 
 
 def _widen(tensor: Tensor) -> Tensor:

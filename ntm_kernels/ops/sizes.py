@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ class Sizes(NamedTuple):
     num_taps: int = 0
     time: int = 0
     hidden_size: int = 0
-    checkpoint_every: int = 0
+    checkpoint_every: int | None = None  # as it was asked for; see segment
     input_size: int = 0
     num_layers: int = 1  # of the controller
     is_lstm: bool = False
@@ -83,13 +84,24 @@ class Sizes(NamedTuple):
 
     @property
     def segment(self) -> int:
-        """Steps from one checkpoint to the next: ``checkpoint_every``, at most all there are."""
-        return min(self.checkpoint_every, max(self.time, 1))
+        """Steps from one checkpoint to the next: ``checkpoint_every``, at most all there are; about
+        √T where nothing was asked for."""
+        every = self.checkpoint_every
+        if every is None:
+            return max(1, int(math.sqrt(self.time)))
+        return min(every, max(self.time, 1))
+
+    def decided(self) -> Sizes:
+        """The sizes with ``checkpoint_every`` chosen, where the op has steps and it is open."""
+        if self.checkpoint_every is not None or not self.time:
+            return self
+        return self._replace(checkpoint_every=self.segment)
 
     @property
     def num_checkpoints(self) -> int:
         """Memories kept over ``time`` steps: the first of every ``checkpoint_every``."""
-        return (self.time + self.checkpoint_every - 1) // self.checkpoint_every
+        every = self.segment if self.checkpoint_every is None else self.checkpoint_every
+        return (self.time + every - 1) // every
 
     @property
     def interface_size(self) -> int:

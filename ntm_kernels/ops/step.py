@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ntm_kernels import reference
 from ntm_kernels.checks import Arguments, positive_int
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.ops.declare import Field, Op, check_record, record
@@ -70,4 +71,16 @@ def check_heads(
     return layout
 
 
-STEP = Op("step", StepInputs, StepOutputs, StepOptions, sizes, check)
+def equations(inputs: StepInputs, sizes: Sizes) -> StepOutputs:
+    outputs = reference.step(
+        inputs.memory,
+        inputs.interface,
+        inputs.previous_weightings,
+        num_read_heads=sizes.num_read_heads,
+        num_write_heads=sizes.num_write_heads,
+        shift_range=sizes.shift_range,
+    )
+    return StepOutputs._make(outputs)
+
+
+STEP = Op("step", StepInputs, StepOutputs, StepOptions, sizes, equations, check)

@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
+from ntm_kernels import reference
 from ntm_kernels.ops.declare import Field, NoOptions, Op, record
 from ntm_kernels.ops.sizes import Sizes
 
@@ -29,4 +30,8 @@ def sizes(inputs: WriteInputs, options: NoOptions) -> Sizes:
     return Sizes.of(inputs.memory, 0, num_write_heads=inputs.weightings.shape[1])
 
 
-WRITE = Op("write", WriteInputs, WriteOutputs, NoOptions, sizes)
+def equations(inputs: WriteInputs, sizes: Sizes) -> WriteOutputs:
+    return WriteOutputs(reference.write(inputs.memory, inputs.weightings, inputs.erase, inputs.add))
+
+
+WRITE = Op("write", WriteInputs, WriteOutputs, NoOptions, sizes, equations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib
@@ -57,30 +58,39 @@ class Panel:
 
 
 def sheet(
-    columns: Sequence[Sequence[Panel]], title: str, *, cell: float, smallest: float, gap: float
+    columns: Sequence[Sequence[Panel | None]],
+    title: str,
+    *,
+    cell: float,
+    smallest: float,
+    gap: float,
 ) -> tuple[Figure, list[list[Axes]]]:
     """Lays images out in columns, all with cells ``cell`` inches wide.
 
     Cells are square unless that would make an image lower than ``smallest`` inches; above each
     image with a title are ``gap`` inches. Where several steps share a cell, the whole image is
-    ``WIDE`` inches wide.
+    ``WIDE`` inches wide. None leaves the place of an image empty.
     """
+    panels = [panel for column in columns for panel in column if panel is not None]
     # The numbers of a large memory need room.
-    numbers = [p.numbers.max() for c in columns for p in c if p.numbers is not None]
+    numbers = [panel.numbers.max() for panel in panels if panel.numbers is not None]
     left = 0.65 + 0.08 * max(0, len(str(max(numbers, default=0))) - 3)
     head, foot, right = 0.4, 0.45, 0.75
 
     def width(panel: Panel) -> float:
         return WIDE if panel.block[1] > 1 else panel.image.shape[1] * cell
 
-    widths = [left + max(3.0, *map(width, column)) + right for column in columns]
+    widths = [left + max([3.0, *(width(p) for p in c if p)]) + right for c in columns]
 
     def height(panel: Panel) -> float:
         return max(panel.image.shape[0] * cell, smallest)
 
-    count = max(len(column) for column in columns)
-    above = [gap if any(i < len(c) and c[i].title for c in columns) else 0.1 for i in range(count)]
-    rows = [max(height(c[i]) for c in columns if i < len(c)) + above[i] for i in range(count)]
+    beside_each_other = [[p for p in row if p] for row in zip_longest(*columns)]
+    above = [gap if any(p.title for p in row) else 0.1 for row in beside_each_other]
+    rows = [
+        max(map(height, row), default=0.0) + space
+        for row, space in zip(beside_each_other, above, strict=True)
+    ]
     size = (sum(widths), head + sum(rows) + foot)
     figure = Figure(figsize=size)
     figure.text(left / size[0], 1 - 0.28 / size[1], title, fontsize=12, weight="bold")
@@ -89,6 +99,8 @@ def sheet(
     for number, column in enumerate(columns):
         axes.append([])
         for row, panel in enumerate(column):
+            if panel is None:
+                continue
             x, top = sum(widths[:number]) + left, size[1] - head - sum(rows[:row]) - above[row]
             wide, high = width(panel), height(panel)
             place = (x / size[0], (top - high) / size[1], wide / size[0], high / size[1])
@@ -175,9 +187,9 @@ def _round_numbers(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """
     ticks = MaxNLocator(nbins=most, integer=True).tick_values(0, len(numbers))
     distance = round(ticks[1] - ticks[0])
-    kept: list[int] = []
+    shown: list[int] = []
     for row in np.flatnonzero(numbers % distance == 0).tolist():
         # The numbers go around the circle of locations, where the last one need not be round.
-        if not kept or row - kept[-1] >= 0.6 * distance:
-            kept.append(row)
-    return np.array(kept)
+        if not shown or row - shown[-1] >= 0.6 * distance:
+            shown.append(row)
+    return np.array(shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,21 +66,12 @@ def plot_trace(
     >>> x = torch.randn(20, 1, 3)
     >>> output, state, trace = model(x, return_trace=True)
     >>> figure = ntm_kernels.plot_trace(trace, inputs=x, outputs=output.sigmoid())
-    >>> [axes.get_title() for axes in figure.axes if axes.get_title()][:3]
+    >>> [title for axes in figure.axes if (title := axes.get_title("left"))][:3]
     ['inputs', 'add vectors, write head', 'weightings, write head']
     """
-    steps, batch, heads, memory_size = trace.weightings.shape
+    _check(trace, sequence, {"inputs": inputs, "outputs": outputs, "read_vectors": read_vectors})
+    steps, _, heads, memory_size = trace.weightings.shape
     num_write_heads = trace.erase.shape[2]
-    if not 0 <= sequence < batch:
-        raise ValueError(f"plot_trace: sequence must be in 0 … {batch - 1}, got {sequence}")
-    given = {"inputs": inputs, "outputs": outputs, "read_vectors": read_vectors}
-    for name, value in given.items():
-        dims = 4 if name == "read_vectors" else 3
-        if value is not None and (value.dim() != dims or value.shape[:2] != (steps, batch)):
-            raise ValueError(
-                f"plot_trace: {name} must have {dims} dimensions, the first {steps} and {batch} as "
-                f"in the trace, got {list(value.shape)}"
-            )
     weightings = _array(trace.weightings[:, sequence])
     shown = _shown_locations(weightings, heads - num_write_heads, memory_size, locations)
     every = block_size(steps, MOST_COLUMNS)
@@ -107,6 +98,19 @@ def plot_trace(
         begin=answer_from or 0,
         title=title,
     )
+
+
+def _check(trace: Trace, sequence: int, given: Mapping[str, Tensor | None]) -> None:
+    steps, batch, _, _ = trace.weightings.shape
+    if not 0 <= sequence < batch:
+        raise ValueError(f"plot_trace: sequence must be in 0 … {batch - 1}, got {sequence}")
+    for name, value in given.items():
+        dims = 4 if name == "read_vectors" else 3
+        if value is not None and (value.dim() != dims or value.shape[:2] != (steps, batch)):
+            raise ValueError(
+                f"plot_trace: {name} must have {dims} dimensions, the first {steps} and {batch} as "
+                f"in the trace, got {list(value.shape)}"
+            )
 
 
 def _array(values: Tensor) -> Any:
@@ -161,35 +165,37 @@ def draw_heads_sheet(
     of_rows: dict[str, Any] = {"numbers": locations, "block": block}
     across: dict[str, Any] = {"block": (1, block[1])}
 
-    def channels(name: str, label: str, image: Image | None) -> list[Panel]:
+    def channels(name: str, label: str, image: Image | None) -> Panel | None:
         if image is None:
-            return []
+            return None
         low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 1.0)
-        return [Panel(name, label, image, BITS, min(low, 0), max(high, 1), **across)]
+        return Panel(name, label, image, BITS, min(low, 0), max(high, 1), **across)
 
     def heads(
         vectors: Sequence[Image], weightings: Sequence[Image], what: str, whose: str
-    ) -> list[Panel]:
-        column = []
+    ) -> list[Panel | None]:
+        """Two places for each head; the upper one is empty where there are no vectors."""
+        column: list[Panel | None] = []
         bound = max((float(np.abs(v).max(initial=0)) for v in vectors), default=0.0) or 1.0
         for head, weighting in enumerate(weightings):
             name = f"{whose} head" + (f" {head + 1}" if len(weightings) > 1 else "")
-            if vectors:
-                above = Panel(
-                    f"{what}, {name}", "element", vectors[head], SIGNED, -bound, bound, **across
-                )
-                column.append(above)
+            vector = vectors[head] if vectors else None
+            column.append(
+                None
+                if vector is None
+                else Panel(f"{what}, {name}", "element", vector, SIGNED, -bound, bound, **across)
+            )
             column.append(
                 Panel(f"weightings, {name}", "location", weighting, WEIGHTINGS, 0, 1, **of_rows)
             )
         return column
 
-    left = channels("inputs", "channel", inputs)
+    left = [channels("inputs", "channel", inputs)]
     left += heads(added, write_weightings, "add vectors", "write")
-    right = channels("outputs", "bit", outputs)
+    right = [channels("outputs", "bit", outputs)]
     right += heads(read, read_weightings, "read vectors", "read")
-    columns = [column for column in (left, right) if column]
-    steps = max(panel.image.shape[1] for column in columns for panel in column)
+    columns = [column for column in (left, right) if any(column)]
+    steps = max(panel.image.shape[1] for column in columns for panel in column if panel)
     with matplotlib.rc_context(STYLE):
         figure, axes = sheet(
             columns, title, cell=min(5.6 / max(steps, 1), 0.16), smallest=0.6, gap=0.34

@@ -212,19 +212,33 @@ def _check_logits(logits: Tensor, batch: Batch) -> None:
         )
 
 
-def loss(logits: Tensor, batch: Batch) -> Tensor:
+def loss(logits: Tensor, batch: Batch, answer_steps: float | None = None) -> Tensor:
     """Binary cross-entropy in nats, averaged over all answer bits of the batch.
 
     Args:
         logits: ``[T, B, O]``, the model's output without an activation.
         batch: the batch that was answered.
+        answer_steps: the answer steps to average over, added up over the sequences. By default
+            these are those of the batch. For the parts of a larger batch give those of the larger
+            one: the losses of all parts then add up to its own.
 
     Returns:
         A scalar.
+
+    >>> from ntm_kernels import tasks
+    >>> batch = tasks.make("copy").sample(4, torch.Generator().manual_seed(0))
+    >>> logits = torch.zeros_like(batch.targets)
+    >>> parts = [batch.select(torch.tensor(part)) for part in ([0, 1], [2, 3])]
+    >>> steps = int(batch.mask.sum())
+    >>> sums = sum(loss(logits[: len(p.mask), :2], p, steps) for p in parts)
+    >>> torch.allclose(sums, loss(logits, batch))
+    True
     """
     _check_logits(logits, batch)
     mask = batch.mask
-    weight = mask.unsqueeze(-1) / (mask.sum() * logits.shape[-1])
+    steps = mask.sum() if answer_steps is None else answer_steps
+    # A quotient of the mask itself would be of float32 precision, also in float64.
+    weight = mask.unsqueeze(-1).to(logits.dtype) / (steps * logits.shape[-1])
     return F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="sum")
 
 

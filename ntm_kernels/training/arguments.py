@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 
 import ntm_kernels
 from ntm_kernels import tasks
+from ntm_kernels.backends.trust.report import DTYPES
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.checkpoint import CheckpointError
+from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.exporting import FORMATS
 from ntm_kernels.training.seeds import parse_seeds
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.trainer import saved_config
 
 __all__ = ["parse", "words_for", "words_of"]
 
@@ -33,13 +35,23 @@ _EVAL = (
     "changed; the run's own evaluation.json stays. Without --evaluation-size, a test with long "
     "sequences or a large memory has fewer of them, as many as take about a minute."
 )
+_SELFCHECK = (
+    "Runs every op of a backend, forward and backward, on each of its code paths, compares the "
+    "results with those of PyTorch on the same device, and keeps the verdicts."
+)
+_EXPORT = (
+    "Writes the model of a run, for the CPU, and the state of one sequence before its first step: "
+    "model.pt2 and initial_state.pt, or with --format onnx model.onnx and initial_state.npz. "
+    "docs/export.md shows how to run them. Without --memory-size, the memory is that of the run."
+)
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     """The options given, by name.
 
-    ``command`` is ``"info"``, ``"train"`` or ``"eval"``, and ``task`` the class of a task, or None
-    where none is named. An option that is not given is left out.
+    ``command`` is ``"info"``, ``"selfcheck"``, ``"train"``, ``"eval"`` or ``"export"``, and
+    ``task`` the class of a task, or None where none is named. An option that is not given is left
+    out.
 
     Args:
         arguments: the words after the program's name; ``sys.argv[1:]`` if None.
@@ -52,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     words = list(sys.argv[1:] if arguments is None else arguments)
     known = dict(tasks.TASKS)
     own = evaluated = None
-    if words and words[0] in ("train", "eval"):
+    if words and words[0] in ("train", "eval", "export"):
         own, rest = _named_task(words[1:])
         if words[0] == "train" and own is None:
             _refuse_class_as_task(rest)
@@ -184,6 +196,12 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
     parser = _Parser(prog="python -m ntm_kernels", description=_first_line(ntm_kernels))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("info", help="versions, and which backends are there")
+    check = commands.add_parser(
+        "selfcheck",
+        help="compare the kernels for GPUs with PyTorch on every GPU here",
+        description=_SELFCHECK,
+    )
+    _add_selfcheck_options(check)
 
     train = commands.add_parser("train", help="train a task of the paper or one of your own")
     train.add_argument("--task", metavar=_OWN, help="a task of your own, instead of TASK")
@@ -204,7 +222,41 @@ def _parser(known: Mapping[str, type[Task]], evaluated: tuple[Path, TrainConfig]
         argument_default=argparse.SUPPRESS,
     )
     _add_eval_options(evaluate, evaluated)
+
+    export = commands.add_parser(
+        "export",
+        help="write the model of a run as a program for other processes",
+        description=_EXPORT,
+        argument_default=argparse.SUPPRESS,
+    )
+    _add_export_options(export)
     return parser
+
+
+def _add_selfcheck_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--backend", nargs="+", default=[], metavar="NAME", help="cuda, triton; default: all here"
+    )
+    parser.add_argument(
+        "--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES), help="default: all"
+    )
+
+
+def _add_export_options(parser: _Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        required=True,
+        help="torch: a program of torch.export; onnx: one step for an ONNX runtime",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="instead of the newest one")
+    parser.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help="write here (default RUN/export)"
+    )
+    parser.add_argument("--task", metavar=_OWN, help="the run's task, if it is one of your own")
+    defaults = {"memory_size": None}  # that of the run
+    _add_options(parser, [describe(TrainConfig)["memory_size"]], defaults)
 
 
 def _add_eval_options(parser: _Parser, evaluated: tuple[Path, TrainConfig] | None) -> None:

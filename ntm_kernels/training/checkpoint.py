@@ -13,7 +13,7 @@ import torch
 
 from ntm_kernels.training.files import make_folder, write_atomically
 
-__all__ = ["CheckpointError", "CheckpointStore", "load"]
+__all__ = ["CheckpointError", "CheckpointStore", "load", "load_run"]
 
 #: Raised with the contents of a checkpoint; one of another version is refused.
 VERSION = 1
@@ -120,3 +120,27 @@ class CheckpointStore:
                 other.unlink()
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink()
+
+
+def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """A run's newest checkpoint, or the one given, with its contents.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; the message names an older one if there
+            is one.
+    """
+    store = CheckpointStore(run_dir / "checkpoints")
+    path = checkpoint or store.latest()
+    if path is None:
+        raise CheckpointError(
+            f"{run_dir} holds no checkpoint: give the folder of a run (--run-dir of train)"
+        )
+    try:
+        return path, load(path)
+    except CheckpointError as error:
+        if checkpoint is None and not path.exists():
+            # A run that is going on has just removed it, and has a newer one.
+            return load_run(run_dir)
+        older = store.before(path) if path.parent.resolve() == store.folder.resolve() else None
+        hint = f"; use the one before it with --checkpoint {older}" if older else ""
+        raise CheckpointError(f"{error}{hint}") from error

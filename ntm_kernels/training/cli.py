@@ -1,4 +1,4 @@
-"""The command line: ``python -m ntm_kernels info | train TASK | eval RUN``."""
+"""The command line: ``python -m ntm_kernels info | selfcheck | train | eval | export``."""
 
 from __future__ import annotations
 
@@ -20,24 +20,22 @@ import torch
 from torch import nn
 
 import ntm_kernels
+from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.arguments import parse, words_for, words_of
-from ntm_kernels.training.checkpoint import CheckpointError
+from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import TrainConfig, preset
-from ntm_kernels.training.locking import RunInUseError, RunLock, is_writer
+from ntm_kernels.training.distributed import joined, require_alone
+from ntm_kernels.training.errors import TrainingError
+from ntm_kernels.training.exporting import export_model
+from ntm_kernels.training.locking import RunInUseError, RunLock
 from ntm_kernels.training.models import build_model, check_device, load_model
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
-from ntm_kernels.training.trainer import (
-    Trainer,
-    TrainingError,
-    explain_giving_up,
-    load_run,
-    saved_config,
-)
+from ntm_kernels.training.trainer import Trainer, explain_giving_up, saved_config
 
 __all__ = ["main"]
 
@@ -131,35 +129,46 @@ def _info(options: dict[str, Any]) -> int:
     return 0
 
 
+def _selfcheck(options: dict[str, Any]) -> int:
+    return 0 if selfcheck(options["backend"], options["dtype"]) else 1
+
+
 def _train(options: dict[str, Any]) -> int:
     if "seeds" in options:
         return _train_seeds(options)
     if "jobs" in options:
         raise ValueError("--jobs says how many seeds are trained at once: give --seeds with it")
-    task, resume = options.pop("task"), options.pop("resume")
-    run_dir, checkpoint = options.pop("run_dir", None), options.pop("checkpoint", None)
-    name = options.pop("preset", None)
+    resume, checkpoint = options.pop("resume"), options.pop("checkpoint", None)
     if checkpoint is not None and not resume:
         raise ValueError("--checkpoint says where to resume from: give --resume with it")
+    with joined() as processes:
+        run_dir, config = processes.from_first(lambda: _asked_for(options, resume))
+        if not processes.first:
+            trainer = Trainer(config, run_dir, resume=resume)
+            with StopSignals() as signals:
+                trainer.run(lambda: signals.requested)
+            return 0  # the first process says whether the run was stopped
+        for line in missing_extras():
+            _warn(f"note: {line}")
+        with RunLock(run_dir, _warn) as lock:
+            return _train_and_test(
+                Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
+            )
+
+
+def _asked_for(options: dict[str, Any], resume: bool) -> tuple[Path, TrainConfig]:
+    """The folder and the configuration of the run that the options of ``train`` ask for."""
+    task, run_dir = options.pop("task"), options.pop("run_dir", None)
+    name = options.pop("preset", None)
     if run_dir is None:
         if resume:
             raise ValueError("--resume needs the --run-dir that is to go on")
         config = preset(task, name or "default", **options)
         title = task.name.replace(":", ".")
-        run_dir = Path("runs") / f"{title}-{config.model}-seed{config.seed}"
-    elif resume and name is None and (run_dir / "config.json").exists():
-        config = _changed(_read_config(run_dir, task), task, options)
-    else:
-        config = preset(task, name or "default", **options)
-    if not is_writer():
-        return _leave_to_rank_0()
-
-    for line in missing_extras():
-        _warn(f"note: {line}")
-    with RunLock(run_dir, _warn) as lock:
-        return _train_and_test(
-            Trainer(config, run_dir, resume=resume, checkpoint=checkpoint, lock=lock)
-        )
+        return Path("runs") / f"{title}-{config.model}-seed{config.seed}", config
+    if resume and name is None and (run_dir / "config.json").exists():
+        return run_dir, _changed(_read_config(run_dir, task), task, options)
+    return run_dir, preset(task, name or "default", **options)
 
 
 def _train_and_test(trainer: Trainer) -> int:
@@ -190,6 +199,7 @@ def _train_and_test(trainer: Trainer) -> int:
 
 
 def _train_seeds(options: dict[str, Any]) -> int:
+    require_alone("train --seeds")
     task, resume = options.pop("task"), options.pop("resume")
     seeds, jobs = options.pop("seeds"), options.pop("jobs", 1)
     folder = options.pop("run_dir", None)
@@ -232,6 +242,7 @@ def _refuse_runs(folder: Path, run_folders: Sequence[Path]) -> None:
 
 
 def _eval(options: dict[str, Any]) -> int:
+    require_alone("eval")
     run_dir, task, out = options.pop("run"), options.pop("task"), options.pop("out", None)
     path, contents = load_run(run_dir, options.pop("checkpoint", None))
     saved = saved_config(path, contents["config"], task)
@@ -239,8 +250,6 @@ def _eval(options: dict[str, Any]) -> int:
     others = {name: value for name, value in options.items() if name not in of_test}
     config = replace(saved, **others)
     changed = retest(config, {n: value for n, value in options.items() if n in of_test})
-    if not is_writer():
-        return _leave_to_rank_0()
     model = _trained_model(config, contents)
     if changed is not None:
         changed.fit(model)
@@ -260,8 +269,30 @@ def _eval(options: dict[str, Any]) -> int:
     return 0
 
 
+def _export(options: dict[str, Any]) -> int:
+    require_alone("export")
+    run_dir, form = options["run"], options["format"]
+    path, contents = load_run(run_dir, options.get("checkpoint"))
+    saved = saved_config(path, contents["config"], options["task"])
+    if saved.model != "ntm":
+        raise ValueError(
+            f"{run_dir} trained a plain LSTM (--model lstm); export takes an NTM alone; "
+            "torch.export.export takes an nn.LSTM as it is"
+        )
+    # The program runs elsewhere: it is made on the CPU, and chooses its backend where it runs.
+    model = _trained_model(replace(saved, device="cpu", backend=None), contents)
+    assert isinstance(model, ntm_kernels.NTM)
+    if "memory_size" in options:
+        model.memory_size = options["memory_size"]
+    out = options.get("out", run_dir / "export")
+    with RunLock(_written(run_dir, out), _warn):
+        for file in export_model(model, out, form):
+            print(f"wrote {file}")
+    return 0
+
+
 def _written(run_dir: Path, out: Path | None) -> Path:
-    """The folder to lock for an evaluation: the run's if it writes anywhere in it."""
+    """The folder to lock for what writes to ``out``: the run's if that is anywhere in it."""
     if out is None or out.resolve().is_relative_to(run_dir.resolve()):
         return run_dir
     return out
@@ -284,14 +315,6 @@ def _say_what_is_tested(changed: Retest, config: TrainConfig) -> None:
             f"{config.evaluation_size:,} instead of {usual:,} sequences, to take about a minute; "
             "--evaluation-size takes another number"
         )
-
-
-def _leave_to_rank_0() -> int:
-    _warn(
-        "note: RANK in the environment is not 0, and only the process of rank 0 does something "
-        "here: this one ends. Unset RANK and LOCAL_RANK for a process of its own"
-    )
-    return 0
 
 
 def _warn(line: str) -> None:
@@ -320,6 +343,8 @@ def _changed(config: TrainConfig, task: type[Task], options: dict[str, Any]) -> 
 
 _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "info": _info,
+    "selfcheck": _selfcheck,
     "train": _train,
     "eval": _eval,
+    "export": _export,
 }

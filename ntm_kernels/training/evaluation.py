@@ -152,28 +152,40 @@ def score(
     batches: Sequence[Batch],
     config: TrainConfig,
     advance: Callable[[int], None] = lambda steps: None,
+    total: Callable[[Sequence[float]], Sequence[float]] = lambda sums: sums,
 ) -> Score:
     """Costs of a model's answers to some batches.
 
-    ``advance`` is called now and then with the number of steps since it was called last, added up
-    over the sequences of a batch.
+    Args:
+        model: the model.
+        batches: what it answers.
+        config: its configuration.
+        advance: called now and then with the number of steps since it was called last, added up
+            over the sequences of a batch.
+        total: adds up the sums over these batches with those over the batches of other processes.
     """
-    costs, wrong, optimal = [], [], []
-    errors = {name: torch.zeros(3, dtype=torch.long) for name in config.task.output_parts}
+    sums = torch.zeros(3, dtype=torch.float64, device=config.device)
+    parts = config.task.output_parts
+    errors = torch.zeros(len(parts), 3, dtype=torch.float64, device=config.device)
     for batch in batches:
         logits = answer_in_pieces(model, batch.inputs, config, advance)
-        costs.append(tasks.bits(logits, batch).double())
-        wrong.append(tasks.wrong(logits, batch))
-        optimal.append(config.task.optimal_bits(batch))
-        for name, channels in config.task.output_parts.items():
-            errors[name] += _errors(logits, batch, channels)
+        costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
+        sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
+        for number, channels in enumerate(parts.values()):
+            errors[number] += _errors(logits, batch, channels)
+    sequences, bits, wrong, optimal_bits, *of_parts = total(
+        [sum(len(batch.lengths) for batch in batches), *sums.tolist(), *errors.flatten().tolist()]
+    )
     return Score(
-        sequences=sum(len(cost) for cost in costs),
-        bits=float(torch.cat(costs).mean()),
-        wrong=int(torch.cat(wrong).sum()),
-        optimal_bits=float(torch.cat(optimal).mean()),
+        sequences=int(sequences),
+        bits=bits / sequences,
+        wrong=int(wrong),
+        optimal_bits=optimal_bits / sequences,
         memory_size=memory_size_of(model),
-        parts={name: PartScore(*counts.tolist()) for name, counts in errors.items()},
+        parts={
+            name: PartScore(*map(int, of_parts[3 * number : 3 * number + 3]))
+            for number, name in enumerate(parts)
+        },
     )
 
 
@@ -182,7 +194,7 @@ def _errors(logits: Tensor, batch: Batch, channels: slice) -> Tensor:
     right = (logits > 0) == (batch.targets > 0.5)
     # NaN is neither above 0 nor right.
     wrong = ~(right & ~logits.isnan())[..., channels].all(dim=2) & batch.mask
-    return torch.stack([batch.mask.sum(), wrong.sum(), wrong.any(dim=0).sum()]).cpu()
+    return torch.stack([batch.mask.sum(), wrong.sum(), wrong.any(dim=0).sum()])
 
 
 def validation_optimum(config: TrainConfig) -> float:

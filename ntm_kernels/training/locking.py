@@ -12,7 +12,7 @@ from types import TracebackType
 
 from ntm_kernels.training.files import make_folder, writing
 
-__all__ = ["RunInUseError", "RunLock", "is_writer"]
+__all__ = ["RunInUseError", "RunLock"]
 
 _NAME = ".lock"
 
@@ -21,22 +21,13 @@ class RunInUseError(RuntimeError):
     """Another process writes in the folder of a run."""
 
 
-def is_writer() -> bool:
-    """Whether this process writes files of a run: not where torchrun gave it a rank other than 0.
-
-    The processes that torchrun starts have the same arguments, so that all would write in one
-    folder. Each has its rank in the environment variable ``RANK`` (or ``LOCAL_RANK``).
-    """
-    return (os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0") == "0"
-
-
 class RunLock:
     """The right to write in a run's folder, for as long as it is entered.
 
     The lock is advisory (``flock``) and on the file ``.lock`` of the folder, which says who holds
     it. It is removed at the end, and so is the folder if it was made for the lock and is empty. The
     kernel releases the lock when the process dies. It can be entered again by whoever holds this
-    object. Where :func:`is_writer` is False it does nothing.
+    object.
 
     Args:
         folder: the folder; made if needed.
@@ -65,7 +56,7 @@ class RunLock:
         self._file: int | None = None
 
     def __enter__(self) -> RunLock:
-        if self._depth == 0 and is_writer():
+        if self._depth == 0:
             self._acquire()
         self._depth += 1
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class MetricsLog:
             self._excepthook = threading.excepthook
             threading.excepthook = self._in_thread
 
-    def write(self, row: dict[str, float | int | None]) -> None:
+    def write(self, row: Mapping[str, float | int | None]) -> None:
         """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
         cells = ("" if row[name] is None else repr(row[name]) for name in COLUMNS)
         with writing(self._path):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ntm_kernels import NTM, tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
-from ntm_kernels.tasks import Task
-from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
+from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.training.checkpoint import CheckpointError
 from ntm_kernels.training.config import RESUMABLE, TrainConfig
 from ntm_kernels.training.curriculum import Curriculum
+from ntm_kernels.training.distributed import Processes
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import Score, fixed_set, fresh_generator, score
-from ntm_kernels.training.files import write_text
-from ntm_kernels.training.locking import RunLock, is_writer
-from ntm_kernels.training.metrics import MetricsLog
+from ntm_kernels.training.locking import RunLock
 from ntm_kernels.training.models import (
     answer,
     build_model,
@@ -35,7 +32,7 @@ from ntm_kernels.training.models import (
     load_model,
     memory_size_of,
 )
-from ntm_kernels.training.progress import Progress
+from ntm_kernels.training.records import NoRecords, Records
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = [
@@ -45,7 +42,6 @@ __all__ = [
     "TrainingError",
     "build_optimiser",
     "explain_giving_up",
-    "load_run",
     "saved_config",
 ]
 
@@ -95,30 +91,6 @@ def build_optimiser(config: TrainConfig, model: nn.Module) -> Optimizer:
             model.parameters(), config.lr, alpha=alpha, centered=True, **options
         )
     return GravesRMSprop(model.parameters(), config.lr, **options)
-
-
-def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """A run's newest checkpoint, or the one given, with its contents.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged; the message names an older one if there
-            is one.
-    """
-    store = CheckpointStore(run_dir / "checkpoints")
-    path = checkpoint or store.latest()
-    if path is None:
-        raise CheckpointError(
-            f"{run_dir} holds no checkpoint: give the folder of a run (--run-dir of train)"
-        )
-    try:
-        return path, load(path)
-    except CheckpointError as error:
-        if checkpoint is None and not path.exists():
-            # A run that is going on has just removed it, and has a newer one.
-            return load_run(run_dir)
-        older = store.before(path) if path.parent.resolve() == store.folder.resolve() else None
-        hint = f"; use the one before it with --checkpoint {older}" if older else ""
-        raise CheckpointError(f"{error}{hint}") from error
 
 
 def saved_config(
@@ -179,8 +151,11 @@ class Trainer:
     Only one process at a time can use a run's folder. It is locked while the trainer is made and
     while it runs, not between and not after, so that a trainer that is kept for its model (in a
     notebook, say) keeps no folder. To keep the folder for longer, enter a lock of it and pass that.
-    Of the processes that torchrun starts, the first writes the run; the others train and write
-    nothing.
+
+    In several processes that have joined (:func:`ntm_kernels.training.distributed.joined`), each
+    trains on its part of every batch. The batches, and up to rounding the weights, are those of a
+    run in one process. The process of rank 0 writes the run; the others write and report nothing,
+    and need no access to the folder. A run may go on with another number of processes.
 
     Args:
         config: what to train and how. Its task may be of any class.
@@ -201,6 +176,8 @@ class Trainer:
         CheckpointError: the checkpoint is damaged, was written with other settings, or has seen
             more sequences than the total.
         TrainingError: the model needs more memory than there is.
+        ValueError: a batch does not divide into equal parts for the processes, or these were given
+            different configurations.
     """
 
     def __init__(
@@ -216,10 +193,12 @@ class Trainer:
         self.config = config
         self.run_dir = run_dir
         self.counters = Counters()
-        self._report = report
-        self._store = CheckpointStore(run_dir / "checkpoints")
         self._dtype = compute_dtype(config)
+        self._processes = Processes()
+        self._processes.require_same("the configuration", config.to_dict())
+        self._processes.require_equal_parts("batch_size", config.batch_size)
 
+        self._processes.take_gpu(config.device)
         check_device(config.device)
         torch.set_num_threads(config.threads)
         with torch.random.fork_rng(devices=[]), naming_sizes(config):
@@ -230,21 +209,21 @@ class Trainer:
         self._schedule = self._make_schedule()
         self._curriculum = Curriculum(config)
         self._generator = fresh_generator(config.seed, "training")
+        #: The part of ``counters.bits`` that comes from this process.
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
 
-        self._lock = RunLock(run_dir, report) if lock is None else lock
-        with self._lock:
-            self._newest = self._store.newest()
-            #: The checkpoint that the run goes on from; later ones are removed when it does.
-            self._origin = checkpoint or self._store.latest()
-            if self._origin is not None and not resume:
-                raise FileExistsError(
-                    f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
-                )
-            if self._origin is not None:
-                self._restore(self._origin)
-            elif resume:
-                report(f"{run_dir} holds no checkpoint to resume from: starting from the beginning")
+        records = Records(run_dir, report, lock)
+        self._records = records if self._processes.first else NoRecords()
+        with self._records.locked():
+            found = self._processes.from_first(lambda: records.find(resume, checkpoint))
+            if found is not None:
+                self._restore(*found)
+        left = self.config.total_sequences - self.counters.sequences
+        self._processes.require_equal_parts(
+            "the last batch, what total_sequences leaves after whole ones,",
+            left % config.batch_size,
+        )
+        self._called = self._processes.averaging_gradients(self.model)
 
     @property
     def done(self) -> bool:
@@ -281,67 +260,49 @@ class Trainer:
                 than there is, or the folder was changed since the trainer read it.
             WriteError: a file cannot be written; the checkpoints before are whole.
         """
-        with self._lock, naming_sizes(self.config):
-            self._begin()
+        with self._records.locked(), naming_sizes(self.config):
+            self._records.begin(self.config.to_dict())
             if self.done:
-                self._report(self._why_done())
+                self._records.report(self._why_done())
                 return True
             return self._train(should_stop)
 
-    def _begin(self) -> None:
-        """Makes the folder's contents those that the run goes on from."""
-        if not is_writer():
-            self._report(
-                "RANK in the environment is not 0: the process of rank 0 writes the run, this one "
-                "writes nothing. Without RANK and LOCAL_RANK it writes a run of its own"
-            )
-            return
-        if self._store.newest() != self._newest:
-            raise TrainingError(
-                f"{self.run_dir} was changed by another process since this trainer was made: make "
-                "a new one with resume"
-            )
-        if self._origin is not None:
-            self._store.forget_after(self._origin)
-            self._newest = self._store.newest()
-        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
-        write_text(self.run_dir / "config.json", text)
-
     def _train(self, should_stop: Callable[[], bool]) -> bool:
         config, counters = self.config, self.counters
-        validation = fixed_set(config.task, config.validation_size, config, "validation")
-        metrics = None
-        if is_writer():
-            metrics = MetricsLog(
-                self.run_dir, counters.sequences, tensorboard=find_spec("tensorboard") is not None
-            )
-        progress = Progress(counters.sequences, config.total_sequences, self._report)
+        validation = self._processes.share(
+            fixed_set(config.task, config.validation_size, config, "validation")
+        )
         started = time.perf_counter() - counters.seconds
-        try:
+        with self._records.writing(counters.sequences, config.total_sequences):
             while not self.done:
                 before, processor = counters.sequences, time.process_time()
                 self._update(min(config.batch_size, config.total_sequences - before))
                 counters.processor_seconds += time.process_time() - processor
                 now = counters.sequences
-                progress.advance(now - before)
+                self._records.advance(now - before)
                 validate = self.end in ("total", "last stage") or _passed(
                     config.validate_every, before, now
                 )
                 if validate or _passed(config.log_every, before, now):
                     counters.seconds = time.perf_counter() - started
-                    result = score(self.model, validation, config) if validate else None
-                    self._write_row(metrics, progress, result)
+                    self._write_row(self._validate(validation) if validate else None)
                 counters.seconds = time.perf_counter() - started
-                stopping = should_stop()
+                stopping = self._processes.any(should_stop())
                 if self.done or stopping or _passed(config.checkpoint_every, before, now):
-                    self._save(metrics)
+                    self._save()
                 if stopping:
                     break
-        finally:
-            progress.close()
-            if metrics is not None:
-                metrics.close()
         return self.done
+
+    def _validate(self, batches: Sequence[Batch]) -> Score:
+        result = score(self.model, batches, self.config, total=self._processes.total)
+        counters = self.counters
+        counters.excess_bits = excess = result.bits - result.optimal_bits
+        lowest = counters.lowest_excess_bits
+        counters.lowest_excess_bits = excess if lowest is None else min(lowest, excess)
+        if counters.learnt_at is None and counters.excess_bits < self.config.learnt_bits:
+            counters.learnt_at = counters.sequences
+        return result
 
     def _update(self, batch_size: int) -> None:
         config, counters, curriculum = self.config, self.counters, self._curriculum
@@ -349,9 +310,10 @@ class Trainer:
         stage = curriculum.draw(self._generator)
         task = curriculum.stages[stage]
         batch = task.sample(batch_size, self._generator, same_length=config.same_length)
-        answer_bits = int(batch.mask.sum()) * config.task.output_size
-        batch = batch.to(config.device, self._dtype)
-        loss = tasks.loss(answer(self.model, batch.inputs, config), batch)
+        # Of a process, on average: the losses of the parts then have the loss of the batch as mean.
+        answer_steps = int(batch.mask.sum()) / self._processes.count
+        batch = self._processes.part_of(batch).to(config.device, self._dtype)
+        loss = tasks.loss(answer(self._called, batch.inputs, config), batch, answer_steps)
         self._optimiser.zero_grad()
         loss.backward()
         if config.clip != "off":
@@ -362,12 +324,14 @@ class Trainer:
         if curriculum.is_last:
             self._schedule.step()
         # Summed on the device: asking for the value after every update would stall a GPU.
-        self._bits += loss.detach() * (answer_bits / math.log(2))
+        self._bits += loss.detach() * (answer_steps * config.task.output_size / math.log(2))
         counters.sequences += batch_size
         counters.updates += 1
         counters.since_row += batch_size
-        if curriculum.note(stage, loss, counters.sequences):
-            self._report(
+        if not curriculum.is_last and curriculum.note(
+            stage, self._processes.mean_of(loss.detach()), counters.sequences
+        ):
+            self._records.report(
                 f"stage {curriculum.stage + 1} of {len(curriculum.stages)} begins after "
                 f"{counters.sequences:,} sequences"
             )
@@ -380,62 +344,47 @@ class Trainer:
         due = math.ceil(self.config.grow_at * self._planned_updates)
         if self._curriculum.is_last and self._schedule.last_epoch >= due:
             self.model.memory_size = size
-            self._report(
+            self._records.report(
                 f"the memory has {size:,} locations from {self.counters.sequences:,} sequences on"
             )
 
-    def _write_row(
-        self, metrics: MetricsLog | None, progress: Progress, result: Score | None
-    ) -> None:
+    def _write_row(self, result: Score | None) -> None:
         counters = self.counters
-        self._check_finite()
-        if result is not None:
-            counters.excess_bits = result.bits - result.optimal_bits
-            lowest = counters.lowest_excess_bits
-            counters.lowest_excess_bits = (
-                counters.excess_bits if lowest is None else min(lowest, counters.excess_bits)
-            )
-            if counters.learnt_at is None and counters.excess_bits < self.config.learnt_bits:
-                counters.learnt_at = counters.sequences
-        row: dict[str, float | int | None] = {
-            "sequences": counters.sequences,
-            "updates": counters.updates,
-            "train_bits": float(self._bits) / counters.since_row,
-            "validation_bits": None if result is None else result.bits,
-            "validation_wrong": None if result is None else result.wrong / result.sequences,
-            "lr": float(self._schedule.get_last_lr()[0]),
-            "stage": self._curriculum.stage + 1,
-            "memory_size": memory_size_of(self.model),
-            "seconds": round(counters.seconds, 3),
-        }
+        self._add_up_bits()
+        self._records.write(
+            {
+                "sequences": counters.sequences,
+                "updates": counters.updates,
+                "train_bits": counters.bits / counters.since_row,
+                "validation_bits": None if result is None else result.bits,
+                "validation_wrong": None if result is None else result.wrong / result.sequences,
+                "lr": float(self._schedule.get_last_lr()[0]),
+                "stage": self._curriculum.stage + 1,
+                "memory_size": memory_size_of(self.model),
+                "seconds": round(counters.seconds, 3),
+            }
+        )
         self._bits.zero_()
-        counters.since_row = 0
-        if metrics is not None:
-            metrics.write(row)
-        progress.show(row)
+        counters.bits, counters.since_row = 0.0, 0
 
-    def _check_finite(self) -> None:
-        """Raises when the sum of losses since the last row, or a weight, is NaN or infinite."""
+    def _add_up_bits(self) -> None:
+        """Sets ``counters.bits``; raises when it is, or a weight is, NaN or infinite."""
+        counters = self.counters
+        (counters.bits,) = self._processes.total([float(self._bits)])
         broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
-        if broken or not math.isfinite(float(self._bits)):
+        if broken or not math.isfinite(counters.bits):
             what = f"the weights {', '.join(broken)} are" if broken else "the loss is"
-            latest = self._store.latest()
-            kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was made"
             raise TrainingError(
                 f"{what} no longer finite, between sequences "
-                f"{self.counters.sequences - self.counters.since_row} and "
-                f"{self.counters.sequences}; {kept}. Try a smaller lr or clip, or another seed"
+                f"{counters.sequences - counters.since_row} and {counters.sequences}; "
+                f"{self._records.describe_last_good()}. Try a smaller lr or clip, or another seed"
             )
 
-    def _save(self, metrics: MetricsLog | None) -> None:
-        self._check_finite()
-        self.counters.bits = float(self._bits)
-        if metrics is None:
-            return
-        metrics.sync()
-        self._origin = self._store.save(
+    def _save(self) -> None:
+        self._add_up_bits()
+        self._records.save(
             self.counters.sequences,
-            {
+            lambda: {
                 "config": self.config.to_dict(),
                 "model": self.model.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
@@ -446,10 +395,10 @@ class Trainer:
                 "counters": asdict(self.counters),
             },
         )
-        self._newest = self._store.newest()
+        # A launcher stops the others when one process ends: none may while the first one writes.
+        self._processes.wait()
 
-    def _restore(self, path: Path) -> None:
-        path, contents = load_run(self.run_dir, path)
+    def _restore(self, path: Path, contents: dict[str, Any]) -> None:
         saved = saved_config(path, contents["config"], type(self.config.task))
         self.config, differences = _continued(saved, self.config)
         if differences:
@@ -476,10 +425,10 @@ class Trainer:
                 f"total_sequences must be at least {seen}, the sequences that {path} has seen, "
                 f"got {total}; ask for more, or leave it out to keep the run's own"
             )
-        self._bits.fill_(self.counters.bits)
-        self._report(f"resumed from {path} at {self.counters.sequences:,} sequences")
+        self._bits.fill_(self._processes.part_of_total(self.counters.bits))
+        self._records.report(f"resumed from {path} at {self.counters.sequences:,} sequences")
         if total != self.config.planned_sequences:
-            self._report(self._describe_schedule())
+            self._records.report(self._describe_schedule())
 
     @property
     def _planned_updates(self) -> int:

@@ -18,7 +18,7 @@ from bench.workload import Workload, sequence_cost
 
 SMALL = Workload(batch=2, time=5, memory_size=6, word_size=3, hidden_size=4)
 WHERE = Environment("2030-01-02T03:04:05+00:00", "abc", 'A, "quoted" CPU', 2, "3", "2", "0")
-LIMIT = Ceilings(1e11, {"L2": 1e11, "DRAM": 1e10}, "made up")
+LIMIT = Ceilings(1e11, {"L1": 2e11, "L2": 1e11, "DRAM": 1e10}, "made up", 1e9)
 
 
 def row(contender="cpu", value=2.0, workload=None, subject="train", measured="iteration"):
@@ -177,7 +177,7 @@ def test_a_run_writes_rows_table_and_pictures(tmp_path, monkeypatch, capsys):
         (["--peer", "nobody=/"], "a peer must be NAME=PATH"),
         (["--batch", "0"], "must be at least 1, got 0"),
         (["--subject", "nothing"], "invalid choice: 'nothing'"),
-        (["claims", "--only", "9"], "invalid choice"),
+        (["claims", "--only", "99"], "invalid choice"),
         (["plot", "--results", "/does/not/exist.csv"], "exist.csv"),
     ],
 )
@@ -261,6 +261,8 @@ class FakeRunner:
 def test_claims_compare_what_they_say(monkeypatch):
     others = {"cpu, checked anew": 1.5, "cpu, by steps": 7.0}
     runner = FakeRunner(**others, cpu=1.0, torch=6.0, lstm=2.0, eager=20.0)
+    runner.values["cpu, op alone"] = 0.5
+    monkeypatch.setattr(claims, "ceilings", lambda device, threads: LIMIT)
     monkeypatch.setattr(claims, "automatic", lambda device: "cpu")
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     found = claims.check(runner, list(claims.CLAIMS))
@@ -270,6 +272,7 @@ def test_claims_compare_what_they_say(monkeypatch):
         (1, 0.5),
         (1, 0.5),
         (2, 2.0),
+        (2, 2.0),
         (3, 6.0),
         (3, 0.05),
         (3, pytest.approx(0.0, abs=1e-9)),
@@ -278,19 +281,24 @@ def test_claims_compare_what_they_say(monkeypatch):
         (5, 1.5),
         (6, 7.0),
         (6, 1.0),
+        (7, pytest.approx(0.6962176)),  # 14.27 ms of 41 x 0.5 ms
+        (7, pytest.approx(0.32995072)),  # 16.50 ms of 100 x 0.5 ms
+        (8, 0.5),
+        (8, 0.5),
     ]
-    assert all(finding.verdict.startswith("met") for _, finding in found)
+    assert all(finding.holds for _, finding in found)
     assert [w.batch for _, _, w in runner.asked[:9]] == [1, 1, 1, 16, 16, 16, 64, 64, 64]
     text = claims.table(found)
-    assert "| 1 | training iteration, B = 1: cpu / lstm | ≤ 0.8 (stretch 0.6) | 0.500 |" in text
+    assert "| 1 | training iteration, B = 1: cpu / lstm | ≤ 0.9 (stretch 0.7) | 0.500 |" in text
     assert len(text.splitlines()) == 2 + len(found)
     assert {line.count("|") for line in text.splitlines()} == {7}
 
 
 def test_a_claim_that_cannot_be_measured_is_not_met(monkeypatch):
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    (finding,) = claims.Claims(FakeRunner(), "cpu").threads()
-    assert finding.verdict == "not measured"
+    for finding in claims.Claims(FakeRunner(), "cpu").threads():
+        assert finding.verdict == "not measured"
+        assert not finding.holds
     assert Finding("x", Target(1, True), None, "").verdict == "not measured"
 
 

@@ -45,6 +45,30 @@ def test_a_library_of_other_records_is_refused(monkeypatch):
     assert not stale.kernels
 
 
+@needs_kernels
+def test_a_library_for_another_torch_is_not_loaded(tmp_path, monkeypatch):
+    """To load it could crash, so its version is read from the file."""
+    compiled, base = backend.compiled_for(backend.LIBRARY), torch.__version__.partition("+")[0]
+    assert compiled.partition("+")[0] == base
+    other = f"9{compiled[1:]}"
+    library, bytes_of = tmp_path / "_cpu.so", backend.LIBRARY.read_bytes()
+    library.write_bytes(
+        bytes_of.replace(f"for torch {compiled}".encode(), f"for torch {other}".encode())
+    )
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("it was loaded"))
+    stale = backend.CpuBackend(library)
+    assert f"it was compiled for torch {other}, this is torch {base}" in stale.unavailable()
+    assert "builds _cpu.so" in stale.unavailable()
+    assert not stale.kernels
+
+
+@needs_kernels
+def test_another_build_of_the_same_torch_is_the_same(monkeypatch):
+    base = torch.__version__.partition("+")[0]
+    monkeypatch.setattr(torch, "__version__", f"{base}+cu999")
+    assert backend.load(backend.LIBRARY) is None
+
+
 @pytest.mark.parametrize("memory_size", [1, 15, 16, 17, 128, 1000])
 def test_rows_are_an_odd_number_of_cache_lines_apart(memory_size):
     stride = row_stride(memory_size)

@@ -24,7 +24,7 @@ def test_is_the_automatic_choice():
 @pytest.mark.parametrize(
     "case",
     [
-        *(case for case in SMALL if case.num_layers == 1),
+        *SMALL,
         *TILED,
         Case("step", batch=16, memory_size=512, word_size=64),
         Case("sequence", batch=16, memory_size=128, word_size=20, hidden_size=100, time=40),

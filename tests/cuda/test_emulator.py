@@ -157,6 +157,16 @@ def test_goes_on_after_a_failure():
     assert rows[:32] == [sum(range(32))] * 32
 
 
+def test_the_last_error_stays_until_it_is_asked_for():
+    """As on a GPU: what succeeds in between does not clear it."""
+    library = kernels("plain").library
+    invalid_device = library.cudaSetDevice(7)
+    assert invalid_device != 0
+    assert library.cudaDeviceSynchronize() == 0
+    assert [library.cudaPeekAtLastError(), library.cudaGetLastError()] == [invalid_device] * 2
+    assert library.cudaGetLastError() == 0
+
+
 @pytest.mark.parametrize(("architecture", "fits"), [("75", True), ("90", True), ("1", False)])
 def test_architecture(architecture, fits):
     code = (

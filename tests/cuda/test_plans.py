@@ -52,6 +52,7 @@ def cramped(monkeypatch):
             num_taps=2 * case.shift_range + 1 if case.op in ("address", "step", "sequence") else 0,
             time=case.time,
             hidden_size=case.hidden_size,
+            num_layers=case.num_layers,
             checkpoint_every=checkpoint_every,
             is_lstm=case.controller == "lstm",
         )
@@ -61,10 +62,13 @@ def cramped(monkeypatch):
 
 
 SEQUENCE = Case("sequence", 2, 300, 4, 2, 1, time=3, hidden_size=5)
+DEEP = SEQUENCE.with_(num_layers=3)
 STREAMED = [
     (SEQUENCE, 33_000, False),
     (SEQUENCE, 10_000, True),
     (SEQUENCE.with_(controller="feedforward", shift_range=3), 10_000, True),
+    (DEEP, 33_000, False),
+    (DEEP.with_(controller="feedforward", num_layers=2), 10_000, True),
     (SEQUENCE.with_(memory_size=40, word_size=70, num_write_heads=2), 20_000, True),
     (SEQUENCE.with_(memory_size=65, word_size=33, num_write_heads=3, batch=1), 12_000, True),
 ]
@@ -87,17 +91,18 @@ def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
         )
 
 
-def test_lengths_when_streamed(cramped):
-    case = SEQUENCE.with_(batch=4)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_lengths_when_streamed(cramped, layers):
+    case = SEQUENCE.with_(batch=4, num_layers=layers)
     assert cramped(10_000, case, "backward").weightings_away
     lengths = torch.tensor([3, 0, 1, 2])
     assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)), lengths=lengths)
 
 
-@pytest.mark.parametrize("memories", [1, 2, 3, 5])
-def test_memories_of_a_segment(cramped, memories):
+@pytest.mark.parametrize(("memories", "layers"), [(1, 1), (2, 1), (3, 1), (5, 1), (2, 3)])
+def test_memories_of_a_segment(cramped, memories, layers):
     """A backward keeps as many of a segment's memories as fit, and makes them again in groups."""
-    case = Case("sequence", 3, 37, 6, 1, 2, time=12, hidden_size=5)
+    case = Case("sequence", 3, 37, 6, 1, 2, time=12, hidden_size=5, num_layers=layers)
     ample = cramped(100_000, case, "backward", checkpoint_every=5)
     assert ample.memories == 5
     memory_bytes = 4 * 37 * 7
@@ -107,6 +112,36 @@ def test_memories_of_a_segment(cramped, memories):
     given = arguments(case, Dtypes.all(torch.float32))
     assert_agrees(case, ENTRY, given, checkpoint_every=5)
     assert_agrees(case, ENTRY, given, checkpoint_every=5, lengths=lengths)
+
+
+def weight_bytes(case):
+    """Of all the weights that a step uses."""
+    given = arguments(case, Dtypes.all(torch.float32))
+    names = ("recurrent_weight", "upper_weight", "interface_weight")
+    return sum(4 * given[name].numel() for name in names if name in given)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_weights_of_all_layers_in_shared_memory_as_far_as_they_fit(cramped, direction, controller):
+    """Less and less shared memory: first the interface weight goes to L2, then the upper layers'
+    weights, then that of the first layer."""
+    case = Case("sequence", 1, 5, 3, 1, 1, time=2, hidden_size=17, num_layers=3)
+    case = case.with_(controller=controller)
+    ample = cramped(100_000, case, direction)
+    assert list(ample.weight_bytes) == [0, weight_bytes(case), 0]
+    seen = set()
+    for limit in range(ample.shared_bytes, 0, -200):
+        plan = cramped(limit, case, direction)
+        if plan.refusal is not None or plan.tile_rows < case.memory_size:
+            break
+        assert plan.shared_bytes <= limit
+        assert sum(plan.weight_bytes) == weight_bytes(case)
+        placed = (plan.near_upper_units > 0, plan.near_upper_units == ample.near_upper_units)
+        if placed not in seen:
+            assert_agrees(case, ENTRY, arguments(case, Dtypes.all(torch.float32)))
+        seen.add(placed)
+    assert seen == {(True, True), (True, False), (False, False)}
 
 
 TILED = [
@@ -183,6 +218,7 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
         Case("read", 1, 70, 5, 2),
         Case("write", 1, 70, 5, 1),
         SEQUENCE,
+        DEEP,
         SEQUENCE.with_(controller="feedforward", word_size=70),
         Case("step", 1, 500, 400, 1, 1),
         Case("address", 1, 500, 9, 3),
@@ -204,6 +240,7 @@ def test_the_bytes_that_a_refusal_names_are_enough(cramped, case, direction, dty
         ("address", Sizes(1, 4, 4, 1, 0, 2**31 - 1)),
         ("step", Sizes(1, 4, 4, 1, 1, 2**30 + 1)),
         ("sequence", Sizes(1, 4, 4, 1, 1, 3, 1, 2**29, 1, is_lstm=True)),
+        ("sequence", Sizes(1, 4, 4, 1, 1, 3, 1, 2**15, 1, num_layers=2**14, is_lstm=True)),
         ("step", Sizes(1, 2**26, 4, 8, 8, 3)),
     ],
 )

@@ -504,5 +504,9 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
+/// The guard of a launcher's static variables, which no kernel has.
+uint8_t __tsan_atomic8_load(const volatile uint8_t* address, int order) {
+  return __atomic_load_n(address, order);
+}
 
 }  // extern "C"

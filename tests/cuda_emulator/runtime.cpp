@@ -32,9 +32,10 @@ namespace {
 
 constexpr unsigned kMaxThreads = 1024;
 
-cudaError_t last_error = cudaSuccess;
+thread_local cudaError_t last_error = cudaSuccess;
 std::string failure;  // of the last launch that failed in its kernel
 std::map<const void*, size_t> shared_limits;
+void (*before_launch)() = nullptr;
 
 int processors() {
   const char* some = std::getenv("CUDA_EMULATOR_PROCESSORS");
@@ -69,15 +70,20 @@ bool is_valid(const void* function, const Configuration& configuration) {
 
 }  // namespace
 
+cudaError_t failed(cudaError_t error) {
+  return last_error = error;
+}
+
 cudaError_t run(const char* kernel, const void* function, const Configuration& configuration,
                 const std::function<void()>& thread) {
-  if (!is_valid(function, configuration)) return last_error = cudaErrorInvalidValue;
+  if (const auto other = std::exchange(before_launch, nullptr)) other();
+  if (!is_valid(function, configuration)) return failed(cudaErrorInvalidValue);
   if (configuration.cooperative && !fits_together(configuration))
-    return last_error = cudaErrorCooperativeLaunchTooLarge;
-  std::string failed = execute(kernel, function, configuration, thread);
-  if (failed.empty()) return cudaSuccess;
-  failure = std::move(failed);
-  return last_error = cudaErrorLaunchFailure;
+    return failed(cudaErrorCooperativeLaunchTooLarge);
+  std::string message = execute(kernel, function, configuration, thread);
+  if (message.empty()) return cudaSuccess;
+  failure = std::move(message);
+  return failed(cudaErrorLaunchFailure);
 }
 
 }  // namespace cuda_emulator
@@ -86,6 +92,14 @@ using namespace cuda_emulator;
 
 extern "C" {
 
+/// Has `other` called once, when the next launch has been asked for and is not yet checked: what
+/// another thread may do in between.
+void cuda_emulator_before_launch(void (*other)()) {
+  before_launch = other;
+}
+
+/// The last error stays until somebody asks for it, whatever succeeds in between. Each thread has
+/// its own.
 cudaError_t cudaGetLastError() {
   return std::exchange(last_error, cudaSuccess);
 }
@@ -102,6 +116,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no error";
     case cudaErrorInvalidValue:
       return "invalid argument: the launch exceeds a limit of the device or of the kernel";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
     case cudaErrorCooperativeLaunchTooLarge:
       return "too many blocks in a cooperative launch";
     case cudaErrorLaunchFailure:
@@ -118,7 +134,7 @@ cudaError_t cudaGetDevice(int* index) {
   return *index = 0, cudaSuccess;
 }
 cudaError_t cudaSetDevice(int index) {
-  return index ? cudaErrorInvalidDevice : cudaSuccess;
+  return index ? failed(cudaErrorInvalidDevice) : cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
   return cudaSuccess;
@@ -127,7 +143,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int index) {
+  if (index != 0) return failed(cudaErrorInvalidDevice);
   switch (attribute) {
     case cudaDevAttrComputeCapabilityMajor:
       return *value = device().major, cudaSuccess;
@@ -151,7 +168,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrMaxGridDimZ:
       return *value = 65535, cudaSuccess;
     default:
-      return last_error = cudaErrorInvalidValue;
+      return failed(cudaErrorInvalidValue);
   }
 }
 
@@ -159,7 +176,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
       size_t(value) > device().shared_per_block)
-    return last_error = cudaErrorInvalidValue;
+    return failed(cudaErrorInvalidValue);
   shared_limits[kernel] = size_t(value);
   return cudaSuccess;
 }
@@ -170,7 +187,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 }
 
 cudaError_t cudaMalloc(void** address, size_t bytes) {
-  if (posix_memalign(address, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+  if (posix_memalign(address, 256, bytes ? bytes : 1)) return failed(cudaErrorMemoryAllocation);
   std::memset(*address, 0xff, bytes);
   return cudaSuccess;
 }

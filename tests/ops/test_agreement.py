@@ -121,6 +121,9 @@ CASES = [
     )
     for size in sizes
 ]
+# Nearly all of a weighting is in one row and γ is 9, so that the gradient of the previous
+# weightings is a small difference times a large slope.
+CASES.append(Case("address", 3, 37, 9, 3, shift_range=3))
 
 
 @pytest.mark.parametrize("dtypes", SINGLE, ids=str)
@@ -344,11 +347,14 @@ def test_frozen_arguments(entry, case):
         assert torch.equal(grad, together[name]), name
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 5, 6, 7, 100, 2**32 + 2, 2**63 - 1])
+@pytest.mark.parametrize(
+    ("every", "layers"),
+    [*((every, 1) for every in (1, 2, 3, 5, 6, 7, 100, 2**32 + 2, 2**63 - 1)), (1, 2), (4, 2)],
+)
 @each_backend
-def test_checkpoints(entry, every):
+def test_checkpoints(entry, every, layers):
     """However many memories are kept, the gradients agree."""
-    case = Case("sequence", time=6, num_write_heads=2)
+    case = Case("sequence", time=6, num_write_heads=2, num_layers=layers)
     fitting(entry, case, Dtypes.all(torch.float64))
     assert_agrees(case, entry, arguments(case, device=entry.device), checkpoint_every=every)
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ntm_kernels import functional, reference
+from ntm_kernels.ops import SequenceInputs, SequenceOutputs
+from ntm_kernels.ops.declare import names
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -12,6 +14,8 @@ from tests.support.cases import (
     assert_results,
     call,
     cotangents,
+    differentiate,
+    leaves,
     of_sequence,
     run,
 )
@@ -31,8 +35,8 @@ CONTROLLERS = {
 each_controller = pytest.mark.parametrize("controller", CONTROLLERS)
 
 
-def problem(entry, controller, dtype=torch.float64):
-    case = CASE.with_(**CONTROLLERS[controller])
+def problem(entry, controller, dtype=torch.float64, **sizes):
+    case = CASE.with_(**CONTROLLERS[controller], **sizes)
     fitting(entry, case, Dtypes.all(dtype))
     tensors = arguments(case, Dtypes.all(dtype), entry.device)
     return case, tensors, torch.tensor(LENGTHS, device=entry.device)
@@ -150,6 +154,33 @@ def test_no_length_at_all(entry, controller):
     assert torch.equal(outputs["final_weightings"], tensors["initial_weightings"])
     assert not outputs["hidden"].any()
     assert_agrees(case, entry, tensors, lengths=lengths)
+
+
+@each_controller
+@each_backend
+def test_the_op_clamps_lengths(entry, controller):
+    """Nobody checks the lengths of a direct call, nor those on a GPU: -1 is 0, and T + 1 is T."""
+    sizes = {"memory_size": 3, "word_size": 2, "num_read_heads": 1}
+    case, tensors, _ = problem(entry, controller, torch.float32, **sizes)
+    outside = torch.tensor([3, -(2**40), 2**40, case.time + 1], device=entry.device)
+
+    def call_op(lengths):
+        wanted = leaves(tensors)
+        given = [(wanted | {"lengths": lengths}).get(name) for name in names(SequenceInputs)]
+        options = (*case.options.values(), 2, True)
+        results = torch.ops.ntm.sequence(*given, *options, True, entry.backend)
+        outputs = dict(zip(names(SequenceOutputs), results, strict=False))
+        outputs = {name: part for name, part in outputs.items() if part.numel()}
+        grads = cotangents(outputs)
+        for name in ("trace_weightings", "trace_interface"):
+            del grads[name], outputs[name]
+        return outputs, differentiate(outputs, grads, wanted)
+
+    found, expected = call_op(outside), call_op(outside.clamp(0, case.time))
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, part in other.items():
+            assert torch.equal(one[name], part), name
 
 
 @pytest.mark.parametrize("given", [None, LENGTHS])

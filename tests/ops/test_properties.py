@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntm_kernels import functional
-from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call, run
+from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call, cotangents, run
 from tests.support.table import each_backend, fitting
 
 sizes = st.fixed_dictionaries(
@@ -177,6 +177,28 @@ def test_sharpening_keeps_the_sum(entry, locations, gamma):
     tensors["sharpening"][:] = gamma
     tensors["previous_weightings"][:] = 1 / locations
     assert_weightings(functional.address(*tensors.values(), backend=entry.backend))
+
+
+@pytest.mark.parametrize(
+    "case", [Case("step", num_write_heads=2), Case("sequence", num_write_heads=2, time=7)], ids=str
+)
+@each_backend
+def test_the_gradient_of_an_erase_vector_that_is_nearly_one(entry, case):
+    """Its slope e (1 − e) is right in relative terms: 1 − e has no correct digit in float32."""
+    name = "interface" if case.op == "step" else "interface_bias"
+    tensors = arguments(case, Dtypes.all(torch.float32), entry.device)
+    end = case.layout.size - case.num_write_heads * case.word_size
+    erase = slice(end - case.num_write_heads * case.word_size, end)
+    tensors[name][..., erase] = 14
+    if case.op == "sequence":
+        tensors["interface_weight"][erase] /= 10
+    wanted = {key: tensor.double() for key, tensor in tensors.items()}
+    grads = cotangents(call(case, wanted))
+    truth = run(case, wanted, None, grads)[1][name][..., erase]
+    grads = {key: grad.float() for key, grad in grads.items()}
+    found = run(case, tensors, entry.backend, grads)[1][name][..., erase]
+    bound = 1e-4 * truth.abs().max().item()
+    torch.testing.assert_close(found.double(), truth, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("locations", [7, 128])

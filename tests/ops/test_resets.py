@@ -24,6 +24,7 @@ CASES = [
     Case("sequence", 3, time=7, num_read_heads=2),
     Case("sequence", 3, time=7, num_write_heads=2, controller="feedforward", input_size=3),
     *(case.with_(batch=3, time=7) for case in DEEP),
+    Case("sequence", 3, memory_size=3, word_size=2, time=7, num_layers=2),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 RESETS = [[0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1], [1, 0, 1]]

@@ -5,9 +5,10 @@ import torch
 
 from ntm_kernels import InterfaceLayout, reference
 from tests.support import equations
-from tests.support.cases import call, cotangents, run
+from tests.support.cases import call, cotangents, differentiate, run
 from tests.support.traps import TRAPS
 
+DTYPES = (torch.float64, torch.float32)
 # Arguments in which the value itself jumps, or bends too sharply for a finite difference.
 NOT_SMOOTH = {
     "zero key": "key",
@@ -29,11 +30,29 @@ NOT_SMOOTH = {
 @pytest.mark.parametrize("trap", TRAPS)
 def test_gradients_are_finite(trap):
     case, tensors = TRAPS[trap]()
-    for dtype in (torch.float64, torch.float32):
+    for dtype in DTYPES:
         results = run(case, {name: tensor.to(dtype) for name, tensor in tensors.items()})
         for group in results:
             for name, value in group.items():
                 assert value.isfinite().all(), f"{name} in {dtype}"
+
+
+# A power of 0 between 1 and 2 has an infinite second derivative. Slopes as large as 1e20 have one
+# that overflows in float32.
+INFINITE = {"one-hot, sharpening 1.5": DTYPES, "weightings around epsilon": (torch.float32,)}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_second_derivatives_are_finite(trap):
+    """Those of the loss along random directions."""
+    case, tensors = TRAPS[trap]()
+    for dtype in set(DTYPES) - set(INFINITE.get(trap, ())):
+        given = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
+        outputs = call(case, given)
+        first = differentiate(outputs, cotangents(outputs), given)
+        first = {name: grad for name, grad in first.items() if grad is not None}
+        for name, value in differentiate(first, cotangents(first), given).items():
+            assert value is None or value.isfinite().all(), f"{name} in {dtype}"
 
 
 @pytest.mark.parametrize("trap", [t for t in TRAPS if "1e4" not in t and "saturated" not in t])
@@ -82,6 +101,26 @@ def test_sharpen(shifted, gamma):
     wanted = slopes_of_sharpen(shifted, gamma)
     torch.testing.assert_close(by_shifted, wanted[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(by_gamma, wanted[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 3.0, 7.0])
+def test_second_derivatives_of_sharpen_at_zero(gamma):
+    """Against one-sided differences of the slopes that are written out."""
+    start = torch.tensor([0.0, 0.4, 0.6]).double(), torch.tensor(gamma).double()
+
+    def sharpen(shifted, gamma):
+        return reference.sharpen(shifted[None, None], gamma[None, None])[0, 0]
+
+    found = torch.func.jacrev(torch.func.jacrev(sharpen, (0, 1)), (0, 1))(*start)
+    step, before = 1e-7, slopes_of_sharpen(*start)
+    for index in range(3):
+        moved = start[0] + step * torch.eye(3)[index]
+        for kind, after in enumerate(slopes_of_sharpen(moved, start[1])):
+            wanted = (after - before[kind]) / step
+            torch.testing.assert_close(found[kind][0][..., index], wanted, rtol=1e-4, atol=1e-4)
+    for kind, after in enumerate(slopes_of_sharpen(start[0], start[1] + step)):
+        wanted = (after - before[kind]) / step
+        torch.testing.assert_close(found[kind][1], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("highest", [0.0, 1e-300, 0.99e-20])

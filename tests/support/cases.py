@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from ntm_kernels import InterfaceLayout, LayerWeights, SequenceState, functional, ops, reference
+from ntm_kernels.backends.trust.tolerance import largest_error, scale_and_factor
+from ntm_kernels.backends.trust.tolerance import neighbour as neighbour_of
 from ntm_kernels.ops.declare import fields
-from tests.support.tolerance import FLOAT64_STEP, assert_accurate, largest_error
+from tests.support.tolerance import assert_accurate
 
 F32, F64 = torch.float32, torch.float64
 NEIGHBOURS = 4
@@ -325,7 +327,7 @@ def assert_results(case, actual, tensors, grads=None, *, only_finite=False, **ex
     like = outputs, tensors
     truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64), **extra)
     is_float64 = any(tensor.dtype == F64 for tensor in tensors.values())
-    step, factor = (FLOAT64_STEP, 3) if is_float64 else (1, 2)
+    step, factor = scale_and_factor(is_float64)
     plain_errors = _plain_errors(case, tensors, grads, is_float64, only_finite, extra)
     for neighbour in range(NEIGHBOURS + 1):
         try:
@@ -348,7 +350,7 @@ def assert_results(case, actual, tensors, grads=None, *, only_finite=False, **ex
         except AssertionError:
             if neighbour == NEIGHBOURS:
                 raise
-        near = {name: _neighbour(tensor, neighbour) for name, tensor in tensors.items()}
+        near = {name: neighbour_of(tensor, neighbour) for name, tensor in tensors.items()}
         more = _plain_errors(case, near, grads, is_float64, only_finite, extra)
         plain_errors = [
             {name: max(error, other[name]) for name, error in errors.items()}
@@ -374,15 +376,6 @@ def _plain_errors(case, tensors, grads, is_float64, only_finite, extra):
 
 def _everywhere(tensor):
     return torch.ones_like(tensor, dtype=torch.bool)
-
-
-def _neighbour(tensor, seed):
-    """An ulp or so away; what is exactly 0 or 1, the edge of a domain, stays."""
-    generator = torch.Generator().manual_seed(seed)
-    sign = torch.randint(-1, 2, tensor.shape, generator=generator, dtype=torch.int8)
-    eps = torch.finfo(tensor.dtype if tensor.dtype != F64 else F32).eps
-    moved = (tensor * (1 + 2 * eps * sign.to(F64))).to(tensor.dtype)
-    return torch.where((tensor == 0) | (tensor == 1), tensor, moved)
 
 
 class Whole:

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """A backend on a device: which dtypes it computes, and the largest problem worth its time.
 
     ``largest`` bounds B · H · N · M · T. ``any_threads`` promises the same bits for any number of
-    threads. ``deep``: its ``sequence`` has controllers of several layers.
+    threads.
     """
 
     backend: str
@@ -23,7 +23,6 @@ class Entry(NamedTuple):
     dtypes: tuple[torch.dtype, ...] = (F16, BF16, F32, F64)
     largest: int = 10**9
     any_threads: bool = False
-    deep: bool = True
 
     def why_not(self):
         """Why it is not tested here; ``None`` if it is."""
@@ -39,31 +38,31 @@ TABLE = (
     Entry("torch", "cpu"),
     Entry("cpu", "cpu", any_threads=True),
     Entry("torch", "cuda"),
-    Entry("cuda", "cuda", deep=False),
+    Entry("cuda", "cuda"),
     Entry("triton", "cuda"),
-    Entry("cuda_emulated", "cpu", largest=20_000, deep=False),
+    Entry("cuda_emulated", "cpu", largest=20_000),
     Entry("triton_interpreted", "cpu", largest=20_000),
     Entry("triton_tiled_interpreted", "cpu", largest=500),
 )
 
 LIVE = tuple(entry for entry in TABLE if entry.why_not() is None)
 
-each_backend = pytest.mark.parametrize(
-    "entry", [pytest.param(entry, id=f"{entry.backend}-{entry.device}") for entry in LIVE]
-)
+
+def _each(entries):
+    ids = [f"{entry.backend}-{entry.device}" for entry in entries]
+    return pytest.mark.parametrize("entry", entries, ids=ids)
 
 
-def skip_if_too_deep(backend, case):
-    """Skip a controller of several layers where the backend of that name has one layer only."""
-    if case.num_layers > 1 and not all(e.deep for e in TABLE if e.backend == backend):
-        pytest.skip(f"{backend} has controllers of one layer")
+each_backend = _each(LIVE)
+# The backends with every derivative, and those with the first alone, by an ordinary backward.
+each_with_every_derivative = _each([e for e in LIVE if get(e.backend).every_derivative])
+each_with_the_first_derivative = _each([e for e in LIVE if not get(e.backend).every_derivative])
 
 
 def fitting(entry, case, dtypes):
     """Skip what the table says is not for this backend."""
     if case.work > entry.largest:
         pytest.skip(f"too large for {entry.backend} here")
-    skip_if_too_deep(entry.backend, case)
     if not dtypes.of(case.op) <= set(entry.dtypes):
         pytest.skip(f"{entry.backend} does not compute {dtypes}")
 

@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from ntm_kernels.training import runs, trainer
+from ntm_kernels.training import records, runs
 from ntm_kernels.training.checkpoint import CheckpointStore, load
 from ntm_kernels.training.config import preset
 
@@ -98,5 +98,5 @@ def quiet(line):
 
 def without_extras(monkeypatch):
     """No events and pictures, which would take most of the time."""
-    for module in (trainer, runs):
+    for module in (records, runs):
         monkeypatch.setattr(module, "find_spec", lambda name: None)

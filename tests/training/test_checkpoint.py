@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
-from ntm_kernels.training import trainer
+from ntm_kernels.training import checkpoint
 from ntm_kernels.training.checkpoint import (
     CheckpointError,
     CheckpointStore,
     load,
+    load_run,
 )
 from ntm_kernels.training.files import WriteError, write_atomically
 from ntm_kernels.training.metrics import COLUMNS, MetricsLog, read_metrics
-from ntm_kernels.training.trainer import load_run
 from tests.training.runs import assert_same
 
 CONTENTS = {
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_a_running_training_removes_meanwhile(store, monkeypat
             store.save(20, CONTENTS)
         return load(path)
 
-    monkeypatch.setattr(trainer, "load", meanwhile)
+    monkeypatch.setattr(checkpoint, "load", meanwhile)
     path, _ = load_run(store.folder.parent)
     assert path.name == "000000000020.pt"
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ntm_kernels.training import trainer as trainer_module
+from ntm_kernels.training import records
 from ntm_kernels.training.config import preset
 from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.metrics import COLUMNS, read_metrics
@@ -31,7 +31,7 @@ STAGED = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
 
 
 def staged(**changes):

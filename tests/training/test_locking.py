@@ -18,7 +18,6 @@ from ntm_kernels.training.trainer import Trainer, TrainingError
 from tests.training.runs import (
     TINY,
     as_options,
-    assert_same,
     command,
     environment,
     quiet,
@@ -167,35 +166,12 @@ def test_without_locks_there_is_one_warning(tmp_path, monkeypatch, missing):
     assert reason in warnings[0]
 
 
-def test_only_the_first_process_of_torchrun_writes(tmp_path, monkeypatch, elsewhere):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("LOCAL_RANK", "1")  # of a second machine, say
-    first = Trainer(tiny(**SHORT), tmp_path / "run", report=quiet)
-    assert first.run()
-    assert train(tmp_path / "again") == 0
-
-    elsewhere(tmp_path / "run")
-    monkeypatch.delenv("RANK")
-    before = contents(tmp_path)
-    lines = []
-    second = Trainer(tiny(**SHORT), tmp_path / "other", report=lines.append)
-    assert second.run()
-    assert "this one writes nothing" in lines[0]
-    assert_same(second.model.state_dict(), first.model.state_dict())
-    assert train(tmp_path / "run") == 0
-    assert cli.main(["eval", str(tmp_path / "run")]) == 0
-    assert contents(tmp_path) == before
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(RunInUseError):
-        Trainer(tiny(**SHORT), tmp_path / "run", resume=True, report=quiet)
-
-
 # Forks processes that start training in the same folder at the same moment, again and again.
 RACE = """
 import json, os, sys
 from pathlib import Path
-from ntm_kernels.training import cli, runs, trainer
-runs.find_spec = trainer.find_spec = lambda name: None  # no pictures, no events
+from ntm_kernels.training import cli, records, runs
+runs.find_spec = records.find_spec = lambda name: None  # no pictures, no events
 folder, rounds, words = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 for number in range(rounds):
     waiting, start = os.pipe()

@@ -10,10 +10,11 @@ import torch
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training import cli, evaluation, replay, retest, runs
+from ntm_kernels.training.checkpoint import load_run
 from ntm_kernels.training.evaluation import evaluate
 from ntm_kernels.training.models import build_model
 from ntm_kernels.training.replay import _TRACED, _Runs
-from ntm_kernels.training.trainer import load_run, saved_config
+from ntm_kernels.training.trainer import saved_config
 from tests.training.runs import BASELINE, SHORT, TRAINING, as_options, tiny
 
 pytest.importorskip("matplotlib")

@@ -9,6 +9,7 @@ import torch
 
 from ntm_kernels import tasks
 from ntm_kernels.optim import GravesRMSprop
+from ntm_kernels.training import records
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import TrainConfig
@@ -22,7 +23,7 @@ from tests.training.runs import assert_same, baseline, everything_but_time, quie
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """TensorBoard's writer costs more than these runs; test_cli writes its events."""
-    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
 
 
 def make(config, run_dir, **options):
@@ -329,8 +330,8 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
     run = make(config, tmp_path)
     calls = iter(range(1000))
 
-    def poisoned(logits, batch):
-        value = tasks.base.loss(logits, batch)
+    def poisoned(*arguments):
+        value = tasks.base.loss(*arguments)
         if next(calls) < healthy:
             return value
         if poison == "loss":

@@ -20,6 +20,7 @@ pytest.importorskip("triton")
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/triton.md"
 PAPER = Case("sequence", 16, 128, 20, time=41, hidden_size=100)
+DEEP = PAPER.with_(num_layers=3)
 LARGE = PAPER.with_(memory_size=1024, word_size=64)
 TALL = PAPER.with_(memory_size=256, word_size=16)
 MANY_HEADS = PAPER.with_(num_read_heads=8, num_write_heads=8, controller="feedforward")
@@ -65,6 +66,7 @@ def sizes_of(case):
         num_taps=2 * case.shift_range + 1,
         time=case.time,
         hidden_size=case.hidden_size,
+        num_layers=case.num_layers,
         checkpoint_every=6,
         is_lstm=case.op == "sequence" and case.controller == "lstm",
     )
@@ -112,13 +114,14 @@ def test_step():
     )
 
 
-def test_sequence_in_one_launch():
-    forward, backward, beside = sequence(PAPER)
+@pytest.mark.parametrize(("case", "most_beside"), [(PAPER, 12), (DEEP, 20)], ids=str)
+def test_sequence_in_one_launch(case, most_beside):
+    forward, backward, beside = sequence(case)
     assert forward == {"sequence": 1}
     assert backward == {"sequence_backward": 1}
-    # However long: copies of the state, and three products for the weights' gradients.
-    assert beside == sequence(PAPER.with_(time=7))[2]
-    assert max(beside) <= 12
+    # However long: copies of the state, and the products for the weights' gradients.
+    assert beside == sequence(case.with_(time=7))[2]
+    assert max(beside) <= most_beside
 
 
 @pytest.mark.parametrize(("case", "per_step"), [(LARGE, (4, 7)), (MANY_HEADS, (1, 1))])
@@ -133,7 +136,7 @@ def test_sequence_in_a_loop(case, per_step):
     assert beside[1] <= 18 * case.time
 
 
-@pytest.mark.parametrize("case", [PAPER, MANY_HEADS, LARGE], ids=str)
+@pytest.mark.parametrize("case", [PAPER, DEEP, MANY_HEADS, LARGE], ids=str)
 def test_outputs_of_a_sequence_are_no_views(case):
     """Autograd forbids changing a view in place."""
     inputs, sizes = record(SequenceInputs, case), sizes_of(case)
@@ -151,7 +154,12 @@ def test_launches_in_the_documentation():
         forward, backward, beside = sequence(case)
         rows["`sequence`"].append(f"{forward.total()} ({beside[0]})")
         rows["`sequence`, backward"].append(f"{backward.total()} ({beside[1]})")
+    _, _, beside = sequence(DEEP)
     documented = DOCUMENTATION.read_text(encoding="utf-8")
+    of_layers = (
+        f"takes 1 ({beside[0]}) launches for `sequence` and 1 ({beside[1]}) for its backward"
+    )
+    assert of_layers in " ".join(documented.split())
     for name, cells in rows.items():
         assert f"\n| {name} | {' | '.join(cells)} | 1 |\n" in documented
 
@@ -160,6 +168,7 @@ def test_launches_in_the_documentation():
     ("case", "how"),
     [
         (PAPER, "one launch, the memory in registers over all steps"),
+        (DEEP, "one launch, the memory in registers over all steps"),
         (MANY_HEADS, "a loop of steps, the memory in registers"),
         (LARGE, "a loop of steps, the memory in tiles"),
         (PAPER.with_(op="step"), "the memory in registers"),
@@ -228,7 +237,9 @@ for name, table in OTHER_TABLES.items():
 
 
 @needs_interpreter
+@pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("name", OTHER_TABLES)
-def test_launch_parameters_change_no_result(name):
+def test_launch_parameters_change_no_result(name, num_layers):
     case = Case("sequence", word_size=3, time=3, num_write_heads=2, hidden_size=11)
+    case = case.with_(num_layers=num_layers)
     assert_agrees(case, Entry(name, "cpu"), arguments(case))

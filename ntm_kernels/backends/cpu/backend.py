@@ -8,6 +8,7 @@ same bits for any number of them.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -23,11 +24,27 @@ COMPILER = "a C++ compiler"
 LIBRARY = Path(__file__).parents[2] / "_cpu.so"
 
 
+def compiled_for(library: Path) -> str | None:
+    """The version of torch that a library was compiled for; ``None`` for what is no such library.
+    The file is only read."""
+    found = re.search(rb"ntm_kernels: compiled for torch ([^\0]*)\0", library.read_bytes())
+    return found[1].decode() if found else None
+
+
 def load(library: Path) -> str | None:
-    """Load the kernels; why that failed, or ``None``."""
+    """Load the kernels; why that failed, or ``None``.
+
+    A library that was compiled for another torch is not loaded: it could crash the process.
+    """
     if not library.exists():
         return f"the CPU kernels are not built; {how_to_build(library, COMPILER)}"
     try:
+        version = compiled_for(library)
+        if version is None:
+            raise OSError("it was built from other sources than this package")
+        # What follows a "+", such as cpu, names a build of the same sources.
+        if version.partition("+")[0] != str(torch.__version__).partition("+")[0]:
+            raise OSError(f"it was compiled for torch {version}, this is torch {torch.__version__}")
         torch.ops.load_library(library)
         torch.ops.ntm.cpu_isa()
         if torch.ops.ntm.cpu_records() != digest():

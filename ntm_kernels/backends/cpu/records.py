@@ -33,7 +33,8 @@ def digest() -> str:
     """A hash of all records. The compiled library has the hash of the sources that it was built
     from. If the two differ, the library would take one tensor for another, so it is not used."""
     declared = [
-        f"{op.schema('')} {op.backward_schema('')} {fields(op.inputs)} {fields(op.outputs)}"
+        f"{op.schema(run='bool save_for_backward')} {op.backward_schema('')} "
+        f"{fields(op.inputs)} {fields(op.outputs)}"
         for op in OPS.values()
     ]
     saved = [f"{op}: {fields(kept)}" for op, kept in SAVED.items()]

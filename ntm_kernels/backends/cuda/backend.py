@@ -16,8 +16,9 @@ from ntm_kernels.backends.cuda.read import Read
 from ntm_kernels.backends.cuda.run import INT32_MAX, CudaKernel, Runner
 from ntm_kernels.backends.cuda.sequence import Sequence
 from ntm_kernels.backends.cuda.step import Step
-from ntm_kernels.backends.cuda.structs import kernel_sizes
+from ntm_kernels.backends.cuda.structs import Plan, kernel_sizes
 from ntm_kernels.backends.cuda.write import Write
+from ntm_kernels.backends.trust.identity import digest_of
 from ntm_kernels.ops import Sizes
 from ntm_kernels.torch_private import assume_constant_result
 
@@ -27,12 +28,16 @@ KERNELS: dict[str, type[CudaKernel[Any, Any, Any]]] = {
 PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
+FEW_TAPS = 5  # kFewTaps in csrc/cuda/block.cuh: with more, a shift goes another way
+
 # The runner of each backend that was made, by the number of the backend.
 _runners: list[Runner] = []
 
 
 class CudaBackend(Backend):
     """Compiled CUDA kernels from ``library``; ``runner`` launches them."""
+
+    needs_check = True
 
     def __init__(
         self, library: Path = LIBRARY, runner: Runner | None = None, name: str = "cuda"
@@ -87,23 +92,39 @@ class CudaBackend(Backend):
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
         if problem.sizes.has_resets:
-            return "its sequence has no resets; the backends cpu and torch have them"
-        if problem.sizes.is_deep:
-            return "its sequence has controllers of one layer"
+            return "its sequence has no resets; the backends triton, cpu and torch have them"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
+        known = (index(size) for size in sizes if size is not None)
         is_double = problem.dtype == torch.float64
-        return _unplanned(
-            self._number, problem.op, is_double, problem.device_index, *map(index, sizes)
-        )
+        return _unplanned(self._number, problem.op, is_double, problem.device_index, *known)
 
-    def how(self, problem: Problem) -> str:
-        sizes = kernel_sizes(problem.sizes)
-        is_double = problem.dtype == torch.float64
+    def fingerprint(self) -> str:
+        return digest_of((self._path,))
+
+    def path(self, problem: Problem) -> str:
+        forward, backward = (
+            _way(problem.op, plan, problem.sizes.memory_size) for plan in self._plans(problem)
+        )
+        parts = [forward if forward == backward else f"{forward}; backward {backward}"]
+        if problem.op == "sequence":
+            parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
+        if problem.sizes.num_taps > FEW_TAPS:
+            parts.append("many taps")
+        return ", ".join(parts)
+
+    def _plans(self, problem: Problem) -> tuple[Plan, Plan]:
+        """How the forward and the backward would run."""
+        sizes, is_double = kernel_sizes(problem.sizes), problem.dtype == torch.float64
         forward, backward = (
             self.runner.plan(problem.op, direction, is_double, sizes, problem.device_index)
             for direction in ("forward", "backward")
         )
+        return forward, backward
+
+    def how(self, problem: Problem) -> str:
+        sizes = kernel_sizes(problem.sizes)
+        forward, backward = self._plans(problem)
         if forward.tiled:
             return "the memory in tiles over the whole card"
         resident = forward.tile_rows >= sizes.memory_size
@@ -115,6 +136,18 @@ class CudaBackend(Backend):
                 f"step, {backward.weight_bytes[2]} in its backward"
             )
         return text
+
+
+def _way(op: str, plan: Plan, memory_size: int) -> str:
+    """Where a plan keeps the memory, and what else decides which code runs."""
+    if plan.tiled:
+        return "tiles"
+    way = "shared memory" if plan.tile_rows >= memory_size else "L2"
+    if plan.weightings_away:
+        way += ", weightings too"
+    if op == "sequence" and plan.weights_held:
+        way += ", weights in registers"
+    return way
 
 
 # A constant to torch.compile, which cannot trace a call into the library. The compiler of torch
@@ -133,10 +166,11 @@ def why_unplanned(
     told = kernel_sizes(sizes)
     if max(told) > INT32_MAX:
         return f"a size is beyond {INT32_MAX}"
+    states = sizes.num_layers * sizes.hidden_size
     rows = {
         "weightings": sizes.num_heads * sizes.memory_size,
         "head parameters": sizes.interface_size,
-        "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + sizes.hidden_size),
+        "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + states),
     }
     for what, elements in rows.items():
         if elements > INT32_MAX:

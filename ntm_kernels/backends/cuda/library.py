@@ -103,6 +103,13 @@ class CudaLibrary:
         self._plan(self._numbers[op], backward, is_double, SizesStruct(*sizes), shared_limit, plan)
         return plan
 
+    def params(self, op: str, sizes: KernelSizes, tensors: Mapping[str, Tensor]) -> Struct:
+        """The parameters of the kernels of ``op`` for contiguous tensors."""
+        params, kinds = self._params[op](SizesStruct(*sizes)), self._kinds[op]
+        for name, tensor in tensors.items():
+            setattr(params, name, value_of(tensor, kinds[name]))
+        return params
+
     def launch(
         self,
         op: str,
@@ -113,9 +120,7 @@ class CudaLibrary:
         stream: int,
     ) -> None:
         """Queue the kernels on the current device; the tensors are contiguous."""
-        params, kinds = self._params[op](SizesStruct(*sizes)), self._kinds[op]
-        for name, tensor in tensors.items():
-            setattr(params, name, value_of(tensor, kinds[name]))
+        params = self.params(op, sizes, tensors)
         code = self._launchers[op, direction](params, plan, stream)
         if code != 0:
             raise RuntimeError(f"CUDA error in {op} {direction}: {self._error(code).decode()}")

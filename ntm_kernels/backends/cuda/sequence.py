@@ -1,7 +1,8 @@
 """``sequence``: all steps in one launch, ``csrc/cuda/sequence_forward.cu`` and ``…_backward.cu``.
 
-The launch of the backward gives the gradients of the projected inputs and the interface vectors of
-all steps; those of the weights are matrix products of these with what the layers saw, after it.
+The launch of the backward gives the gradients of the gates of all layers and of the interface
+vectors, of all steps. Those of the weights are matrix products of these with what the layers saw,
+after the launch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ntm_kernels.backends.cuda.run import CudaKernel, named
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes, record
-from ntm_kernels.ops.declare import dtypes_of, empty
+from ntm_kernels.ops.declare import dtypes_of, empty, fields
 
 
 @record
@@ -23,16 +24,17 @@ class Saved(NamedTuple):
 
     checkpoints: Annotated[Tensor, Field("Q B M N")]  # memories, transposed
     weightings: Annotated[Tensor, Field("T B H N")]
-    interface: Annotated[Tensor, Field("T B P")]  # raw, but the erase vectors activated
+    interface: Annotated[Tensor, Field("T B P")]  # raw
     gates: Annotated[Tensor | None, Field("T L B G", when="is_lstm")]  # activated
     cells: Annotated[Tensor | None, Field("T L B C", when="is_lstm")]
+    lower_hidden: Annotated[Tensor | None, Field("T U B C", when="is_deep")]  # below the top layer
 
 
 @record
 class LaunchGradients(NamedTuple):
     """The gradients that the launch of the backward gives."""
 
-    x: Annotated[Tensor, Field("T B G", "input")]
+    gates: Annotated[Tensor, Field("T L B G", "input")]  # before the activations
     interface: Annotated[Tensor, Field("T B P")]
     initial_memory: Annotated[Tensor, Field("B N M", "memory")]
     initial_weightings: Annotated[Tensor, Field("B H N", "weightings")]
@@ -52,12 +54,12 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
         dtype = dtypes_of(inputs)["arithmetic"]
-        given = inputs._replace(
-            recurrent_weight=inputs.recurrent_weight.to(dtype),
-            interface_weight=inputs.interface_weight.to(dtype),
-            interface_bias=inputs.interface_bias.to(dtype),
-        )
-        return CudaKernel.forward(self, given, sizes, save_for_backward)
+        weights = {
+            name: tensor.to(dtype)
+            for name, tensor in named(inputs).items()
+            if fields(SequenceInputs)[name].kind == "controller_weights"
+        }
+        return CudaKernel.forward(self, inputs._replace(**weights), sizes, save_for_backward)
 
     def backward_projected(
         self,
@@ -68,32 +70,32 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         sizes: Sizes,
     ) -> SequenceInputs:
         dtypes = dtypes_of(inputs)
-        dtype = dtypes["arithmetic"]
         # The products below need the gradient of x before it is rounded.
-        dtypes["input"] = dtype
+        dtypes["input"] = dtypes["arithmetic"]
         found = empty(LaunchGradients, sizes, saved.interface, dtypes)
-        tensors = {
-            "recurrent_weight": inputs.recurrent_weight.to(dtype).mT,
-            "interface_weight": inputs.interface_weight.to(dtype).mT,
-            "initial_weightings": inputs.initial_weightings,
-        }
-        if inputs.initial_cell is not None:
-            tensors["initial_cell"] = inputs.initial_cell
-        if inputs.lengths is not None:
-            tensors["lengths"] = inputs.lengths
+        given = named(inputs)
+        tensors = {name: given[name] for name in _READ_BACKWARD if name in given}
+        for name in _TRANSPOSED:
+            if name in given:
+                tensors[name] = given[name].to(dtypes["arithmetic"]).mT
         tensors |= named(outputs, "out_") | named(saved, "saved_")
         tensors |= named(grads, "grad_") | named(found, "d_")
         self.runner.run("sequence", "backward", sizes, tensors)
-        return _input_gradients(inputs, outputs, found)
+        return _input_gradients(inputs, outputs, saved, found)
+
+
+# What the launch of the backward takes of the inputs: as they are, and transposed.
+_READ_BACKWARD = ("initial_weightings", "initial_cell", "lengths")
+_TRANSPOSED = ("recurrent_weight", "upper_weight", "interface_weight")
 
 
 def _input_gradients(
-    inputs: SequenceInputs, outputs: SequenceOutputs, found: LaunchGradients
+    inputs: SequenceInputs, outputs: SequenceOutputs, saved: Saved, found: LaunchGradients
 ) -> SequenceInputs:
     weight_dtype = inputs.recurrent_weight.dtype
-    d_weights = weight_gradients(found.x.unsqueeze(1), found.interface, inputs, outputs)
+    d_weights = weight_gradients(found.gates, found.interface, inputs, outputs, saved.lower_hidden)
     return SequenceInputs(
-        x=found.x.to(inputs.x.dtype),
+        x=found.gates.select(1, 0).to(inputs.x.dtype).contiguous(),
         **{name: gradient.to(weight_dtype) for name, gradient in d_weights.items()},
         initial_memory=found.initial_memory,
         initial_weightings=found.initial_weightings,

@@ -79,6 +79,7 @@ class KernelSizes(NamedTuple):
     num_taps: int
     time: int
     hidden_size: int
+    num_layers: int
     checkpoint_every: int
     is_lstm: int
 
@@ -112,6 +113,7 @@ class Plan(Struct):
         ),
         Member("weights_held", c_int32, "1: part of the controller's weights lives in registers"),
         Member("near_units", c_int32, "fours of rows of the recurrent weight in shared memory"),
+        Member("near_upper_units", c_int32, "and of the weight of each layer above the first"),
         Member("near_interface_units", c_int32, "and of the interface weight"),
         Member("memories", c_int32, "before steps in a row, in shared memory together"),
         Member(

@@ -135,7 +135,7 @@ def sequence(
     for time, (x, now) in enumerate(zip(projected.unbind(0), active, strict=True)):
         if resets is not None:
             state = hold(resets[time], start, state)
-        if save_for_backward and time % sizes.checkpoint_every == 0:
+        if save_for_backward and time % sizes.segment == 0:
             checkpoints.append(state.memory)
         state, of_step = one_step(x, now, state)
         kept.append(of_step)
@@ -272,8 +272,7 @@ def hold(active: Tensor, new: State, old: State) -> State:
 
 
 def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
-    heads = activate(interface, layout)
-    return torch.cat([part.flatten(interface.dim() - 1) for part in heads], -1)
+    return layout.join(activate(interface, layout))
 
 
 def sequence_backward(
@@ -294,12 +293,12 @@ def sequence_backward(
     )
     resets, d_start = reset_steps(inputs), None
     for segment in reversed(range(sizes.num_checkpoints)):
-        start = segment * sizes.checkpoint_every
-        stop = min(start + sizes.checkpoint_every, sizes.time)
+        start = segment * sizes.segment
+        stop = min(start + sizes.segment, sizes.time)
         for time, forward in reversed(list(enumerate(undo.replay(segment, start, stop), start))):
             d_state = undo(time, forward, d_state)
             if resets is not None:
-                d_state, d_start = _cut(resets[time], d_state, d_start)
+                d_state, d_start = cut(resets[time], d_state, d_start)
     if d_start is not None:
         d_state = map_state(torch.add, d_state, d_start)
     d_gates, d_interface = undo.outside_heads.collected()
@@ -329,7 +328,7 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     )
 
 
-def _cut(reset: Tensor, d_state: State, d_start: State | None) -> tuple[State, State]:
+def cut(reset: Tensor, d_state: State, d_start: State | None) -> tuple[State, State]:
     """Where a step starts anew, its gradient goes to the initial state and not further back.
 
     Gives the gradient of the state before the reset, and the sum for the initial state.

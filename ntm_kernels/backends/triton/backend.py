@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from ntm_kernels.backends.triton.read import Read
 from ntm_kernels.backends.triton.sequence import Sequence
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
+from ntm_kernels.backends.trust.identity import digest_of
 
 
 class TritonBackend(Backend):
@@ -20,6 +22,8 @@ class TritonBackend(Backend):
 
     ROCm's devices are called ``cuda`` too.
     """
+
+    needs_check = True
 
     def __init__(
         self, name: str = "triton", device_type: str = "cuda", launcher: Launcher | None = None
@@ -46,8 +50,6 @@ class TritonBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.device_type:
             return f"runs on {self.device_type} devices, the tensors are on {problem.device}"
-        if problem.sizes.has_resets:
-            return "its sequence has no resets; the backends cpu and torch have them"
         return self.launcher.table.too_large(problem)
 
     def describe(self) -> str:
@@ -55,6 +57,20 @@ class TritonBackend(Backend):
 
         platform = "ROCm" if self.launcher.on_amd() else "CUDA"
         return f"Triton {triton.__version__} kernels on {platform} devices"
+
+    def fingerprint(self) -> str:
+        return digest_of(tuple(Path(__file__).parent.rglob("*.py")))
+
+    def path(self, problem: Problem) -> str:
+        parts = [self.launcher.table.path(problem)]
+        row = self.launcher.table.fitting(
+            problem.sizes, problem.dtype, sequence=problem.op == "sequence"
+        )
+        if row is not None:
+            parts.append(f"up to {row.elements} elements")
+        if problem.op == "sequence":
+            parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
+        return ", ".join(parts)
 
     def how(self, problem: Problem) -> str:
         return self.launcher.table.path(problem)

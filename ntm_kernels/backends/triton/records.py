@@ -70,6 +70,13 @@ class Chain(NamedTuple):
     powers: Annotated[Tensor, Field("B H J")]  # its sum of powers
 
 
+class StepGrads(NamedTuple):
+    """Gradients that the backward of a sequence finds in every step."""
+
+    gates: Tensor  # [T, L, B, G]
+    interface: Tensor  # [T, B, P]
+
+
 class Shape(NamedTuple):
     """The sizes that a kernel is compiled for, under the letters of ``docs/glossary.md``.
 
@@ -88,6 +95,8 @@ class Shape(NamedTuple):
     C: int = 0
     G: int = 0
     K: int = 0
+    J: int = 0
+    L: int = 0
     LSTM: bool = False
     D: int = 0  # elements of the gradients of all parameters, in one part of them
 

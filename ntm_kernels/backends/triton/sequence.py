@@ -1,6 +1,6 @@
 """``sequence`` in one launch or as a loop of steps.
 
-One launch serves controllers of one layer whose memory one program can hold over all steps.
+One launch serves memories that one program can hold over all steps.
 """
 
 from __future__ import annotations
@@ -58,19 +58,18 @@ class Sequence(ProjectedSequence[Saved]):
     ) -> SequenceInputs:
         row = self._row(inputs, sizes)
         if row is None:
-            found, d_gates, d_interface = sequence_as_step_loop.backward(
+            found, d_steps = sequence_as_step_loop.backward(
                 self.step, self.write, grads, inputs, outputs, saved, sizes
             )
         else:
-            found, d_interface = sequence_in_one_launch.backward(
+            found, d_steps = sequence_in_one_launch.backward(
                 self.launcher, row, grads, inputs, outputs, saved, sizes
             )
-            d_gates = found.x.unsqueeze(1)
-        d_weights = weight_gradients(d_gates, d_interface, inputs, outputs, saved.lower_hidden)
-        return lower(found._replace(x=d_gates.select(1, 0), **d_weights), inputs)
+        d_weights = weight_gradients(
+            d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden
+        )
+        return lower(found._replace(x=d_steps.gates.select(1, 0), **d_weights), inputs)
 
     def _row(self, inputs: SequenceInputs, sizes: Sizes) -> OnChip | None:
         """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
-        if sizes.is_deep:
-            return None
         return self.launcher.table.fitting(sizes, inputs.initial_memory.dtype, sequence=True)

@@ -18,11 +18,14 @@ from ntm_kernels.backends.torch.sequence import (
     State,
     UndoOutsideHeads,
     apart,
+    cut,
     hold,
     inside_steps,
+    map_state,
+    reset_steps,
     together,
 )
-from ntm_kernels.backends.triton.records import some
+from ntm_kernels.backends.triton.records import StepGrads, some
 from ntm_kernels.backends.triton.sequence_in_one_launch import empty_kept
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
@@ -45,14 +48,17 @@ def forward(
 ) -> tuple[SequenceOutputs, Saved]:
     """Outputs without the trace, and what is kept."""
     one_step = _OneStep(step, inputs, sizes, save_for_backward)
-    state = State(
+    state = start = State(
         memory=inputs.initial_memory,
         weightings=inputs.initial_weightings,
         read_vectors=inputs.initial_read_vectors.flatten(1),
         hidden=apart(inputs.initial_hidden),
         cell=apart(inputs.initial_cell),
     )
+    resets = reset_steps(inputs)
     for time in range(sizes.time):
+        if resets is not None:
+            state = hold(resets[time], start, state)
         state = one_step(time, state)
     outputs = some(
         SequenceOutputs,
@@ -86,7 +92,7 @@ class _OneStep:
 
     def __call__(self, time: int, state: State) -> State:
         """The state after a step, from that before it."""
-        kept, every = self.kept, self.sizes.checkpoint_every
+        kept, every = self.kept, self.sizes.segment
         if kept.checkpoints is not None and time % every == 0:
             kept.checkpoints[time // every] = state.memory
         hidden, cell, gates = self.controller.step(
@@ -132,12 +138,11 @@ def backward(
     outputs: SequenceOutputs,
     saved: Saved,
     sizes: Sizes,
-) -> tuple[SequenceInputs, Tensor, Tensor]:
-    """Gradients of the initial state, of the gates ``[T, L, B, G]``, of the interface vectors
-    ``[T, B, P]``."""
+) -> tuple[SequenceInputs, StepGrads]:
+    """Gradients of the initial state, and those of every step."""
     given = with_zeros(lift(grads), sizes, saved.checkpoints)
     undo = _UndoStep(step, given, inputs, outputs, saved, sizes)
-    rewrite = _Rewrite(write, undo.outside_heads.inside, saved, sizes)
+    rewrite = _Rewrite(write, undo.outside_heads.inside, inputs, saved, sizes)
     d_state = State(
         memory=given.final_memory,
         weightings=given.final_weightings,
@@ -145,13 +150,17 @@ def backward(
         hidden=apart(given.final_hidden),
         cell=apart(given.final_cell),
     )
+    resets, d_start = reset_steps(inputs), None
     for segment in reversed(range(sizes.num_checkpoints)):
-        start = segment * sizes.checkpoint_every
-        stop = min(start + sizes.checkpoint_every, sizes.time)
+        start = segment * sizes.segment
+        stop = min(start + sizes.segment, sizes.time)
         memories = rewrite(segment, start, stop)
         for time, memory in reversed(list(enumerate(memories, start))):
             d_state = undo(time, memory, d_state)
-    d_gates, d_interface = undo.outside_heads.collected()
+            if resets is not None:
+                d_state, d_start = cut(resets[time], d_state, d_start)
+    if d_start is not None:
+        d_state = map_state(torch.add, d_state, d_start)
     found = some(
         SequenceInputs,
         initial_memory=d_state.memory,
@@ -160,7 +169,7 @@ def backward(
         initial_hidden=together(d_state.hidden),
         initial_cell=together(d_state.cell),
     )
-    return found, d_gates, d_interface
+    return found, StepGrads(*undo.outside_heads.collected())
 
 
 class _UndoStep:
@@ -178,7 +187,9 @@ class _UndoStep:
         given = lift(inputs)
         self.step, self.grads, self.saved, self.sizes = step, grads, saved, sizes
         self.outside_heads = UndoOutsideHeads(grads, given, lift(outputs), saved, sizes)
-        self.previous_weightings = shifted_in(given.initial_weightings, saved.weightings, None)
+        self.previous_weightings = shifted_in(
+            given.initial_weightings, saved.weightings, inputs.resets
+        )
 
     def __call__(self, time: int, memory: Tensor, d_after: State) -> State:
         """The gradient of the state before the step from that of the state after it."""
@@ -202,19 +213,28 @@ class _Rewrite:
     """Finds the memory before each step of a segment again, by repeating its writes."""
 
     def __init__(
-        self, write: Write, inside: Sequence[Tensor] | None, saved: Saved, sizes: Sizes
+        self,
+        write: Write,
+        inside: Sequence[Tensor] | None,
+        inputs: SequenceInputs,
+        saved: Saved,
+        sizes: Sizes,
     ) -> None:
         self.write, self.saved, self.sizes = write, saved, sizes
         heads = sizes.layout.split(saved.interface)
         # Contiguous once, not in every write.
         self.erase, self.add = torch.sigmoid(heads.erase), heads.add.contiguous()
         self.inside = inside
+        self.resets, self.initial_memory = reset_steps(inputs), lift(inputs).initial_memory
 
     def __call__(self, segment: int, start: int, stop: int) -> list[Tensor]:
         memory = self.saved.checkpoints[segment]
         memories = [memory]
         for time in range(start, stop - 1):
             memory = self._written(time, memory)
+            if self.resets is not None:
+                reset = self.resets[time + 1].unsqueeze(-1)
+                memory = torch.where(reset, self.initial_memory, memory)
             memories.append(memory)
         return memories
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ntm_kernels.backends.torch.sequence import Saved
 from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.records import contiguous, some
+from ntm_kernels.backends.triton.records import StepGrads, contiguous, some
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
 from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
 from ntm_kernels.reference import arithmetic_dtype
@@ -23,10 +24,8 @@ def empty_kept(inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) ->
         kept = names(Saved)
     elif sizes.return_trace:
         kept = ("weightings", "interface")
-    memory = inputs.initial_memory
-    dtype = arithmetic_dtype(memory.dtype)
     there = {
-        name: memory.new_empty(sizes.shape(field.dims), dtype=dtype)
+        name: _arithmetic(inputs, sizes.shape(field.dims))
         for name, field in fields(Saved).items()
         if name in kept and field.present(sizes)
     }
@@ -47,12 +46,12 @@ def forward(
         outputs.final_cell.copy_(inputs.initial_cell)
     kept = empty_kept(inputs, sizes, save_for_backward)
     keep = kept.interface is not None
+    # The heads read the interface vector from a tensor, and a layer the hidden state below it. The
+    # kernel needs these tensors even if nobody keeps them.
     if not keep:
-        kept = kept._replace(
-            interface=inputs.initial_memory.new_empty(
-                sizes.shape("B P"), dtype=arithmetic_dtype(inputs.initial_memory.dtype)
-            )
-        )
+        kept = kept._replace(interface=_arithmetic(inputs, sizes.shape("B P")))
+    if sizes.is_deep and kept.lower_hidden is None:
+        kept = kept._replace(lower_hidden=_arithmetic(inputs, sizes.shape("T U B C")))
     launcher.run(
         launcher.kernels.sequence_kernel,
         (sizes.batch,),
@@ -68,6 +67,12 @@ def forward(
     return outputs, kept
 
 
+def _arithmetic(inputs: SequenceInputs, shape: tuple[int, ...]) -> Tensor:
+    """A new tensor in the dtype of the arithmetic."""
+    memory = inputs.initial_memory
+    return memory.new_empty(shape, dtype=arithmetic_dtype(memory.dtype))
+
+
 def backward(
     launcher: Launcher,
     row: OnChip,
@@ -76,30 +81,38 @@ def backward(
     outputs: SequenceOutputs,
     saved: Saved,
     sizes: Sizes,
-) -> tuple[SequenceInputs, Tensor]:
-    """Gradients of x and of the initial state, and that of the interface vectors ``[T, B, P]``."""
+) -> tuple[SequenceInputs, StepGrads]:
+    """Gradients of the initial state, and those of every step."""
     checkpoints = saved.checkpoints
     # x is left out: the kernel does not need it, and it has no values here.
     read = some(
         SequenceInputs,
         recurrent_weight=inputs.recurrent_weight,
         interface_weight=inputs.interface_weight,
+        upper_weight=inputs.upper_weight,
+        initial_memory=inputs.initial_memory if sizes.has_resets else None,
         initial_weightings=inputs.initial_weightings,
         initial_cell=inputs.initial_cell,
         lengths=inputs.lengths,
+        resets=inputs.resets,
     )
     # The kernel keeps the gradient of the state after a step in the last three. They begin as that
     # of the final state.
     d_inputs = some(
         SequenceInputs,
-        x=checkpoints.new_empty(sizes.shape("T B G")),
         initial_memory=inputs.initial_memory.new_empty(sizes.shape("B N M")),
         initial_weightings=inputs.initial_weightings.new_empty(sizes.shape("B H N")),
         initial_read_vectors=_copy(grads.final_read_vectors, inputs.initial_read_vectors),
         initial_hidden=_copy(grads.final_hidden, inputs.initial_hidden),
         initial_cell=_copy(grads.final_cell, inputs.initial_cell),
     )
-    d_interface = saved.interface.new_empty(sizes.shape("T B P"))
+    d_start = some(SequenceInputs)
+    if sizes.has_resets:
+        d_start = SequenceInputs._make(map(_zeros, d_inputs))
+    d_steps = StepGrads(
+        gates=checkpoints.new_empty(sizes.shape("T L B G")),
+        interface=checkpoints.new_empty(sizes.shape("T B P")),
+    )
     launcher.run(
         launcher.kernels.sequence_backward_kernel,
         (sizes.batch,),
@@ -108,14 +121,18 @@ def backward(
         contiguous(some(SequenceOutputs, hidden=outputs.hidden)),
         saved,
         d_inputs,
-        d_interface,
+        d_start,
+        d_steps,
         checkpoints.new_empty(sizes.segment, *sizes.shape("B N M")),
         sizes.time,
         sizes.batch,
         sizes.segment,
         **_constants(launcher, row, inputs, sizes),
     )
-    return d_inputs, d_interface
+    for part, from_resets in zip(d_inputs, d_start, strict=True):
+        if part is not None and from_resets is not None:
+            part.add_(from_resets)
+    return d_inputs, d_steps
 
 
 def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -127,11 +144,15 @@ def _copy(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
     return like.new_empty(like.shape).copy_(grad)
 
 
+def _zeros(like: Tensor | None) -> Tensor | None:
+    return None if like is None else torch.zeros_like(like)
+
+
 def _constants(
     launcher: Launcher, row: OnChip, inputs: SequenceInputs, sizes: Sizes
 ) -> dict[str, Any]:
     dtype = inputs.initial_memory.dtype
-    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K", sizes, dtype)
+    found = launcher.in_registers(row.sequence_warps, "R W H N M S P C G K J L", sizes, dtype)
     rows = launcher.table.controller_rows
     block = found["block"]._replace(C=rows, K=launcher.table.controller_columns, P=4 * rows)
     return {**found, "shape": found["shape"]._replace(LSTM=sizes.is_lstm), "block": block}

@@ -71,6 +71,8 @@ struct Configuration {
   cudaStream_t stream = nullptr;
   bool cooperative = false;  // all blocks are on the device together
 };
+/// Keeps the error as the last one, and returns it.
+cudaError_t failed(cudaError_t);
 cudaError_t run(const char* kernel, const void* function, const Configuration&,
                 const std::function<void()>& thread);
 
@@ -315,7 +317,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* configuration,
                                void (*kernel)(Parameters...), Arguments&&... arguments) {
   bool cooperative = false;
   for (unsigned i = 0; i < configuration->numAttrs; ++i) {
-    if (configuration->attrs[i].id != cudaLaunchAttributeCooperative) return cudaErrorNotSupported;
+    if (configuration->attrs[i].id != cudaLaunchAttributeCooperative)
+      return ::cuda_emulator::failed(cudaErrorNotSupported);
     cooperative = configuration->attrs[i].val.cooperative != 0;
   }
   return ::cuda_emulator::Launcher<Parameters...>(

@@ -9,6 +9,7 @@ The same names mean the same in every file:
 
 - ``p_x`` points at x, and ``i_x`` is an index, or a block of indices, along x; ``i_b`` is the
   program's sequence, and ``i_tb`` the row of its step in a tensor ``[T, B, ...]``.
+- ``now`` is a ``Now``, the program's sequence and its present step in one record.
 - ``d_x`` is the gradient of the loss by x.
 - ``shape`` is a ``Shape``, the sizes under their letters, and ``block`` a ``Block``, the powers of
   two that hold them. Both are known when a kernel is compiled.

@@ -87,6 +87,24 @@ def fill_zero(p, size, block: tl.constexpr):
 
 
 @triton.jit
+def copy(p_to, p_from, size, block: tl.constexpr):
+    """Copies ``size`` elements, ``block.K`` at a time."""
+    for i in range(0, size, block.K):
+        index = i + tl.arange(0, block.K)
+        tl.store(p_to + index, load(p_from + index, index < size, block.dtype), mask=index < size)
+
+
+@triton.jit
+def move(p_to, p_from, size, block: tl.constexpr):
+    """Adds ``size`` elements from ``p_from`` on to those at ``p_to``; the former become 0."""
+    for i in range(0, size, block.K):
+        index = i + tl.arange(0, block.K)
+        inside = index < size
+        store(p_to + index, load(p_from + index, inside, block.dtype), inside, True)
+        tl.store(p_from + index, zeros(block.K, block.dtype), mask=inside)
+
+
+@triton.jit
 def row(x, i):
     """Row ``i`` of a block. A program cannot index registers, so it adds up all rows, the others
     as 0."""

@@ -11,6 +11,9 @@ checkpoints from the last to the first. It replays the writes of a segment, stor
 before each step in a scratch tensor, then walks back through these steps. It stores the gradients
 of the controller's gates and of the interface vectors at every step. The gradients of all weights
 are matrix products of these over all steps, which are left to torch.
+
+At a step that is reset, the forward loads the initial state again. The backward adds the gradient
+of the state before the step to that of the initial state, and gives the step before zeros.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -22,7 +25,7 @@ import triton.language as tl
 
 from ntm_kernels.backends.triton.kernels import access, controller, interface
 from ntm_kernels.backends.triton.kernels.addressing import address, address_backward
-from ntm_kernels.backends.triton.kernels.controller import Carried
+from ntm_kernels.backends.triton.kernels.controller import Carried, Now
 from ntm_kernels.backends.triton.kernels.memory import read_write, read_write_backward, write
 
 # One compilation serves sequences and batches of any length.
@@ -31,7 +34,12 @@ VARYING = ("T", "B", "every")
 
 @triton.jit
 def length_of(lengths, i_b, T):
-    return T if lengths is None else tl.load(lengths + i_b).to(tl.int32)
+    """The steps of a sequence. Nobody has checked ``lengths``, so its values are clamped."""
+    if lengths is None:
+        length = T
+    else:
+        length = tl.minimum(tl.maximum(tl.load(lengths + i_b), 0), T).to(tl.int32)
+    return length
 
 
 @triton.jit
@@ -39,6 +47,17 @@ def load_state(inputs, i_b, shape: tl.constexpr, block: tl.constexpr):
     """Memory and weightings before the first step."""
     memory = access.load_memory(inputs.initial_memory, i_b, shape, block)
     return memory, access.load_weightings(inputs.initial_weightings, i_b, shape, block)
+
+
+@triton.jit
+def restart(memory, weightings, inputs, state, now, shape: tl.constexpr, block: tl.constexpr):
+    """The state before a step, which is the initial one if the step is reset."""
+    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+        if tl.load(inputs.resets + now.i_tb):
+            memory, weightings = load_state(inputs, now.i_b, shape, block)
+            controller.restart_controller(inputs, state, now, shape, block)
+            tl.debug_barrier()  # The state that the controller reads is stored.
+    return memory, weightings
 
 
 @triton.jit
@@ -63,7 +82,6 @@ def clear_padding(
     """Beyond the length the outputs are 0, and nothing that is kept stays unset."""
     for t in range(length, T):
         i_tb = t * B + i_b
-        access.fill_zero(outputs.hidden + i_tb * shape.C, shape.C, block)
         read_size: tl.constexpr = shape.R * shape.M
         access.fill_zero(outputs.read_vectors + i_tb * read_size, read_size, block)
         if kept.weightings is not None:
@@ -71,7 +89,7 @@ def clear_padding(
             access.fill_zero(kept.weightings + i_tb * weightings_size, weightings_size, block)
         if KEEP:
             access.fill_zero(kept.interface + i_tb * shape.P, shape.P, block)
-        controller.clear_controller(kept, i_tb, shape, block)
+        controller.clear_controller(outputs, kept, Now(i_b, i_tb, t, B), shape, block)
     if kept.checkpoints is not None:
         memory_size: tl.constexpr = shape.N * shape.M
         for i in range(tl.cdiv(length, every), tl.cdiv(T, every)):
@@ -84,7 +102,8 @@ def sequence_kernel(
     inputs,  # SequenceInputs, x projected
     outputs,  # SequenceOutputs; final read vectors, hidden and cell hold the state before the step,
     # at first the initial one
-    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step
+    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step, and
+    # the hidden states of lower layers are always there
     T,
     B,
     every,
@@ -100,15 +119,17 @@ def sequence_kernel(
     clear_padding(outputs, kept, i_b, length, T, B, every, KEEP, shape, block)
     for t in range(length):
         i_tb = t * B + i_b
+        now = Now(i_b, i_tb, t, B)
+        memory, weightings = restart(memory, weightings, inputs, state, now, shape, block)
         if kept.checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
             if t % every == 0:
                 access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
-        p_hidden = outputs.hidden + i_tb * shape.C
-        controller.controller_step(inputs, kept, state, p_hidden, i_b, i_tb, shape, block)
+        controller.controller_step(inputs, outputs, kept, state, now, shape, block)
         tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
+        p_hidden = outputs.hidden + i_tb * shape.C
         interface.interface_step(inputs, p_hidden, p_interface, shape, block)
-        controller.carry_hidden(state, p_hidden, i_b, shape, block)
+        controller.carry_hidden(outputs, kept, state, now, shape, block)
         tl.debug_barrier()  # The interface vector is stored.
         heads = interface.heads_in(p_interface, shape)
         weightings = address(memory, weightings, heads, shape, block, True).weightings
@@ -139,22 +160,34 @@ def store_grads(d_inputs, i_b, d_memory, d_weightings, shape: tl.constexpr):
 
 
 @triton.jit
-def clear_padding_backward(
-    d_inputs, p_d_interface, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr
-):
+def clear_padding_backward(d_steps, i_b, length, T, B, shape: tl.constexpr, block: tl.constexpr):
     """Beyond the length the gradients of gates and interface vectors are 0."""
     for t in range(length, T):
         i_tb = t * B + i_b
-        access.fill_zero(d_inputs.x + i_tb * shape.G, shape.G, block)
-        access.fill_zero(p_d_interface + i_tb * shape.P, shape.P, block)
+        controller.clear_controller_backward(d_steps, Now(i_b, i_tb, t, B), shape, block)
+        access.fill_zero(d_steps.interface + i_tb * shape.P, shape.P, block)
 
 
 @triton.jit
-def replay(saved, p_segment, i_b, start, stop, B, every, shape: tl.constexpr, block: tl.constexpr):
+def replay(
+    inputs,
+    saved,
+    p_segment,
+    i_b,
+    start,
+    stop,
+    B,
+    every,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
     """Stores the memory before each step of a segment, made again from its checkpoint."""
     memory = access.load_memory(saved.checkpoints, start // every * B + i_b, shape, block)
     for t in range(start, stop):
         i_tb = t * B + i_b
+        if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+            if tl.load(inputs.resets + i_tb):
+                memory = access.load_memory(inputs.initial_memory, i_b, shape, block)
         access.store_memory(p_segment, (t - start) * B + i_b, memory, shape)
         weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
         heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
@@ -170,28 +203,26 @@ def address_read_write_backward(
     inputs,
     saved,
     d_state,
-    p_d_interface,
-    i_b,
-    t,
-    B,
+    d_steps,
+    starts,
+    now,
     shape: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Gradients of memory and weightings before step ``t`` from those after it. Stores that of the
-    interface vector.
+    """Gradients of memory and weightings before a step from those after it. Stores that of the
+    interface vector. The step ``starts`` from the initial state or does not.
 
     Read and write come first, with the weightings that the forward kept. Nothing that addressing
     computes on the way to them is in registers yet.
     """
-    i_tb = t * B + i_b
+    i_tb = now.i_tb
     weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
-    # Before the first step they are the initial ones.
-    p_previous = inputs.initial_weightings + i_b * shape.H * shape.N
-    if t > 0:
-        p_previous = saved.weightings + (i_tb - B) * shape.H * shape.N
+    p_previous = saved.weightings + (i_tb - now.B) * shape.H * shape.N
+    if starts:
+        p_previous = inputs.initial_weightings + now.i_b * shape.H * shape.N
     previous = access.load_weightings(p_previous, 0, shape, block)
     heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
-    d_heads = interface.heads_in(p_d_interface, shape)
+    d_heads = interface.heads_in(d_steps.interface + i_tb * shape.P, shape)
     p_d_read_vectors = grads.read_vectors
     if p_d_read_vectors is not None:
         p_d_read_vectors += i_tb * shape.R * shape.M
@@ -202,7 +233,7 @@ def address_read_write_backward(
         weightings,
         heads,
         d_heads,
-        d_state.read_vectors + i_b * shape.R * shape.M,
+        d_state.read_vectors + now.i_b * shape.R * shape.M,
         p_d_read_vectors,
         shape,
     )
@@ -211,15 +242,84 @@ def address_read_write_backward(
     )
 
 
+@triton.jit
+def cut(
+    d_memory,
+    d_weightings,
+    d_start,
+    d_state,
+    now,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The backward of ``restart``: the gradient of the state goes to the initial state, and nothing
+    to the step before."""
+    d_memory += access.load_memory(d_start.initial_memory, now.i_b, shape, block)
+    d_weightings += access.load_weightings(d_start.initial_weightings, now.i_b, shape, block)
+    store_grads(d_start, now.i_b, d_memory, d_weightings, shape)
+    controller.cut_controller(d_start, d_state, now, shape, block)
+    d_memory = access.zero_rows(block.N, block.M, block.dtype)
+    return d_memory, access.zero_rows(block.H, block.N, block.dtype)
+
+
+@triton.jit
+def step_backward(
+    d_memory,
+    d_weightings,
+    memory,
+    grads,
+    inputs,
+    outputs,
+    saved,
+    d_state,
+    d_steps,
+    d_start,
+    now,
+    shape: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The gradient of the state before a step from that after it."""
+    starts = now.t == 0
+    if inputs.resets is not None:
+        starts = starts | tl.load(inputs.resets + now.i_tb)
+    d_memory, d_weightings = address_read_write_backward(
+        d_memory,
+        d_weightings,
+        memory,
+        grads,
+        inputs,
+        saved,
+        d_state,
+        d_steps,
+        starts,
+        now,
+        shape,
+        block,
+    )
+    tl.debug_barrier()  # The gradient of the interface vector is stored.
+    controller.interface_controller_backward(
+        grads, inputs, outputs, saved, d_state, d_steps, starts, now, shape, block
+    )
+    tl.debug_barrier()  # The gradient of the carried state before the step is stored.
+    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
+        if starts:
+            d_memory, d_weightings = cut(
+                d_memory, d_weightings, d_start, d_state, now, shape, block
+            )
+            tl.debug_barrier()  # The gradient of the carried state is 0.
+    return d_memory, d_weightings
+
+
 @triton.jit(do_not_specialize=VARYING)
 def sequence_backward_kernel(
     grads,  # SequenceOutputs, each of which may be None
     inputs,  # SequenceInputs
     outputs,  # SequenceOutputs, the hidden states alone
     saved,  # Saved
-    d_inputs,  # SequenceInputs without weights; x is the gradient of the gates, and initial read
-    # vectors, hidden and cell hold the gradient of the state after the step, at first the final one
-    p_d_interface,  # [T, B, P]
+    d_inputs,  # SequenceInputs, the initial state alone; read vectors, hidden and cell hold the
+    # gradient of the state after the step, at first the final one
+    d_start,  # the same, at first 0: the gradient of the initial state by way of resets
+    d_steps,  # StepGrads
     p_segment,  # [every, B, N, M], memories of one segment
     T,
     B,
@@ -231,46 +331,29 @@ def sequence_backward_kernel(
     length = length_of(inputs.lengths, i_b, T)
     d_memory, d_weightings = load_grads(grads, i_b, shape, block)
     d_state = Carried(d_inputs.initial_read_vectors, d_inputs.initial_hidden, d_inputs.initial_cell)
-    clear_padding_backward(d_inputs, p_d_interface, i_b, length, T, B, shape, block)
+    clear_padding_backward(d_steps, i_b, length, T, B, shape, block)
     segments = tl.cdiv(length, every)
     for reverse in range(segments):
         start = (segments - 1 - reverse) * every
         stop = tl.minimum(start + every, length)
-        replay(saved, p_segment, i_b, start, stop, B, every, shape, block)
+        replay(inputs, saved, p_segment, i_b, start, stop, B, every, shape, block)
         tl.debug_barrier()  # The memories of the segment are stored.
         for back in range(stop - start):
             t = stop - 1 - back
-            i_tb = t * B + i_b
             memory = access.load_memory(p_segment, (t - start) * B + i_b, shape, block)
-            d_memory, d_weightings = address_read_write_backward(
+            d_memory, d_weightings = step_backward(
                 d_memory,
                 d_weightings,
                 memory,
                 grads,
                 inputs,
-                saved,
-                d_state,
-                p_d_interface + i_tb * shape.P,
-                i_b,
-                t,
-                B,
-                shape,
-                block,
-            )
-            tl.debug_barrier()  # The gradient of the interface vector is stored.
-            controller.interface_controller_backward(
-                grads,
-                inputs,
                 outputs,
                 saved,
-                d_inputs.x + i_tb * shape.G,
                 d_state,
-                p_d_interface + i_tb * shape.P,
-                i_b,
-                i_tb,
-                B,
+                d_steps,
+                d_start,
+                Now(i_b, t * B + i_b, t, B),
                 shape,
                 block,
             )
-            tl.debug_barrier()  # The gradient of the read vectors before the step is stored.
     store_grads(d_inputs, i_b, d_memory, d_weightings, shape)

@@ -1,0 +1,229 @@
+"""The counts of instructions: machine code is run as a GPU would, and what it issues is counted."""
+
+import re
+
+import pytest
+
+np = pytest.importorskip("numpy")
+
+from scripts import cuda_instruction_tables as tables  # noqa: E402
+from scripts.cuda_counts import Counts  # noqa: E402
+from scripts.cuda_instructions import Instructions  # noqa: E402
+from scripts.machine_code.block import LATENCY, USUAL_LATENCY, Block  # noqa: E402
+from scripts.machine_code.lanes import Launch  # noqa: E402
+from scripts.machine_code.listing import parse  # noqa: E402
+from scripts.machine_code.stages import BETWEEN, OF_THE_TOOLKIT, stage_at  # noqa: E402
+
+
+def run(code, threads=32, parameters=b"", tensors=()):
+    """Run lines of code, each an instruction or a label; the block and what it counted."""
+    lines = ["\t.section\t.text.kernel,"]
+    address = 0
+    for line in code:
+        if line.endswith(":"):
+            lines.append(line)
+        else:
+            lines.append(f"        /*{address:04x}*/                   {line} ;")
+            address += 16
+    kernel = parse("\n".join(lines), re.compile("kernel"))["kernel"]
+    regions = [(tensor.ctypes.data, tensor.nbytes) for tensor in tensors]
+    block = Block(kernel, Launch(90, threads, 1, 1024, parameters, regions))
+    return block, block.run()
+
+
+def results(code, inputs, threads=32):
+    """The words of R10, R11 … and P0 after code that begins with the inputs in R0, R1 …"""
+    given = np.array(inputs, np.uint32)
+    out = np.zeros((3, threads), np.uint32)
+    parameters = np.array([given.ctypes.data, out.ctypes.data], np.uint64).tobytes()
+    begin = ["ULDC.64 UR4, c[0x0][0x210]", "ULDC.64 UR6, c[0x0][0x218]", "S2R R20, SR_TID.X"]
+    begin += ["IMAD.MOV.U32 R22, RZ, RZ, UR4", "IMAD.MOV.U32 R23, RZ, RZ, UR5"]
+    begin += [f"LDG.E R{i}, desc[UR8][R22.64+{4 * i:#x}]" for i in range(len(given))]
+    end = ["IMAD.WIDE.U32 R22, R20, 0x4, RZ", "IADD3 R22, P1, R22, UR6, RZ"]
+    end += ["IADD3.X R23, R23, UR7, RZ, P1, !PT", "SEL R12, RZ, 0x1, !P0"]
+    end += [f"STG.E desc[UR8][R22.64+{4 * threads * i:#x}], R{10 + i}" for i in range(3)]
+    run([*begin, *code, *end, "EXIT"], threads, parameters, [given, out])
+    return [int(row[0]) for row in out]
+
+
+A, B, C, D = 0xFFFFFFF0, 0x80000011, 0x00000123, 0x7FFFFFFF
+LOW = 0xFFFFFFFF
+SUM = A * B + (D << 32 | C)
+
+
+@pytest.mark.parametrize(
+    ("code", "inputs", "expected"),
+    [
+        ("IADD3 R10, P0, R0, R1, RZ", [A, B], [(A + B) & LOW, 0, 1]),
+        ("IADD3 R10, P0, R0, -R1, RZ", [C, A], [(C - A) & LOW, 0, 0]),
+        ("IADD3 R10, P0, R0, -R1, RZ", [C, 0], [C, 0, 1]),
+        ("IMAD.WIDE R10, R0, R1, RZ", [A, C], [(-16 * C) & LOW, LOW, 0]),
+        (
+            "IMAD.WIDE.U32 R10, R0, R1, R2",
+            [A, B, C, D],
+            [SUM & LOW, SUM >> 32 & LOW, 0],
+        ),
+        ("IMAD.HI.U32 R10, R0, R1, RZ", [A, B], [A * B >> 32, 0, 0]),
+        ("LEA R10, P0, R0, R1, 0x2", [A, B], [((A << 2 & LOW) + B) & LOW, 0, 1]),
+        ("LEA.HI R10, R0, R1, RZ, 0x3", [A, C], [C + 7, 0, 0]),
+        ("LEA.HI.X.SX32 R10, R0, R1, 0x1, PT", [A, C], [C, 0, 0]),
+        ("SHF.R.S32.HI R10, RZ, 0x4, R0", [A], [LOW, 0, 0]),
+        ("SHF.L.U64.HI R10, R0, 0x4, R1", [A, C], [C << 4 | 0xF, 0, 0]),
+        ("LOP3.LUT R10, R0, R1, R2, 0x96, !PT", [A, B, C], [A ^ B ^ C, 0, 0]),
+        ("LOP3.LUT P0, RZ, R0, 0x10, RZ, 0xc0, !PT", [A], [0, 0, 1]),
+        ("PRMT R10, R0, 0x8051, R1", [0x44332211, 0x88776655], [0x00116622, 0, 0]),
+        ("IMNMX R10, R0, R1, PT", [A, C], [A, 0, 0]),
+        ("IMNMX.U32 R10, R0, R1, PT", [A, C], [C, 0, 0]),
+        ("ISETP.GT.AND P0, PT, R0, R1, PT", [A, C], [0, 0, 0]),
+        ("ISETP.GT.U32.AND P0, PT, R0, R1, PT", [A, C], [0, 0, 1]),
+        ("FADD R10, R0, -R0", [0x40490FDB], [0, 0, 0]),
+        ("FSETP.NEU.AND P0, PT, R0, R0, PT", [0x7FC00000], [0, 0, 1]),
+        ("FFMA.RM R10, R0, R1, 12582913", [0x3F800000, 0x3F666666], [0x4B400001, 0, 0]),
+        ("I2F.U32.RP R10, R0", [0x01000001], [0x4B800001, 0, 0]),
+        ("F2I.FTZ.U32.TRUNC.NTZ R10, R0", [0xBF800000], [0, 0, 0]),
+        ("HFMA2.MMA R10, -RZ, RZ, 1.875, 0", [], [0x3F800000, 0, 0]),
+    ],
+)
+def test_what_instructions_compute(code, inputs, expected):
+    assert results([code], inputs) == expected
+
+
+def test_lanes_that_parted_are_counted_apart_until_they_meet():
+    code = [
+        "S2R R0, SR_TID.X",
+        "ISETP.GE.AND P0, PT, R0, 0x28, PT",  # 8 lanes of the second warp
+        "BSSY B0, `(.L_meet)",
+        "@P0 BRA `(.L_far)",
+        "IADD3 R1, R0, 0x1, RZ",
+        "BRA `(.L_meet)",
+        ".L_far:",
+        "IADD3 R1, R0, 0x2, RZ",
+        ".L_meet:",
+        "BSYNC B0",
+        "IADD3 R2, R1, 0x1, RZ",
+        "EXIT",
+    ]
+    _, counted = run(code, threads=64)
+    # Both warps come to the near side, the second to the far one as well, and then it is united.
+    assert [counted.issued[16 * i] for i in range(10)] == [2, 2, 2, 2, 2, 2, 1, 2, 2, 2]
+
+
+def test_no_lane_waits_for_one_that_has_left():
+    code = [
+        "S2R R0, SR_TID.X",
+        "ISETP.GE.AND P0, PT, R0, 0x8, PT",
+        "BSSY B0, `(.L_meet)",
+        "@!P0 BRA `(.L_meet)",
+        "BRA `(.L_leave)",
+        ".L_meet:",
+        "BSYNC B0",
+        "BRA `(.L_end)",
+        ".L_leave:",
+        "EXIT",
+        ".L_end:",
+        "EXIT",
+    ]
+    _, counted = run(code)
+    assert [counted.issued[16 * i] for i in range(5, 9)] == [1, 1, 1, 1]
+
+
+def test_uniform_registers_are_of_the_whole_warp():
+    part = ["ISETP.GE.AND P0, PT, R20, 0x10, PT", "IADD3 R2, R20, 0x5, RZ"]
+    # The second half of the warp sets it, to the value of its first lane; all lanes read it.
+    assert results([*part, "@P0 R2UR UR9, R2", "MOV R10, UR9"], [])[0] == 0x10 + 5
+    assert results([part[0], "VOTEU.ANY UR9, UPT, P0", "MOV R10, UR9"], [])[0] == 0xFFFF0000
+
+
+def test_a_stack_is_of_a_thread():
+    begin = ["MOV R1, c[0x0][0x28]", "IADD3 R1, R1, -0x10, RZ", "STL [R1+0x4], R20"]
+    code = [*begin, "STL.64 [R1+0x8], R20", "LDL R10, [R1+0x4]", "LDL.64 R11, [R1+0x8]"]
+    block, _ = run(["S2R R20, SR_TID.X", "MOV R21, 0x7", *code, "EXIT"], threads=64)
+    assert (block.lanes.words["R"][[10, 11]] == np.arange(64)).all()
+    assert (block.lanes.words["R"][12] == 7).all()
+
+
+def test_a_loop_counts_for_each_turn_of_a_warp():
+    code = [
+        "S2R R0, SR_TID.X",
+        "SHF.R.U32.HI R0, RZ, 0x5, R0",
+        ".L_loop:",
+        "IADD3 R0, R0, -0x1, RZ",
+        "ISETP.GE.AND P0, PT, R0, RZ, PT",
+        "@P0 BRA `(.L_loop)",
+        "BAR.SYNC 0x0",
+        "EXIT",
+    ]
+    _, counted = run(code, threads=96)
+    assert counted.issued[32] == 1 + 2 + 3  # a warp goes around once more than its number
+    assert counted.barriers == 1
+
+
+def test_chain_is_of_dependences_and_not_of_instructions():
+    independent = [f"IADD3 R{i}, RZ, 0x1, RZ" for i in range(20)]
+    assert run([*independent, "EXIT"])[1].cycles == USUAL_LATENCY
+    to_nowhere = ["LOP3.LUT P0, RZ, R0, R0, RZ, 0xc0, !PT", "LOP3.LUT R1, RZ, R0, RZ, 0xc0, !PT"]
+    assert run([*to_nowhere, "EXIT"])[1].cycles == USUAL_LATENCY
+    chain = ["MUFU.RCP R1, R0", "FADD R2, R1, R1", "FADD R3, R2, R1"]
+    assert run([*chain, *independent, "EXIT"])[1].cycles == LATENCY["MUFU"] + 2 * USUAL_LATENCY
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (["HMMA.16816 R0, R2, R4, R6"], NotImplementedError, "the instruction HMMA.16816"),
+        (["MOV R0, 0x10000", "MOV R1, 0x0", "LDG.E R2, [R0.64]"], RuntimeError, "outside of all"),
+        (["MOV R0, 0x2", "LDS R1, [R0]"], RuntimeError, "misaligned"),
+        (["STL [RZ+0x1000], R0"], RuntimeError, "beyond the stack"),
+        (["MOV R0, 0x100000", "LDS R1, [R0]"], RuntimeError, "beyond the shared memory"),
+    ],
+)
+def test_bad_code_is_an_error(code, error, message):
+    with pytest.raises(error, match=message):
+        run(code, tensors=[np.zeros(4, np.uint32)])
+
+
+def test_a_shuffle_from_an_absent_lane_is_an_error():
+    code = ["S2R R0, SR_TID.X", "ISETP.GE.AND P0, PT, R0, 0x1, PT", "@P0 EXIT"]
+    with pytest.raises(RuntimeError, match="one that is not there"):
+        run([*code, "SHFL.BFLY PT, R1, R0, 0x1, 0x1f", "EXIT"])
+
+
+def test_stages_by_the_functions_that_code_was_inlined_from(tmp_path, monkeypatch):
+    source = tmp_path / "csrc/cuda/kernel.cu"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "void sum() {\n}\nvoid similarity() {\n  sum();\n}\nvoid phase() {\n  sum();\n}\n"
+        "void step_kernel() {\n  similarity();\n  phase();\n}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    file = "/another/checkout/csrc/cuda/kernel.cu"
+    assert stage_at(((file, 1), (file, 4), (file, 10))) == "similarity"
+    assert stage_at(((file, 1), (file, 7), (file, 11))) == "phase"
+    assert stage_at(((file, 10),)) == BETWEEN
+    assert stage_at((("/usr/include/kernel.cu", 3),)) == OF_THE_TOOLKIT
+
+
+COUNTED = {
+    "step, forward": {90: Instructions({"read": 800.0, "write": 195.0, "take": 5.0}, 80, 900)}
+}
+
+
+def test_budget_of_instructions():
+    budget = tables.bounds(COUNTED)
+    assert budget["step, forward"]["90"] == {"all": 1000, "read": 800, "write": 195, "others": 5}
+    assert not tables.overruns(COUNTED, budget, "13.0", "13.0")
+    budget["step, forward"]["90"]["read"] = 900
+    assert not tables.overruns(COUNTED, budget, "13.0", "13.0")
+    budget["step, forward"]["90"]["read"] = 799
+    assert tables.overruns(COUNTED, budget, "13.0", "13.0") == [
+        "step, forward on sm_90: read issues 800 warp instructions, the budget is 799"
+    ]
+    assert not tables.overruns(COUNTED, budget, "13.1", "13.0")
+    assert len(tables.overruns(COUNTED, {}, "13.0", "13.0")) == 4
+
+
+def test_modelled_time_is_the_busiest_part_and_the_chain():
+    counts = Counts("ntm::step<float>", 1, 512, 1000, 1, 5, 3200, 3200, 1.0, 50, 1.0, 1.0)
+    time = tables.modelled(counts, COUNTED["step, forward"][90])
+    assert time == (250, 50, 20, 100, 900)
+    assert time.microseconds == pytest.approx((250 + 900) / tables.CLOCK_GHZ / 1000)

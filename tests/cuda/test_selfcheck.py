@@ -1,0 +1,109 @@
+"""The self-check of the CUDA kernels on the emulator: it takes every path, and finds bugs."""
+
+import pytest
+import torch
+
+from ntm_kernels.backends import Kernel, get
+from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.trust.paths import paths
+from ntm_kernels.backends.trust.trial import run_trial
+from ntm_kernels.ops import OPS
+from tests.cuda.test_emulator import CAUGHT, kernels
+from tests.cuda.test_plans import CrampedRunner
+from tests.support import emulated
+
+WHY_NOT = get(emulated.NAME).unavailable()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+LIMITS = {"7.5": 64 << 10, "8.0": 163 << 10, "8.6": 99 << 10, "9.0": 227 << 10}
+
+
+def backend_with(limit):
+    """As on a device whose blocks have that much shared memory."""
+    runner = CrampedRunner()
+    runner.limit = limit
+    backend = emulated.EmulatedBackend(None, emulated.library(), runner, "cramped")
+    assert backend.unavailable() is None
+    return backend
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=list(LIMITS))
+def test_every_path_is_tried(limit, dtype):
+    backend = backend_with(limit)
+    for op in OPS:
+        found = paths(backend, op, CPU, dtype)
+        ways = {"shared memory"}
+        if op in ("address", "step"):
+            ways |= {"tiles", "backward tiles", "many taps"}
+        if op == "sequence":
+            ways |= {"L2", "backward L2", "weightings too", "LSTM", "feed-forward", "many taps"}
+        if op == "sequence" and dtype != torch.float64:
+            ways |= {"weights in registers"}
+        assert {way for way in ways if not any(way in path for path in found)} == set(), op
+        assert len(found) <= 12
+
+
+def check(op, dtype, limit=16_000):
+    """With so little shared memory every path is taken by a call that is small."""
+    backend = backend_with(limit)
+    for path, sizes in paths(backend, op, CPU, dtype).items():
+        trial = run_trial(backend, op, path, sizes, CPU, dtype)
+        assert not trial.why_not
+        assert trial.share < 0.7, "a check that passes narrowly fails on another device"
+
+
+@pytest.mark.parametrize("op", ["address", "read", "write"])
+def test_right_kernels_pass(op):
+    check(op, torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_right_kernels_pass_in_every_dtype(op, dtype):
+    check(op, dtype)
+
+
+class WithBug(Kernel):
+    """The kernel of torch, and what a planted kernel makes wrong is added to its result."""
+
+    def __init__(self, bug):
+        self.bug = bug
+        self.right = TorchBackend().kernels["read"]
+
+    def forward(self, *args):
+        outputs, saved = self.right.forward(*args)
+        right, found = (kernels("plain").run(self.bug, wrong) for wrong in (0, 1))
+        error = (torch.tensor(found) - torch.tensor(right)).abs().max()
+        return outputs._replace(read_vectors=outputs.read_vectors + error), saved
+
+    def backward(self, *args):
+        return self.right.backward(*args)
+
+
+# What no comparison of numbers can find: the results are right, in the emulator and, with luck, on
+# a GPU. The sanitizers find these.
+BEYOND = {
+    "shuffle_for_syncwarp": "the lanes meet in the shuffle, which orders no memory",
+    "last_block": "without the fence a block may see old values, and seldom does",
+    "outside_global": "what is read beyond an array may be anything, also what is right",
+    "outside_static": "what is written beyond an array may be of no use to anyone",
+    "outside_dynamic": "the same",
+}
+# A CPU ends the process, where a GPU reports an error that fails the check.
+ENDS_THE_PROCESS = {"misaligned_vector"}
+
+
+@pytest.mark.parametrize("bug", sorted(CAUGHT.keys() - ENDS_THE_PROCESS))
+def test_planted_bugs(bug):
+    if CAUGHT[bug][0] == "address":
+        assert bug in BEYOND
+        return
+    backend = TorchBackend()
+    backend.kernels = {"read": WithBug(bug)}
+    [(path, sizes)] = paths(backend, "read", CPU, torch.float32).items()
+    trial = run_trial(backend, "read", path, sizes, CPU, torch.float32)
+    assert bool(trial.why_not) == (bug not in BEYOND)
