@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, logsigmoid
+from torch.nn.functional import linear
 
 from ntm_kernels.checks import given_together
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
@@ -101,8 +101,9 @@ def _lift(*tensors: Tensor) -> list[Tensor]:
 
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + exp(x))`` without a threshold."""
-    # As −log σ(−x), since the second derivative of torch.logaddexp is NaN where exp(−x) overflows.
-    return -logsigmoid(-x)
+    # Unlike that of torch.logaddexp, its second derivative is never NaN. Above 40 it is x itself,
+    # which changes no bit in float64: e^−40 is less than a rounding of x.
+    return torch.nn.functional.softplus(x, threshold=40)
 
 
 def similarity(memory: Tensor, key: Tensor) -> Tensor:
