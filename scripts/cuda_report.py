@@ -198,10 +198,9 @@ def overruns(
                 found.append(f"{kernel}: not compiled for sm_{architecture}")
                 continue
             used = by_architecture[int(architecture)]._asdict()
-            where = f"{kernel} on sm_{architecture}"
             found += [
-                f"{where}: {name} {used[name]}, the budget is {bound}"
-                for name, bound in {**bounds, **budget.get("exceptions", {}).get(where, {})}.items()
+                f"{kernel} on sm_{architecture}: {name} {used[name]}, the budget is {bound}"
+                for name, bound in bounds.items()
                 if used[name] > bound
             ]
     for case, bounds in budget["counts"].items():

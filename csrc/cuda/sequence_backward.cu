@@ -323,10 +323,12 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   SequenceBackward<A, InRegisters, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
+  // Before the rest with several layers and after it with one: in the other order ptxas spills.
+  if constexpr (Deep) sequence.load_weights(Block());
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
   sequence.activate_writes(Block());
-  sequence.load_weights(Block());
+  if constexpr (!Deep) sequence.load_weights(Block());
   __syncthreads();
   // Each round ends step t, unless it is beyond the last one, and begins the step before it.
   for (int t = sequence.length; t >= 0; --t) {
