@@ -1,12 +1,13 @@
-"""What is learnt, and on how many seeds: the runs behind docs/training.md.
+"""What is learnt, and on how many seeds: runs for docs/training.md.
 
     python -m bench.learning run copy associative_recall --jobs 2
     python -m bench.learning rates --jobs 2
     python -m bench.learning tables
 
 ``run`` trains a task with ten seeds and keeps the summary in docs/results, ``rates`` trains at
-seven learning rates, and ``tables`` writes the tables of docs/training.md anew from these files. A
-run that was stopped goes on where it was. All of it takes a night.
+seven learning rates, and ``tables`` writes the tables of docs/training.md from these files, each
+between the lines ``<!-- results: NAME -->`` and ``<!-- end of results -->``. A run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ntm_kernels.training.files import write_text
-from ntm_kernels.training.seeds import Outcome, table
+from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, read_summary, table
 
 #: Where the runs are, and where their summaries are kept.
 FOLDER, KEPT = Path("runs/learning"), Path("docs/results")
@@ -49,13 +49,15 @@ _LEARNERS: dict[str, list[str]] = {
     "nn.LSTM, Graves' RMSProp": ["--model", "lstm", "--optimiser", "graves_rmsprop"],
     "nn.LSTM, Adam": ["--model", "lstm", "--optimiser", "adam"],
 }
+# Bits per sequence that count as learnt.
+_LEARNT = 0.1
 _RATE_TASKS = ("copy", "associative_recall")
 # The baseline has one layer as wide as the NTM's controller, and the same sequences.
 _RATE_SETTINGS = ["--hidden-size", "100", "--num-layers", "1", "--total-sequences", "32000"]
 
 
-def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> Mapping[str, Any]:
-    """Trains with several seeds, going on where that was stopped, and returns their summary.
+def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> list[Outcome]:
+    """Trains with several seeds, going on where that was stopped, and returns what came of them.
 
     Raises:
         SystemExit: the training was interrupted.
@@ -66,8 +68,7 @@ def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> Mapping[
     )
     if done.returncode not in (0, 1):
         raise SystemExit(done.returncode)
-    summary: Mapping[str, Any] = json.loads((folder / "summary.json").read_text())
-    return summary
+    return read_summary(folder / "summary.json")[1]
 
 
 def run(names: Sequence[str], jobs: int) -> None:
@@ -89,53 +90,42 @@ def rates(jobs: int) -> None:
             for rate in RATES:
                 folder = FOLDER / "rates" / f"{task} {learner} {rate}".replace(" ", "_")
                 given = [task, *words, *_RATE_SETTINGS, "--lr", rate]
-                seeds = train(given, _RATE_SEEDS, folder, jobs)["seeds"].values()
-                costs = [_first_bits(one) for one in seeds]
+                costs = [_final_bits(one) for one in train(given, _RATE_SEEDS, folder, jobs)]
                 bits.setdefault(task, {}).setdefault(learner, {})[rate] = costs
     write_text(KEPT / "rates.json", json.dumps(bits, indent=1) + "\n")
 
 
-def _first_bits(evaluation: Mapping[str, Any]) -> float | None:
+def _final_bits(outcome: Outcome) -> float | None:
     """Bits per sequence as trained; None of a run that failed."""
-    if "scores" not in evaluation:
-        return None
-    bits: float = next(iter(evaluation["scores"].values()))["bits"]
-    return bits
+    return None if outcome.evaluation is None else excess_bits(as_trained(outcome.evaluation))
 
 
 def results_table(name: str) -> str:
     """The table of a run of the record."""
-    summary = json.loads((KEPT / f"{name}.json").read_text())
-    outcomes = [
-        Outcome(int(seed), one if "scores" in one else None, one.get("problem"))
-        for seed, one in summary["seeds"].items()
-    ]
-    command = " ".join(summary["command"])
+    command, outcomes = read_summary(KEPT / f"{name}.json")
     return f"`{command} --seeds {_SEEDS}`:\n\n{table(outcomes)}"
 
 
-def rates_table(learnt_bits: float = 0.1) -> str:
-    """How many of three seeds learnt at each rate, and how wide the window of rates is."""
+def rates_table() -> str:
+    """How many seeds learnt at each rate, and how wide the window of rates is."""
     bits = json.loads((KEPT / "rates.json").read_text())
-    lines = [f"| task | learner | {' | '.join(RATES)} | window, decades |"]
-    lines.append("| --- " * (len(RATES) + 3) + "|")
-    for task, learners in bits.items():
-        for learner, by_rate in learners.items():
-            learnt = [
-                sum(one is not None and one < learnt_bits for one in by_rate[rate])
-                for rate in RATES
-            ]
-            cells = [
-                f"{count} of {len(by_rate[rate])}"
-                for count, rate in zip(learnt, RATES, strict=True)
-            ]
-            width = window(
-                [count == len(by_rate[rate]) for count, rate in zip(learnt, RATES, strict=True)]
-            )
-            lines.append(
-                f"| {task.replace('_', ' ')} | {learner} | {' | '.join(cells)} | {width:g} |"
-            )
-    return "\n".join(lines) + "\n"
+    rows = [
+        f"| task | learner | {' | '.join(RATES)} | window, decades |",
+        "| --- " * (len(RATES) + 3) + "|",
+        *(
+            _rates_row(task, learner, by_rate)
+            for task, learners in bits.items()
+            for learner, by_rate in learners.items()
+        ),
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _rates_row(task: str, learner: str, by_rate: dict[str, list[float | None]]) -> str:
+    learnt = [[one is not None and one < _LEARNT for one in by_rate[rate]] for rate in RATES]
+    cells = [f"{sum(seeds)} of {len(seeds)}" for seeds in learnt]
+    width = window([all(seeds) for seeds in learnt])
+    return f"| {task.replace('_', ' ')} | {learner} | {' | '.join(cells)} | {width:g} |"
 
 
 def window(learnt: Sequence[bool]) -> float:
@@ -156,19 +146,26 @@ def window(learnt: Sequence[bool]) -> float:
 
 
 def write_tables(page: Path = PAGE) -> None:
-    """Writes every table of the page anew for which there are results.
+    """Writes every table of the page anew.
 
     Raises:
-        ValueError: the page has a place for results that no run of the record has.
+        ValueError: the page has a place for results that there are not, or none for some that there
+            are.
     """
     text = page.read_text()
+    kept = {path.stem for path in KEPT.glob("*.json")}
+    places = set(re.findall(r"<!-- results: (\w+) -->", text))
+    for name in sorted(kept - places):
+        raise ValueError(
+            f"{page} has no place for {KEPT / name}.json: write `<!-- results: {name} -->` and "
+            "`<!-- end of results -->` where its table is to be"
+        )
+    for name in sorted(places - kept):
+        raise ValueError(f"{page} has a place for {name}, and there is no {KEPT / name}.json")
 
     def filled(place: re.Match[str]) -> str:
         name = place[1]
-        if name not in (*RUNS, "rates"):
-            raise ValueError(f"{page}: no run of the record is called {name!r}")
-        make: Callable[[], str] = rates_table if name == "rates" else lambda: results_table(name)
-        body = make() if (KEPT / f"{name}.json").exists() else "Not run yet.\n"
+        body = rates_table() if name == "rates" else results_table(name)
         return f"<!-- results: {name} -->\n\n{body}\n<!-- end of results -->"
 
     pattern = r"<!-- results: (\w+) -->\n.*?<!-- end of results -->"

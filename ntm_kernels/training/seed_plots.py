@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ntm_kernels.plotting.sheet import STYLE
 from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.seeds import Outcome
+from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished
 
 __all__ = ["draw_seeds"]
 
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 9.5, "savefig.dpi": 150}
 # A cost of exactly 0 has no place on a logarithmic axis.
 _LEAST = 1e-4
 
@@ -29,25 +29,33 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
     possible; in the middle the cost and on the right the share of wrong sequences in each test, a
     dot for each seed. Seeds that have no results are left out.
     """
-    done = [outcome for outcome in outcomes if outcome.evaluation is not None]
+    done = finished(outcomes)
     path = folder / "seeds.png"
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         curves, bits, wrong = figure.subplots(1, 3)
         _draw_curves(curves, done, folder)
-        _draw_tests(bits, done, "bits per sequence", "bits")
-        _draw_tests(wrong, done, "share of sequences wrong", "wrong")
+        _draw_tests(bits, done, "bits per sequence above the optimum", _visible_excess)
+        bits.set_yscale("log")
+        _draw_tests(wrong, done, "share of sequences wrong", lambda s: s["wrong"] / s["sequences"])
+        wrong.set_ylim(-0.03, 1.03)
+        for axes in (curves, bits, wrong):
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
         with writing(path):
             figure.savefig(path)
     return path
 
 
-def _draw_curves(axes: Axes, done: Sequence[Outcome], folder: Path) -> None:
-    for number, outcome in enumerate(done):
-        assert outcome.evaluation is not None
-        optimum = next(iter(outcome.evaluation["scores"].values()))["optimal_bits"]
-        rows = read_metrics(folder / f"seed-{outcome.seed}" / "metrics.csv")
+def _visible_excess(score: Mapping[str, Any]) -> float:
+    return max(excess_bits(score), _LEAST)
+
+
+def _draw_curves(axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path) -> None:
+    for number, (seed, evaluation) in enumerate(done.items()):
+        optimum = as_trained(evaluation)["optimal_bits"]
+        rows = read_metrics(folder / f"seed-{seed}" / "metrics.csv")
         validated = [row for row in rows if "validation_bits" in row]
         axes.plot(
             [row["sequences"] / 1000 for row in validated],
@@ -56,39 +64,30 @@ def _draw_curves(axes: Axes, done: Sequence[Outcome], folder: Path) -> None:
             linewidth=1,
             marker=".",
             markersize=3,
-            label=f"seed {outcome.seed}",
+            label=f"seed {seed}",
         )
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.set_xlabel("thousand sequences")
-    axes.set_title("validation, bits per sequence above the optimum", loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("validation, bits per sequence above the optimum")
     if 0 < len(done) <= 10:
         axes.legend(frameon=False, fontsize=7, ncols=2)
 
 
-def _draw_tests(axes: Axes, done: Sequence[Outcome], title: str, what: str) -> None:
+def _draw_tests(
+    axes: Axes,
+    done: Mapping[int, Mapping[str, Any]],
+    title: str,
+    value_of: Callable[[Mapping[str, Any]], float],
+) -> None:
     """A column of dots, one for each seed, for every test."""
-    titles = list(done[0].evaluation["scores"]) if done and done[0].evaluation else []
-    for number, outcome in enumerate(done):
-        assert outcome.evaluation is not None
-        scores = [outcome.evaluation["scores"][name] for name in titles]
-        values = [
-            max(score["bits"] - score["optimal_bits"], _LEAST)
-            if what == "bits"
-            else score["wrong"] / score["sequences"]
-            for score in scores
-        ]
+    titles: list[str] = []
+    for number, evaluation in enumerate(done.values()):
+        titles = list(evaluation["scores"])
         # Side by side, so that equal values do not hide each other.
         aside = 0.5 * ((number + 0.5) / len(done) - 0.5)
         places = [place + aside for place in range(len(titles))]
+        values = [value_of(score) for score in evaluation["scores"].values()]
         axes.plot(places, values, "o", markersize=4, color=f"C{number % 10}", alpha=0.8)
-    if what == "bits":
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(range(len(titles)), titles, rotation=30, horizontalalignment="right")
-    axes.set_title(title if what == "wrong" else f"{title} above the optimum", loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)

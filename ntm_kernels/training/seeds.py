@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -17,9 +18,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
 
+from ntm_kernels.training.evaluation import AS_TRAINED
 from ntm_kernels.training.files import make_folder, write_text
 
-__all__ = ["Outcome", "SeedRuns", "parse_seeds", "table", "write_summary"]
+__all__ = [
+    "Outcome",
+    "SeedRuns",
+    "as_trained",
+    "excess_bits",
+    "finished",
+    "parse_seeds",
+    "read_summary",
+    "table",
+    "write_summary",
+]
 
 # Seconds between two looks at the processes.
 _POLL = 0.2
@@ -63,6 +75,23 @@ class Outcome:
     seed: int
     evaluation: Mapping[str, Any] | None
     problem: str | None = None
+
+
+def finished(outcomes: Sequence[Outcome]) -> dict[int, Mapping[str, Any]]:
+    """The evaluations of the seeds that have one, by seed."""
+    return {one.seed: one.evaluation for one in outcomes if one.evaluation is not None}
+
+
+def as_trained(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The score on sequences like those of the training: the first of an evaluation."""
+    scores: Mapping[str, Mapping[str, Any]] = evaluation["scores"]
+    return scores[AS_TRAINED]
+
+
+def excess_bits(score: Mapping[str, Any]) -> float:
+    """Bits per sequence above the best possible."""
+    excess: float = score["bits"] - score["optimal_bits"]
+    return excess
 
 
 class SeedRuns:
@@ -170,9 +199,9 @@ def _in_words(outcome: Outcome) -> str:
     if outcome.evaluation is None:
         return str(outcome.problem)
     evaluation = outcome.evaluation
-    bits = next(iter(evaluation["scores"].values()))["bits"]
     return (
-        f"{bits:.4f} bits per sequence after {evaluation['sequences']:,} sequences, "
+        f"{as_trained(evaluation)['bits']:.4f} bits per sequence after "
+        f"{evaluation['sequences']:,} sequences, "
         f"{evaluation['processor_seconds']:.0f} processor seconds"
     )
 
@@ -180,54 +209,46 @@ def _in_words(outcome: Outcome) -> str:
 def table(outcomes: Sequence[Outcome]) -> str:
     """A table in Markdown: a row for each seed, with the bits and the wrong sequences of each test.
 
-    Below it stand the medians, and how many seeds learnt the task. A seed that failed has a row
-    that says why.
+    Where even the best predictor is unsure, the bits are those above its own. Below the rows stand
+    the medians, and how many seeds learnt the task. A seed that failed has a row that says why.
     """
-    done = [outcome.evaluation for outcome in outcomes if outcome.evaluation is not None]
+    done = list(finished(outcomes).values())
     titles = list(done[0]["scores"]) if done else []
     head = ["seed", "sequences", "learnt after", "processor s", *titles]
-    rows = [head, ["---"] * len(head)]
-    for outcome in outcomes:
-        if outcome.evaluation is None:
-            rows.append([str(outcome.seed), str(outcome.problem).replace("|", "/")])
-            continue
-        evaluation = outcome.evaluation
-        learnt = evaluation["learnt_at"]
-        rows.append(
-            [
-                str(outcome.seed),
-                f"{evaluation['sequences']:,}",
-                "never" if learnt is None else f"{learnt:,}",
-                f"{evaluation['processor_seconds']:.0f}",
-                *(_cell(evaluation["scores"][title]) for title in titles),
-            ]
-        )
+    rows = [head, ["---"] * len(head), *(_row(outcome, titles) for outcome in outcomes)]
     if done:
-        seconds = median([evaluation["processor_seconds"] for evaluation in done])
-        medians = [median([e["scores"][title]["bits"] for e in done]) for title in titles]
-        rows.append(["median", "", "", f"{seconds:.0f}", *(f"{bits:.3g}" for bits in medians)])
+        seconds = median(evaluation["processor_seconds"] for evaluation in done)
+        bits = [median(excess_bits(e["scores"][title]) for e in done) for title in titles]
+        rows.append(["median", "", "", f"{seconds:.0f}", *(f"{one:.3g}" for one in bits)])
     text = "".join(f"| {' | '.join(row + [''] * (len(head) - len(row)))} |\n" for row in rows)
     return f"{text}\n{_verdict(outcomes)}\n"
 
 
-def _cell(score: Mapping[str, Any]) -> str:
-    excess = score["bits"] - score["optimal_bits"]
-    above = "+" if score["optimal_bits"] else ""
-    return f"{above}{excess:.3g} ({score['wrong']} of {score['sequences']:,} wrong)"
+def _row(outcome: Outcome, titles: Sequence[str]) -> list[str]:
+    if outcome.evaluation is None:
+        return [str(outcome.seed), str(outcome.problem).replace("|", "/")]
+    evaluation, learnt = outcome.evaluation, outcome.evaluation["learnt_at"]
+    scores = [evaluation["scores"][title] for title in titles]
+    return [
+        str(outcome.seed),
+        f"{evaluation['sequences']:,}",
+        "never" if learnt is None else f"{learnt:,}",
+        f"{evaluation['processor_seconds']:.0f}",
+        *(f"{excess_bits(s):.3g} ({s['wrong']} of {s['sequences']:,} wrong)" for s in scores),
+    ]
 
 
 def _verdict(outcomes: Sequence[Outcome]) -> str:
     """How many of the seeds learnt the task, by their final weights on new sequences."""
-    done = [outcome.evaluation for outcome in outcomes if outcome.evaluation is not None]
+    done = list(finished(outcomes).values())
     if not done:
         return f"None of {len(outcomes)} runs finished."
-    limit = done[0]["learnt_bits"]
-    firsts = [next(iter(evaluation["scores"].values())) for evaluation in done]
-    learnt = sum(score["bits"] - score["optimal_bits"] < limit for score in firsts)
-    optimum = " above the optimum" if firsts[0]["optimal_bits"] else ""
+    limit, scores = done[0]["learnt_bits"], [as_trained(evaluation) for evaluation in done]
+    learnt = sum(excess_bits(score) < limit for score in scores)
+    optimum = " above the optimum" if scores[0]["optimal_bits"] else ""
     return (
         f"{learnt} of {len(outcomes)} seeds end below {limit:g} bits a sequence{optimum}. The "
-        "cells have bits per sequence" + (" above the optimum" if optimum else "") + "."
+        f"cells have bits per sequence{optimum}."
     )
 
 
@@ -248,3 +269,13 @@ def write_summary(folder: Path, words: Sequence[str], outcomes: Sequence[Outcome
     }
     write_text(folder / "summary.json", json.dumps(contents, indent=1) + "\n")
     write_text(folder / "table.md", table(outcomes))
+
+
+def read_summary(path: Path) -> tuple[str, list[Outcome]]:
+    """The command and the outcomes that :func:`write_summary` wrote."""
+    contents = json.loads(path.read_text())
+    outcomes = [
+        Outcome(int(seed), one if "scores" in one else None, one.get("problem"))
+        for seed, one in contents["seeds"].items()
+    ]
+    return shlex.join(contents["command"]), outcomes

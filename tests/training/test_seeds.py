@@ -126,5 +126,23 @@ def test_stopping_tells_the_runs_and_waits_for_them(tmp_path, monkeypatch):
     ]
 
 
+def test_cells_and_medians_are_above_the_optimum():
+    def outcome(seed, bits):
+        score = {"bits": bits, "optimal_bits": 132.0, "wrong": 4, "sequences": 4}
+        evaluation = {
+            "sequences": 60,
+            "learnt_at": 24,
+            "learnt_bits": 0.2,
+            "processor_seconds": 2.0,
+            "scores": {"as trained": score},
+        }
+        return Outcome(seed, evaluation)
+
+    lines = table([outcome(0, 132.125), outcome(1, 132.5), outcome(2, 135.0)]).splitlines()
+    assert lines[2] == "| 0 | 60 | 24 | 2 | 0.125 (4 of 4 wrong) |"
+    assert lines[5] == "| median |  |  | 2 | 0.5 |"
+    assert lines[-1].startswith("1 of 3 seeds end below 0.2 bits a sequence above the optimum.")
+
+
 def test_a_table_of_nothing():
     assert "None of 2 runs finished." in table([Outcome(0, None, "x|y"), Outcome(1, None, "z")])
