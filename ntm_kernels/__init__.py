@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
     # Not imported before it is asked for: plots need NumPy and matplotlib, which are extras.
     # For the same reason it is not in __all__.
     if name == "plot_trace":
-        from ntm_kernels.plotting import plot_trace as plot_trace
+        from ntm_kernels.plotting import plot_trace
 
         return plot_trace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

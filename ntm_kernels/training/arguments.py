@@ -18,7 +18,7 @@ from ntm_kernels.backends.trust.report import DTYPES
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
-from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.config import PRESETS, TESTED, TrainConfig, preset_values
 from ntm_kernels.training.exporting import FORMATS
 from ntm_kernels.training.seeds import parse_seeds
 from ntm_kernels.training.trainer import saved_config
@@ -26,8 +26,6 @@ from ntm_kernels.training.trainer import saved_config
 __all__ = ["parse", "words_for", "words_of"]
 
 _OWN = "PACKAGE.MODULE:CLASS"
-#: Fields of a configuration that an evaluation may change.
-_TESTED = ("device", "backend", "threads", "evaluation_size", "evaluation_seed", "long_tests")
 _EVAL = (
     "Repeats the tests and pictures of a run. With a parameter of its task, one test of sequences "
     "so changed is made instead; with --memory-size, the model runs with that number of memory "
@@ -137,7 +135,7 @@ def _evaluated_run(words: Sequence[str], own: type[Task] | None) -> tuple[Path, 
     first.add_argument("run", nargs="?", type=Path)
     first.add_argument("--checkpoint", type=Path)
     described = describe(TrainConfig)
-    for name in ("out", "task", *_TESTED):
+    for name in ("out", "task", *TESTED):
         is_flag = name in described and described[name].types == (bool,)
         action = argparse.BooleanOptionalAction if is_flag else "store"
         first.add_argument(f"--{name.replace('_', '-')}", action=action)
@@ -271,13 +269,13 @@ def _add_eval_options(parser: _Parser, evaluated: tuple[Path, TrainConfig] | Non
     of_run = {}
     if evaluated is not None:
         run, config = evaluated
-        defaults |= {name: getattr(config, name) for name in (*_TESTED, "memory_size")}
+        defaults |= {name: getattr(config, name) for name in (*TESTED, "memory_size")}
         of_run = {f.name: getattr(config.task, f.name) for f in fields(config.task)}
         if config.model == "lstm":
             defaults["memory_size"] = None
         own = words_for(type(config.task))
         parser.words_for_help = f" {shlex.join([str(run), *(own if len(own) > 1 else [])])}"
-    _add_options(parser, [described[name] for name in _TESTED], defaults)
+    _add_options(parser, [described[name] for name in TESTED], defaults)
     other = parser.add_argument_group(
         "another test",
         "The parameters of the run's task are options too: eval RUN --help lists them."

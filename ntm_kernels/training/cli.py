@@ -23,13 +23,14 @@ import ntm_kernels
 from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.arguments import parse, words_for, words_of
-from ntm_kernels.training.checkpoint import CheckpointError, load_run
+from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load_run
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.distributed import joined, require_alone
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.exporting import export_model
 from ntm_kernels.training.locking import RunInUseError, RunLock
 from ntm_kernels.training.models import build_model, check_device, load_model
+from ntm_kernels.training.records import already_a_run
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.seeds import SeedRuns, table, write_summary
@@ -213,14 +214,15 @@ def _train_seeds(options: dict[str, Any]) -> int:
         folder = Path("runs") / f"{task.name.replace(':', '.')}-{config.model}-seeds"
     words = [*words_for(task), *words_of(options)]
     runs = SeedRuns(folder, [*words, *["--resume"] * resume], seeds, jobs)
-    if not resume:
-        _refuse_runs(folder, [runs.run_folder(seed) for seed in seeds])
+    for run_dir in map(runs.run_folder, seeds):
+        if not resume and CheckpointStore(run_dir / "checkpoints").latest() is not None:
+            raise already_a_run(run_dir)
     with RunLock(folder, _warn), StopSignals() as signals:
         outcomes = runs.run(lambda: signals.requested)
         if signals.requested:
-            shown = shlex.join(["python", "-m", "ntm_kernels", "train", *words])
-            given = f"--seeds {','.join(map(str, seeds))} --jobs {jobs} --run-dir {folder}"
-            print(f"stopped, nothing is lost; go on with\n  {shown} {given} --resume")
+            own = {"seeds": ",".join(map(str, seeds)), "jobs": jobs, "run_dir": folder}
+            again = ["python", "-m", "ntm_kernels", "train", *words, *words_of(own), "--resume"]
+            print(f"stopped, nothing is lost; go on with\n  {shlex.join(again)}")
             return INTERRUPTED
         write_summary(folder, words, outcomes)
         print(table(outcomes))
@@ -230,15 +232,6 @@ def _train_seeds(options: dict[str, Any]) -> int:
 
             print(f"drew {draw_seeds(outcomes, folder)}")
     return 1 if any(outcome.evaluation is None for outcome in outcomes) else 0
-
-
-def _refuse_runs(folder: Path, run_folders: Sequence[Path]) -> None:
-    there = [path for path in run_folders if (path / "checkpoints").exists()]
-    if there:
-        raise FileExistsError(
-            f"{there[0]} already holds a run; go on with --resume, or give another --run-dir than "
-            f"{folder}"
-        )
 
 
 def _eval(options: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from ntm_kernels import tasks
 from ntm_kernels.fields import check_values
 from ntm_kernels.tasks.base import Task
 
-__all__ = ["PRESETS", "RESUMABLE", "TrainConfig", "preset", "preset_values"]
+__all__ = ["PRESETS", "RESUMABLE", "TESTED", "TrainConfig", "preset", "preset_values"]
 
 Model = Literal["ntm", "lstm"]
 Controller = Literal["lstm", "feedforward"]
@@ -130,12 +130,9 @@ class TrainConfig:
             )
         check_values(TrainConfig, {f.name: getattr(self, f.name) for f in fields(self)})
         for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.schedule_sequences is not None and self.schedule_sequences < 1:
-            raise ValueError(
-                f"schedule_sequences must be at least 1, got {self.schedule_sequences}"
-            )
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.threads > _MOST_THREADS:
             raise ValueError(f"threads must be at most {_MOST_THREADS}, got {self.threads}")
         for name in ("seed", "evaluation_seed"):
@@ -153,32 +150,26 @@ class TrainConfig:
         for name in ("hold", "final_lr", "mix_earlier", "grow_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-
         self._check_stages()
         self._check_growth()
 
     def _check_stages(self) -> None:
         if not self.promote_below > 0:
             raise ValueError(f"promote_below must be greater than 0, got {self.promote_below}")
-        if self.last_stage_sequences is not None:
-            if self.last_stage_sequences < 1:
+        if self.last_stage_sequences is not None and not self.curriculum:
+            raise ValueError(
+                "last_stage_sequences is for a training with a curriculum; set curriculum too, or "
+                "give total_sequences"
+            )
+        task, stages = self.task, self.stages
+        if not stages or stages[-1] != task:
+            raise ValueError(f"{task.name}.curriculum() must end with the task itself, {task}")
+        for stage in stages:
+            if (stage.input_size, stage.output_size) != (task.input_size, task.output_size):
                 raise ValueError(
-                    f"last_stage_sequences must be at least 1, got {self.last_stage_sequences}"
-                )
-            if not self.curriculum:
-                raise ValueError(
-                    "last_stage_sequences is for a training with a curriculum; set curriculum too, "
-                    "or give total_sequences"
-                )
-        for stage in self.stages:
-            if (stage.input_size, stage.output_size) != (
-                self.task.input_size,
-                self.task.output_size,
-            ):
-                raise ValueError(
-                    f"every stage of {self.task.name}.curriculum() must have the channels of the "
-                    f"task itself, {self.task.input_size} and {self.task.output_size}; got "
-                    f"{stage.input_size} and {stage.output_size} of {stage}"
+                    f"every stage of {task.name}.curriculum() must have the channels of the task "
+                    f"itself, {task.input_size} and {task.output_size}; got {stage.input_size} and "
+                    f"{stage.output_size} of {stage}"
                 )
 
     def _check_growth(self) -> None:
@@ -293,17 +284,16 @@ _ADDED_LATER: dict[str, Any] = {
 # Asked for millions, torch hangs.
 _MOST_THREADS = 4096
 
+#: Fields that an evaluation may change.
+TESTED = ("device", "backend", "threads", "evaluation_size", "evaluation_seed", "long_tests")
 #: Fields that a resumed run may change: none of them decides what is learnt.
-RESUMABLE = (
-    *("device", "backend", "threads", "evaluation_size", "evaluation_seed"),
-    "long_tests",
-    *("stop_below", "give_up_after", "give_up_above"),
-)
+RESUMABLE = (*TESTED, "stop_below", "give_up_after", "give_up_above")
 
 _POSITIVE = (
     *("hidden_size", "num_layers", "memory_size", "word_size", "num_read_heads"),
     *("num_write_heads", "batch_size", "total_sequences", "threads", "validate_every"),
     *("validation_size", "checkpoint_every", "log_every", "evaluation_size"),
+    *("schedule_sequences", "last_stage_sequences", "give_up_after"),
 )
 _NTM_ONLY = (
     *("controller", "memory_size", "word_size", "num_read_heads", "num_write_heads"),

@@ -86,10 +86,11 @@ class Score(NamedTuple):
 
     def __str__(self) -> str:
         optimum = f" (optimum {self.optimal_bits:.2f})" if self.optimal_bits else ""
+        locations = "" if self.memory_size is None else f", N = {self.memory_size:,}"
         parts = "".join(f"; {name}: {part}" for name, part in self.parts.items())
         return (
             f"{self.bits:10.4f} bits per sequence{optimum}, {self.wrong} of {self.sequences} "
-            f"sequences wrong{parts}"
+            f"sequences wrong{locations}{parts}"
         )
 
 

@@ -16,7 +16,14 @@ from ntm_kernels.training.locking import RunLock
 from ntm_kernels.training.metrics import MetricsLog
 from ntm_kernels.training.progress import Progress
 
-__all__ = ["NoRecords", "Records"]
+__all__ = ["NoRecords", "Records", "already_a_run"]
+
+
+def already_a_run(run_dir: Path) -> FileExistsError:
+    """The error of a new run in the folder of another one."""
+    return FileExistsError(
+        f"{run_dir} already holds a run; go on with --resume, or give another --run-dir"
+    )
 
 
 class NoRecords:
@@ -93,10 +100,7 @@ class Records(NoRecords):
                 )
             return None
         if not resume:
-            raise FileExistsError(
-                f"{self._run_dir} already holds a run; go on with --resume, or give another "
-                "--run-dir"
-            )
+            raise already_a_run(self._run_dir)
         return load_run(self._run_dir, self._origin)
 
     def locked(self) -> AbstractContextManager[object]:

@@ -12,8 +12,10 @@ from torch import nn
 
 from ntm_kernels import NTM
 from ntm_kernels.tasks import Task, Trial
+from ntm_kernels.training.arguments import words_of
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import few_sequences, test_sets
+from ntm_kernels.training.models import memory_size_of
 
 __all__ = ["Retest", "retest"]
 
@@ -59,8 +61,7 @@ class Retest:
         """The configuration with fewer sequences, if a test with all of them would take long."""
         config = self.config
         used = sum(parameter.numel() for parameter in model.parameters())
-        if config.model == "ntm":
-            used += config.memory_size * config.word_size
+        used += (memory_size_of(model) or 0) * config.word_size
         steps = max(
             len(few_sequences(trial.task, config, "length").inputs) for trial in self.tests.values()
         )
@@ -112,19 +113,12 @@ def _check_channels(trained: Task, task: Task, parameters: Mapping[str, Any]) ->
     """Raises ValueError where a model of one task cannot take the sequences of the other."""
     before, now = (trained.input_size, trained.output_size), (task.input_size, task.output_size)
     if before != now:
-        given = " ".join(_option(name, value) for name, value in parameters.items())
+        given = " ".join(words_of(parameters))
         raise ValueError(
             f"{given}: the sequences would have {now[0]} input and {now[1]} output channels, but "
             f"this run's model was trained with {before[0]} and {before[1]}; leave out the options "
             "that change the channels"
         )
-
-
-def _option(name: str, value: object) -> str:
-    words = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{words}" if value else f"--no-{words}"
-    return f"--{words} {value}"
 
 
 def _title(task: Task, names: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import evaluate
 from ntm_kernels.training.files import check_folder, make_folder, write_text
+from ntm_kernels.training.models import memory_size_of
 from ntm_kernels.training.retest import Retest
 from ntm_kernels.training.sizes import naming_sizes
 
@@ -74,13 +75,11 @@ def finish_run(
         scores = evaluate(model, config, tests, _nobody if retest is None else report)
     width = max(map(len, scores))
     for title, result in scores.items():
-        larger = result.memory_size not in (None, config.memory_size)
-        locations = f", N = {result.memory_size:,}" if larger else ""
-        report(f"{title:>{width}}: {result}{locations}")
+        report(f"{title:>{width}}: {result}")
     contents = {
         "checkpoint": checkpoint.name,
         "task": config.task.to_dict(),
-        "memory_size": config.memory_size if config.model == "ntm" else None,
+        "memory_size": memory_size_of(model),
         "sequences": counters["sequences"],
         "seconds": counters["seconds"],
         # Older checkpoints lack it.

@@ -449,24 +449,27 @@ class Trainer:
 
     def _why_done(self) -> str:
         """Why a run that was resumed has nothing left to train, and what would let it go on."""
-        config, bits = self.config, self.counters.excess_bits
-        why = {
-            "total": f"all {config.total_sequences:,} sequences are seen; to train longer, give a "
-            "larger --total-sequences",
-            "last stage": f"the last stage has seen its {config.last_stage_sequences or 0:,} "
-            "sequences; to train longer, give a larger --last-stage-sequences",
-            "learnt": f"the last validation was {bits or 0:.3g} bits above the optimum, below "
-            f"stop_below = {config.stop_below or 0:g}; to train longer, give a lower --stop-below",
-            "given up": f"{explain_giving_up(config)}; to train longer, give a larger "
-            "--give-up-after",
-        }
-        assert self.end is not None
-        return f"nothing left to train: {why[self.end]}"
+        config, end = self.config, self.end
+        if end == "total":
+            why = f"all {config.total_sequences:,} sequences are seen"
+            more = "a larger --total-sequences"
+        elif end == "last stage":
+            why = f"the last stage has seen its {config.last_stage_sequences:,} sequences"
+            more = "a larger --last-stage-sequences"
+        elif end == "learnt":
+            why = (
+                f"the last validation was {self.counters.excess_bits:.3g} bits above the optimum, "
+                f"below stop_below = {config.stop_below:g}"
+            )
+            more = "a lower --stop-below"
+        else:
+            why, more = explain_giving_up(config), "a larger --give-up-after"
+        return f"nothing left to train: {why}; to train longer, give {more}"
 
 
 def explain_giving_up(config: TrainConfig) -> str:
     """The rule by which a run was given up."""
     return (
-        f"given up, since no validation up to give_up_after = {config.give_up_after or 0:,} "
+        f"given up, since no validation up to give_up_after = {config.give_up_after:,} "
         f"sequences was below give_up_above = {config.give_up_above:g} bits above the optimum"
     )

@@ -1,14 +1,19 @@
 """Stages of a curriculum, a memory that grows, and the ends of a training."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from ntm_kernels.training import records
+from ntm_kernels import tasks
+from ntm_kernels.training import records, runs
+from ntm_kernels.training.checkpoint import load_run
 from ntm_kernels.training.config import preset
 from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.metrics import COLUMNS, read_metrics
+from ntm_kernels.training.models import build_model, load_model
+from ntm_kernels.training.runs import finish_run
 from ntm_kernels.training.trainer import Trainer
 from tests.training.runs import GRAVES, TRAINING, assert_same, everything_but_time, tiny
 
@@ -31,7 +36,8 @@ STAGED = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    for module in (records, runs):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
 
 
 def staged(**changes):
@@ -161,12 +167,40 @@ def test_metrics_of_an_older_run_go_on(tmp_path):
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
+@pytest.mark.parametrize("stages", [(), (tasks.make("repeat_copy", max_length=2),)])
+def test_a_curriculum_must_end_with_the_task(monkeypatch, stages):
+    monkeypatch.setattr(tasks.TASKS["repeat_copy"], "curriculum", lambda task: stages)
+    with pytest.raises(ValueError, match=r"repeat_copy\.curriculum\(\) must end with the task"):
+        staged()
+
+
+def test_a_stage_must_have_the_channels_of_the_task(monkeypatch):
+    wide = tasks.make("repeat_copy", width=5)
+    monkeypatch.setattr(tasks.TASKS["repeat_copy"], "curriculum", lambda task: (wide, task))
+    with pytest.raises(ValueError, match="must have the channels of the task itself, 4 and 3; got"):
+        staged()
+
+
+def test_a_grown_memory_is_that_of_the_tests(tmp_path):
+    trainer, _ = run(staged(grow_memory=7, grow_at=0.5), tmp_path)
+    path, contents = load_run(tmp_path)
+    model = build_model(trainer.config)
+    load_model(model, contents)
+    assert model.memory_size == 7
+    said = []
+    finish_run(model, trainer.config, tmp_path, path, contents["counters"], said.append)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert evaluation["memory_size"] == evaluation["scores"]["as trained"]["memory_size"] == 7
+    assert "sequences wrong, N = 7; vectors: " in said[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"promote_below": 0.0}, "promote_below must be greater than 0, got 0.0"),
         ({"mix_earlier": 1.5}, r"mix_earlier must be in \[0, 1\], got 1.5"),
         ({"grow_at": -0.1}, r"grow_at must be in \[0, 1\], got -0.1"),
+        ({"give_up_after": 0}, "give_up_after must be at least 1, got 0"),
         ({"last_stage_sequences": 0}, "last_stage_sequences must be at least 1, got 0"),
         ({"curriculum": False}, "last_stage_sequences is for a training with a curriculum"),
         ({"grow_memory": 4}, "grow_memory must be greater than memory_size = 4, got 4"),
