@@ -68,7 +68,7 @@ structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources
 	@$(PYTHON) -m scripts.structure $(ARGS)
 
 check-all: lint build ## run every check there is, the slow ones too
-	$(ensure) --need $(testing) --want $(training)
+	$(ensure) --need $(testing) $(exporting) --want $(training)
 	@$(PYTHON) -m scripts.structure --check
 	@$(pytest)
 	@$(MAKE) --no-print-directory test-isas
@@ -78,7 +78,6 @@ check-all: lint build ## run every check there is, the slow ones too
 	@$(MAKE) --no-print-directory triton-test ARGS=test
 	@$(MAKE) --no-print-directory triton-report ARGS=--check
 	@$(MAKE) --no-print-directory triton-instructions
-	@$(MAKE) --no-print-directory export-test
 	@$(MAKE) --no-print-directory other-torch
 	@$(MAKE) --no-print-directory triton-oldest
 

@@ -97,7 +97,7 @@ class OpAlone(BackendContender):
 
 
 class CheckedAnew(BackendContender):
-    """The same, but every call is checked as if there had been none like it."""
+    """A backend whose every call is checked as if there had been none like it."""
 
     def __init__(self, backend: str) -> None:
         super().__init__(backend, "arguments checked at every call")

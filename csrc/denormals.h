@@ -1,9 +1,9 @@
 // Denormal numbers count as zero inside the kernels.
 //
-// A processor takes up to a hundred times longer for an operation on denormal numbers than for
-// any other, and a memory that fades away, or that starts at 1e-40, is full of them. So each thread
-// switches them off while it runs a kernel. The mode belongs to the thread: it is put back
-// afterwards, and no code of the caller ever runs in it.
+// Most processors take many times longer for an operation on denormal numbers than for any other,
+// and a memory that fades away, or that starts at 1e-40, is full of them. So each thread switches
+// them off while it runs a kernel. The mode belongs to the thread: it is put back afterwards, and
+// no code of the caller ever runs in it.
 #pragma once
 
 #include <cstdint>

@@ -116,6 +116,24 @@ def test_a_training_iteration_moves_every_weight():
     assert not any(torch.equal(p, q) for p, q in zip(before, models[0].parameters(), strict=True))
 
 
+def test_the_pass_flushed_alone_takes_denormal_numbers_for_zero():
+    flushes = []
+
+    class Spy(Eager):
+        def model(self, workload):
+            model = super().model(workload)
+            model.register_forward_hook(lambda *_: flushes.append(flushed()))
+            return model
+
+    def flushed():
+        return bool((torch.full((4,), 2e-40) * 0.5 == 0).all())
+
+    for measured in ("iteration", "flushed"):
+        SUBJECTS["classify"].job(Spy(), SMALL, measured).run()
+    assert flushes == [False, True]
+    assert not flushed()
+
+
 @pytest.mark.slow
 def test_the_compiled_model_is_the_eager_one():
     eager, compiled = EagerNTM(SMALL), EagerNTM(SMALL, compiled=True)
