@@ -7,7 +7,15 @@ from torch.autograd import gradcheck, gradgradcheck
 from ntm_kernels import functional, reference
 from ntm_kernels.ops import by_equations
 from tests.ops.test_autograd import TINY, each_tiny, function, problem
-from tests.support.cases import Case, call, each_small, leaves, of_sequence, to_dtype
+from tests.support.cases import (
+    Case,
+    call,
+    cotangents,
+    each_small,
+    leaves,
+    of_sequence,
+    to_dtype,
+)
 from tests.support.table import each_backend, each_with_every_derivative
 
 pytestmark = [
@@ -174,6 +182,28 @@ def test_an_input_computed_from_another(entry):
     torch.testing.assert_close(
         penalty(lambda *given: functional.read(*given, backend=entry.backend)), wanted
     )
+
+
+@pytest.mark.parametrize("transform", ["jvp", "vmap", "grad"])
+@each_with_every_derivative
+def test_transforms_of_a_gradient_alone(entry, transform):
+    """The ordinary forward ran before, outside the transform."""
+    case = TINY[3]
+    tensors = leaves(problem(entry, case))
+    grads = cotangents(call(case, tensors))
+
+    def derivative(backend):
+        outputs = call(case, tensors, backend)
+
+        def gradient(*given):
+            return torch.autograd.grad(
+                tuple(outputs.values()), list(tensors.values()), given, create_graph=True
+            )
+
+        return TRANSFORMS[transform](gradient, tuple(grads.values()))
+
+    found, wanted = derivative(entry.backend), derivative(None)
+    torch.testing.assert_close(found, wanted)
 
 
 @each_with_every_derivative
