@@ -203,10 +203,14 @@ def _refusal(name: str, problem: Problem) -> str | None:
 def _why_not(name: str, problem: Problem) -> str | None:
     """Why a backend that was asked for does not serve ``problem``. It is not checked for that, but
     a check that has failed counts."""
-    why_not = _refusal(name, problem)
-    if why_not is None and get(name).needs_check:
-        why_not = _failed(name, problem.op, problem.device, problem.device_index, problem.dtype)
-    return why_not
+    return _refusal(name, problem) or _known_failure(name, problem)
+
+
+def _known_failure(name: str, problem: Problem) -> str | None:
+    """Why an earlier check of a backend has failed."""
+    if not get(name).needs_check:
+        return None
+    return _failed(name, problem.op, problem.device, problem.device_index, problem.dtype)
 
 
 # Constants to torch.compile, which cannot trace a look at files.
@@ -265,7 +269,7 @@ def choose(problem: Problem, argument: str | None = None, may_check: bool = True
     for name in _automatic:
         why_not = _missing(name, problem.device) or _registry[name].refuses(problem)
         if why_not is None:
-            why_not = _distrusted(name, problem) if may_check else _why_not(name, problem)
+            why_not = (_distrusted if may_check else _known_failure)(name, problem)
         if why_not is None:
             return BackendChoice(name, "the fastest that supports the call", rejected)
         rejected[name] = why_not

@@ -55,13 +55,16 @@ def _backward(op: Any, grads: Any, inputs: Any, sizes: Sizes, wanted: list[str])
             name: value.view_as(value) if name in wanted else value
             for name, value in inputs._asdict().items()
         }
+    variables = [given[name] for name in wanted]
+    if not all(variable.requires_grad for variable in variables):
+        return choose(op.inputs, wanted, _vjp(op, grads, given, sizes, wanted))
+    with torch.enable_grad():
         outputs = _forward(op, op.inputs(**given), sizes)
     pairs = [
         (output, grad)
         for output, grad in zip(outputs, grads, strict=True)
         if grad is not None and output.requires_grad
     ]
-    variables = [given[name] for name in wanted]
     if not pairs:
         return choose(op.inputs, wanted, map(torch.zeros_like, variables))
     found = torch.autograd.grad(
@@ -72,3 +75,16 @@ def _backward(op: Any, grads: Any, inputs: Any, sizes: Sizes, wanted: list[str])
         materialize_grads=True,
     )
     return choose(op.inputs, wanted, found)
+
+
+def _vjp(op: Any, grads: Any, given: dict[str, Any], sizes: Sizes, wanted: list[str]) -> Any:
+    """The gradients inside a transform of ``torch.func`` that does not follow the inputs, such as a
+    ``jvp`` of the gradient alone: there plain autograd would find that nothing depends on them."""
+
+    def outputs_with_grads(*variables: Any) -> list[Any]:
+        inputs = op.inputs(**given | dict(zip(wanted, variables, strict=True)))
+        outputs = zip(_forward(op, inputs, sizes), grads, strict=True)
+        return [output for output, grad in outputs if grad is not None]
+
+    _, pull = torch.func.vjp(outputs_with_grads, *(given[name] for name in wanted))
+    return pull([grad for grad in grads if grad is not None])

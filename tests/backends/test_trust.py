@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -135,7 +136,9 @@ def test_other_kernels_are_checked_anew(new):
     assert new.calls == [*CHECK, "forward"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"identity": {}, "why_not": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"identity": {}, "why_not": "", "date": ""}']
+)
 def test_what_is_no_verdict_is_written_again(new, tmp_path, text):
     functional.read(*READ)
     [file] = files(tmp_path)
@@ -314,9 +317,19 @@ def test_it_leaves_random_numbers_and_defaults_alone(new):
     assert chosen().backend == "new"
 
 
-def test_of_several_threads_one_checks(new):
+@pytest.mark.parametrize("writable", [True, False], ids=["a file to lock", "no file to lock"])
+def test_of_several_threads_one_checks(new, monkeypatch, tmp_path, writable):
+    if not writable:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    barrier = threading.Barrier(4)
+
+    def call(_):
+        barrier.wait(60)
+        functional.read(*READ)
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: functional.read(*READ), range(8)))
+        list(pool.map(call, range(4)))
     assert new.calls.count("backward") == 2
 
 

@@ -275,7 +275,7 @@ def leaves(tensors):
     return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
 
 
-def differentiate(outputs, grads, wanted):
+def differentiate(outputs, grads, wanted, create_graph=False):
     """Gradients of ``wanted`` by name; outputs without an entry in ``grads`` contribute nothing."""
     names = [name for name in outputs if name in grads and outputs[name].requires_grad]
     found = torch.autograd.grad(
@@ -283,6 +283,7 @@ def differentiate(outputs, grads, wanted):
         list(wanted.values()),
         [grads[name] for name in names],
         allow_unused=True,
+        create_graph=create_graph,
     )
     return dict(zip(wanted, found, strict=True))
 
