@@ -100,8 +100,7 @@ class Emulated:
 
     def step(self, sizes: Sizes, backward: bool) -> list[Counts]:
         """Forward of ``step``, and its backward with every gradient given."""
-        random = Random(sizes)
-        inputs = step_inputs(random)
+        inputs, random = random_call("step", sizes)
         kernel, batch = self.backend.kernels["step"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.memory, outputs.memory], batch)
@@ -125,8 +124,7 @@ class Emulated:
         return [_per_step(*pair, steps) for pair in zip(whole, part, strict=True)]
 
     def _sequence(self, sizes: Sizes) -> tuple[Counts, Counts]:
-        random = Random(sizes, 0.1)
-        inputs = sequence_inputs(random)
+        inputs, random = random_call("sequence", sizes)
         kernel, batch = self.backend.kernels["sequence"], sizes.batch
         launches, (outputs, saved) = self.measure(lambda: kernel.forward(inputs, sizes, True))
         forward = self.summarise(launches, [inputs.initial_memory, outputs.final_memory], batch)
@@ -153,6 +151,15 @@ class Random:
         """A gradient for each output that is there."""
         shapes = zip(fields(type(outputs)).values(), outputs, strict=True)
         return outputs._make(None if part is None else self(field.dims) for field, part in shapes)
+
+
+def random_call(op: str, sizes: Sizes) -> tuple[Any, Random]:
+    """Inputs of a call of ``step`` or ``sequence``, and more of the numbers that they are made of."""
+    if op == "step":
+        random = Random(sizes)
+        return step_inputs(random), random
+    random = Random(sizes, 0.1)
+    return sequence_inputs(random), random
 
 
 def step_inputs(random: Random) -> StepInputs:

@@ -22,7 +22,7 @@ from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.backends.cuda.run import Runner
 from ntm_kernels.backends.cuda.structs import KernelSizes, Plan
 from ntm_kernels.ops import Sizes
-from scripts.cuda_counts import Random, sequence_inputs, step_inputs
+from scripts.cuda_counts import random_call
 from scripts.machine_code.block import Block
 from scripts.machine_code.lanes import Launch
 from scripts.machine_code.listing import disassemble, tool
@@ -142,8 +142,7 @@ def _both(library: MachineCode, op: str, sizes: Sizes) -> list[Instructions]:
     runner.library = library
     backend = CudaBackend(emulator.kernels("plain"), runner, "machine_code")
     kernel = backend.kernels[op]
-    random = Random(sizes, 0.1 if op == "sequence" else 1)
-    inputs = sequence_inputs(random) if op == "sequence" else step_inputs(random)
+    inputs, random = random_call(op, sizes)
     library.found = []
     outputs, saved = kernel.forward(inputs, sizes, True)
     kernel.backward(random.like(outputs), inputs, outputs, saved, sizes, frozenset())

@@ -24,7 +24,7 @@ from torch import Tensor
 from ntm_kernels.backends import get
 from ntm_kernels.backends.triton import TritonBackend
 from ntm_kernels.ops import Sizes
-from scripts.cuda_counts import Random, sequence_inputs, step_inputs
+from scripts.cuda_counts import random_call
 from scripts.machine_code.block import Block
 from scripts.machine_code.lanes import PARAMETERS, Launch
 from scripts.machine_code.listing import disassemble
@@ -92,8 +92,7 @@ def count(op: str, sizes: Sizes, target: str) -> list[Counter[str]]:
     launcher = Counting(target)
     kernel = TritonBackend(device_type="cpu", launcher=launcher).kernels[op]
     right = get("torch").kernels[op]
-    random = Random(sizes, 0.1 if op == "sequence" else 1)
-    inputs = sequence_inputs(random) if op == "sequence" else step_inputs(random)
+    inputs, random = random_call(op, sizes)
     outputs, saved = kernel.forward(inputs, sizes, True)
     forward, launcher.issued = launcher.issued, Counter()
     expected, kept = right.forward(inputs, sizes, True)

@@ -75,6 +75,9 @@ class Lanes:
         self.shared = np.zeros((launch.shared_bytes + 0x3000) // 4, np.uint32)
         self.stacks = np.zeros((self.threads, STACK_BYTES // 4), np.uint32)
         self.depends: set[tuple[str, int]] = set()
+        # Where the regions of global memory begin and end.
+        self.starts = np.array([start for start, _ in launch.regions], np.uint64)
+        self.ends = np.array([start + many for start, many in launch.regions], np.uint64)
 
     def sources(self, i: Instruction) -> tuple[Operand, ...]:
         """The operands without the destinations."""
@@ -208,10 +211,10 @@ class Lanes:
         inside = text[text.rindex("[") + 1 : -1].replace(".reuse", "")
         is_wide = i.name in ("LD", "LDG", "ST", "STG")
         terms: list[Read] = []
+        offset = 0
         for part in re.findall(r"-?[^+-]+", inside.replace("+-", "-")):
             if re.fullmatch(r"-?0x[0-9a-f]+", part):
-                offset = np.uint64(int(part, 16) % 2**64)
-                terms.append(lambda offset=offset: offset)  # type: ignore[misc]
+                offset += int(part, 16)
                 continue
             found = re.fullmatch(r"(U?R)(\d+|Z)(?:\.(64|U32|X4|X8|X16))?", part)
             if found is None:
@@ -219,9 +222,9 @@ class Lanes:
             register = Operand("", found[1], 255 if found[2] == "Z" else int(found[2]))
             narrow = not is_wide or found[3] == "U32"
             term = self.carrying(register) if narrow else self.wide(register)
-            times = np.uint64({"X4": 4, "X8": 8, "X16": 16}.get(found[3], 1))
-            terms.append(lambda term=term, times=times: term() * times)  # type: ignore[misc]
-        return lambda: np.broadcast_to(sum(t() for t in terms[1:]) + terms[0](), self.threads)
+            terms.append(_times(term, {"X4": 4, "X8": 8, "X16": 16}.get(found[3], 1)))
+        start = np.full(self.threads, offset % 2**64, np.uint64)
+        return lambda: sum((term() for term in terms), start)
 
     def load(
         self, i: Instruction, address: Array, mask: Array, size: int, many: int
@@ -246,18 +249,17 @@ class Lanes:
         kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[size]
         if (address[mask] % np.uint64(size * many)).any():
             raise RuntimeError(f"a misaligned address: {i.text}")
+        inside = address & np.uint64(0xFFFFFFFF)
         if i.name in ("LDL", "STL"):
-            inside = address[mask] & np.uint64(0xFFFFFFFF)
+            inside = inside[mask]
             if (inside + np.uint64(size * many) > STACK_BYTES).any():
                 raise RuntimeError(f"beyond the stack of the thread: {i.text}")
             own = np.flatnonzero(mask).astype(np.uint64) * np.uint64(STACK_BYTES)
             return [(self.stacks.reshape(-1).view(kind), (own + inside) // np.uint64(size), mask)]
         if i.name in ("LDS", "STS", "LDSM", "STSM"):
             is_shared = mask
-            inside = address & np.uint64(0xFFFFFFFF)
         else:
             is_shared = mask & ((address >> np.uint64(32)) == SHARED_WINDOW)
-            inside = address & np.uint64(0xFFFFFFFF)
         places = []
         if is_shared.any():
             at = inside[is_shared]
@@ -272,11 +274,14 @@ class Lanes:
         return places
 
     def _check(self, i: Instruction, addresses: Array, size: int) -> None:
-        starts = np.array([start for start, _ in self.launch.regions], np.uint64)
-        ends = np.array([start + many for start, many in self.launch.regions], np.uint64)
-        region = np.searchsorted(starts, addresses, "right") - 1
-        if (region < 0).any() or (addresses + np.uint64(size) > ends[region]).any():
+        region = np.searchsorted(self.starts, addresses, "right") - 1
+        if (region < 0).any() or (addresses + np.uint64(size) > self.ends[region]).any():
             raise RuntimeError(f"outside of all tensors of the call: {i.text}")
+
+
+def _times(term: Read, factor: int) -> Read:
+    many = np.uint64(factor)
+    return lambda: term() * many
 
 
 # The memory of this process as arrays: tensors lie at the addresses that the kernel is given.

@@ -9,10 +9,10 @@ np = pytest.importorskip("numpy")
 from scripts import cuda_instruction_tables as tables  # noqa: E402
 from scripts.cuda_counts import Counts  # noqa: E402
 from scripts.cuda_instructions import Instructions  # noqa: E402
-from scripts.machine_code.block import LATENCY, USUAL_LATENCY, Block  # noqa: E402
+from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY, Block  # noqa: E402
 from scripts.machine_code.lanes import Launch  # noqa: E402
 from scripts.machine_code.listing import parse  # noqa: E402
-from scripts.machine_code.stages import BETWEEN, OF_THE_TOOLKIT, stage_at  # noqa: E402
+from scripts.machine_code.stages import BETWEEN, OF_THE_TOOLKIT, by_stage, stage_at  # noqa: E402
 
 
 def run(code, threads=32, parameters=b"", tensors=()):
@@ -64,6 +64,8 @@ SUM = A * B + (D << 32 | C)
             [SUM & LOW, SUM >> 32 & LOW, 0],
         ),
         ("IMAD.HI.U32 R10, R0, R1, RZ", [A, B], [A * B >> 32, 0, 0]),
+        ("IADD3 R10, P1, P0, R0, R1, R2", [A, A, A], [(3 * A) & LOW, 0, 1]),
+        ("IADD3 R10, P1, P0, R0, R1, RZ", [A, B], [(A + B) & LOW, 0, 0]),
         ("LEA R10, P0, R0, R1, 0x2", [A, B], [((A << 2 & LOW) + B) & LOW, 0, 1]),
         ("LEA.HI R10, R0, R1, RZ, 0x3", [A, C], [C + 7, 0, 0]),
         ("LEA.HI.X.SX32 R10, R0, R1, 0x1, PT", [A, C], [C, 0, 0]),
@@ -76,6 +78,7 @@ SUM = A * B + (D << 32 | C)
         ("IMNMX.U32 R10, R0, R1, PT", [A, C], [C, 0, 0]),
         ("ISETP.GT.AND P0, PT, R0, R1, PT", [A, C], [0, 0, 0]),
         ("ISETP.GT.U32.AND P0, PT, R0, R1, PT", [A, C], [0, 0, 1]),
+        ("ISETP.GT.AND P1, P0, R0, R1, PT", [A, C], [0, 0, 1]),
         ("FADD R10, R0, -R0", [0x40490FDB], [0, 0, 0]),
         ("FSETP.NEU.AND P0, PT, R0, R0, PT", [0x7FC00000], [0, 0, 1]),
         ("FFMA.RM R10, R0, R1, 12582913", [0x3F800000, 0x3F666666], [0x4B400001, 0, 0]),
@@ -86,6 +89,38 @@ SUM = A * B + (D << 32 | C)
 )
 def test_what_instructions_compute(code, inputs, expected):
     assert results([code], inputs) == expected
+
+
+def test_a_comparison_of_double_words_ends_with_the_low_ones():
+    code = ["ISETP.GT.U32.AND P1, PT, R0, R2, PT", "ISETP.GT.AND.EX P0, PT, R1, R3, PT, P1"]
+    for first, second in [((C, A), (D, A)), ((D, A), (C, A)), ((D, A), (C, C)), ((C, C), (D, A))]:
+        greater = [(np.int32(np.uint32(upper)), lower) for lower, upper in (first, second)]
+        assert results(code, [*first, *second])[2] == (greater[0] > greater[1])
+
+
+def test_votes_and_shuffles():
+    part = "ISETP.GE.AND P1, PT, R20, 0x10, PT"  # true in the second half of the warp
+    assert results([part, "VOTE.ANY R10, P0, P1"], []) == [0xFFFF0000, 0, 1]
+    assert results([part, "VOTE.ALL R10, P0, P1"], []) == [0xFFFF0000, 0, 0]
+    assert results(["SHFL.DOWN P0, R10, R20, 0x3, 0x1f"], []) == [3, 0, 1]
+    assert results(["SHFL.UP P0, R10, R20, 0x3, 0x0"], []) == [0, 0, 0]  # none before the first
+    assert results(["SHFL.IDX P0, R10, R20, 0x5, 0x1f"], []) == [5, 0, 1]
+
+
+def test_addresses_with_a_scaled_register():
+    code = ["S2R R20, SR_TID.X", "STS [R20.X4+0x10], R20", "MOV R0, 0xc", "LDS R1, [R0+0x10]"]
+    block, _ = run([*code, "EXIT"])
+    assert (block.lanes.words["R"][1] == 3).all()
+
+
+def test_nothing_is_read_past_the_end_of_a_tensor():
+    tensor = np.arange(4, dtype=np.uint32)
+    parameters = np.array([tensor.ctypes.data], np.uint64).tobytes()
+    code = ["MOV R0, c[0x0][0x210]", "MOV R1, c[0x0][0x214]"]
+    block, _ = run([*code, "LDG.E R2, [R0.64+0xc]", "EXIT"], 32, parameters, [tensor])
+    assert (block.lanes.words["R"][2] == 3).all()
+    with pytest.raises(RuntimeError, match="outside of all"):
+        run([*code, "LDG.E R2, [R0.64+0x10]", "EXIT"], 32, parameters, [tensor])
 
 
 def test_lanes_that_parted_are_counted_apart_until_they_meet():
@@ -163,6 +198,8 @@ def test_chain_is_of_dependences_and_not_of_instructions():
     assert run([*independent, "EXIT"])[1].cycles == USUAL_LATENCY
     to_nowhere = ["LOP3.LUT P0, RZ, R0, R0, RZ, 0xc0, !PT", "LOP3.LUT R1, RZ, R0, RZ, 0xc0, !PT"]
     assert run([*to_nowhere, "EXIT"])[1].cycles == USUAL_LATENCY
+    barrier = ["IADD3 R1, RZ, 0x1, RZ", "BAR.SYNC 0x0", "IADD3 R2, RZ, 0x1, RZ", "EXIT"]
+    assert run(barrier)[1].cycles == 2 * USUAL_LATENCY + BARRIER_LATENCY
     chain = ["MUFU.RCP R1, R0", "FADD R2, R1, R1", "FADD R3, R2, R1"]
     assert run([*chain, *independent, "EXIT"])[1].cycles == LATENCY["MUFU"] + 2 * USUAL_LATENCY
 
@@ -201,6 +238,13 @@ def test_stages_by_the_functions_that_code_was_inlined_from(tmp_path, monkeypatc
     assert stage_at(((file, 1), (file, 7), (file, 11))) == "phase"
     assert stage_at(((file, 10),)) == BETWEEN
     assert stage_at((("/usr/include/kernel.cu", 3),)) == OF_THE_TOOLKIT
+
+
+def test_code_of_other_sources_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block, counted = run(["NOP", "EXIT"])
+    with pytest.raises(RuntimeError, match="most instructions come from no source"):
+        by_stage(block.kernel, counted.issued)
 
 
 COUNTED = {

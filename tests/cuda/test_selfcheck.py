@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from ntm_kernels.backends import Kernel, get
+from ntm_kernels.backends.cuda.backend import FEW_TAPS
 from ntm_kernels.backends.torch import TorchBackend
 from ntm_kernels.backends.trust.paths import paths
 from ntm_kernels.backends.trust.trial import run_trial
 from ntm_kernels.ops import OPS
 from tests.cuda.test_emulator import CAUGHT, kernels
 from tests.cuda.test_plans import CrampedRunner
+from tests.cuda_emulator.build import ROOT
 from tests.support import emulated
 
 WHY_NOT = get(emulated.NAME).unavailable()
@@ -27,6 +29,11 @@ def backend_with(limit):
     backend = emulated.EmulatedBackend(None, emulated.library(), runner, "cramped")
     assert backend.unavailable() is None
     return backend
+
+
+def test_many_taps_are_as_many_as_in_the_kernels():
+    header = (ROOT / "csrc/cuda/block.cuh").read_text()
+    assert f"constexpr int kFewTaps = {FEW_TAPS};" in header
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

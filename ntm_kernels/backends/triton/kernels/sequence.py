@@ -52,11 +52,10 @@ def load_state(inputs, i_b, shape: tl.constexpr, block: tl.constexpr):
 @triton.jit
 def restart(memory, weightings, inputs, state, now, shape: tl.constexpr, block: tl.constexpr):
     """The state before a step, which is the initial one if the step is reset."""
-    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
-        if tl.load(inputs.resets + now.i_tb):
-            memory, weightings = load_state(inputs, now.i_b, shape, block)
-            controller.restart_controller(inputs, state, now, shape, block)
-            tl.debug_barrier()  # The state that the controller reads is stored.
+    if inputs.resets is not None and tl.load(inputs.resets + now.i_tb):
+        memory, weightings = load_state(inputs, now.i_b, shape, block)
+        controller.restart_controller(inputs, state, now, shape, block)
+        tl.debug_barrier()  # The state that the controller reads is stored.
     return memory, weightings
 
 
@@ -121,9 +120,8 @@ def sequence_kernel(
         i_tb = t * B + i_b
         now = Now(i_b, i_tb, t, B)
         memory, weightings = restart(memory, weightings, inputs, state, now, shape, block)
-        if kept.checkpoints is not None:  # noqa: SIM102 (known when compiling; the other is not)
-            if t % every == 0:
-                access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
+        if kept.checkpoints is not None and t % every == 0:
+            access.store_memory(kept.checkpoints, t // every * B + i_b, memory, shape)
         controller.controller_step(inputs, outputs, kept, state, now, shape, block)
         tl.debug_barrier()  # The new hidden state is stored, and the one before no longer needed.
         p_interface = kept.interface + (i_tb if KEEP else i_b) * shape.P
@@ -185,9 +183,8 @@ def replay(
     memory = access.load_memory(saved.checkpoints, start // every * B + i_b, shape, block)
     for t in range(start, stop):
         i_tb = t * B + i_b
-        if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
-            if tl.load(inputs.resets + i_tb):
-                memory = access.load_memory(inputs.initial_memory, i_b, shape, block)
+        if inputs.resets is not None and tl.load(inputs.resets + i_tb):
+            memory = access.load_memory(inputs.initial_memory, i_b, shape, block)
         access.store_memory(p_segment, (t - start) * B + i_b, memory, shape)
         weightings = access.load_weightings(saved.weightings, i_tb, shape, block)
         heads = interface.heads_in(saved.interface + i_tb * shape.P, shape)
@@ -301,12 +298,9 @@ def step_backward(
         grads, inputs, outputs, saved, d_state, d_steps, starts, now, shape, block
     )
     tl.debug_barrier()  # The gradient of the carried state before the step is stored.
-    if inputs.resets is not None:  # noqa: SIM102 (known when compiling; the other is not)
-        if starts:
-            d_memory, d_weightings = cut(
-                d_memory, d_weightings, d_start, d_state, now, shape, block
-            )
-            tl.debug_barrier()  # The gradient of the carried state is 0.
+    if inputs.resets is not None and starts:
+        d_memory, d_weightings = cut(d_memory, d_weightings, d_start, d_state, now, shape, block)
+        tl.debug_barrier()  # The gradient of the carried state is 0.
     return d_memory, d_weightings
 
 
