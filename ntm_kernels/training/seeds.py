@@ -209,8 +209,9 @@ def _in_words(outcome: Outcome) -> str:
 def table(outcomes: Sequence[Outcome]) -> str:
     """A table in Markdown: a row for each seed, with the bits and the wrong sequences of each test.
 
-    Where even the best predictor is unsure, the bits are those above its own. Below the rows stand
-    the medians, and how many seeds learnt the task. A seed that failed has a row that says why.
+    Where answers are wrong, each part of the output has its share of wrong answer steps. Where even
+    the best predictor is unsure, the bits are those above its own. Below the rows stand the
+    medians, and how many seeds learnt the task. A seed that failed has a row that says why.
     """
     done = list(finished(outcomes).values())
     titles = list(done[0]["scores"]) if done else []
@@ -234,8 +235,26 @@ def _row(outcome: Outcome, titles: Sequence[str]) -> list[str]:
         f"{evaluation['sequences']:,}",
         "never" if learnt is None else f"{learnt:,}",
         f"{evaluation['processor_seconds']:.0f}",
-        *(f"{excess_bits(s):.3g} ({s['wrong']} of {s['sequences']:,} wrong)" for s in scores),
+        *map(_cell, scores),
     ]
+
+
+def _cell(score: Mapping[str, Any]) -> str:
+    """The result of one test: bits, wrong sequences, and the share of wrong answer steps of each
+    part of the output.
+
+    >>> _cell({"bits": 0.5, "optimal_bits": 0.0, "wrong": 1, "sequences": 2000, "parts": {}})
+    '0.5 (1 of 2,000 wrong)'
+    """
+    parts = [
+        f"; {name} {part['wrong_steps'] / part['steps']:.2%}"
+        for name, part in score["parts"].items()
+        if part["wrong_steps"]
+    ]
+    return (
+        f"{excess_bits(score):.3g} ({score['wrong']} of {score['sequences']:,} wrong"
+        f"{''.join(parts)})"
+    )
 
 
 def _verdict(outcomes: Sequence[Outcome]) -> str:

@@ -16,7 +16,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def evaluation(bits):
-    score = {"bits": bits, "optimal_bits": 0.0, "wrong": 1, "sequences": 4}
+    score = {"bits": bits, "optimal_bits": 0.0, "wrong": 1, "sequences": 4, "parts": {}}
     return {
         "sequences": 60,
         "learnt_at": None,

@@ -129,6 +129,10 @@ def test_stopping_tells_the_runs_and_waits_for_them(tmp_path, monkeypatch):
 def test_cells_and_medians_are_above_the_optimum():
     def outcome(seed, bits):
         score = {"bits": bits, "optimal_bits": 132.0, "wrong": 4, "sequences": 4}
+        score["parts"] = {
+            "vectors": {"steps": 80, "wrong_steps": 2},
+            "end marker": {"steps": 80, "wrong_steps": 0},
+        }
         evaluation = {
             "sequences": 60,
             "learnt_at": 24,
@@ -139,7 +143,7 @@ def test_cells_and_medians_are_above_the_optimum():
         return Outcome(seed, evaluation)
 
     lines = table([outcome(0, 132.125), outcome(1, 132.5), outcome(2, 135.0)]).splitlines()
-    assert lines[2] == "| 0 | 60 | 24 | 2 | 0.125 (4 of 4 wrong) |"
+    assert lines[2] == "| 0 | 60 | 24 | 2 | 0.125 (4 of 4 wrong; vectors 2.50%) |"
     assert lines[5] == "| median |  |  | 2 | 0.5 |"
     assert lines[-1].startswith("1 of 3 seeds end below 0.2 bits a sequence above the optimum.")
 
