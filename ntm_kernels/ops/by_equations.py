@@ -86,5 +86,5 @@ def _vjp(op: Any, grads: Any, given: dict[str, Any], sizes: Sizes, wanted: list[
         outputs = zip(_forward(op, inputs, sizes), grads, strict=True)
         return [output for output, grad in outputs if grad is not None]
 
-    _, pull = torch.func.vjp(outputs_with_grads, *(given[name] for name in wanted))
+    pull = torch.func.vjp(outputs_with_grads, *(given[name] for name in wanted))[1]
     return pull([grad for grad in grads if grad is not None])
