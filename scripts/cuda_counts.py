@@ -154,7 +154,7 @@ class Random:
 
 
 def random_call(op: str, sizes: Sizes) -> tuple[Any, Random]:
-    """Inputs of a call of ``step`` or ``sequence``, and more of the numbers that they are made of."""
+    """Inputs of a call of ``step`` or ``sequence``, and the source of more such numbers."""
     if op == "step":
         random = Random(sizes)
         return step_inputs(random), random

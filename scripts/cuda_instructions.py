@@ -92,8 +92,9 @@ class MachineCode(CudaLibrary):
         plan: Plan,
     ) -> Instructions:
         source = "step" if op == "step" else f"{op}_{direction}"
-        held = f"Lb{plan.weights_held}E" if op == "sequence" else "E"
-        wanted = re.compile(rf"\d{op}_{direction}_kernelIf{held}")
+        is_deep = int(sizes.num_layers > 1)
+        booleans = f"Lb{plan.weights_held}ELb{is_deep}E" if op == "sequence" else "E"
+        wanted = re.compile(rf"\d{op}_{direction}_kernelIf{booleans}")
         kernels = disassembled(self.cubins / f"{source}.sm_{self.architecture}.cubin", wanted)
         if len(kernels) != 1:
             raise RuntimeError(f"{op} {direction}: expected one kernel, found {sorted(kernels)}")

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from ntm_kernels.backends.cuda.library import CudaLibrary
 from ntm_kernels.ops import Sizes
 from scripts import cuda_instruction_tables as instruction_tables
+from scripts import cuda_ways
 from scripts.cuda_counts import Counts, Emulated
 from scripts.cuda_instruction_tables import Counted
 from scripts.cuda_instructions import count as instructions_of
@@ -412,7 +413,8 @@ dM and the ratio of wavefronts, which are of the whole.
 {counts_table(counted)}
 {missing}
 {instruction_tables.sections(instructions, counted)}
-"""
+
+{cuda_ways.section(emulated().backend.runner)}"""
 
 
 def main() -> str | None:

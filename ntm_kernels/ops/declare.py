@@ -191,6 +191,11 @@ def choose(declared: type[Record], chosen: Iterable[str], values: Iterable[Any])
     return declared._make(given.get(name) for name in names(declared))
 
 
+def some(declared: type[Record], **tensors: Any) -> Record:
+    """A record of some of its tensors; the others are ``None``."""
+    return choose(declared, tensors, tensors.values())
+
+
 def head(declared: type[Record], values: Sequence[Any]) -> tuple[Record, Any]:
     """The record that ``values`` begin with, and the one value after it."""
     *of_record, last = values

@@ -44,6 +44,21 @@ class Sizes(NamedTuple):
         batch, memory_size, word_size = memory.shape
         return cls(batch, memory_size, word_size, num_read_heads, **others)
 
+    def of_step(self) -> Sizes:
+        """The sizes of ``step`` for one time step of a sequence of these sizes."""
+        return Sizes(
+            self.batch,
+            self.memory_size,
+            self.word_size,
+            self.num_read_heads,
+            self.num_write_heads,
+            self.num_taps,
+        )
+
+    def of_write(self) -> Sizes:
+        """The sizes of ``write`` for the write heads of a step."""
+        return Sizes(self.batch, self.memory_size, self.word_size, 0, self.num_write_heads)
+
     @property
     def num_heads(self) -> int:
         return self.num_read_heads + self.num_write_heads

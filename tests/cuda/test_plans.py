@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ntm_kernels.backends import BackendError, Problem, get, register
-from ntm_kernels.backends.cuda.backend import why_unplanned
 from ntm_kernels.backends.cuda.structs import KernelSizes
+from ntm_kernels.backends.cuda.ways import why_unplanned
 from ntm_kernels.ops import Sizes
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees, call

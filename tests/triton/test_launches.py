@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_kernels.backends import Problem, get, register
+from ntm_kernels.backends import Problem, controller_cost, get, register
 from ntm_kernels.backends.triton import Launcher, TritonBackend
 from ntm_kernels.backends.triton.launch_table import TABLE, most_registers
 from ntm_kernels.ops import SequenceInputs, Sizes, StepInputs
@@ -134,6 +134,18 @@ def test_sequence_in_a_loop(case, per_step):
     assert repeated == case.time - sizes_of(case).num_checkpoints
     assert beside[0] <= 18 * case.time
     assert beside[1] <= 18 * case.time
+
+
+def test_launches_that_the_choice_of_the_way_counts_with():
+    def of_step(case):
+        forward, backward, beside = sequence(case)
+        return (forward.total() + backward.total() + sum(beside)) / case.time
+
+    in_registers = PAPER.with_(memory_size=256, word_size=16)
+    one, two = of_step(in_registers), of_step(in_registers.with_(num_layers=2))
+    assert two - one == pytest.approx(controller_cost.LAUNCHES_OF_A_LAYER, abs=1)
+    counted = controller_cost.LAUNCHES + controller_cost.LAUNCHES_OF_A_LAYER
+    assert one == pytest.approx(counted, abs=1)
 
 
 @pytest.mark.parametrize("case", [PAPER, DEEP, MANY_HEADS, LARGE], ids=str)

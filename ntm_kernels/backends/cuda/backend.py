@@ -10,10 +10,12 @@ import torch
 
 from ntm_kernels.backends.base import Backend, Problem
 from ntm_kernels.backends.building import how_to_build
+from ntm_kernels.backends.controller_cost import STEP_LOOP
+from ntm_kernels.backends.cuda import ways
 from ntm_kernels.backends.cuda.address import Address
 from ntm_kernels.backends.cuda.library import LIBRARY, CudaLibrary
 from ntm_kernels.backends.cuda.read import Read
-from ntm_kernels.backends.cuda.run import INT32_MAX, CudaKernel, Runner
+from ntm_kernels.backends.cuda.run import CudaKernel, Runner
 from ntm_kernels.backends.cuda.sequence import Sequence
 from ntm_kernels.backends.cuda.step import Step
 from ntm_kernels.backends.cuda.structs import Plan, kernel_sizes
@@ -91,8 +93,6 @@ class CudaBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
-        if problem.sizes.has_resets:
-            return "its sequence has no resets; the backends triton, cpu and torch have them"
         # These are of no consequence, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
         known = (index(size) for size in sizes if size is not None)
@@ -103,6 +103,8 @@ class CudaBackend(Backend):
         return digest_of((self._path,))
 
     def path(self, problem: Problem) -> str:
+        if self._is_loop(problem):
+            return f"a loop of steps, {self.path(_of_step(problem))}"
         forward, backward = (
             _way(problem.op, plan, problem.sizes.memory_size) for plan in self._plans(problem)
         )
@@ -122,7 +124,20 @@ class CudaBackend(Backend):
         )
         return forward, backward
 
+    def _is_loop(self, problem: Problem) -> bool:
+        """Whether a sequence runs as a loop of steps."""
+        if problem.op != "sequence":
+            return False
+        is_double = problem.dtype == torch.float64
+        way = ways.way(self.runner, problem.sizes, is_double, problem.device_index)
+        return way == STEP_LOOP
+
     def how(self, problem: Problem) -> str:
+        if self._is_loop(problem):
+            return (
+                "a loop of steps, the controller by matrix products of the whole batch; each step: "
+                f"{self.how(_of_step(problem))}"
+            )
         sizes = kernel_sizes(problem.sizes)
         forward, backward = self._plans(problem)
         if forward.tiled:
@@ -136,6 +151,11 @@ class CudaBackend(Backend):
                 f"step, {backward.weight_bytes[2]} in its backward"
             )
         return text
+
+
+def _of_step(problem: Problem) -> Problem:
+    """A step of a sequence that runs as a loop of steps."""
+    return problem._replace(op="step", sizes=problem.sizes.of_step())
 
 
 def _way(op: str, plan: Plan, memory_size: int) -> str:
@@ -154,28 +174,4 @@ def _way(op: str, plan: Plan, memory_size: int) -> str:
 # 2.11 takes numbers and words here, but no runner.
 @assume_constant_result
 def _unplanned(number: int, op: str, is_double: bool, device: int, *sizes: int) -> str | None:
-    return why_unplanned(_runners[number], op, is_double, device, Sizes._make(sizes))
-
-
-def why_unplanned(
-    runner: Runner, op: str, is_double: bool, device: int, sizes: Sizes
-) -> str | None:
-    """Why no plan serves a call on that device; ``None`` if one does."""
-    if why_not := runner.library.unserved(device):
-        return why_not
-    told = kernel_sizes(sizes)
-    if max(told) > INT32_MAX:
-        return f"a size is beyond {INT32_MAX}"
-    states = sizes.num_layers * sizes.hidden_size
-    rows = {
-        "weightings": sizes.num_heads * sizes.memory_size,
-        "head parameters": sizes.interface_size,
-        "gates' inputs": 4 * (sizes.num_read_heads * sizes.word_size + states),
-    }
-    for what, elements in rows.items():
-        if elements > INT32_MAX:
-            return f"the {what} of a sequence have more than {INT32_MAX} elements"
-    for direction in ("forward", "backward"):
-        if why_not := runner.plan(op, direction, is_double, told, device).refusal:
-            return f"{direction}: {why_not}"
-    return None
+    return ways.why_not(_runners[number], op, is_double, device, Sizes._make(sizes))

@@ -1,4 +1,6 @@
-"""``sequence``: all steps in one launch, ``csrc/cuda/sequence_forward.cu`` and ``…_backward.cu``.
+"""``sequence``: all steps in one launch, or as a loop of steps.
+
+The launch is that of ``csrc/cuda/sequence_forward.cu`` or ``…_backward.cu``; ``ways`` chooses.
 
 The launch of the backward gives the gradients of the gates of all layers and of the interface
 vectors, of all steps. Those of the weights are matrix products of these with what the layers saw,
@@ -9,11 +11,19 @@ from __future__ import annotations
 
 from typing import Annotated, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ntm_kernels.backends.cuda.run import CudaKernel, named
+from ntm_kernels.backends import step_loop
+from ntm_kernels.backends.controller_cost import STEP_LOOP
+from ntm_kernels.backends.cuda import ways
+from ntm_kernels.backends.cuda.run import CudaKernel, Runner, named
+from ntm_kernels.backends.cuda.step import Step
+from ntm_kernels.backends.cuda.write import Write
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.controller import weight_gradients
+from ntm_kernels.backends.torch.sequence import Saved as LoopSaved
+from ntm_kernels.backends.torch.write import Write as TorchWrite
 from ntm_kernels.ops import SEQUENCE, Field, SequenceInputs, SequenceOutputs, Sizes, record
 from ntm_kernels.ops.declare import dtypes_of, empty, fields
 
@@ -44,15 +54,27 @@ class LaunchGradients(NamedTuple):
 
 
 class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutputs, Saved]):
-    """``sequence`` by ``ntm_cuda_sequence_forward`` and ``ntm_cuda_sequence_backward``."""
+    """``sequence`` by ``ntm_cuda_sequence_forward`` and ``…_backward``, or as a loop of steps."""
 
     op = SEQUENCE
     saved = Saved
     gradients = LaunchGradients
 
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self.step, self.write, self.torch_write = Step(runner), Write(runner), TorchWrite()
+
+    def _is_loop(self, sizes: Sizes, memory: Tensor) -> bool:
+        """Whether a call runs as a loop of steps."""
+        way = ways.way(self.runner, sizes, _is_double(memory), memory.device.index or 0)
+        return way == STEP_LOOP
+
     def forward_projected(
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
+        if self._is_loop(sizes, inputs.initial_memory):
+            outputs, saved = step_loop.forward(self.step, inputs, sizes, save_for_backward)
+            return outputs, None if saved is None else _from_loop(saved)
         dtype = dtypes_of(inputs)["arithmetic"]
         weights = {
             name: tensor.to(dtype)
@@ -69,6 +91,10 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         saved: Saved,
         sizes: Sizes,
     ) -> SequenceInputs:
+        if self._is_loop(sizes, inputs.initial_memory):
+            write = self._write_kernel(sizes, inputs.initial_memory)
+            kept = _for_loop(saved)
+            return step_loop.backward(self.step, write, grads, inputs, outputs, kept, sizes)
         dtypes = dtypes_of(inputs)
         # The products below need the gradient of x before it is rounded.
         dtypes["input"] = dtypes["arithmetic"]
@@ -82,6 +108,27 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         tensors |= named(grads, "grad_") | named(found, "d_")
         self.runner.run("sequence", "backward", sizes, tensors)
         return _input_gradients(inputs, outputs, saved, found)
+
+    def _write_kernel(self, sizes: Sizes, memory: Tensor) -> step_loop.WriteKernel:
+        """That of this backend, which does not serve memories in tiles; then that of torch."""
+        device = memory.device.index or 0
+        refusal = ways.why_unplanned(
+            self.runner, "write", _is_double(memory), device, sizes.of_write()
+        )
+        return self.write if refusal is None else self.torch_write
+
+
+def _is_double(memory: Tensor) -> bool:
+    return memory.dtype == torch.float64
+
+
+def _from_loop(saved: LoopSaved) -> Saved:
+    """What the loop saved, its checkpoints as the launches have them."""
+    return Saved(**{**saved._asdict(), "checkpoints": saved.checkpoints.mT.contiguous()})
+
+
+def _for_loop(saved: Saved) -> LoopSaved:
+    return LoopSaved(**{**saved._asdict(), "checkpoints": saved.checkpoints.mT})
 
 
 # What the launch of the backward takes of the inputs: as they are, and transposed.

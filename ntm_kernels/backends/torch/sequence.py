@@ -5,12 +5,16 @@ weightings, the raw interface vector and, for an LSTM, the activated gates and t
 backward runs segment by segment from the last to the first: it rebuilds the memories of a segment
 by repeating its writes, recomputes the addressing of all its steps in one batch, then walks back
 through its steps.
+
+The heads of a step are a policy: ``ntm_kernels.backends.step_loop`` runs the same loops with the
+kernel of another backend in their place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +33,15 @@ from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
 from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
 from ntm_kernels.backends.torch.write import write
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
-from ntm_kernels.ops import Field, SequenceInputs, SequenceOutputs, Sizes, StepOutputs, record
+from ntm_kernels.ops import (
+    Field,
+    SequenceInputs,
+    SequenceOutputs,
+    Sizes,
+    StepInputs,
+    StepOutputs,
+    record,
+)
 
 
 @record
@@ -74,6 +86,17 @@ class Kept(NamedTuple):
     lower_hidden: Layers  # [B, C] of each layer below the top
 
 
+class StepGrads(NamedTuple):
+    """Gradients that the backward of a sequence finds in every step."""
+
+    gates: Tensor  # [T, L, B, G]
+    interface: Tensor  # [T, B, P]
+
+
+#: One step of all heads, from a raw interface vector.
+Heads = Callable[[StepInputs], StepOutputs]
+
+
 class Sequence(ProjectedSequence[Saved]):
     """The op ``sequence``."""
 
@@ -82,10 +105,7 @@ class Sequence(ProjectedSequence[Saved]):
     def forward_projected(
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
-        outputs, saved = sequence(lift(inputs), sizes, save_for_backward)
-        if save_for_backward and outputs.trace_weightings is not None:
-            # The trace is the caller's; what the backward reads must not change with it.
-            outputs = outputs._replace(trace_weightings=outputs.trace_weightings.clone())
+        outputs, saved = sequence(lift(inputs), sizes, save_for_backward, partial(_heads, sizes))
         return lower(outputs, inputs), saved
 
     def backward_projected(
@@ -97,7 +117,15 @@ class Sequence(ProjectedSequence[Saved]):
         sizes: Sizes,
     ) -> SequenceInputs:
         given = with_zeros(lift(grads), sizes, saved.checkpoints)
-        return lower(sequence_backward(given, lift(inputs), lift(outputs), saved, sizes), inputs)
+        undo = _UndoStep(given, lift(inputs), lift(outputs), saved, sizes)
+        return lower(
+            sequence_backward(undo, given, lift(inputs), lift(outputs), saved, sizes), inputs
+        )
+
+
+def _heads(sizes: Sizes, inputs: StepInputs) -> StepOutputs:
+    heads = activate(inputs.interface, sizes.layout)
+    return step(HeadsInputs(inputs.memory, heads, inputs.previous_weightings), sizes.num_read_heads)
 
 
 def inside_steps(inputs: SequenceInputs, sizes: Sizes) -> Tensor | None:
@@ -115,8 +143,9 @@ def reset_steps(inputs: SequenceInputs) -> Layers | None:
 
 
 def sequence(
-    inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
+    inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool, heads: Heads
 ) -> tuple[SequenceOutputs, Saved | None]:
+    """The loop over the steps, with ``heads`` for the heads of each."""
     projected, inside = inputs.x, inside_steps(inputs, sizes)
     if inside is not None:
         projected = projected.masked_fill(~inside, 0)
@@ -128,7 +157,7 @@ def sequence(
         cell=apart(inputs.initial_cell),
     )
     resets = reset_steps(inputs)
-    one_step = _OneStep(inputs, sizes, save_for_backward)
+    one_step = _OneStep(inputs, sizes, save_for_backward, heads)
     checkpoints: list[Tensor] = []
     kept: list[Kept] = []
     active = [None] * sizes.time if inside is None else inside.unbind(0)
@@ -143,6 +172,9 @@ def sequence(
     outputs = _outputs(steps, state, sizes)
     if not save_for_backward:
         return outputs, None
+    if outputs.trace_weightings is not None:
+        # The trace is the caller's; what the backward reads must not change with it.
+        outputs = outputs._replace(trace_weightings=outputs.trace_weightings.clone())
     assert steps.weightings is not None
     assert steps.interface is not None
     return outputs, Saved(
@@ -158,19 +190,19 @@ def sequence(
 class _OneStep:
     """The step of a sequence: controller, interface vector, heads."""
 
-    def __init__(self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool) -> None:
-        self.controller = controller_of(inputs)
+    def __init__(
+        self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool, heads: Heads
+    ) -> None:
+        self.controller, self.heads = controller_of(inputs), heads
         self.interface_weight = inputs.interface_weight.mT
         self.interface_bias = inputs.interface_bias
-        self.sizes, self.layout = sizes, sizes.layout
         self.save = save_for_backward
         self.keep = save_for_backward or sizes.return_trace
 
     def __call__(self, x: Tensor, active: Tensor | None, state: State) -> tuple[State, Kept]:
         hidden, cell, gates = self.controller.step(x, state.read_vectors, state.hidden, state.cell)
         interface = torch.addmm(self.interface_bias, hidden[-1], self.interface_weight)
-        heads = activate(interface, self.layout)
-        after = step(HeadsInputs(state.memory, heads, state.weightings), self.sizes.num_read_heads)
+        after = self.heads(StepInputs(state.memory, interface, state.weightings))
         read_vectors = after.read_vectors.flatten(1)
         new = State(
             memory=after.memory,
@@ -275,7 +307,20 @@ def activated(interface: Tensor, layout: InterfaceLayout) -> Tensor:
     return layout.join(activate(interface, layout))
 
 
+class UndoSteps(Protocol):
+    """The backward of one step after the other, from the last to the first."""
+
+    outside_heads: UndoOutsideHeads
+
+    def replay(self, segment: int, start: int, stop: int) -> list[Any]:
+        """What the backward of each step needs of its forward, for the steps of a segment."""
+
+    def __call__(self, time: int, forward: Any, d_after: State) -> State:
+        """The gradient of the state before the step from that of the state after it."""
+
+
 def sequence_backward(
+    undo: UndoSteps,
     grads: SequenceOutputs,
     inputs: SequenceInputs,
     outputs: SequenceOutputs,
@@ -283,7 +328,6 @@ def sequence_backward(
     sizes: Sizes,
 ) -> SequenceInputs:
     """The gradient of each input; ``grads`` of all outputs are there."""
-    undo = _UndoStep(grads, inputs, outputs, saved, sizes)
     d_state = State(
         memory=grads.final_memory,
         weightings=grads.final_weightings,
@@ -301,10 +345,10 @@ def sequence_backward(
                 d_state, d_start = cut(resets[time], d_state, d_start)
     if d_start is not None:
         d_state = map_state(torch.add, d_state, d_start)
-    d_gates, d_interface = undo.outside_heads.collected()
+    d_steps = undo.outside_heads.collected()
     return SequenceInputs(
-        x=d_gates.select(1, 0),
-        **weight_gradients(d_gates, d_interface, inputs, outputs, saved.lower_hidden),
+        x=d_steps.gates.select(1, 0),
+        **weight_gradients(d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden),
         initial_memory=d_state.memory,
         initial_weightings=d_state.weightings,
         initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),
@@ -400,15 +444,14 @@ class UndoOutsideHeads:
         self.d_interface.append(d_interface)
         return d_before
 
-    def collected(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the gates ``[T, L, B, G]`` and of the interface vectors ``[T, B, P]``."""
+    def collected(self) -> StepGrads:
         d_gates = [of_layer for of_step in reversed(self.d_gates) for of_layer in of_step]
         by_step = torch.stack(d_gates).unflatten(0, (len(self.d_gates), -1))
-        return by_step, torch.stack(self.d_interface[::-1])
+        return StepGrads(by_step, torch.stack(self.d_interface[::-1]))
 
 
-class _UndoStep:
-    """The backward of one step after the other, from the last to the first."""
+class _UndoStep(UndoSteps):
+    """By the stages of this backend."""
 
     def __init__(
         self,
@@ -431,7 +474,6 @@ class _UndoStep:
         self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
 
     def __call__(self, time: int, forward: Replayed, d_after: State) -> State:
-        """The gradient of the state before the step from that of the state after it."""
         sizes, heads = self.sizes, forward.inputs.heads
         d_read_vectors = d_after.read_vectors + self.d_read_vectors[time]
         back = step_backward(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ntm_kernels.backends.triton.memory_in_tiles import Tiled
 from ntm_kernels.backends.triton.one_program_or_tiles import OneProgramOrTiles
-from ntm_kernels.backends.triton.records import Heads, some
+from ntm_kernels.backends.triton.records import Heads
 from ntm_kernels.ops import ADDRESS, AddressInputs, AddressOutputs, Sizes, StepOutputs
+from ntm_kernels.ops.declare import some
 
 
 class Address(OneProgramOrTiles[AddressInputs, AddressOutputs]):

@@ -9,9 +9,10 @@ import torch
 
 from ntm_kernels.backends.base import Backend, Problem
 from ntm_kernels.backends.triton.address import Address
+from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.read import Read
-from ntm_kernels.backends.triton.sequence import Sequence
+from ntm_kernels.backends.triton.sequence import Sequence, row_of_sequence
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
 from ntm_kernels.backends.trust.identity import digest_of
@@ -62,10 +63,7 @@ class TritonBackend(Backend):
         return digest_of(tuple(Path(__file__).parent.rglob("*.py")))
 
     def path(self, problem: Problem) -> str:
-        parts = [self.launcher.table.path(problem)]
-        row = self.launcher.table.fitting(
-            problem.sizes, problem.dtype, sequence=problem.op == "sequence"
-        )
+        parts, row = [self.how(problem)], self._row(problem)
         if row is not None:
             parts.append(f"up to {row.elements} elements")
         if problem.op == "sequence":
@@ -73,4 +71,16 @@ class TritonBackend(Backend):
         return ", ".join(parts)
 
     def how(self, problem: Problem) -> str:
-        return self.launcher.table.path(problem)
+        if problem.op == "sequence":
+            if self._row(problem) is not None:
+                return "one launch, the memory in registers over all steps"
+            step = problem._replace(op="step", sizes=problem.sizes.of_step())
+            return f"a loop of steps, {self.how(step)}"
+        return f"the memory in {'tiles' if self._row(problem) is None else 'registers'}"
+
+    def _row(self, problem: Problem) -> OnChip | None:
+        """How one program holds the memory, where one does."""
+        table, sizes, dtype = self.launcher.table, problem.sizes, problem.dtype
+        if problem.op == "sequence":
+            return row_of_sequence(table, sizes, dtype, problem.device)
+        return table.fitting(sizes, dtype)

@@ -85,15 +85,6 @@ class Table(NamedTuple):
         programs = max(self.programs // max(sizes.batch, 1), 1)
         return rows, min(programs, self.programs_per_sequence, beside)
 
-    def path(self, problem: Problem) -> str:
-        """How ``problem`` is served."""
-        one = self.fitting(problem.sizes, problem.dtype)
-        if problem.op == "sequence":
-            if self.fitting(problem.sizes, problem.dtype, sequence=True):
-                return "one launch, the memory in registers over all steps"
-            return f"a loop of steps, the memory {'in registers' if one else 'in tiles'}"
-        return f"the memory {'in registers' if one else 'in tiles'}"
-
     def too_large(self, problem: Problem) -> str | None:
         """Why no kernel serves ``problem``; ``None`` if one does."""
         sizes, scale = problem.sizes, _scale(problem.dtype)

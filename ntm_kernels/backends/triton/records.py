@@ -7,7 +7,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from ntm_kernels.ops import Field, Sizes, record
-from ntm_kernels.ops.declare import choose
 
 Record = TypeVar("Record", bound=NamedTuple)
 
@@ -26,11 +25,6 @@ def only(record: Record, letters: str) -> Record:
     """A record of sizes with those of ``letters`` alone; the others are 0."""
     others = (name for name in record._fields if name not in letters and name != "dtype")
     return record._replace(**dict.fromkeys(others, 0))
-
-
-def some(record: type[Record], **tensors: Tensor | None) -> Record:
-    """A record of some of its tensors; the others are ``None``."""
-    return choose(record, tensors, tensors.values())
 
 
 class Heads(NamedTuple):
@@ -68,13 +62,6 @@ class Chain(NamedTuple):
     shifted: Annotated[Tensor, Field("B H N")]  # w̃
     peaks: Annotated[Tensor, Field("B H J")]  # largest w̃ of a part
     powers: Annotated[Tensor, Field("B H J")]  # its sum of powers
-
-
-class StepGrads(NamedTuple):
-    """Gradients that the backward of a sequence finds in every step."""
-
-    gates: Tensor  # [T, L, B, G]
-    interface: Tensor  # [T, B, P]
 
 
 class Shape(NamedTuple):

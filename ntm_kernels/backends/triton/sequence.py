@@ -5,16 +5,25 @@ One launch serves memories that one program can hold over all steps.
 
 from __future__ import annotations
 
+import torch
+
+from ntm_kernels.backends import controller_cost, step_loop
+from ntm_kernels.backends.controller_cost import ONE_LAUNCH, STEP_LOOP, Block
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.backends.torch.lift import lower
 from ntm_kernels.backends.torch.sequence import Saved, activated
-from ntm_kernels.backends.triton import sequence_as_step_loop, sequence_in_one_launch
-from ntm_kernels.backends.triton.launch_table import OnChip
+from ntm_kernels.backends.triton import sequence_in_one_launch
+from ntm_kernels.backends.triton.launch_table import OnChip, Table
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
+from ntm_kernels.reference import arithmetic_dtype
+
+# Warp instructions for 32 multiply-adds of the controller, the mean of both directions. The machine
+# code for sm_90 issues 17 forward and 34 backward with the paper's sizes.
+INSTRUCTIONS = 25.0
 
 
 class Sequence(ProjectedSequence[Saved]):
@@ -31,13 +40,10 @@ class Sequence(ProjectedSequence[Saved]):
     ) -> tuple[SequenceOutputs, Saved | None]:
         row = self._row(inputs, sizes)
         if row is None:
-            outputs, kept = sequence_as_step_loop.forward(
-                self.step, inputs, sizes, save_for_backward
-            )
-        else:
-            outputs, kept = sequence_in_one_launch.forward(
-                self.launcher, row, inputs, sizes, save_for_backward
-            )
+            return step_loop.forward(self.step, inputs, sizes, save_for_backward)
+        outputs, kept = sequence_in_one_launch.forward(
+            self.launcher, row, inputs, sizes, save_for_backward
+        )
         if sizes.return_trace:
             outputs = outputs._replace(
                 # A copy if the backward is to read the original: the trace is the caller's.
@@ -58,13 +64,10 @@ class Sequence(ProjectedSequence[Saved]):
     ) -> SequenceInputs:
         row = self._row(inputs, sizes)
         if row is None:
-            found, d_steps = sequence_as_step_loop.backward(
-                self.step, self.write, grads, inputs, outputs, saved, sizes
-            )
-        else:
-            found, d_steps = sequence_in_one_launch.backward(
-                self.launcher, row, grads, inputs, outputs, saved, sizes
-            )
+            return step_loop.backward(self.step, self.write, grads, inputs, outputs, saved, sizes)
+        found, d_steps = sequence_in_one_launch.backward(
+            self.launcher, row, grads, inputs, outputs, saved, sizes
+        )
         d_weights = weight_gradients(
             d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden
         )
@@ -72,4 +75,30 @@ class Sequence(ProjectedSequence[Saved]):
 
     def _row(self, inputs: SequenceInputs, sizes: Sizes) -> OnChip | None:
         """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
-        return self.launcher.table.fitting(sizes, inputs.initial_memory.dtype, sequence=True)
+        memory = inputs.initial_memory
+        return row_of_sequence(self.launcher.table, sizes, memory.dtype, memory.device.type)
+
+
+def row_of_sequence(
+    table: Table, sizes: Sizes, dtype: torch.dtype, device_type: str
+) -> OnChip | None:
+    """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
+    row = table.fitting(sizes, dtype, sequence=True)
+    refusals = {
+        ONE_LAUNCH: "no program can hold the memory" if row is None else None,
+        STEP_LOOP: None,
+    }
+    element_size = arithmetic_dtype(dtype).itemsize
+
+    def block() -> Block:
+        # A program loads all weights at every step, forward and backward.
+        return Block(INSTRUCTIONS, 2 * element_size * controller_cost.weights(sizes), True)
+
+    way = controller_cost.way(
+        sizes,
+        refusals,
+        block,
+        element_size=element_size,
+        launch=controller_cost.launch_time(device_type),
+    )
+    return row if way == ONE_LAUNCH else None

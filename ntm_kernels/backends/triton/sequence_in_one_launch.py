@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.torch.sequence import Saved
+from ntm_kernels.backends.torch.sequence import Saved, StepGrads
 from ntm_kernels.backends.triton.launch_table import OnChip
 from ntm_kernels.backends.triton.launcher import Launcher
-from ntm_kernels.backends.triton.records import StepGrads, contiguous, some
+from ntm_kernels.backends.triton.records import contiguous
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
-from ntm_kernels.ops.declare import dtypes_of, empty, fields, names
+from ntm_kernels.ops.declare import dtypes_of, empty, fields, names, some
 from ntm_kernels.reference import arithmetic_dtype
 
 

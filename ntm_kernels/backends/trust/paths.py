@@ -53,6 +53,8 @@ def _variants(op: str, memory: Sizes) -> Iterator[Sizes]:
         if is_smallest:
             yield _sequence(memory, 3, 19, is_lstm=False)
             yield _sequence(memory, 3, 257, is_lstm=True)
+            # So many weights that a loop of steps serves it.
+            yield _sequence(memory, 3, 1031, is_lstm=True)
 
 
 def _sequence(memory: Sizes, num_taps: int, hidden_size: int, is_lstm: bool) -> Sizes:
