@@ -3,6 +3,7 @@
 The examples of docs/addressing.md run in tests/reference/test_article.py.
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -66,9 +67,47 @@ def test_derivatives(capsys):
         assert names["per_sample"][name].shape == (6, *parameter.shape)
 
 
-def test_several_processes():
-    """The example runs without a launcher too, in one process."""
-    assert run("docs/several-processes.md")["finished"]
+def test_several_processes(monkeypatch):
+    """The first example needs no launcher; the second one runs as the only process of one."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    first, second = examples("docs/several-processes.md")
+    names = {}
+    exec(compile(first, "several-processes.md, example 1", "exec"), names)
+    assert names["finished"]
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    exec(compile(second, "several-processes.md, example 2", "exec"), names)
+    assert names["loss"].isfinite()
+
+
+@pytest.mark.parametrize("page", ["cuda.md", "triton.md"])
+def test_pages_of_gpus(page):
+    """The reasons in their comments are those on a GPU."""
+    assert run(f"docs/{page}")["choice"].backend in ntm_kernels.backends.choice._registry
+
+
+@pytest.mark.parametrize(
+    "page", ["concepts.md", "faq.md", "lengths.md", "mixed-precision.md", "own-controller.md"]
+)
+def test_pages_that_check_themselves(page):
+    """Their examples have asserts."""
+    assert "assert " in "".join(examples(f"docs/{page}"))
+    run(f"docs/{page}")
+
+
+@pytest.mark.slow
+def test_compile(monkeypatch):
+    """Traced as written. That inductor compiles what was traced is tested with the ops."""
+    compiler = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    assert run("docs/compile.md")["model"].cell.interface.weight.grad.any()
+
+
+def test_the_examples_of_every_page_are_run():
+    """Each page with examples is named by a test, so that a new one is not forgotten."""
+    tests = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"[\w-]+\.md", "".join(tests)))
+    assert {Path(page).name for page in PAGES if examples(page)} <= named
 
 
 def test_coming_from(tmp_path, monkeypatch):
@@ -95,9 +134,30 @@ def test_backend_of_contributing(monkeypatch):
     )
 
 
-def test_citation_has_the_version():
-    found = re.findall(r"^  version = \{(.*)\},$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert found == [ntm_kernels.__version__]
+def test_pictures_of_addressing():
+    """Each stage has weightings that sum to one, and its picture is on the page."""
+    page = (ROOT / "docs/addressing.md").read_text()
+    pictures = pytest.importorskip("scripts.addressing_pictures", exc_type=ImportError)
+    for stage in pictures.stages():
+        assert f"](addressing_{stage.name}.png)" in page
+        for _, weighting in stage.after:
+            torch.testing.assert_close(weighting.sum(), torch.tensor(1.0))
+    assert len(pictures.draw(stage).axes) == len(stage.after)
+
+
+def test_citations_have_the_version():
+    for name, line in {
+        "README.md": r"^  version = \{(.*)\},$",
+        "CITATION.cff": r"^version: (.*)$",
+    }.items():
+        found = re.findall(line, (ROOT / name).read_text(), re.MULTILINE)
+        assert found == [ntm_kernels.__version__], name
+
+
+def test_issues_ask_for_what_info_prints():
+    forms = [path.read_text() for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")]
+    assert len(forms) == 3
+    assert all("python -m ntm_kernels info" in form for form in forms)
 
 
 @each_page
