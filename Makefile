@@ -135,7 +135,7 @@ wheels: | $(filter .venv/%,$(PYTHON)) ## build the sdist and wheels, check and i
 
 site: | $(filter .venv/%,$(PYTHON)) ## build the documentation, links checked: build/site
 	$(ensure) --need $(documenting) $(testing)
-	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	@$(PYTHON) -m pytest -n 0 -q tests/test_site.py tests/test_docs.py::test_compile
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report

@@ -4,6 +4,8 @@ The examples of docs/addressing.md run in tests/reference/test_article.py.
 """
 
 import functools
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -132,6 +134,29 @@ def test_backend_of_contributing(monkeypatch):
     torch.autograd.gradcheck(
         lambda *given: functional.read(*given, backend=name), (memory, weightings)
     )
+
+
+PUBLIC = (
+    "",
+    ".backends",
+    ".export",
+    ".functional",
+    ".interop",
+    ".nn",
+    ".optim",
+    ".plotting",
+    ".tasks",
+)
+
+
+def test_the_reference_has_every_public_name():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    named = re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
+    documented = [pkgutil.resolve_name(name) for name in named]
+    for module in (importlib.import_module(f"ntm_kernels{name}") for name in PUBLIC):
+        for name in module.__all__ if module not in documented else ():
+            found = getattr(module, name)
+            assert any(found is one for one in documented), f"{module.__name__}.{name}"
 
 
 def test_pictures_of_addressing():
