@@ -18,7 +18,7 @@ from ntm_kernels.backends import choice
 from tests.interop.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
-DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
+DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").rglob("*.md"))
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(map(str, DOCS)))
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINKS = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]*))?\)")
