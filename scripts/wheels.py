@@ -66,9 +66,9 @@ torch.optim.SGD(model.parameters(), lr=0.1).step()
 assert any((a != b).any() for a, b in zip(before, model.parameters()))
 inputs = torch.rand(1, 3, 2), torch.rand(1, 1, 3)
 backend = ntm_kernels.functional.explain("read", *inputs).backend
-print(f"    torch {torch.__version__}: an update on the backend {backend}")
+print(f"ntm_kernels: an update on the backend {backend}, with torch {torch.__version__}")
 for warning in told:
-    print(f"    {warning.message}")
+    print(warning.message)
 assert backend == sys.argv[1], f"expected the backend {sys.argv[1]}"
 assert len(told) == (backend == "torch"), "a slower backend is told of in one line"
 """
@@ -88,7 +88,8 @@ def run(
     if done.returncode:
         sys.exit(f"{done.stdout}\nfailed: {' '.join(map(str, command))}")
     # The rest is the chatter of compilers and of setuptools.
-    told = [line for line in done.stdout.splitlines() if line.startswith(("ntm_kernels:", "    "))]
+    ours = ("ntm_kernels: ", "ntm_kernels computes ")
+    told = [line for line in done.stdout.splitlines() if line.startswith(ours)]
     if told:
         print("\n".join(told))
 
