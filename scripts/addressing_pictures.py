@@ -92,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go (docs)")
     options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        parser.error(f"--folder must be a folder that exists, got {options.folder}: make it first")
     for stage in stages():
         path = options.folder / f"addressing_{stage.name}.png"
         with matplotlib.rc_context(STYLE):

@@ -46,12 +46,16 @@ def file_of(page: str) -> str:
     return path if (ROOT / path).exists() else path.removesuffix(".md")
 
 
+def is_file_of_ours(path: str) -> bool:
+    return not path.startswith("..") and (ROOT / path).is_file()
+
+
 def linked_files(path: str) -> set[str]:
     """The files of the repository that a Markdown file links to."""
     folder = posixpath.dirname(path)
     links = LINK.findall((ROOT / path).read_text())
     found = {posixpath.normpath(posixpath.join(folder, link)) for link, _ in links}
-    return {target for target in found if (ROOT / target).is_file()}
+    return set(filter(is_file_of_ours, found))
 
 
 def content_of(path: str) -> str:
@@ -86,7 +90,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     def to_page(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))
-        if not (ROOT / target).is_file():
+        if not is_file_of_ours(target):
             return link[0]  # mkdocs warns of it
         line = LINE.sub(r"#L-\1", link[2] or "")
         return posixpath.relpath(page_of(target), place or ".") + line

@@ -32,7 +32,12 @@ def test_links_lead_to_pages():
     assert linked("[a](../csrc/sizes.h#L42)") == "[a](repository/csrc/sizes.h.md#L-42)"
     assert linked("[a](../README.md#speed)") == "[a](index.md#speed)"
     assert linked("[a](state.md)") == "[a](state.md)"
-    for untouched in ("[a](#speed)", "[a](https://arxiv.org)", "[a](../csrc/missing.h)"):
+    for untouched in (
+        "[a](#speed)",
+        "[a](https://arxiv.org)",
+        "[a](../csrc/missing.h)",
+        "[a](../../other)",
+    ):
         assert linked(untouched) == untouched
 
 
