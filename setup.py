@@ -35,6 +35,7 @@ from pathlib import Path
 from types import ModuleType
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -98,7 +99,10 @@ def require_torch() -> ModuleType:
         try:
             import torch
         except (ImportError, OSError) as error:
-            raise Unavailable(f"no torch to build against ({error}); install torch first") from None
+            raise Unavailable(
+                f"no torch to build against ({error}); install torch first, and give "
+                "--no-isolation to `python -m build`, which hides it"
+            ) from None
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise Unavailable(f"torch {torch.__version__} is older than {oldest}")
@@ -286,6 +290,13 @@ class BuildKernels(build_ext):
         return f"{', '.join(ISAS)}; {shlex.join(compiler)}; torch {torch_version}"
 
 
+class Wheel(bdist_wheel):
+    """A wheel for every Python: the libraries are built against torch, and know no Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 def extension(name: str, sources: list[Path], requirement: str) -> Extension:
     optional = not is_required(requirement)
     return Extension(f"ntm_kernels.{name}", list(map(str, sources)), optional=optional)
@@ -296,5 +307,5 @@ setup(
         extension("_cpu", SOURCES + ISA_SOURCES, "NTM_KERNELS_REQUIRE_CPU"),
         *([extension("_cuda", CUDA_SOURCES, "NTM_KERNELS_REQUIRE_CUDA")] if CUDA_SOURCES else []),
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"bdist_wheel": Wheel, "build_ext": BuildKernels},
 )

@@ -150,6 +150,7 @@ def test_wheel(project, compiler):
     wheel = ["-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", "dist", "."]
     run(project, *wheel, **compiler)
     [path] = project.glob("dist/*.whl")
+    assert "-py3-none-" in path.name
     names = zipfile.ZipFile(path).namelist()
     assert "ntm_kernels/py.typed" in names
     assert (str(LIBRARY) in names) == (not compiler)

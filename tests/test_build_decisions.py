@@ -27,7 +27,10 @@ import site, sys
 sys.path[:] = [path for path in sys.path if path not in site.getsitepackages()]
 """
 
-NO_TORCH = "no torch to build against (No module named 'torch'); install torch first"
+NO_TORCH = (
+    "no torch to build against (No module named 'torch'); install torch first, and give "
+    "--no-isolation to `python -m build`, which hides it"
+)
 NO_CUDA = (
     "torch 2.13.0+cpu is one without CUDA; NTM_KERNELS_REQUIRE_CUDA=1 builds them all the same"
 )

@@ -3,6 +3,9 @@
 The examples of docs/addressing.md run in tests/reference/test_article.py.
 """
 
+import functools
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from ntm_kernels.backends import choice
 from tests.interop.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
-DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
+DOCS = (page.relative_to(ROOT) for page in (ROOT / "docs").rglob("*.md"))
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(map(str, DOCS)))
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINKS = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]*))?\)")
@@ -66,9 +69,47 @@ def test_derivatives(capsys):
         assert names["per_sample"][name].shape == (6, *parameter.shape)
 
 
-def test_several_processes():
-    """The example runs without a launcher too, in one process."""
-    assert run("docs/several-processes.md")["finished"]
+def test_several_processes(monkeypatch):
+    """The first example needs no launcher; the second one runs as the only process of one."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    first, second = examples("docs/several-processes.md")
+    names = {}
+    exec(compile(first, "several-processes.md, example 1", "exec"), names)
+    assert names["finished"]
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    exec(compile(second, "several-processes.md, example 2", "exec"), names)
+    assert names["loss"].isfinite()
+
+
+@pytest.mark.parametrize("page", ["cuda.md", "triton.md"])
+def test_pages_of_gpus(page):
+    """The reasons in their comments are those on a GPU."""
+    assert run(f"docs/{page}")["choice"].backend in ntm_kernels.backends.choice._registry
+
+
+@pytest.mark.parametrize(
+    "page", ["concepts.md", "faq.md", "lengths.md", "mixed-precision.md", "own-controller.md"]
+)
+def test_pages_that_check_themselves(page):
+    """Their examples have asserts."""
+    assert "assert " in "".join(examples(f"docs/{page}"))
+    run(f"docs/{page}")
+
+
+@pytest.mark.slow
+def test_compile(monkeypatch):
+    """Traced as written. That inductor compiles what was traced is tested with the ops."""
+    compiler = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    assert run("docs/compile.md")["model"].cell.interface.weight.grad.any()
+
+
+def test_the_examples_of_every_page_are_run():
+    """Each page with examples is named by a test, so that a new one is not forgotten."""
+    tests = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"[\w-]+\.md", "".join(tests)))
+    assert {Path(page).name for page in PAGES if examples(page)} <= named
 
 
 def test_coming_from(tmp_path, monkeypatch):
@@ -95,9 +136,53 @@ def test_backend_of_contributing(monkeypatch):
     )
 
 
-def test_citation_has_the_version():
-    found = re.findall(r"^  version = \{(.*)\},$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert found == [ntm_kernels.__version__]
+PUBLIC = (
+    "",
+    ".backends",
+    ".export",
+    ".functional",
+    ".interop",
+    ".nn",
+    ".optim",
+    ".plotting",
+    ".tasks",
+)
+
+
+def test_the_reference_has_every_public_name():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    named = re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
+    documented = [pkgutil.resolve_name(name) for name in named]
+    for module in (importlib.import_module(f"ntm_kernels{name}") for name in PUBLIC):
+        for name in module.__all__ if module not in documented else ():
+            found = getattr(module, name)
+            assert any(found is one for one in documented), f"{module.__name__}.{name}"
+
+
+def test_pictures_of_addressing():
+    """Each stage has weightings that sum to one, and its picture is on the page."""
+    page = (ROOT / "docs/addressing.md").read_text()
+    pictures = pytest.importorskip("scripts.addressing_pictures", exc_type=ImportError)
+    for stage in pictures.stages():
+        assert f"](addressing_{stage.name}.png)" in page
+        for _, weighting in stage.after:
+            torch.testing.assert_close(weighting.sum(), torch.tensor(1.0))
+    assert len(pictures.draw(stage).axes) == len(stage.after)
+
+
+def test_citations_have_the_version():
+    for name, line in {
+        "README.md": r"^  version = \{(.*)\},$",
+        "CITATION.cff": r"^version: (.*)$",
+    }.items():
+        found = re.findall(line, (ROOT / name).read_text(), re.MULTILINE)
+        assert found == [ntm_kernels.__version__], name
+
+
+def test_issues_ask_for_what_info_prints():
+    forms = [path.read_text() for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")]
+    assert len(forms) == 3
+    assert all("python -m ntm_kernels info" in form for form in forms)
 
 
 @each_page

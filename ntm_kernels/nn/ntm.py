@@ -32,10 +32,10 @@ class NTM(nn.Module):
     Args:
         input_size: size of the input at one step.
         output_size: size of the output at one step; ``None`` gives the features ``[h, r]``.
-        hidden_size, memory_size, word_size, num_read_heads, num_write_heads, shift_range,
-        controller, num_layers, initial_state, checkpoint_every, backend, fused: as in ``NTMCell``,
-            which also says when hooks on its parts fire; those on ``model.cell`` fire once per
-            call.
+        hidden_size, memory_size, word_size, num_read_heads, num_write_heads: as in ``NTMCell``.
+        shift_range, controller, num_layers, initial_state, checkpoint_every, backend, fused: as in
+            ``NTMCell``, which also says when hooks on its parts fire; those on ``model.cell`` fire
+            once per call.
         output_from: what the output layer sees, ``"features"`` ``[h, r]`` or ``"read_vectors"``
             alone. With the latter the answer has to go through the memory.
         batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.

@@ -1,5 +1,6 @@
 """The compiled library and the package speak of the same records."""
 
+import warnings
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntm_kernels import functional
+from ntm_kernels.backends import choice
 from ntm_kernels.backends.cpu import backend, records
 from ntm_kernels.backends.cpu.records import row_stride
 from ntm_kernels.ops import OPS, READ, Field, record
@@ -58,8 +60,24 @@ def test_a_library_for_another_torch_is_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("it was loaded"))
     stale = backend.CpuBackend(library)
     assert f"it was compiled for torch {other}, this is torch {base}" in stale.unavailable()
+    assert f"`pip install torch=={other.partition('+')[0]}`" in stale.unavailable()
     assert "builds _cpu.so" in stale.unavailable()
     assert not stale.kernels
+
+
+@needs_kernels
+def test_computes_on_torch_and_says_so_once_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    monkeypatch.setitem(choice._registry, "cpu", backend.CpuBackend())
+    memory, weightings = torch.rand(1, 3, 2), torch.rand(1, 1, 3)
+    with pytest.warns(RuntimeWarning, match="slower backend 'torch': .*this is torch 9") as told:
+        functional.read(memory, weightings)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functional.read(memory, weightings)
+    assert functional.explain("read", memory, weightings).backend == "torch"
 
 
 @needs_kernels

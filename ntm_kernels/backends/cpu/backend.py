@@ -43,8 +43,12 @@ def load(library: Path) -> str | None:
         if version is None:
             raise OSError("it was built from other sources than this package")
         # What follows a "+", such as cpu, names a build of the same sources.
-        if version.partition("+")[0] != str(torch.__version__).partition("+")[0]:
-            raise OSError(f"it was compiled for torch {version}, this is torch {torch.__version__}")
+        wanted = version.partition("+")[0]
+        if wanted != str(torch.__version__).partition("+")[0]:
+            raise OSError(
+                f"it was compiled for torch {version}, this is torch {torch.__version__} (to change "
+                f"torch: `pip install torch=={wanted}`)"
+            )
         torch.ops.load_library(library)
         torch.ops.ntm.cpu_isa()
         if torch.ops.ntm.cpu_records() != digest():
