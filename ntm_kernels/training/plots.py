@@ -20,18 +20,18 @@ from ntm_kernels import NTM
 from ntm_kernels.plotting.blocks import MOST_COLUMNS, MOST_ROWS, block_size, largest
 from ntm_kernels.plotting.sheet import BITS, STYLE, WEIGHTINGS, WIDE, Panel, sheet, show
 from ntm_kernels.plotting.trace import draw_heads_sheet
-from ntm_kernels.tasks import Batch, Task, Trial
+from ntm_kernels.tasks import Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import (
     AS_TRAINED,
-    few_sequences,
+    sequence_to_show,
     test_sets,
     validation_optimum,
 )
 from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.models import compute_dtype, memory_of_at_least
+from ntm_kernels.training.models import memory_of_at_least
 from ntm_kernels.training.replay import Example, Heads, record_example, record_heads
 
 __all__ = [
@@ -74,7 +74,7 @@ def draw_run(
     figures, examples, heads = {}, [], []
     with matplotlib.rc_context(STYLE):
         for title, trial in (test_sets(config) if tests is None else tests).items():
-            batch = _pick(title, trial.task, config)
+            batch = sequence_to_show(title, trial.task, config)
             with memory_of_at_least(model, trial.memory_size):
                 examples.append(record_example(title, model, batch, config))
                 if isinstance(model, NTM):
@@ -98,13 +98,6 @@ def draw_run(
             with writing(drawn[-1]):
                 figure.savefig(drawn[-1])
     return drawn
-
-
-def _pick(title: str, task: Task, config: TrainConfig) -> Batch:
-    """The longest of a few fresh sequences, as a batch of one."""
-    some = few_sequences(task, config, f"picture {title}")
-    longest = some.select(some.lengths.argmax().view(1))
-    return longest.to(config.device, compute_dtype(config))
 
 
 def _error_name(example: Example) -> str:
