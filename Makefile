@@ -19,7 +19,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test gpu-check demo bench clean
+.PHONY: help browser-test format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test gpu-check demo bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -126,6 +126,11 @@ cuda-report: | $(filter .venv/%,$(PYTHON)) ## registers, traffic, instructions o
 export-test: build ## run the slow tests of exported programs: ONNX, AOTInductor, other processes
 	$(ensure) --need $(testing) $(exporting)
 	@$(pytest) tests/export -m slow
+
+# Chromium and its driver come from the system's packages. Without them the tests are skipped.
+browser-test: build ## open the page of an animation in a browser
+	$(ensure) --need $(testing) selenium --want $(training)
+	@$(pytest) tests/browser -m slow
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)

@@ -175,7 +175,13 @@ def draw_heads_sheet(
     steps = max(panel.image.shape[1] for column in columns for panel in column if panel)
     with matplotlib.rc_context(STYLE):
         figure, axes = sheet(
-            columns, title, cell=min(5.6 / max(steps, 1), 0.16), smallest=0.6, gap=0.34
+            columns,
+            title,
+            cell=min(5.6 / max(steps, 1), 0.16),
+            smallest=0.6,
+            gap=0.34,
+            # Many heads, one below the other, would make a sheet that no screen shows.
+            tallest=max(1.6, 6.0 / max(len(write_weightings), len(read_weightings), 1)),
         )
         for column in axes:
             for one in column:

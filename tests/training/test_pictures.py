@@ -332,7 +332,7 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
         legend = plots.draw_learning_curve(rows, config).axes[0].get_legend()
         return [text.get_text() for text in legend.get_texts()]
 
-    curves = ["training", "validation"]
+    curves, learnt = ["training", "validation"], ["learnt: 0.1 bits"]
     validation = config.task.sample(4, fresh_generator(config.seed, "validation"))
     optimum = float(config.task.optimal_bits(validation).mean())
     assert (
@@ -340,6 +340,7 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
         == curves
         + {
             "copy": [
+                *learnt,
                 "pytorch-ntm near zero after 30 thousand sequences",
                 "paper near zero after 100–200 thousand sequences",
             ],
@@ -348,10 +349,10 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
                 "paper 133–134 bits",
                 "paper, LSTM 136 bits",
             ],
-            "priority_sort": ["paper 10–20 bits", "paper, LSTM 50–58 bits"],
+            "priority_sort": [*learnt, "paper 10–20 bits", "paper, LSTM 50–58 bits"],
         }[task]
     )
-    assert words(tiny()) == curves
+    assert words(tiny()) == curves + learnt
 
 
 @pytest.mark.parametrize(("model", "panels"), [("ntm", 6), ("lstm", 4)])
