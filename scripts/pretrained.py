@@ -64,31 +64,56 @@ def sample_score(model: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:
     return {**SAMPLE, "bits": found.bits, "wrong": found.wrong}
 
 
-def ship(run: Path, name: str | None = None, folder: Path = FOLDER) -> tuple[Path, Path]:
-    """Writes the two files of a model, and returns them.
+def read_finished(run: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, Any]]:
+    """The configuration, the checkpoint and the evaluation of a finished run.
 
     Raises:
         CheckpointError: the run holds no checkpoint.
         ValueError: the run is not finished, or its model is not an NTM for a task of the paper.
     """
     path, contents = load_run(run)
-    saved = saved_config(path, contents["config"])
-    if saved.model != "ntm":
+    config = saved_config(path, contents["config"])
+    if config.model != "ntm":
         raise ValueError(f"{run} trained the LSTM baseline; give the run of an NTM")
-    evaluation = run / "evaluation.json"
+    evaluation, again = run / "evaluation.json", f"python -m ntm_kernels eval {run}"
     if not evaluation.exists():
-        raise ValueError(
-            f"{run} has no evaluation.json: let the training end, or run "
-            f"python -m ntm_kernels eval {run}"
-        )
+        raise ValueError(f"{run} has no evaluation.json: let the training end, or run {again}")
     tested = json.loads(evaluation.read_text())
     if tested["checkpoint"] != path.name:
         raise ValueError(
             f"{evaluation} is of the checkpoint {tested['checkpoint']}, and the newest is "
-            f"{path.name}: run python -m ntm_kernels eval {run}"
+            f"{path.name}: run {again}"
         )
-    config = replace(saved, device="cpu", backend=None)
+    return config, contents, tested
+
+
+def ship(run: Path, name: str | None = None, folder: Path = FOLDER) -> tuple[Path, Path]:
+    """Writes the two files of a model, and returns them.
+
+    Args:
+        run: the folder of a finished run.
+        name: of the model; unset: that of the task.
+        folder: where to write.
+
+    Raises:
+        CheckpointError, ValueError: as :func:`read_finished`; ValueError also if the name is none
+            that a file of the package can have.
+    """
+    trained, contents, tested = read_finished(run)
+    name = name or trained.task.name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"NAME must be a word of small letters, digits and _, got {name!r}")
+    config = replace(trained, device="cpu", backend=None)
     model = trained_model(config, contents)
+    record = {
+        "task": config.task.to_dict(),
+        "command": command_of(trained),
+        "seed": config.seed,
+        **{key: tested[key] for key in ("sequences", "memory_size")},
+        "results": tested["scores"],
+        "sample": sample_score(model, config),
+        "version": ntm_kernels.__version__,
+    }
     kept = {
         "version": VERSION,
         "config": config.to_dict(),
@@ -96,19 +121,8 @@ def ship(run: Path, name: str | None = None, folder: Path = FOLDER) -> tuple[Pat
         "memory_size": memory_size_of(model),
         "counters": contents["counters"],
     }
-    record = {
-        "task": config.task.to_dict(),
-        "command": command_of(saved),
-        "seed": saved.seed,
-        "sequences": tested["sequences"],
-        "memory_size": tested["memory_size"],
-        "results": tested["scores"],
-        "sample": sample_score(model, config),
-        "version": ntm_kernels.__version__,
-    }
     whole = io.BytesIO()
     torch.save(kept, whole)
-    name = name or config.task.name
     files = folder / f"{name}.pt", folder / f"{name}.json"
     write_atomically(files[0], lambda file: file.write(whole.getbuffer()))
     write_text(files[1], json.dumps(record, indent=2) + "\n")

@@ -143,6 +143,13 @@ def test_a_run_that_is_not_finished_is_refused(finished, tmp_path, capsys, spoil
     assert weights.available() == before
 
 
+@pytest.mark.parametrize("name", ["../copy", "Copy", "a b", "1"])
+def test_a_name_that_is_no_word_is_refused(finished, tmp_path, name):
+    with pytest.raises(ValueError, match="NAME must be a word of small letters, digits and _, got"):
+        script.ship(finished, name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_baseline_is_refused(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         without_extras(patch)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -44,7 +44,7 @@ BITS, SIGNED, WEIGHTINGS = "viridis", "RdBu_r", "inferno"
 #: Inches of the widest image.
 WIDE = 11.0
 # Where the numbers of a colour scale are, from the lowest to the highest.
-_INWARDS = ("bottom", "center", "top")
+_INWARDS: tuple[Literal["bottom", "center", "top"], ...] = ("bottom", "center", "top")
 _WRONG_COLOURS = ListedColormap([(0.0, 0.0, 0.0, 0.0), (1.0, 0.1, 0.1, 1.0)])
 
 
