@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -49,13 +50,13 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
     optimal, target = task.optimal_answer(batch), batch.targets[answering, 0] > 0.5
     if optimal is not None:
         said = verdict_beside_optimum(bits(logits, batch).item(), task.optimal_bits(batch).item())
-        answers = {"probabilities": logits.sigmoid(), "optimum": optimal}
+        answers = {"output": logits.sigmoid(), "optimum": optimal}
         rows = {name: _scaled(one[answering, 0], 0, 1) for name, one in answers.items()}
         explained = ["  a digit is the probability of a 1 in tenths, rounded down"]
     else:
         wrong = torch.where(target, ~(logits > 0)[answering, 0], ~(logits <= 0)[answering, 0])
         said = f"{'wrong' if wrong.any() else 'right'}: {verdict(int(wrong.sum()), wrong.numel())}"
-        rows = {"answer": _bits(target, wrong)}
+        rows = {"output": _bits(target, wrong)}
         explained = []
     lines += _in_lines({"target": _bits(target), **rows}, "answer step", len(target))
     return "\n".join([*lines, *explained, "", said])
@@ -70,8 +71,10 @@ def _inputs(values: Tensor) -> list[str]:
         if ((channel == 0) | (channel == 1)).all():
             rows += _bits(channel.unsqueeze(1) > 0.5)
             continue
-        low, high = channel.min().item(), channel.max().item()
-        rows += _scaled(channel.unsqueeze(1), low, high)
+        low, high = channel.min().item() + 0.0, channel.max().item() + 0.0  # No -0 is printed.
+        [row] = _scaled(channel.unsqueeze(1), low, high)
+        empty = (channel == 0).tolist()
+        rows.append("".join(_NO if no else one for no, one in zip(empty, row, strict=True)))
         explained.append(f"  channel {number}: digits from 0 for {low:.3g} to 9 for {high:.3g}")
     lines = _in_lines({"input": rows}, "step", shown) + explained
     if shown < len(values):
@@ -92,9 +95,11 @@ def _bits(values: Tensor, wrong: Tensor | None = None) -> list[str]:
 def _scaled(values: Tensor, low: float, high: float) -> list[str]:
     """A row of digits for each channel ``[T, channels]``, from 0 for ``low`` to 9 for ``high``."""
     tenths = ((values - low) / ((high - low) or 1.0) * 10).clamp(0, 9)
-    return [
-        "".join("?" if one != one else str(int(one)) for one in row) for row in tenths.T.tolist()
-    ]
+    return ["".join(map(_digit, row)) for row in tenths.T.tolist()]
+
+
+def _digit(tenths: float) -> str:
+    return "?" if math.isnan(tenths) else str(int(tenths))
 
 
 def _in_lines(rows: Mapping[str, Sequence[str]], unit: str, steps: int) -> list[str]:

@@ -192,7 +192,7 @@ def test_play_shows_sequence_and_answer():
         "",
         "target, answer steps 0 to 2",
         *(f"   {number} {row}" for number, row in enumerate(bits)),
-        "answer, answer steps 0 to 2",
+        "output, answer steps 0 to 2",
         *(f"   {number} {row}" for number, row in enumerate(bits)),
         "",
         "right: all 6 bits right",
@@ -201,7 +201,7 @@ def test_play_shows_sequence_and_answer():
 
 def test_play_marks_wrong_bits():
     shown = play(Repeating(8, [(0, 0), (79, 7)]), copy(80), seed=0)
-    rows = re.findall(r"^   (\d) (.*)$", shown.partition("answer, ")[2], re.MULTILINE)
+    rows = re.findall(r"^   (\d) (.*)$", shown.partition("output, ")[2], re.MULTILINE)
     assert [(channel, row.index("!")) for channel, row in rows if "!" in row] == [
         ("0", 0),
         ("7", 9),
@@ -242,8 +242,9 @@ def test_play_tells_scales_of_channels_that_are_no_bits():
     batch = config.task.sample(1, evaluation.fresh_generator(0, "play"))
     low, high = batch.inputs[:, 0, 8].min(), batch.inputs[:, 0, 8].max()
     assert f"  channel 8: digits from 0 for {low:.3g} to 9 for {high:.3g}" in shown
-    [row] = re.findall(r"^   8 (\d+)$", shown, re.MULTILINE)
-    scaled = (batch.inputs[: len(row), 0, 8] - low) / (high - low)
+    [row] = re.findall(r"^   8 (\d+)\.$", shown, re.MULTILINE)
+    assert len(row) == 20, "the steps of the answer have no priority"
+    scaled = (batch.inputs[:20, 0, 8] - low) / (high - low)
     assert [int(digit) for digit in row] == [min(9, int(10 * one)) for one in scaled]
 
 
