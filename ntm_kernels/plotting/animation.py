@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ntm_kernels.plotting.film import DPI, Frame
 
-__all__ = ["to_html", "write_gif"]
+__all__ = ["to_gif", "to_html"]
 
 # Frames a second of a short animation; a long one takes no more than so many seconds.
 _FRAMES_A_SECOND, _MOST_SECONDS = 5, 25
@@ -37,11 +38,14 @@ _SYMBOLS = {
 }
 
 
-def write_gif(frames: Sequence[Frame], path: Path) -> None:
-    """Writes frames as a GIF that stands still for a while at its end and then begins again."""
+def to_gif(frames: Sequence[Frame]) -> bytes:
+    """A GIF that shows frames, stands still for a while at their end, and then begins again."""
     rate = _rate(frames)
     rest = [frames[-1]] * (_REST_SECONDS * rate)
-    _animation([*frames, *rest]).save(path, writer=PillowWriter(fps=rate), dpi=DPI)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "animation.gif")
+        _animation([*frames, *rest]).save(path, writer=PillowWriter(fps=rate), dpi=DPI)
+        return path.read_bytes()
 
 
 def to_html(frames: Sequence[Frame], title: str) -> str:

@@ -8,13 +8,13 @@ import numpy as np
 from torch import nn
 
 from ntm_kernels import NTM
-from ntm_kernels.plotting.animation import to_html, write_gif
+from ntm_kernels.plotting.animation import to_gif, to_html
 from ntm_kernels.plotting.blocks import MOST_ROWS
 from ntm_kernels.plotting.film import Film, draw_frames
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import sequence_to_show
-from ntm_kernels.training.files import make_folder, write_text, writing
+from ntm_kernels.training.files import make_folder, write_atomically, write_text
 from ntm_kernels.training.models import memory_of_at_least
 from ntm_kernels.training.replay import record_example, record_heads, record_memories
 
@@ -29,6 +29,7 @@ def animate(
 ) -> list[Path]:
     """Writes ``animation.gif`` and ``animation.html``: a test's sequence, a frame for each step.
 
+    Nothing is written before both are complete, and each file is written whole or not at all.
     The sequence is the one that the pictures of the run show.
 
     Args:
@@ -53,11 +54,11 @@ def animate(
         )
     film = _film(model, config, title, trial)
     frames = draw_frames(film)
+    pixels, text = to_gif(frames), to_html(frames, film.title)
     gif, page = folder / "animation.gif", folder / "animation.html"
     make_folder(folder)
-    with writing(gif):
-        write_gif(frames, gif)
-    write_text(page, to_html(frames, film.title))
+    write_atomically(gif, lambda file: file.write(pixels))
+    write_text(page, text)
     return [gif, page]
 
 

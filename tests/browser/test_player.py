@@ -6,9 +6,9 @@ Needs Chromium with its driver, from the system's packages, and selenium.
 import shutil
 import time
 
-import numpy as np
 import pytest
 
+np = pytest.importorskip("numpy")
 pytest.importorskip("matplotlib")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 By = pytest.importorskip("selenium.webdriver.common.by").By
