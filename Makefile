@@ -21,7 +21,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test wheels site gpu-check demo bench clean
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test wheels site gpu-check demo bench clean browser-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -137,6 +137,11 @@ site: | $(filter .venv/%,$(PYTHON)) ## build the documentation, links checked: b
 	$(ensure) --need $(documenting) $(testing)
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	@$(PYTHON) -m pytest -n 0 -q tests/test_site.py tests/test_docs.py::test_compile
+
+# Chromium and its driver come from the system's packages. Without them the tests are skipped.
+browser-test: build ## open the page of an animation in a browser
+	$(ensure) --need $(testing) selenium --want $(training)
+	@$(pytest) tests/browser -m slow
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)

@@ -21,6 +21,7 @@ from ntm_kernels.backends import (
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
 from ntm_kernels.nn import NTM, InitialState, NTMCell, NTMState
 from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
+from ntm_kernels.weights import pretrained
 
 if TYPE_CHECKING:
     from ntm_kernels.plotting import plot_trace as plot_trace
@@ -55,6 +56,7 @@ __all__ = [
     "available_backends",
     "export",
     "functional",
+    "pretrained",
     "reference",
     "release_workspaces",
     "use_backend",

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ntm_kernels import weights
+
 ROOT = Path(__file__).parents[1]
 LIBRARY = Path("ntm_kernels/_cpu.so")
 
@@ -28,6 +30,7 @@ def project(tmp_path):
     (tmp_path / "ntm_kernels").mkdir()
     for name in ["__init__.py", "py.typed"]:
         shutil.copy(ROOT / "ntm_kernels" / name, tmp_path / "ntm_kernels")
+    shutil.copytree(ROOT / "ntm_kernels/weights", tmp_path / "ntm_kernels/weights")
     (tmp_path / "csrc/cpu").mkdir(parents=True)
     (tmp_path / "csrc/answer.h").write_text("#define ANSWER 42\n")
     (tmp_path / "csrc/ops.cpp").write_text(
@@ -153,5 +156,7 @@ def test_wheel(project, compiler):
     assert "-py3-none-" in path.name
     names = zipfile.ZipFile(path).namelist()
     assert "ntm_kernels/py.typed" in names
+    for model in weights.available():
+        assert {f"ntm_kernels/weights/{model}.pt", f"ntm_kernels/weights/{model}.json"} < set(names)
     assert (str(LIBRARY) in names) == (not compiler)
     assert not [name for name in names if name.startswith(("csrc", "tests"))]

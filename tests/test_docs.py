@@ -15,6 +15,7 @@ import torch
 import ntm_kernels
 from ntm_kernels import functional, reference
 from ntm_kernels.backends import choice
+from ntm_kernels.training import cli
 from tests.interop.checkpoints import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,18 @@ def test_the_examples_of_every_page_are_run():
     tests = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"[\w-]+\.md", "".join(tests)))
     assert {Path(page).name for page in PAGES if examples(page)} <= named
+
+
+def test_pictures(tmp_path, monkeypatch, capsys):
+    """The examples run, and the first command prints what the page shows."""
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("matplotlib")
+    run("docs/pictures.md")
+    assert (tmp_path / "heads.png").stat().st_size > 10_000
+    page = (ROOT / "docs/pictures.md").read_text()
+    words = re.findall(r"^python -m ntm_kernels (play .*)$", page, re.MULTILINE)[0].split()
+    assert cli.main(words) == 0
+    assert f"```text\n{capsys.readouterr().out}```" in page
 
 
 def test_coming_from(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -14,11 +15,22 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FormatStrFormatter, LinearLocator, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from ntm_kernels.plotting.blocks import Image
 
-__all__ = ["BITS", "SIGNED", "STYLE", "WEIGHTINGS", "WIDE", "Panel", "sheet", "show"]
+__all__ = [
+    "BITS",
+    "SIGNED",
+    "STYLE",
+    "WEIGHTINGS",
+    "WIDE",
+    "Panel",
+    "legend_below",
+    "sheet",
+    "show",
+]
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -31,6 +43,8 @@ STYLE: dict[Any, Any] = {
 BITS, SIGNED, WEIGHTINGS = "viridis", "RdBu_r", "inferno"
 #: Inches of the widest image.
 WIDE = 11.0
+# Where the numbers of a colour scale are, from the lowest to the highest.
+_INWARDS: tuple[Literal["bottom", "center", "top"], ...] = ("bottom", "center", "top")
 _WRONG_COLOURS = ListedColormap([(0.0, 0.0, 0.0, 0.0), (1.0, 0.1, 0.1, 1.0)])
 
 
@@ -64,12 +78,13 @@ def sheet(
     cell: float,
     smallest: float,
     gap: float,
+    tallest: float = math.inf,
 ) -> tuple[Figure, list[list[Axes]]]:
     """Lays images out in columns, all with cells ``cell`` inches wide.
 
-    Cells are square unless that would make an image lower than ``smallest`` inches; above each
-    image with a title are ``gap`` inches. Where several steps share a cell, the whole image is
-    ``WIDE`` inches wide. None leaves the place of an image empty.
+    Cells are square unless that would make an image lower than ``smallest`` or higher than
+    ``tallest`` inches; above each image with a title are ``gap`` inches. Where several steps share
+    a cell, the whole image is ``WIDE`` inches wide. None leaves the place of an image empty.
     """
     panels = [panel for column in columns for panel in column if panel is not None]
     # The numbers of a large memory need room.
@@ -83,7 +98,7 @@ def sheet(
     widths = [left + max([3.0, *(width(p) for p in c if p)]) + right for c in columns]
 
     def height(panel: Panel) -> float:
-        return max(panel.image.shape[0] * cell, smallest)
+        return min(max(panel.image.shape[0] * cell, smallest), tallest)
 
     beside_each_other = [[p for p in row if p] for row in zip_longest(*columns)]
     above = [gap if any(p.title for p in row) else 0.1 for row in beside_each_other]
@@ -121,8 +136,25 @@ def _image_axes(
     bar.ax.tick_params(length=2, labelsize=7)
     bar.ax.yaxis.set_major_locator(LinearLocator(3))
     bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
+    # Beside its ends, the lowest number would touch the highest one of the image below.
+    for label, alignment in zip(bar.ax.get_yticklabels(), _INWARDS, strict=True):
+        label.set_verticalalignment(alignment)
     bar.outline.set_visible(False)
     return axes
+
+
+def legend_below(axes: Axes, columns: int, **options: Any) -> None:
+    """A legend under the axes and the words there, where it can cover no curve."""
+    below = ScaledTranslation(0, -0.45, axes.figure.dpi_scale_trans)
+    axes.legend(
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + below,
+        borderaxespad=0,
+        ncols=columns,
+        **options,
+    )
 
 
 def show(axes: Axes, panel: Panel) -> AxesImage:

@@ -160,45 +160,28 @@ def draw_heads_sheet(
     """
     import matplotlib
 
-    from ntm_kernels.plotting.sheet import BITS, SIGNED, STYLE, WEIGHTINGS, Panel, sheet
+    from ntm_kernels.plotting.heads import channels_panel, heads_panels
+    from ntm_kernels.plotting.sheet import STYLE, sheet
 
-    of_rows: dict[str, Any] = {"numbers": locations, "block": block}
-    across: dict[str, Any] = {"block": (1, block[1])}
-
-    def channels(name: str, label: str, image: Image | None) -> Panel | None:
-        if image is None:
-            return None
-        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 1.0)
-        return Panel(name, label, image, BITS, min(low, 0), max(high, 1), **across)
-
-    def heads(
-        vectors: Sequence[Image], weightings: Sequence[Image], what: str, whose: str
-    ) -> list[Panel | None]:
-        """Two places for each head; the upper one is empty where there are no vectors."""
-        column: list[Panel | None] = []
-        bound = max((float(np.abs(v).max(initial=0)) for v in vectors), default=0.0) or 1.0
-        for head, weighting in enumerate(weightings):
-            name = f"{whose} head" + (f" {head + 1}" if len(weightings) > 1 else "")
-            vector = vectors[head] if vectors else None
-            column.append(
-                None
-                if vector is None
-                else Panel(f"{what}, {name}", "element", vector, SIGNED, -bound, bound, **across)
-            )
-            column.append(
-                Panel(f"weightings, {name}", "location", weighting, WEIGHTINGS, 0, 1, **of_rows)
-            )
-        return column
-
-    left = [channels("inputs", "channel", inputs)]
-    left += heads(added, write_weightings, "add vectors", "write")
-    right = [channels("outputs", "bit", outputs)]
-    right += heads(read, read_weightings, "read vectors", "read")
+    left = [
+        channels_panel("inputs", "channel", inputs, block[1]),
+        *heads_panels("write", added, write_weightings, locations, block),
+    ]
+    right = [
+        channels_panel("outputs", "bit", outputs, block[1]),
+        *heads_panels("read", read, read_weightings, locations, block),
+    ]
     columns = [column for column in (left, right) if any(column)]
     steps = max(panel.image.shape[1] for column in columns for panel in column if panel)
     with matplotlib.rc_context(STYLE):
         figure, axes = sheet(
-            columns, title, cell=min(5.6 / max(steps, 1), 0.16), smallest=0.6, gap=0.34
+            columns,
+            title,
+            cell=min(5.6 / max(steps, 1), 0.16),
+            smallest=0.6,
+            gap=0.34,
+            # Many heads, one below the other, would make a sheet that no screen shows.
+            tallest=max(1.6, 6.0 / max(len(write_weightings), len(read_weightings), 1)),
         )
         for column in axes:
             for one in column:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ntm_kernels info | selfcheck | train | eval | export``."""
+"""The command line: ``python -m ntm_kernels info | train | eval | play | …``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from torch import nn
 
 import ntm_kernels
 from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.arguments import parse, words_for, words_of
+from ntm_kernels.training.arguments import parse
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load_run
 from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.distributed import joined, require_alone
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.exporting import export_model
-from ntm_kernels.training.locking import RunInUseError, RunLock
-from ntm_kernels.training.models import build_model, check_device, load_model
+from ntm_kernels.training.locking import RunInUseError, RunLock, folder_to_lock
+from ntm_kernels.training.models import trained_model
+from ntm_kernels.training.options import words_for, words_of
 from ntm_kernels.training.records import already_a_run
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras
 from ntm_kernels.training.seeds import SeedRuns, table, write_summary
+from ntm_kernels.training.showing import show_animation, show_answer
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
 from ntm_kernels.training.trainer import Trainer, explain_giving_up, saved_config
@@ -243,7 +244,7 @@ def _eval(options: dict[str, Any]) -> int:
     others = {name: value for name, value in options.items() if name not in of_test}
     config = replace(saved, **others)
     changed = retest(config, {n: value for n, value in options.items() if n in of_test})
-    model = _trained_model(config, contents)
+    model = trained_model(config, contents)
     if changed is not None:
         changed.fit(model)
         with naming_sizes(changed.config):
@@ -251,7 +252,7 @@ def _eval(options: dict[str, Any]) -> int:
             config = changed.config if size_given else changed.affordable(model)
         out = run_dir / changed.folder if out is None else out
     try:
-        with RunLock(_written(run_dir, out), _warn):
+        with RunLock(folder_to_lock(run_dir, out), _warn):
             counters = contents["counters"]
             print(f"{config.task.name} after {counters['sequences']:,} sequences, {path}")
             if changed is not None:
@@ -273,31 +274,28 @@ def _export(options: dict[str, Any]) -> int:
             "torch.export.export takes an nn.LSTM as it is"
         )
     # The program runs elsewhere: it is made on the CPU, and chooses its backend where it runs.
-    model = _trained_model(replace(saved, device="cpu", backend=None), contents)
+    model = trained_model(replace(saved, device="cpu", backend=None), contents)
     assert isinstance(model, ntm_kernels.NTM)
     if "memory_size" in options:
         model.memory_size = options["memory_size"]
     out = options.get("out", run_dir / "export")
-    with RunLock(_written(run_dir, out), _warn):
+    with RunLock(folder_to_lock(run_dir, out), _warn):
         for file in export_model(model, out, form):
             print(f"wrote {file}")
     return 0
 
 
-def _written(run_dir: Path, out: Path | None) -> Path:
-    """The folder to lock for what writes to ``out``: the run's if that is anywhere in it."""
-    if out is None or out.resolve().is_relative_to(run_dir.resolve()):
-        return run_dir
-    return out
+def _animate(options: dict[str, Any]) -> int:
+    require_alone("animate")
+    for file in show_animation(options, _warn):
+        print(f"wrote {file}")
+    return 0
 
 
-def _trained_model(config: TrainConfig, contents: dict[str, Any]) -> nn.Module:
-    check_device(config.device)
-    torch.set_num_threads(config.threads)
-    with naming_sizes(config):
-        model = build_model(config)
-    load_model(model, contents)
-    return model
+def _play(options: dict[str, Any]) -> int:
+    require_alone("play")
+    print(show_answer(options))
+    return 0
 
 
 def _say_what_is_tested(changed: Retest, config: TrainConfig) -> None:
@@ -340,4 +338,6 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "animate": _animate,
+    "play": _play,
 }

@@ -28,8 +28,11 @@ __all__ = [
     "few_sequences",
     "fresh_generator",
     "score",
+    "sequence_to_show",
     "test_sets",
     "validation_optimum",
+    "verdict",
+    "verdict_beside_optimum",
 ]
 
 #: Title of the test on the task as it was trained.
@@ -94,6 +97,20 @@ class Score(NamedTuple):
         )
 
 
+def verdict(wrong: int, total: int) -> str:
+    """How good an answer is, from the number of its wrong bits and of all its bits.
+
+    >>> verdict(0, 160), verdict(3, 1600)
+    ('all 160 bits right', '3 of 1,600 bits wrong')
+    """
+    return f"{wrong:,} of {total:,} bits wrong" if wrong else f"all {total:,} bits right"
+
+
+def verdict_beside_optimum(bits: float, optimal_bits: float) -> str:
+    """How good an answer is where even the best predictor is unsure."""
+    return f"{bits:.1f} bits, the optimum is {optimal_bits:.1f}"
+
+
 def fresh_generator(seed: int, purpose: str) -> torch.Generator:
     """A generator for one purpose of a run, unrelated to those for its other purposes."""
     digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
@@ -135,6 +152,13 @@ def few_sequences(task: Task, config: TrainConfig, purpose: str) -> Batch:
     if len(one.inputs) > _LONG:
         return one
     return task.sample(32, fresh_generator(config.seed, purpose))
+
+
+def sequence_to_show(title: str, task: Task, config: TrainConfig) -> Batch:
+    """The sequence that the pictures of a test show: the longest of a few, as a batch of one."""
+    some = few_sequences(task, config, f"picture {title}")
+    longest = some.select(some.lengths.argmax().view(1))
+    return longest.to(config.device, compute_dtype(config))
 
 
 def test_sets(config: TrainConfig) -> dict[str, Trial]:

@@ -12,13 +12,20 @@ from types import TracebackType
 
 from ntm_kernels.training.files import make_folder, writing
 
-__all__ = ["RunInUseError", "RunLock"]
+__all__ = ["RunInUseError", "RunLock", "folder_to_lock"]
 
 _NAME = ".lock"
 
 
 class RunInUseError(RuntimeError):
     """Another process writes in the folder of a run."""
+
+
+def folder_to_lock(run_dir: Path, out: Path | None) -> Path:
+    """The folder to lock for what writes to ``out``: the run's if that is anywhere in it."""
+    if out is None or out.resolve().is_relative_to(run_dir.resolve()):
+        return run_dir
+    return out
 
 
 class RunLock:

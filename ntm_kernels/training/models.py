@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ntm_kernels import NTM, InitialState, available_backends
 from ntm_kernels.backends import requested
 from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = [
     "LSTMBaseline",
@@ -23,6 +24,7 @@ __all__ = [
     "load_model",
     "memory_of_at_least",
     "memory_size_of",
+    "trained_model",
 ]
 
 # Steps computed at once where no gradients are wanted: long enough that the work at the borders of
@@ -113,6 +115,21 @@ def load_model(model: nn.Module, contents: Mapping[str, Any]) -> None:
     size = contents.get("memory_size")
     if size is not None and isinstance(model, NTM) and size != model.memory_size:
         model.memory_size = size
+
+
+def trained_model(config: TrainConfig, contents: Mapping[str, Any]) -> nn.Module:
+    """The model of a configuration with the weights of a checkpoint.
+
+    Raises:
+        ValueError: its device or backend cannot be used here.
+        TrainingError: there is not enough memory for it.
+    """
+    check_device(config.device)
+    torch.set_num_threads(config.threads)
+    with naming_sizes(config):
+        model = build_model(config)
+    load_model(model, contents)
+    return model
 
 
 @contextmanager

@@ -18,20 +18,29 @@ from torch import nn
 
 from ntm_kernels import NTM
 from ntm_kernels.plotting.blocks import MOST_COLUMNS, MOST_ROWS, block_size, largest
-from ntm_kernels.plotting.sheet import BITS, STYLE, WEIGHTINGS, WIDE, Panel, sheet, show
+from ntm_kernels.plotting.sheet import (
+    BITS,
+    STYLE,
+    WEIGHTINGS,
+    WIDE,
+    Panel,
+    legend_below,
+    sheet,
+    show,
+)
 from ntm_kernels.plotting.trace import draw_heads_sheet
-from ntm_kernels.tasks import Batch, Task, Trial
+from ntm_kernels.tasks import Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import (
     AS_TRAINED,
-    few_sequences,
+    sequence_to_show,
     test_sets,
     validation_optimum,
 )
 from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.models import compute_dtype, memory_of_at_least
+from ntm_kernels.training.models import memory_of_at_least
 from ntm_kernels.training.replay import Example, Heads, record_example, record_heads
 
 __all__ = [
@@ -45,6 +54,8 @@ __all__ = [
 
 # Answer steps of a long sequence that are drawn one by one.
 _LAST_STEPS = 60
+# Inches of the learning curve in the summary, with its legend.
+_CURVE = 3.7
 
 
 def draw_run(
@@ -74,7 +85,7 @@ def draw_run(
     figures, examples, heads = {}, [], []
     with matplotlib.rc_context(STYLE):
         for title, trial in (test_sets(config) if tests is None else tests).items():
-            batch = _pick(title, trial.task, config)
+            batch = sequence_to_show(title, trial.task, config)
             with memory_of_at_least(model, trial.memory_size):
                 examples.append(record_example(title, model, batch, config))
                 if isinstance(model, NTM):
@@ -98,13 +109,6 @@ def draw_run(
             with writing(drawn[-1]):
                 figure.savefig(drawn[-1])
     return drawn
-
-
-def _pick(title: str, task: Task, config: TrainConfig) -> Batch:
-    """The longest of a few fresh sequences, as a batch of one."""
-    some = few_sequences(task, config, f"picture {title}")
-    longest = some.select(some.lengths.argmax().view(1))
-    return longest.to(config.device, compute_dtype(config))
 
 
 def _error_name(example: Example) -> str:
@@ -236,7 +240,7 @@ def _weighting_panels(example: Example, heads: Heads) -> list[Panel]:
 
 def draw_learning_curve(rows: Sequence[dict[str, float]], config: TrainConfig) -> Figure:
     """Bits per sequence against sequences seen (figures 3, 7, 10, 13 and 18 of the paper)."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.7), layout="constrained")
     _plot_costs(figure.add_subplot(), rows, config)
     return figure
 
@@ -260,15 +264,8 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
         axes.axhline(optimum, color="C3", linewidth=0.8, linestyle="--", label=label)
     else:
         axes.set_yscale("log")
-        axes.axhline(config.learnt_bits, color="C3", linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f"learnt: {config.learnt_bits:g} bits",
-            (0, config.learnt_bits),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            color="C3",
-        )
+        label = f"learnt: {config.learnt_bits:g} bits"
+        axes.axhline(config.learnt_bits, color="C3", linewidth=0.8, linestyle="--", label=label)
     for number, mark in enumerate(landmarks(config.task)):
         span = axes.axhspan if mark.axis == "bits" else axes.axvspan
         unit = "bits" if mark.axis == "bits" else "thousand sequences"
@@ -282,7 +279,7 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
     axes.set_title(f"{config.task.name.replace('_', ' ')}, {AS_TRAINED}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    legend_below(axes, columns=2)
 
 
 def _mark_changes(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
@@ -337,8 +334,8 @@ def draw_summary(
     if heads is not None:
         panels += _weighting_panels(example, heads)
     high = [0.9 if panel.label == "location" else 0.55 for panel in panels]
-    figure = Figure(figsize=(8, 3.2 + sum(high) + 0.42 * len(panels)), layout="constrained")
-    curve, *images = figure.subplots(1 + len(panels), height_ratios=[3.2, *high])
+    figure = Figure(figsize=(8, _CURVE + sum(high) + 0.42 * len(panels)), layout="constrained")
+    curve, *images = figure.subplots(1 + len(panels), height_ratios=[_CURVE, *high])
     _plot_costs(curve, rows, config)
     for axes, panel in zip(images, panels, strict=True):
         show(axes, panel)

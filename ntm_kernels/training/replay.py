@@ -27,6 +27,7 @@ from ntm_kernels.plotting.blocks import (
 from ntm_kernels.reference import Trace
 from ntm_kernels.tasks import Batch, bits
 from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.evaluation import verdict, verdict_beside_optimum
 from ntm_kernels.training.models import answer_in_pieces
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Heads",
     "record_example",
     "record_heads",
+    "record_memories",
 ]
 
 # Weights of a trace that are held at once: 16 MiB in float32.
@@ -74,9 +76,8 @@ class Example:
     def verdict(self) -> str:
         """How good the answer is, in words."""
         if self.optimal is not None:
-            return f"{self.bits:.1f} bits, the optimum is {self.optimal_bits:.1f}"
-        wrong, total = int(self.wrong.sum()), int(self.answering.sum()) * len(self.targets)
-        return f"{wrong:,} of {total:,} bits wrong" if wrong else f"all {total:,} bits right"
+            return verdict_beside_optimum(self.bits, self.optimal_bits)
+        return verdict(int(self.wrong.sum()), int(self.answering.sum()) * len(self.targets))
 
     @property
     def is_long(self) -> bool:
@@ -203,21 +204,50 @@ def _record_weightings(
     return images[:num_read_heads], images[num_read_heads:]
 
 
-def _record_vectors(runs: _Runs) -> tuple[list[Image], list[Image]]:
-    """Add vectors of the write heads and read vectors of the read heads.
+def _steps(state: NTMState, trace: Trace) -> Iterator[tuple[Tensor, Tensor]]:
+    """The read vectors ``[B, R, M]`` of every step and the memory ``[B, N, M]`` after it.
 
-    A trace has no read vectors: they follow from it by writing the memory again.
+    A trace has neither: they follow from it by writing the memory again.
     """
+    memory, num_read_heads = state.memory, state.read_vectors.shape[1]
+    for t in range(len(trace.weightings)):
+        of_reads, of_writes = trace.weightings[t].tensor_split([num_read_heads], dim=1)
+        read_vectors = functional.read(memory, of_reads)
+        memory = functional.write(memory, of_writes, trace.erase[t], trace.add[t])
+        yield read_vectors, memory
+
+
+def _record_vectors(runs: _Runs) -> tuple[list[Image], list[Image]]:
+    """Add vectors of the write heads and read vectors of the read heads."""
     added, read = [], []
     for state, trace in runs:
-        memory, num_read_heads = state.memory, state.read_vectors.shape[1]
-        for t in range(len(trace.weightings)):
-            of_reads, of_writes = trace.weightings[t].tensor_split([num_read_heads], dim=1)
-            read.append(functional.read(memory, of_reads))
-            memory = functional.write(memory, of_writes, trace.erase[t], trace.add[t])
+        read += [read_vectors for read_vectors, _ in _steps(state, trace)]
         added.append(trace.add)
 
     def by_head(values: Tensor) -> list[Image]:
         return [_image(values[:, 0, head]) for head in range(values.shape[2])]
 
     return by_head(torch.cat(added)), by_head(torch.stack(read))
+
+
+@torch.no_grad()
+def record_memories(model: NTM, batch: Batch, locations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Runs an NTM on the first sequence of a batch and keeps the memory after every step.
+
+    Args:
+        model: the model.
+        batch: sequences, of which the first counts.
+        locations: the locations to keep, in the order in which they are wanted.
+
+    Returns:
+        ``[T, len(locations), M]``.
+    """
+    runs = _Runs(model, batch.inputs[:, :1])
+    chosen = torch.from_numpy(locations.copy()).to(runs.device)
+    memories = [
+        memory[0].index_select(0, chosen)
+        for state, trace in runs
+        for _, memory in _steps(state, trace)
+    ]
+    kept: NDArray[np.float64] = torch.stack(memories).double().cpu().numpy()
+    return kept

@@ -12,10 +12,10 @@ from torch import nn
 
 from ntm_kernels import NTM
 from ntm_kernels.tasks import Task, Trial
-from ntm_kernels.training.arguments import words_of
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import few_sequences, test_sets
 from ntm_kernels.training.models import memory_size_of
+from ntm_kernels.training.options import words_of
 
 __all__ = ["Retest", "retest"]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ntm_kernels.plotting.sheet import STYLE
+from ntm_kernels.plotting.sheet import STYLE, legend_below
 from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished
@@ -32,7 +32,7 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
     done = finished(outcomes)
     path = folder / "seeds.png"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(13, 4.2), layout="constrained")
+        figure = Figure(figsize=(13, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
         curves, bits, wrong = figure.subplots(1, 3)
         _draw_curves(curves, done, folder)
@@ -71,7 +71,7 @@ def _draw_curves(axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path
     axes.set_xlabel("thousand sequences")
     axes.set_title("validation, bits per sequence above the optimum")
     if 0 < len(done) <= 10:
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+        legend_below(axes, columns=5, fontsize=7)
 
 
 def _draw_tests(

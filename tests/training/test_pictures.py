@@ -7,6 +7,7 @@ import torch
 from ntm_kernels import NTM, tasks
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training import models, replay
+from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import fresh_generator
 from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
 from ntm_kernels.training.replay import (
@@ -25,6 +26,7 @@ from tests.training.runs import baseline, tiny
 pytest.importorskip("matplotlib")
 from matplotlib import image
 
+from ntm_kernels.plotting.trace import draw_heads_sheet
 from ntm_kernels.training import plots
 
 
@@ -314,6 +316,42 @@ def test_learning_curve_shows_stages_and_growth():
     assert not [line for line in axes.lines if line.get_gid()]
 
 
+@pytest.mark.parametrize("summary", [False, True])
+def test_the_legend_covers_neither_curve_nor_words(tmp_path, summary):
+    config = preset("copy")
+    rows = [{"sequences": 1000.0 * i, "train_bits": 90.0 / i} for i in range(1, 40)]
+    example = record_example("short", *model_and_batch()[1:], tiny())
+    figure = (
+        plots.draw_summary(rows, example, None, config)
+        if summary
+        else plots.draw_learning_curve(rows, config)
+    )
+    figure.savefig(tmp_path / "figure.png")
+    curve, *others = figure.axes
+    legend = curve.get_legend().get_window_extent()
+    assert legend.y1 <= curve.xaxis.label.get_window_extent().y0
+    assert legend.y0 >= max([axes.title.get_window_extent().y1 for axes in others], default=0)
+    assert legend.x1 <= figure.bbox.x1
+
+
+def test_the_sheet_of_many_heads_fits_a_screen():
+    heads, vectors = [np.zeros((128, 36))] * 5, [np.zeros((20, 36))] * 5
+    figure = draw_heads_sheet(
+        inputs=np.zeros((9, 36)),
+        outputs=np.zeros((8, 36)),
+        added=vectors,
+        read=vectors,
+        write_weightings=heads,
+        read_weightings=heads,
+        locations=np.arange(128),
+        block=(1, 1),
+        begin=20,
+        title="many heads",
+    )
+    wide, high = figure.get_size_inches()
+    assert high < 2 * wide
+
+
 def test_learning_curve_takes_a_cost_of_zero(tmp_path):
     rows = [{"sequences": 10.0, "train_bits": 3.0}, {"sequences": 20.0, "train_bits": 0.0,
              "validation_bits": 0.0}]  # fmt: skip
@@ -332,7 +370,7 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
         legend = plots.draw_learning_curve(rows, config).axes[0].get_legend()
         return [text.get_text() for text in legend.get_texts()]
 
-    curves = ["training", "validation"]
+    curves, learnt = ["training", "validation"], ["learnt: 0.1 bits"]
     validation = config.task.sample(4, fresh_generator(config.seed, "validation"))
     optimum = float(config.task.optimal_bits(validation).mean())
     assert (
@@ -340,6 +378,7 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
         == curves
         + {
             "copy": [
+                *learnt,
                 "pytorch-ntm near zero after 30 thousand sequences",
                 "paper near zero after 100–200 thousand sequences",
             ],
@@ -348,10 +387,10 @@ def test_what_was_published_is_drawn_for_the_same_task_alone(task):
                 "paper 133–134 bits",
                 "paper, LSTM 136 bits",
             ],
-            "priority_sort": ["paper 10–20 bits", "paper, LSTM 50–58 bits"],
+            "priority_sort": [*learnt, "paper 10–20 bits", "paper, LSTM 50–58 bits"],
         }[task]
     )
-    assert words(tiny()) == curves
+    assert words(tiny()) == curves + learnt
 
 
 @pytest.mark.parametrize(("model", "panels"), [("ntm", 6), ("lstm", 4)])

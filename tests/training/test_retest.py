@@ -104,7 +104,7 @@ def test_another_memory_alone_repeats_the_usual_tests(run):
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_test_of_the_suite_asked_for_by_hand_has_the_same_sequences(run):
-    assert cli.main(["eval", "--min-length=20", "--max-length", "20", str(run)]) == 0
+    assert cli.main(["eval", "--length=20", str(run)]) == 0
     result = evaluated(run / "tests" / "length_20")["scores"]
     assert result["length 20"] == evaluated(run)["scores"]["length 20"]
 
@@ -154,6 +154,7 @@ def test_help_shows_the_parameters_of_the_run(run, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert "--max-length INT most vectors of a sequence (default 3)" in text
         assert "--memory-size INT memory locations, N (default 4)" in text
+        assert "--length INT --min-length and --max-length at once" in text
     for words in (["--help"], ["/nowhere", "--help"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(["eval", *words])
@@ -173,6 +174,7 @@ def test_help_shows_the_parameters_of_the_run(run, capsys):
         ("--memory-size -3", "memory_size must be at least 1, got -3"),
         ("--min-length 0", "1 <= min_length <= max_length is needed, got width=2, min_length=0"),
         ("--min-length 30", "needed, got width=2, min_length=30, max_length=3"),
+        ("--length 6 --max-length 7", "--length 6 sets --max-length too, which is 7: give one"),
         ("--width 5", "--width 5: the sequences would have 7 input and 5 output channels, but"),
         ("--no-answer-channel", "--no-answer-channel: the sequences would have 3 input and 2"),
         (f"--max-length {10**13}", f"make --max-length {10**13} smaller"),
