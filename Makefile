@@ -21,7 +21,7 @@ triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test wheels site gpu-check demo bench clean browser-test
+.PHONY: help format lint build test test-isas derivatives test-processes structure check-all sanitize selfcheck-test sanitize-cpu other-torch triton-test triton-oldest triton-report triton-instructions cuda-report export-test wheels site gpu-check demo bench clean browser-test examples-test
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,7 +70,7 @@ structure: | $(filter .venv/%,$(PYTHON)) ## measure the structure of the sources
 	@$(PYTHON) -m scripts.structure $(ARGS)
 
 check-all: lint build ## run every check there is, the slow ones too
-	$(ensure) --need $(testing) $(exporting) --want $(training)
+	$(ensure) --need $(testing) $(exporting) scikit-learn --want $(training)
 	@$(PYTHON) -m scripts.structure --check
 	@$(pytest)
 	@$(MAKE) --no-print-directory test-isas
@@ -142,6 +142,10 @@ site: | $(filter .venv/%,$(PYTHON)) ## build the documentation, links checked: b
 browser-test: build ## open the page of an animation in a browser
 	$(ensure) --need $(testing) selenium --want $(training)
 	@$(pytest) tests/browser -m slow
+
+examples-test: build ## run the programs in examples/ in small, in several processes too
+	$(ensure) --need $(testing) scikit-learn --want $(training)
+	@$(pytest) tests/test_examples.py
 
 gpu-check: | $(filter .venv/%,$(PYTHON)) ## on a machine with a GPU: test, sanitize, measure, write one report
 	$(ensure) --need setuptools $(testing) --want $(training)
