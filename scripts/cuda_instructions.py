@@ -93,8 +93,8 @@ class MachineCode(CudaLibrary):
     ) -> Instructions:
         source = "step" if op == "step" else f"{op}_{direction}"
         is_deep = int(sizes.num_layers > 1)
-        booleans = f"Lb{plan.weights_held}ELb{is_deep}E" if op == "sequence" else "E"
-        wanted = re.compile(rf"\d{op}_{direction}_kernelIf{booleans}")
+        variant = f"Li{plan.weights_held}ELb{is_deep}E" if op == "sequence" else "E"
+        wanted = re.compile(rf"\d{op}_{direction}_kernelIf{variant}")
         kernels = disassembled(self.cubins / f"{source}.sm_{self.architecture}.cubin", wanted)
         if len(kernels) != 1:
             raise RuntimeError(f"{op} {direction}: expected one kernel, found {sorted(kernels)}")

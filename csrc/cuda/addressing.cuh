@@ -83,18 +83,82 @@ struct BackwardChain : Chain<A> {
   __device__ A* norm_parts() const { return content; }        // from similarity_content_backward on
 };
 
-// K_i = k·M_i / (‖k‖‖M_i‖), and 0 where ‖k‖‖M_i‖ is below ε; and of each warp the maximum and the
-// sum of the softmax of β K, for `content_interpolate_shift`.
+// K of one row, and 0 where ‖k‖‖M_i‖ is below ε.
+template <typename A>
+__device__ A cosine(A dot, A key_norm, A row_norm) {
+  const A norms = key_norm * row_norm;
+  return norms < Constants<A>::cosine_eps ? A(0) : dot / norms;
+}
+
+// Stores a warp's part of the softmax of β K, joined with that of its earlier tiles.
+template <typename A>
+__device__ void give_score(const Tile<A>& tile, Pair<A>& own, const Pair<A>& part) {
+  own = tile.fresh ? part : joined(own, part);
+}
+
+// `similarity` where the lanes of a row are several; each warp then has one unit of rows or none.
 //
-// Some lanes share a row (RowUnits in memory.cuh) and go along its words. A pass over the rows
-// serves several heads, so that a word is loaded once for all of them. ‖k‖ is summed again in every
-// row: its words are at hand for k·M_i anyway. A backward has another sum over the words of each
-// row, `other_sums`, which is done in the same passes for the same reason.
-template <typename A, typename C, typename F = NoOtherSums>
-__device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
-                           const Sizes& sizes, const C& chain, F other_sums = {}) {
+// A pass serves two heads. A lane sums up its words for both of them. In the first exchange with
+// its neighbour it gives away the sums of one head: from then on even lanes have the first head and
+// odd lanes the second, so that one sequence of instructions does all that follows for both.
+template <typename A, typename C>
+__device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
+                                    const Sizes& sizes, const RowUnits& units, const C& chain) {
+  const int M = tile.word_size, H = sizes.H;
+  const int row = units.row(block.warp, block.lane), part = units.part(block.lane);
+  const bool real = block.warp < units.units && row < tile.rows;
+  const bool odd = block.lane % 2 != 0;
+#pragma unroll 1
+  for (int pass = 0; 2 * pass < H; ++pass) {
+    // Beyond the last head of an odd number, the last is taken again, and nothing is stored.
+    const int first = 2 * pass, second = min(2 * pass + 1, H - 1);
+    const int own = odd ? second : first;
+    const bool is_head = 2 * pass + odd < H;
+    const A *key = heads.key + first * M, *other_key = heads.key + second * M;
+    A dots[2] = {}, squares[2] = {}, square = 0;
+    if (real) {
+#pragma unroll 1
+      for (int word = part; word < M; word += units.lanes) {
+        const A m = tile(row, word), k = key[word], other_k = other_key[word];
+        square += m * m;
+        dots[0] += m * k;
+        dots[1] += m * other_k;
+        squares[0] += k * k;
+        squares[1] += other_k * other_k;
+      }
+    }
+    A dot = swapped_sum(odd, dots, 1), key_square = swapped_sum(odd, squares, 1);
+    square += __shfl_xor_sync(kAllLanes, square, 1);
+#pragma unroll 1
+    for (int other = 2; other < units.lanes; other *= 2) {
+      dot += __shfl_xor_sync(kAllLanes, dot, other);
+      key_square += __shfl_xor_sync(kAllLanes, key_square, other);
+      square += __shfl_xor_sync(kAllLanes, square, other);
+    }
+    const A row_norm = sqrt_of(square), key_norm = sqrt_of(key_square);
+    const A alike = cosine(dot, key_norm, row_norm);
+    // All lanes of a row have the same results by now. The first two of them count, one a head.
+    const bool counts = real && part < 2;
+    const A score = real ? heads.strength[own] * alike : -Constants<A>::infinity;
+    const A peak = max_of_parity(score);
+    const A sum = sum_of_parity(counts ? exp_of(score - peak) : A(0));
+    if (!is_head) continue;
+    if (block.lane < 2) give_score(tile, chain.scores.own(own, block.warp), {peak, sum});
+    if (!counts) continue;
+    chain.similarity[static_cast<int64_t>(own) * sizes.N + tile.first + row] = alike;
+    if constexpr (C::kIsBackward) {
+      if (own == 0) chain.row_norms[tile.first + row] = row_norm;
+      if (tile.first + row == 0) chain.key_norms[own] = key_norm;
+    }
+  }
+}
+
+// `similarity` where a lane has whole rows, often several of them.
+template <typename A, typename C, typename F>
+__device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
+                                   const Sizes& sizes, const RowUnits& units, const C& chain,
+                                   F& other_sums) {
   constexpr bool kHasOthers = !std::is_same_v<F, NoOtherSums>;
-  const RowUnits units(tile.rows, block.warps);
   const int M = tile.word_size;
 #pragma unroll 1
   for (int pass = 0; pass * kHeadsAtOnce<A> < sizes.H || pass < other_sums.passes; ++pass) {
@@ -107,55 +171,69 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
-      const int row = units.row(unit, block.lane), part = units.part(block.lane);
+      const int row = unit * kWarp + block.lane;
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
       if constexpr (kHasOthers) other_sums.begin_row();
-      if (row < tile.rows) {
+      if (row >= tile.rows) continue;
 #pragma unroll 2
-        for (int word = part; word < M; word += units.lanes) {
-          const A m = tile(row, word);
-          square += m * m;
-          if constexpr (kHasOthers)
-            if (has_other) other_sums.word(pass, row, word, m);
+      for (int word = 0; word < M; ++word) {
+        const A m = tile(row, word);
+        square += m * m;
+        if constexpr (kHasOthers)
+          if (has_other) other_sums.word(pass, row, word, m);
 #pragma unroll
-          for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
-            if (i >= some) continue;
-            const A k = keys[i * M + word];
-            dots[i] += m * k;
-            squares[i] += k * k;
-          }
+        for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+          if (i >= some) continue;
+          const A k = keys[i * M + word];
+          dots[i] += m * k;
+          squares[i] += k * k;
         }
       }
-      const A row_norm = sqrt_of(units.sum(square));
-      const bool mine = part == 0 && row < tile.rows;
+      const A row_norm = sqrt_of(square);
       if constexpr (kHasOthers)
-        if (has_other) other_sums.end_row(units, pass, row, mine);
+        if (has_other) other_sums.end_row(units, pass, row, true);
       if constexpr (C::kIsBackward)
-        if (mine && head == 0) chain.row_norms[tile.first + row] = row_norm;
+        if (head == 0) chain.row_norms[tile.first + row] = row_norm;
 #pragma unroll
       for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
         if (i >= some) continue;
-        const A dot = units.sum(dots[i]), key_norm = sqrt_of(units.sum(squares[i]));
-        const A norms = key_norm * row_norm;
-        if (!mine) continue;
+        const A key_norm = sqrt_of(squares[i]), alike = cosine(dots[i], key_norm, row_norm);
         if constexpr (C::kIsBackward)
           if (tile.first + row == 0) chain.key_norms[head + i] = key_norm;
-        const A alike = norms < Constants<A>::cosine_eps ? A(0) : dot / norms;
         chain.similarity[static_cast<int64_t>(head + i) * sizes.N + tile.first + row] = alike;
-        const A score = heads.strength[head + i] * alike;
-        pairs[i] = joined(pairs[i], {score, 1});
+        pairs[i] = joined(pairs[i], {heads.strength[head + i] * alike, 1});
       }
     }
 #pragma unroll
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
       if (i >= some) continue;
       const Pair<A> all = warp_softmax(pairs[i]);
-      Pair<A>& own = chain.scores.own(head + i, block.warp);
-      if (block.lane == 0) own = tile.fresh ? all : joined(own, all);
+      if (block.lane == 0) give_score(tile, chain.scores.own(head + i, block.warp), all);
     }
     if constexpr (kHasOthers)
       if (has_other) other_sums.end_pass(block, pass);
   }
+}
+
+// K_i = k·M_i / (‖k‖‖M_i‖), and 0 where ‖k‖‖M_i‖ is below ε; and of each warp the maximum and the
+// sum of the softmax of β K, for `content_interpolate_shift`.
+//
+// Some lanes share a row (RowUnits in memory.cuh) and go along its words. A pass over the rows
+// serves several heads, so that a word is loaded once for all of them. ‖k‖ is summed again in every
+// row: its words are at hand for k·M_i anyway. A backward has another sum over the words of each
+// row, `other_sums`. Where a lane has whole rows it is done in the same passes, for the same
+// reason; otherwise rows are few, and a loop of its own needs fewer registers.
+template <typename A, typename C, typename F = NoOtherSums>
+__device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
+                           const Sizes& sizes, const C& chain, F other_sums = {}) {
+  constexpr bool kHasOthers = !std::is_same_v<F, NoOtherSums>;
+  const RowUnits units(tile.rows, block.warps);
+  if (units.lanes == 1) {
+    similarity_of_rows(block, tile, heads, sizes, units, chain, other_sums);
+    return;
+  }
+  similarity_of_pairs(block, tile, heads, sizes, units, chain);
+  if constexpr (kHasOthers) over_rows(block, tile, other_sums);
 }
 
 template <typename A>

@@ -118,6 +118,18 @@ struct Visit<float> {
   }
 };
 
+// Four neighbouring elements, as one load or store where they are aligned.
+template <typename T>
+struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
+  T value[4];
+};
+
+// Whether an array that begins here, with rows of this many elements, consists of such fours.
+template <typename T>
+__device__ bool in_fours(const T* data, int word_size) {
+  return word_size % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
+}
+
 template <typename A>
 __device__ A load(const NtmArray& array, int64_t index) {
   A value = 0;

@@ -68,6 +68,29 @@ __device__ A warp_max(A x) {
   return x;
 }
 
+// The same over the lanes of a warp with an even number, and over those with an odd one.
+template <typename A>
+__device__ A sum_of_parity(A x) {
+#pragma unroll
+  for (int other = 2; other < kWarp; other *= 2) x += __shfl_xor_sync(kAllLanes, x, other);
+  return x;
+}
+
+template <typename A>
+__device__ A max_of_parity(A x) {
+#pragma unroll
+  for (int other = 2; other < kWarp; other *= 2)
+    x = larger(x, __shfl_xor_sync(kAllLanes, x, other));
+  return x;
+}
+
+// Two sums over a lane and the one that is `other` lanes away: this lane gets the second if it is
+// `high`, and the other lane, which must not be, the first.
+template <typename A>
+__device__ A swapped_sum(bool high, const A (&sums)[2], int other) {
+  return (high ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, high ? sums[0] : sums[1], other);
+}
+
 // Four sums over the warp at once: a lane gets that of sums[lane % 4]. At each of the first two
 // exchanges a lane gives away the half of its sums that it will not keep. That takes six shuffles
 // in all, where four separate reductions would take twenty.

@@ -16,6 +16,7 @@
 // no registers left to hold weights in.
 #pragma once
 #include "on_chip.cuh"
+#include "thread_rows.cuh"
 #include "weight.cuh"
 
 namespace ntm {
@@ -56,13 +57,41 @@ __host__ __device__ inline Units gate_units(const Sizes& sizes) {
   return sizes.is_lstm ? rows_apart(gate_size(sizes)) : neighbouring_rows(gate_size(sizes));
 }
 
-// The part of the recurrent weight that a warp holds in registers: units of four rows, and columns
-// for a lane. It is as much as fits into the 128 registers that a thread of a full block may have.
-// What is left of the paper's weights fits beside its memory in the shared memory of sm_80.
+// How a kernel keeps the controller's weights, NtmPlan::weights_held: nothing in registers; some
+// units of the recurrent weight in the registers of each warp (weight.cuh); all weights on the
+// chip, where each thread has its part of a row (thread_rows.cuh).
+constexpr int kHoldNothing = 0, kHoldUnits = 1, kHoldRows = 2;
+
+// The part of the recurrent weight that is in registers: by units, the fours of rows of a warp, and
+// columns for a lane; by rows, the lanes that share a row, and fours of columns for each of them.
+// It is as much as fits into the 128 registers that a thread of a full block may have.
 struct HeldUnits {
   int units, columns;
 };
 constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{1, 13};
+struct HeldRows {
+  int lanes, fours;
+};
+constexpr HeldRows kRowsForward{1, 10}, kRowsBackward{4, 13};
+
+// The recurrent weight of a kernel, and its interface weight, whose few rows take four lanes each.
+template <typename A>
+using RowsForward = ThreadRows<A, kRowsForward.lanes, kRowsForward.fours>;
+template <typename A>
+using RowsBackward = ThreadRows<A, kRowsBackward.lanes, kRowsBackward.fours>;
+template <typename A>
+using InterfaceRows = ThreadRows<A, 4, 0>;
+
+template <typename A, int Held>
+using RecurrentForward = std::conditional_t<
+    Held == kHoldRows, RowsForward<A>,
+    Weight<A, Held == kHoldUnits ? kHeldForward.units : 0, kHeldForward.columns>>;
+template <typename A, int Held>
+using RecurrentBackward = std::conditional_t<
+    Held == kHoldRows, RowsBackward<A>,
+    Weight<A, Held == kHoldUnits ? kHeldBackward.units : 0, kHeldBackward.columns>>;
+template <typename A, int Held>
+using InterfaceWeight = std::conditional_t<Held == kHoldRows, InterfaceRows<A>, Weight<A>>;
 
 // Where the part of a layer's weight that is in shared memory begins. Those of all layers lie one
 // after another, each [units, 4, columns]; layer L is where they end.
@@ -74,6 +103,14 @@ __host__ __device__ inline int64_t near_weight_at(const NtmPlan& plan, const Siz
   return kRowsAtOnce * (plan.near_units * first + (layer - 1) * plan.near_upper_units * upper);
 }
 
+// The elements of all these parts. With kHoldRows there is one layer, [fours of columns, rows, 4].
+__host__ __device__ inline int64_t near_weights_size(const NtmPlan& plan, const Sizes& sizes,
+                                                     bool backward) {
+  if (plan.weights_held == kHoldRows)
+    return int64_t(4) * plan.near_units * recurrent_shape(sizes, backward).rows;
+  return near_weight_at(plan, sizes, backward, sizes.L);
+}
+
 template <typename A>
 struct ControllerSpace {
   A* near_weights;  // of all layers
@@ -82,7 +119,7 @@ struct ControllerSpace {
 
   template <typename Pieces>
   __host__ __device__ ControllerSpace(Pieces& pieces, const Sizes& sizes) {
-    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, false, sizes.L));
+    near_weights = pieces.template take<A>(near_weights_size(pieces.plan(), sizes, false));
     for (A*& one : state) one = pieces.template take<A>(state_size(sizes));
     cells = pieces.template take<A>(sizes.L * sizes.C);
   }
@@ -99,7 +136,7 @@ struct ControllerBackwardSpace {
 
   template <typename Pieces>
   __host__ __device__ ControllerBackwardSpace(Pieces& pieces, const Sizes& sizes) {
-    near_weights = pieces.template take<A>(near_weight_at(pieces.plan(), sizes, true, sizes.L));
+    near_weights = pieces.template take<A>(near_weights_size(pieces.plan(), sizes, true));
     d_state = pieces.template take<A>(state_size(sizes));
     d_cells = pieces.template take<A>(sizes.L * sizes.C);
     d_gates = pieces.template take<A>((sizes.L > 1 ? 2 : 1) * gate_size(sizes));
@@ -331,14 +368,13 @@ class Layers {
   __device__ int size() const { return Deep ? opaque(sizes_.C) : sizes_.C; }
 };
 
-// The controller in a forward. With `InRegisters` part of the recurrent weight is held in
-// registers.
+// The controller in a forward. `Held` says how it keeps its weights.
 //
 // There are two buffers for the state. Step t leaves the hidden state of layer l in its place of
 // buffer (t + 1 + l) % 2. So what a layer sees lies side by side in one buffer: the new hidden
 // state of the layer below, and behind it the layer's own of the step before. The layer writes its
 // new hidden state into the other buffer, where no warp still reads.
-template <typename A, bool InRegisters, bool Deep>
+template <typename A, int Held, bool Deep>
 class Controller : Layers<A, Deep, ControllerSpace<A>> {
   using Base = Layers<A, Deep, ControllerSpace<A>>;
   using Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
@@ -416,12 +452,12 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
       f(Feedforward<A, Deep>{layer});
   }
 
-  Weight<A, InRegisters ? kHeldForward.units : 0, kHeldForward.columns> weight_;
+  RecurrentForward<A, Held> weight_;
 };
 
 // The controller in a backward. A step goes through the layers from the top to the first, with a
 // barrier after each layer's gates: `output_backward` | `upper_backward` | `recurrent_backward`.
-template <typename A, bool InRegisters, bool Deep>
+template <typename A, int Held, bool Deep>
 class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
   using Base = Layers<A, Deep, ControllerBackwardSpace<A>>;
   using Base::params_, Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
@@ -510,7 +546,7 @@ class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
       f(FeedforwardBackward<A, Deep>{layer});
   }
 
-  Weight<A, InRegisters ? kHeldBackward.units : 0, kHeldBackward.columns> weight_;
+  RecurrentBackward<A, Held> weight_;
 };
 
 }  // namespace ntm

@@ -50,16 +50,6 @@ __device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
   }
 }
 
-template <typename T>
-struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
-  T value[4];
-};
-
-template <typename T>
-__device__ bool in_fours(const T* data, int word_size) {
-  return word_size % 4 == 0 && reinterpret_cast<uintptr_t>(data) % alignof(Four<T>) == 0;
-}
-
 // Elements [offset, offset + rows * words) of an array into the tile, four at a time where they are
 // aligned. Not inlined: this is code for every dtype and for two widths, and a kernel loads its
 // memory in several places. Arguments come by value; references would have to point to a stack, in
@@ -120,9 +110,10 @@ __host__ __device__ NtmArray plain(void* data) {
 struct RowUnits {
   int shift, lanes, units;
   __device__ RowUnits(int rows, int warps) {
-    const int chunks = (rows + kWarp - 1) / kWarp;
-    shift = 0;
-    while ((2 << shift) <= kWarp && (chunks << shift) * 2 <= warps) ++shift;
+    const int chunks = static_cast<unsigned>(rows + kWarp - 1) / kWarp;
+    // The logarithms of warps, a power of two, and of chunks, rounded up.
+    const int log_warps = 31 - __clz(warps), log_chunks = 32 - __clz(chunks - 1);
+    shift = min(max(log_warps - log_chunks, 0), 5);
     lanes = 1 << shift;
     units = chunks << shift;
   }
@@ -181,6 +172,55 @@ __device__ void write(const Block& block, const Tile<A>& tile, int column, const
       added += w * add[head * tile.word_size + column];
     }
     tile(row, column) = kept + added;
+  }
+}
+
+// `read` and `write` of a model with one head of each kind. A warp takes two columns: it loads the
+// weightings of a row once for both, and each element of the memory once for reading and writing.
+template <typename A>
+__device__ void read_write_of_one(const Block& block, const Tile<A>& tile, const A* read_weighting,
+                                  const A* write_weighting, const A* erase, const A* add,
+                                  A* read_vector) {
+  const int M = tile.word_size;
+  const bool odd = block.lane % 2 != 0;
+#pragma unroll 1
+  for (int first = 2 * block.warp; first < M; first += 2 * block.warps) {
+    // Of an odd number of columns the last is taken twice, and stored twice by the same thread.
+    const int second = min(first + 1, M - 1);
+    const A e[2] = {erase[first], erase[second]}, a[2] = {add[first], add[second]};
+    A sums[2] = {};
+#pragma unroll 2
+    for (int row = block.lane; row < tile.rows; row += kWarp) {
+      const A w = write_weighting[tile.first + row], read_w = read_weighting[tile.first + row];
+      A &m = tile(row, first), &other_m = tile(row, second);
+      const A before[2] = {m, other_m};
+      sums[0] += read_w * before[0];
+      sums[1] += read_w * before[1];
+      m = before[0] * (1 - w * e[0]) + w * a[0];
+      other_m = before[1] * (1 - w * e[1]) + w * a[1];
+    }
+    // Even lanes get the sum of the first column, odd lanes that of the second.
+    const A sum = sum_of_parity(swapped_sum(odd, sums, 1));
+    if (block.lane >= 2 || first + block.lane >= M) continue;
+    A& to = read_vector[first + block.lane];
+    to = tile.fresh ? sum : to + sum;
+  }
+}
+
+// All heads' reading and writing of a tile. Each column is read before it is written, by the same
+// warp. Weightings are those of the read heads and, behind them, of the write heads, [R + W, N].
+template <typename A>
+__device__ void read_write(const Block& block, const Tile<A>& tile, const Sizes& sizes,
+                           const A* weightings, const Heads<A>& heads, A* read_vectors) {
+  const A* writing = weightings + static_cast<int64_t>(sizes.R) * sizes.N;
+  if (sizes.R == 1 && sizes.W == 1) {
+    read_write_of_one(block, tile, weightings, writing, heads.erase, heads.add, read_vectors);
+    return;
+  }
+#pragma unroll 1
+  for (int column = block.warp; column < sizes.M; column += block.warps) {
+    read(block, tile, column, weightings, sizes.R, sizes.N, read_vectors);
+    write(block, tile, column, writing, sizes.W, sizes.N, heads.erase, heads.add);
   }
 }
 

@@ -130,12 +130,14 @@ struct Planner {
   // What the memory leaves free goes to the weights: of the controller's first layer, of the layers
   // above it, and of the interface.
   void place_weights() {
+    if (place_rows()) return;
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
     const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
     // The kernels for several layers have no registers to spare.
-    plan.weights_held =
+    const bool held =
         !is_double && upper_layers() == 0 && recurrent.columns <= most_held().columns * kWarp;
+    plan.weights_held = held ? kHoldUnits : kHoldNothing;
     plan.near_units = near_units(units_of(recurrent.rows) - held_units(), recurrent);
     count();
     if (upper_layers() > 0) {
@@ -146,11 +148,44 @@ struct Planner {
     count();
   }
 
+  // The other way: each thread has its part of a row of the weights, if all of them have room on
+  // the chip and their columns come in fours. So must the read vectors, for the hidden state behind
+  // them to be loaded in fours.
+  bool place_rows() {
+    const Sizes sizes(given);
+    const Shape recurrent = recurrent_shape(sizes, backward);
+    const Shape interface = interface_shape(sizes, backward);
+    const bool allowed = backward ? RowsBackward<float>::allows(recurrent, plan.threads)
+                                  : RowsForward<float>::allows(recurrent, plan.threads);
+    if (is_double || upper_layers() > 0 || !allowed || sizes.read_elements() % 4 != 0 ||
+        !InterfaceRows<float>::allows(interface, plan.threads))
+      return false;
+    const NtmPlan before = plan;
+    plan.weights_held = kHoldRows;
+    plan.near_units = backward ? RowsBackward<float>::near_fours(recurrent)
+                               : RowsForward<float>::near_fours(recurrent);
+    plan.near_interface_units = InterfaceRows<float>::near_fours(interface);
+    count();
+    if (plan.shared_bytes <= limit) return true;
+    plan = before;
+    return false;
+  }
+
   // The bytes of the weights in registers, in shared memory, and loaded from L2 at each step.
   void count_weights() {
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
     const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
+    if (plan.weights_held == kHoldRows) {
+      const int64_t whole = (int64_t(recurrent.rows) * recurrent.columns +
+                             int64_t(interface.rows) * interface.columns) *
+                            element_bytes();
+      plan.weight_bytes[1] = (int64_t(plan.near_units) * recurrent.rows +
+                              int64_t(plan.near_interface_units) * interface.rows) *
+                             4 * element_bytes();
+      plan.weight_bytes[0] = whole - plan.weight_bytes[1];
+      return;
+    }
     const int64_t row = recurrent.columns * element_bytes();
     const int64_t upper_row = upper_layers() * upper.columns * element_bytes();
     const int64_t interface_row = interface.columns * element_bytes();
@@ -171,7 +206,7 @@ struct Planner {
   HeldUnits most_held() const { return backward ? kHeldBackward : kHeldForward; }
   // Units of the recurrent weight that all warps of a block together hold in registers.
   int held_units() const {
-    return plan.weights_held ? most_held().units * plan.threads / kWarp : 0;
+    return plan.weights_held == kHoldUnits ? most_held().units * plan.threads / kWarp : 0;
   }
 
   // What is left then goes to memories of a segment: of each that has room, the backward does not

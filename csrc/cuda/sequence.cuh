@@ -12,11 +12,14 @@ __host__ __device__ inline Shape interface_shape(const Sizes& sizes, bool backwa
   return backward ? shape.transposed() : shape;
 }
 
-// The part of the interface weight that is in shared memory, [near_interface_units, 4, columns].
+// The part of the interface weight that is in shared memory, [near_interface_units, 4, columns], or
+// with kHoldRows [fours of columns, rows, 4].
 template <typename A, typename Pieces>
 __host__ __device__ A* take_near_interface(Pieces& pieces, const Sizes& sizes, bool backward) {
-  const int64_t rows = static_cast<int64_t>(pieces.plan().near_interface_units) * kRowsAtOnce;
-  return pieces.template take<A>(rows * interface_shape(sizes, backward).columns);
+  const Shape shape = interface_shape(sizes, backward);
+  const bool by_rows = pieces.plan().weights_held == kHoldRows;
+  const int64_t units = pieces.plan().near_interface_units;
+  return pieces.template take<A>(4 * units * (by_rows ? shape.rows : shape.columns));
 }
 
 template <typename A>
@@ -53,9 +56,9 @@ struct SequenceBackwardSpace : BackwardSpace<A> {
 // A block's view of the sequence that it works on, which is the b-th of the batch.
 //
 // Its memory is `resident` if it stays in shared memory for all steps. Otherwise it has its place
-// in global memory and passes through shared memory in tiles of `plan.tile_rows` rows. With
-// `InRegisters`, beside a resident memory, part of the recurrent weight is held in registers.
-template <typename A, bool InRegisters, typename Space>
+// in global memory and passes through shared memory in tiles of `plan.tile_rows` rows.
+// Only beside a resident memory are weights `Held` in registers.
+template <typename A, int Held, typename Space>
 struct SequenceOfBlock {
   const NtmSequenceParams& params;
   const NtmPlan& plan;
@@ -76,9 +79,11 @@ struct SequenceOfBlock {
         batch(gridDim.x),
         length(length_of()) {}
 
-  // The place of step t in [T, B].
-  __device__ int64_t at(int64_t t) const { return t * batch + b; }
-  __device__ bool resident() const { return InRegisters || plan.tile_rows >= sizes.N; }
+  // The place of step t in [T, B]. A product of 32-bit numbers is one instruction.
+  __device__ int64_t at(int t) const {
+    return static_cast<int64_t>(t) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  }
+  __device__ bool resident() const { return Held != kHoldNothing || plan.tile_rows >= sizes.N; }
 
   // Where a tile lies in an array [B, N, M].
   __device__ int64_t offset_of(const Tile<A>& tile) const {

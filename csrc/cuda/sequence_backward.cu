@@ -28,15 +28,15 @@ namespace ntm {
 // Words of a row that a thread replays together: their writes share the loads of the weightings.
 constexpr int kWordsAtOnce = 5;
 
-template <typename A, bool InRegisters, bool Deep>
-struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>> {
-  using Base = SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<A>>;
+template <typename A, int Held, bool Deep>
+struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
+  using Base = SequenceOfBlock<A, Held, SequenceBackwardSpace<A>>;
   using Base::at, Base::batch, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
   using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
   const BackwardChain<A> chain;
-  ControllerBackward<A, InRegisters, Deep> controller;
-  Weight<A> interface;
+  ControllerBackward<A, Held, Deep> controller;
+  InterfaceWeight<A, Held> interface;
   // Shared memory has the memories before `plan.memories` steps in a row; that of the step at work
   // is in this place.
   int place = 0;
@@ -84,7 +84,7 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   }
 
   __device__ void clear_padding(const Block& block) const {
-    for (int64_t t = length; t < sizes.T; ++t) {
+    for (int t = length; t < sizes.T; ++t) {
       controller.clear_padding(block, at(t));
       clear(block, plain<A>(params.d_interface), at(t) * heads.size, heads.size);
     }
@@ -317,12 +317,12 @@ struct SequenceBackward : SequenceOfBlock<A, InRegisters, SequenceBackwardSpace<
   }
 };
 
-template <typename A, bool InRegisters, bool Deep>
+template <typename A, int Held, bool Deep>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  SequenceBackward<A, InRegisters, Deep> sequence(
-      Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
+  SequenceBackward<A, Held, Deep> sequence(
+      Block(), params, plan, PlacedPieces(plan, shared, Held ? nullptr : params.workspace));
   // Before the rest with several layers and after it with one: in the other order ptxas spills.
   if constexpr (Deep) sequence.load_weights(Block());
   sequence.load_grads(Block());
@@ -356,11 +356,14 @@ extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const
                                           void* stream) {
   const bool deep = params->sizes.num_layers > 1;
   const ntm::Kernel<NtmSequenceParams> single =
-      deep                 ? ntm::sequence_backward_kernel<float, false, true>
-      : plan->weights_held ? ntm::sequence_backward_kernel<float, true, false>
-                           : ntm::sequence_backward_kernel<float, false, false>;
+      deep ? ntm::sequence_backward_kernel<float, ntm::kHoldNothing, true>
+      : plan->weights_held == ntm::kHoldRows
+          ? ntm::sequence_backward_kernel<float, ntm::kHoldRows, false>
+      : plan->weights_held == ntm::kHoldUnits
+          ? ntm::sequence_backward_kernel<float, ntm::kHoldUnits, false>
+          : ntm::sequence_backward_kernel<float, ntm::kHoldNothing, false>;
   const ntm::Kernel<NtmSequenceParams> twice =
-      deep ? ntm::sequence_backward_kernel<double, false, true>
-           : ntm::sequence_backward_kernel<double, false, false>;
+      deep ? ntm::sequence_backward_kernel<double, ntm::kHoldNothing, true>
+           : ntm::sequence_backward_kernel<double, ntm::kHoldNothing, false>;
   return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
 }

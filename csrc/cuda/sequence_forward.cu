@@ -8,27 +8,28 @@
 //
 // How the threads share a step, between its six barriers:
 //
-//   controller_step   a warp takes rows of the recurrent weight; in each layer of the controller
-//                     above the first, after one more barrier, rows of that layer's weight
-//   interface_step    a warp takes rows of the interface weight
+//   controller_step   a warp takes rows of the recurrent weight, or a thread takes one; in each
+//                     layer of the controller above the first, after one more barrier, a warp takes
+//                     rows of that layer's weight
+//   interface_step    a warp takes rows of the interface weight, or four threads take one
 //   address           similarity: some lanes take a row of the memory
 //                     content_interpolate_shift, sharpen: a thread takes a row of a weighting
-//   read_write        a warp takes a column of the memory
+//   read_write        a warp takes a column of the memory, or two
 #include "launch.cuh"
 #include "plan.cuh"
 #include "sequence.cuh"
 
 namespace ntm {
 
-template <typename A, bool InRegisters, bool Deep>
-struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>> {
-  using Base = SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>>;
+template <typename A, int Held, bool Deep>
+struct SequenceForward : SequenceOfBlock<A, Held, SequenceForwardSpace<A>> {
+  using Base = SequenceOfBlock<A, Held, SequenceForwardSpace<A>>;
   using Base::at, Base::resident, Base::offset_of, Base::whole, Base::each_tile;
   using Base::params, Base::plan, Base::sizes, Base::space, Base::heads, Base::b, Base::length;
 
   const Chain<A> chain;
-  Controller<A, InRegisters, Deep> controller;
-  Weight<A> interface;
+  Controller<A, Held, Deep> controller;
+  InterfaceWeight<A, Held> interface;
 
   __device__ SequenceForward(const Block& block, const NtmSequenceParams& given,
                              const NtmPlan& planned, PlacedPieces pieces)
@@ -57,9 +58,10 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
 
   // The memory before a segment's first step is kept for the backward.
   __device__ bool is_checkpoint(int t) const {
-    return params.saved_checkpoints != nullptr && t % params.sizes.checkpoint_every == 0;
+    return params.saved_checkpoints != nullptr &&
+           static_cast<unsigned>(t) % static_cast<unsigned>(params.sizes.checkpoint_every) == 0;
   }
-  __device__ int64_t checkpoint_at(int64_t t) const {
+  __device__ int64_t checkpoint_at(int t) const {
     return at(t / params.sizes.checkpoint_every) * sizes.memory_elements();
   }
   // A checkpoint is transposed: a warp of either direction then has neighbouring rows on its lanes.
@@ -129,18 +131,12 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
             });
   }
 
-  // A column is read before it is written, by the same warp.
   __device__ void read_write(const Block& block, int t) const {
     const A* weightings = space.previous;  // by now those of this step
     A* read_vectors = controller.read_vectors_before(t + 1);
     each_tile(space.tile, [&](const Tile<A>& tile) {
       if (!resident()) load_memory(tile, t);
-#pragma unroll 1
-      for (int column = block.warp; column < sizes.M; column += block.warps) {
-        read(block, tile, column, weightings, sizes.R, sizes.N, read_vectors);
-        write(block, tile, column, weightings + static_cast<int64_t>(sizes.R) * sizes.N, sizes.W,
-              sizes.N, heads.erase, heads.add);
-      }
+      ntm::read_write(block, tile, sizes, weightings, heads, read_vectors);
       if (resident()) return;
       __syncthreads();
       store_tile(tile, params.out_final_memory, offset_of(tile));
@@ -157,7 +153,7 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
   __device__ void clear_padding(const Block& block) const {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
     const int P = heads.size;
-    for (int64_t t = length; t < sizes.T; ++t) {
+    for (int t = length; t < sizes.T; ++t) {
       controller.clear_padding(block, at(t));
       clear(block, params.out_read_vectors, at(t) * reads, reads);
       clear(block, params.out_trace_weightings, at(t) * weighting, weighting);
@@ -186,12 +182,12 @@ struct SequenceForward : SequenceOfBlock<A, InRegisters, SequenceForwardSpace<A>
   }
 };
 
-template <typename A, bool InRegisters, bool Deep>
+template <typename A, int Held, bool Deep>
 __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
-  SequenceForward<A, InRegisters, Deep> sequence(
-      Block(), params, plan, PlacedPieces(plan, shared, InRegisters ? nullptr : params.workspace));
+  SequenceForward<A, Held, Deep> sequence(
+      Block(), params, plan, PlacedPieces(plan, shared, Held ? nullptr : params.workspace));
   sequence.load_state(Block());
   sequence.load_weights(Block());
   __syncthreads();
@@ -217,11 +213,14 @@ extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const 
                                          void* stream) {
   const bool deep = params->sizes.num_layers > 1;
   const ntm::Kernel<NtmSequenceParams> single =
-      deep                 ? ntm::sequence_forward_kernel<float, false, true>
-      : plan->weights_held ? ntm::sequence_forward_kernel<float, true, false>
-                           : ntm::sequence_forward_kernel<float, false, false>;
+      deep ? ntm::sequence_forward_kernel<float, ntm::kHoldNothing, true>
+      : plan->weights_held == ntm::kHoldRows
+          ? ntm::sequence_forward_kernel<float, ntm::kHoldRows, false>
+      : plan->weights_held == ntm::kHoldUnits
+          ? ntm::sequence_forward_kernel<float, ntm::kHoldUnits, false>
+          : ntm::sequence_forward_kernel<float, ntm::kHoldNothing, false>;
   const ntm::Kernel<NtmSequenceParams> twice =
-      deep ? ntm::sequence_forward_kernel<double, false, true>
-           : ntm::sequence_forward_kernel<double, false, false>;
+      deep ? ntm::sequence_forward_kernel<double, ntm::kHoldNothing, true>
+           : ntm::sequence_forward_kernel<double, ntm::kHoldNothing, false>;
   return ntm::dispatch(params, *plan, stream, single, twice, params->out_final_memory.dtype);
 }

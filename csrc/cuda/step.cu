@@ -35,12 +35,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) step_forward_kernel(
     if (saved != nullptr) saved[weighting + at] = w;
   });
   __syncthreads();
-#pragma unroll 1
-  for (int column = block.warp; column < sizes.M; column += block.warps) {
-    read(block, tile, column, space.previous, sizes.R, sizes.N, space.read_vectors);
-    write(block, tile, column, space.previous + sizes.R * sizes.N, sizes.W, sizes.N, heads.erase,
-          heads.add);
-  }
+  read_write<A>(block, tile, sizes, space.previous, heads, space.read_vectors);
   __syncthreads();
   store_tile(tile, params.out_memory, memory);
   store_vector(block, space.read_vectors, params.out_read_vectors, b * sizes.R * sizes.M,

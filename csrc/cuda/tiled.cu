@@ -206,12 +206,7 @@ __device__ void sharpen_read_write_of_tile(const TileOfGrid<A, false>& my, bool 
   if (!writes) return;
   __syncthreads();
   A* reads = my.space.vectors + static_cast<int64_t>(my.index) * sizes.R * sizes.M;
-  const A* writing = my.space.previous + static_cast<int64_t>(sizes.R) * sizes.N;
-#pragma unroll 1
-  for (int column = my.block.warp; column < sizes.M; column += my.block.warps) {
-    read(my.block, my.tile, column, my.space.previous, sizes.R, sizes.N, reads);
-    write(my.block, my.tile, column, writing, sizes.W, sizes.N, my.heads.erase, my.heads.add);
-  }
+  read_write<A>(my.block, my.tile, sizes, my.space.previous, my.heads, reads);
   __syncthreads();
   store_tile(my.tile, my.call.written, my.tile_at());
 }

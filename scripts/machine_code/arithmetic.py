@@ -125,6 +125,23 @@ def integer_minimum(lanes: Lanes, i: Instruction) -> Body:
     return run
 
 
+def leading_one(lanes: Lanes, i: Instruction) -> Body:
+    """FLO.U32: the place of the highest bit that is set, and all bits set where there is none. With
+    SH it is counted from the left."""
+    if "U32" not in i.modifiers:
+        raise NotImplementedError(f"the instruction {i.text}")
+    (value,) = (lanes.word(o) for o in lanes.sources(i))
+    from_left = "SH" in i.modifiers
+
+    def run(_: Array) -> Results:
+        given = value()
+        place = np.frexp(given.astype(np.float64))[1] - 1
+        found = (31 - place if from_left else place).astype(np.uint32)
+        return one(np.where(given == 0, np.uint32(0xFFFFFFFF), found))
+
+    return run
+
+
 def select(lanes: Lanes, i: Instruction) -> Body:
     *values, choice = lanes.sources(i)
     chosen = lanes.predicate(choice)

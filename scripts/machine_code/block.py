@@ -32,7 +32,7 @@ LATENCY = {
     **dict.fromkeys(("LDS", "STS", "LDSM", "STSM", "SHFL"), 24),
     **dict.fromkeys(("LD", "LDL", "LDC", "LDCU", "ULDC"), 30),
     "LDG": 260,  # from L2
-    "MUFU": 18,
+    **dict.fromkeys(("MUFU", "FLO", "UFLO"), 18),
     **dict.fromkeys(("I2F", "F2I", "S2R", "S2UR", "R2UR", "VOTE", "VOTEU", "FCHK"), 14),
 }
 USUAL_LATENCY = 5

@@ -188,6 +188,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "IMNMX": arithmetic.integer_minimum,
     "VIMNMX": arithmetic.integer_minimum,
     "VIADDMNMX": arithmetic.integer_minimum,
+    "FLO": arithmetic.leading_one,
     "SEL": arithmetic.select,
     "FSEL": arithmetic.select,
     "IABS": arithmetic.absolute,
@@ -215,7 +216,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
 # The uniform datapath has the same operations, on a register of the whole warp.
 UNIFORM = {
     **{f"U{name}": TABLE[name] for name in ("ISETP", "PLOP3", "LOP3", "IADD3", "IMAD", "LEA")},
-    **{f"U{name}": TABLE[name] for name in ("SHF", "IMNMX", "VIMNMX", "SEL", "PRMT", "MOV")},
+    **{f"U{name}": TABLE[name] for name in ("SHF", "IMNMX", "VIMNMX", "FLO", "SEL", "PRMT", "MOV")},
     "ULDC": load_constant,
     "LDCU": load_constant,
     "S2UR": special,

@@ -144,6 +144,34 @@ def test_weights_of_all_layers_in_shared_memory_as_far_as_they_fit(cramped, dire
     assert seen == {(True, True), (True, False), (False, False)}
 
 
+PAPER = Case("sequence", 2, 128, 20, 1, 1, time=3, hidden_size=100)
+WHOLE = [
+    (PAPER, {"forward": 64_000, "backward": 99_840}),
+    (PAPER.with_(controller="feedforward"), {"forward": 0, "backward": 0}),
+    (PAPER.with_(memory_size=9, hidden_size=12, batch=3), {"forward": 0, "backward": 0}),
+    (PAPER.with_(word_size=8, num_write_heads=3), {"forward": 64_000, "backward": 89_856}),
+]
+
+
+@pytest.mark.parametrize(("case", "registers"), WHOLE, ids=str)
+def test_all_weights_on_the_chip(cramped, case, registers):
+    """Each thread has its part of a row; with a little less room, a warp has some rows."""
+    enough = {}
+    for direction, in_registers in registers.items():
+        plan = cramped(232_448, case, direction)
+        assert plan.weights_held == 2
+        assert list(plan.weight_bytes) == [in_registers, weight_bytes(case) - in_registers, 0]
+        enough[direction] = cramped(232_448, case, direction, checkpoint_every=1).shared_bytes
+    lengths = torch.tensor([3, 0, 2][: case.batch])
+    given = arguments(case, Dtypes.all(torch.float32))
+    assert_agrees(case, ENTRY, given)
+    assert_agrees(case, ENTRY, given, lengths=lengths)
+    for direction, needed in enough.items():
+        assert cramped(needed, case, direction).weights_held == 2
+        assert cramped(needed - 16, case, direction).weights_held == 1
+    assert_agrees(case, ENTRY, given)
+
+
 TILED = [
     (Case("address", 2, 170, 5, 3), 8_000),
     (Case("address", 1, 330, 9, 1, shift_range=0), 8_000),

@@ -45,10 +45,14 @@ def test_every_path_is_tried(limit, dtype):
         ways = {"shared memory"}
         if op in ("address", "step"):
             ways |= {"tiles", "backward tiles", "many taps"}
+        if op in ("step", "sequence"):
+            ways |= {"one head of each kind"}
         if op == "sequence":
             ways |= {"L2", "backward L2", "weightings too", "LSTM", "feed-forward", "many taps"}
         if op == "sequence" and dtype != torch.float64:
             ways |= {"weights in registers"}
+        if op == "sequence" and dtype != torch.float64 and limit >= LIMITS["8.0"]:
+            ways |= {"weights on the chip"}
         assert {way for way in ways if not any(way in path for path in found)} == set(), op
         assert len(found) <= 12
 

@@ -31,6 +31,8 @@ PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
 FEW_TAPS = 5  # kFewTaps in csrc/cuda/block.cuh: with more, a shift goes another way
+# By NtmPlan::weights_held: code of its own for each.
+WEIGHTS_HELD = ("", ", weights in registers", ", weights on the chip")
 
 # The runner of each backend that was made, by the number of the backend.
 _runners: list[Runner] = []
@@ -113,6 +115,9 @@ class CudaBackend(Backend):
             parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
         if problem.sizes.num_taps > FEW_TAPS:
             parts.append("many taps")
+        one_of_each = problem.sizes.num_read_heads == problem.sizes.num_write_heads == 1
+        if problem.op in ("step", "sequence") and one_of_each:
+            parts.append("one head of each kind")
         return ", ".join(parts)
 
     def _plans(self, problem: Problem) -> tuple[Plan, Plan]:
@@ -165,8 +170,8 @@ def _way(op: str, plan: Plan, memory_size: int) -> str:
     way = "shared memory" if plan.tile_rows >= memory_size else "L2"
     if plan.weightings_away:
         way += ", weightings too"
-    if op == "sequence" and plan.weights_held:
-        way += ", weights in registers"
+    if op == "sequence":
+        way += WEIGHTS_HELD[plan.weights_held]
     return way
 
 

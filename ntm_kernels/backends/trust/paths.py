@@ -48,11 +48,16 @@ def _variants(op: str, memory: Sizes) -> Iterator[Sizes]:
         yield memory
     elif op in ("address", "step"):
         yield from (memory._replace(num_taps=num_taps) for num_taps in all_taps)
+        if op == "step" and is_smallest:
+            yield memory._replace(num_taps=3, num_read_heads=1, num_write_heads=1)
     else:
         yield from (_sequence(memory, num_taps, 19, is_lstm=True) for num_taps in all_taps)
         if is_smallest:
             yield _sequence(memory, 3, 19, is_lstm=False)
             yield _sequence(memory, 3, 257, is_lstm=True)
+            # One head of each kind, and rows of the weights that can be loaded in fours.
+            in_fours = memory._replace(word_size=8, num_read_heads=1, num_write_heads=1)
+            yield _sequence(in_fours, 3, 100, is_lstm=True)
             # So many weights that a loop of steps serves it.
             yield _sequence(memory, 3, 1031, is_lstm=True)
 

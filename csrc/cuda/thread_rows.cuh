@@ -1,0 +1,164 @@
+// A weight that is on the chip as a whole, and its product with a vector.
+//
+// Each thread keeps its own part of the weight from the first step of a sequence to the last.
+// `Lanes` neighbouring threads share a row. They take its columns in
+// turn, four at a time; four neighbouring columns are called a four here. The first `Held` fours of
+// a thread are in its registers, the others in shared memory.
+//
+// So a product W x takes two loads and four multiply-adds for four columns of 32 / Lanes rows, and
+// one shuffle for each doubling of Lanes. A warp that went along a row (weight.cuh) would need six
+// shuffles, and as many selects, for the sums of every four rows.
+//
+// Shared memory has the fours in the order in which a warp reads them: first that with which each
+// thread begins, one thread after another, then the next of each. The threads of a warp then read
+// neighbouring words, without bank conflicts. x is read by fours too, the same ones for all rows.
+#pragma once
+#include "weight.cuh"
+
+namespace ntm {
+
+template <typename A, int Lanes, int Held>
+class ThreadRows {
+ public:
+  // Whether the fours of a row are enough to fill the registers of its threads. If not, all of them
+  // are in shared memory.
+  static __host__ __device__ bool fills_registers(const Shape& shape) {
+    return Held > 0 && fours_of(shape) >= Lanes * Held;
+  }
+  // The fours of a row that are in registers, and in shared memory.
+  static __host__ __device__ int held_fours(const Shape& shape) {
+    return fills_registers(shape) ? Lanes * Held : 0;
+  }
+  static __host__ __device__ int near_fours(const Shape& shape) {
+    return fours_of(shape) - held_fours(shape);
+  }
+  // Whether a block with this many threads can use this class. Where there are registers to fill, a
+  // thread has one row, or a part of one.
+  static __host__ bool allows(const Shape& shape, int threads) {
+    return shape.columns % kFour == 0 && (!fills_registers(shape) || Lanes * shape.rows <= threads);
+  }
+
+  // `near` has room for near_fours(shape) fours of every row.
+  __device__ ThreadRows(const Block&, const void* weight, const Shape& shape, const Units& units,
+                        A* near, int)
+      : weight_(static_cast<const A*>(weight)),
+        near_(reinterpret_cast<Four<A>*>(near)),
+        shape_(shape),
+        units_(units) {}
+
+  // Brings the weight to its threads; a barrier must follow before the first product.
+  __device__ void load(const Block& block) {
+    if constexpr (Held > 0) {
+      if (fills_registers(shape_)) {
+        const Part part(*this, block.thread);
+#pragma unroll
+        for (int j = 0; j < Held; ++j) held_[j] = given(part.row, part.lane + Lanes * j);
+      }
+    }
+    const int held = held_fours(shape_) / Lanes;
+#pragma unroll 1
+    for (int thread = block.thread; thread < Lanes * shape_.rows; thread += block.threads) {
+      const Part part(*this, thread);
+#pragma unroll 1
+      for (int j = held; part.lane + Lanes * j < fours_of(shape_); ++j)
+        *near_four(part, j - held) = given(part.row, part.lane + Lanes * j);
+    }
+  }
+
+  // W x where one thread has a row. A call of f(unit, sum) is as in `Weight::times`, with the four
+  // rows of a unit in neighbouring lanes: so threads take the rows in the order of the units.
+  template <typename F>
+  __device__ void times(const Block& block, const A* x, F f) const {
+    static_assert(Lanes == 1, "a lane has the sum of a row");
+    each_warp(block, [&](int thread) { f(thread / kRowsAtOnce, product(thread, x)); });
+  }
+
+  // W x of a weight whose units are neighbouring rows: f(row, sum), once for each row.
+  template <typename F>
+  __device__ void times_by_rows(const Block& block, const A* x, F f) const {
+    each_warp(block, [&](int thread) {
+      A sum = product(thread, x);
+#pragma unroll
+      for (int other = 1; other < Lanes; other *= 2) sum += __shfl_xor_sync(kAllLanes, sum, other);
+      if (thread % Lanes == 0 && thread < Lanes * shape_.rows) f(thread / Lanes, sum);
+    });
+  }
+
+ private:
+  static constexpr int kFour = 4;
+
+  static __host__ __device__ int fours_of(const Shape& shape) {
+    return static_cast<int>(static_cast<unsigned>(shape.columns) / kFour);
+  }
+
+  // What a thread has: the place of its row in the order of the threads, the row itself, and which
+  // of the row's lanes it is. Threads beyond the last row repeat that row; nobody uses their sums.
+  struct Part {
+    int place, row, lane;
+    __device__ Part(const ThreadRows& rows, int thread)
+        : place(min(thread / Lanes, rows.shape_.rows - 1)),
+          row(rows.units_.apart ? place / kRowsAtOnce + place % kRowsAtOnce * rows.units_.count
+                                : place),
+          lane(thread % Lanes) {}
+  };
+
+  // f(thread) for each round of warps that have rows: whole warps, since f may shuffle.
+  template <typename F>
+  __device__ void each_warp(const Block& block, F f) const {
+#pragma unroll 1
+    for (int first = block.warp * kWarp; first < Lanes * shape_.rows; first += block.threads)
+      f(first + block.lane);
+  }
+
+  // A four of a row as it was given. The weight may begin where no vector may be loaded.
+  __device__ Four<A> given(int row, int four) const {
+    const A* from = weight_ + static_cast<int64_t>(row) * shape_.columns + kFour * four;
+    if (in_fours(from, kFour)) return *reinterpret_cast<const Four<A>*>(from);
+    return {{from[0], from[1], from[2], from[3]}};
+  }
+
+  // Where the j-th four of a thread is in shared memory. In the last round some lanes of a row may
+  // have no four left; those that have one lie side by side.
+  __device__ Four<A>* near_four(const Part& part, int j) const {
+    const int lanes = min(Lanes, near_fours(shape_) - j * Lanes);
+    return near_ + j * Lanes * shape_.rows + part.place * lanes + part.lane;
+  }
+
+  // The part of a sum that belongs to one thread. Four sums, since each addition to one of them
+  // waits for the one before.
+  __device__ A product(int thread, const A* x) const {
+    const Part part(*this, thread);
+    const Four<A>* fours = reinterpret_cast<const Four<A>*>(x) + part.lane;
+    A sums[kFour] = {};
+    int held = 0;
+    if constexpr (Held > 0) {
+      if (fills_registers(shape_)) {
+        held = Held;
+#pragma unroll
+        for (int j = 0; j < Held; ++j) add_product(held_[j], fours[Lanes * j], sums);
+      }
+    }
+    fours += Lanes * held;
+    const int rounds = near_fours(shape_) / Lanes, rest = near_fours(shape_) % Lanes;
+    const Four<A>* near = near_ + part.place * Lanes + part.lane;
+#pragma unroll 4
+    for (int j = 0; j < rounds; ++j) {
+      add_product(*near, fours[Lanes * j], sums);
+      near += Lanes * shape_.rows;
+    }
+    if (part.lane < rest) add_product(*near_four(part, rounds), fours[Lanes * rounds], sums);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+  static __device__ void add_product(const Four<A>& one, const Four<A>& other, A (&sums)[kFour]) {
+#pragma unroll
+    for (int i = 0; i < kFour; ++i) sums[i] += one.value[i] * other.value[i];
+  }
+
+  const A* weight_;
+  Four<A>* near_;
+  Shape shape_;
+  Units units_;
+  Four<A> held_[Held > 0 ? Held : 1];
+};
+
+}  // namespace ntm
