@@ -153,7 +153,8 @@ __device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, con
   }
 }
 
-// `similarity` where a lane has whole rows, often several of them.
+// `similarity` for any number of lanes a row. A pass over the rows serves several heads, so that a
+// word is loaded once for all of them, and another sum over the words of each row, `other_sums`.
 template <typename A, typename C, typename F>
 __device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                                    const Sizes& sizes, const RowUnits& units, const C& chain,
@@ -165,39 +166,43 @@ __device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, cons
     const int head = pass * kHeadsAtOnce<A>, some = min(kHeadsAtOnce<A>, sizes.H - head);
     const bool has_other = pass < other_sums.passes;
     const A* keys = heads.key + head * M;
-    if constexpr (kHasOthers) other_sums.begin_pass();
+    // A lane joins the pairs of its rows; first the warp, later the block joins those.
     Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
     for (int i = 0; i < kHeadsAtOnce<A>; ++i) pairs[i] = {-Constants<A>::infinity, 0};
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
-      const int row = unit * kWarp + block.lane;
+      const int row = units.row(unit, block.lane), part = units.part(block.lane);
       A dots[kHeadsAtOnce<A>] = {}, squares[kHeadsAtOnce<A>] = {}, square = 0;
       if constexpr (kHasOthers) other_sums.begin_row();
-      if (row >= tile.rows) continue;
+      if (row < tile.rows) {
 #pragma unroll 2
-      for (int word = 0; word < M; ++word) {
-        const A m = tile(row, word);
-        square += m * m;
-        if constexpr (kHasOthers)
-          if (has_other) other_sums.word(pass, row, word, m);
+        for (int word = part; word < M; word += units.lanes) {
+          const A m = tile(row, word);
+          square += m * m;
+          if constexpr (kHasOthers)
+            if (has_other) other_sums.word(pass, row, word, m);
 #pragma unroll
-        for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
-          if (i >= some) continue;
-          const A k = keys[i * M + word];
-          dots[i] += m * k;
-          squares[i] += k * k;
+          for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+            if (i >= some) continue;
+            const A k = keys[i * M + word];
+            dots[i] += m * k;
+            squares[i] += k * k;
+          }
         }
       }
-      const A row_norm = sqrt_of(square);
+      const A row_norm = sqrt_of(units.sum(square));
+      const bool mine = part == 0 && row < tile.rows;
       if constexpr (kHasOthers)
-        if (has_other) other_sums.end_row(units, pass, row, true);
+        if (has_other) other_sums.end_row(units, pass, row, mine);
       if constexpr (C::kIsBackward)
-        if (head == 0) chain.row_norms[tile.first + row] = row_norm;
+        if (mine && head == 0) chain.row_norms[tile.first + row] = row_norm;
 #pragma unroll
       for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
         if (i >= some) continue;
-        const A key_norm = sqrt_of(squares[i]), alike = cosine(dots[i], key_norm, row_norm);
+        const A dot = units.sum(dots[i]), key_norm = sqrt_of(units.sum(squares[i]));
+        if (!mine) continue;
+        const A alike = cosine(dot, key_norm, row_norm);
         if constexpr (C::kIsBackward)
           if (tile.first + row == 0) chain.key_norms[head + i] = key_norm;
         chain.similarity[static_cast<int64_t>(head + i) * sizes.N + tile.first + row] = alike;
@@ -218,22 +223,22 @@ __device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, cons
 // K_i = k·M_i / (‖k‖‖M_i‖), and 0 where ‖k‖‖M_i‖ is below ε; and of each warp the maximum and the
 // sum of the softmax of β K, for `content_interpolate_shift`.
 //
-// Some lanes share a row (RowUnits in memory.cuh) and go along its words. A pass over the rows
-// serves several heads, so that a word is loaded once for all of them. ‖k‖ is summed again in every
-// row: its words are at hand for k·M_i anyway. A backward has another sum over the words of each
-// row, `other_sums`. Where a lane has whole rows it is done in the same passes, for the same
-// reason; otherwise rows are few, and a loop of its own needs fewer registers.
-template <typename A, typename C, typename F = NoOtherSums>
+// Some lanes share a row (RowUnits in memory.cuh) and go along its words. ‖k‖ is summed again in
+// every row: its words are at hand for k·M_i anyway. A backward has another sum over the words of
+// each row, `other_sums`. Where lanes share rows, the heads go by pairs, and that sum has a loop of
+// its own. A kernel without the registers for both ways has `Pairs` false.
+template <bool Pairs = true, typename A, typename C, typename F = NoOtherSums>
 __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                            const Sizes& sizes, const C& chain, F other_sums = {}) {
-  constexpr bool kHasOthers = !std::is_same_v<F, NoOtherSums>;
   const RowUnits units(tile.rows, block.warps);
-  if (units.lanes == 1) {
-    similarity_of_rows(block, tile, heads, sizes, units, chain, other_sums);
-    return;
+  if constexpr (Pairs) {
+    if (units.lanes > 1) {
+      similarity_of_pairs(block, tile, heads, sizes, units, chain);
+      if constexpr (!std::is_same_v<F, NoOtherSums>) over_rows(block, tile, other_sums);
+      return;
+    }
   }
-  similarity_of_pairs(block, tile, heads, sizes, units, chain);
-  if constexpr (kHasOthers) over_rows(block, tile, other_sums);
+  similarity_of_rows(block, tile, heads, sizes, units, chain, other_sums);
 }
 
 template <typename A>

@@ -110,10 +110,9 @@ __host__ __device__ NtmArray plain(void* data) {
 struct RowUnits {
   int shift, lanes, units;
   __device__ RowUnits(int rows, int warps) {
-    const int chunks = static_cast<unsigned>(rows + kWarp - 1) / kWarp;
-    // The logarithms of warps, a power of two, and of chunks, rounded up.
-    const int log_warps = 31 - __clz(warps), log_chunks = 32 - __clz(chunks - 1);
-    shift = min(max(log_warps - log_chunks, 0), 5);
+    const int chunks = (rows + kWarp - 1) / kWarp;
+    shift = 0;
+    while ((2 << shift) <= kWarp && (chunks << shift) * 2 <= warps) ++shift;
     lanes = 1 << shift;
     units = chunks << shift;
   }

@@ -218,13 +218,13 @@ __device__ A key_norm_part(A strength, A d_strength, A norm) {
 }
 
 // The similarity, and in the same passes the part of dw that comes from writing.
-template <typename A>
+template <bool Pairs = true, typename A>
 __device__ void similarity_and_write_backward_weightings(const Block& block, const Tile<A>& tile,
                                                          const Tile<A>& d_tile,
                                                          const Heads<A>& heads, const Sizes& sizes,
                                                          const BackwardChain<A>& chain) {
   const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
-  similarity(
+  similarity<Pairs>(
       block, tile, heads, sizes, chain,
       WriteBackwardWeightings<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
                                  heads.add, chain.d + writing, chain.weight_dots, sizes.R});

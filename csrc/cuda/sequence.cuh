@@ -80,9 +80,7 @@ struct SequenceOfBlock {
         length(length_of()) {}
 
   // The place of step t in [T, B]. A product of 32-bit numbers is one instruction.
-  __device__ int64_t at(int t) const {
-    return static_cast<int64_t>(t) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
-  }
+  __device__ int64_t at(int64_t t) const { return t * batch + b; }
   __device__ bool resident() const { return Held != kHoldNothing || plan.tile_rows >= sizes.N; }
 
   // Where a tile lies in an array [B, N, M].

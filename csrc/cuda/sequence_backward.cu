@@ -293,7 +293,8 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
         read_backward_weightings(block, tile, space.d_read_vectors, sizes.R, sizes.N,
                                  chain.weightings, chain.d_weightings(), chain.weight_dots);
       }
-      similarity_and_write_backward_weightings(block, tile, d_tile_of(tile), heads, sizes, chain);
+      similarity_and_write_backward_weightings<Held == kHoldRows>(block, tile, d_tile_of(tile),
+                                                                  heads, sizes, chain);
     });
   }
 
