@@ -32,6 +32,7 @@ RUNS: dict[str, list[str]] = {
     "copy": ["copy"],
     "copy_paper_inputs": ["copy", "--no-answer-channel"],
     "associative_recall": ["associative_recall"],
+    "associative_recall_answer_channel": ["associative_recall", "--answer-channel"],
     "repeat_copy": ["repeat_copy"],
     "repeat_copy_unary": ["repeat_copy", "--unary"],
     "ngrams": ["ngrams"],
