@@ -438,6 +438,9 @@ def preset(task: str | type[Task], name: str = "default", **overrides: Any) -> T
     work best, and the same sizes where they do not stand in its way. A task that is not the paper's
     has one preset, ``default``: the defaults of :class:`TrainConfig`.
 
+    A preset's growth of the memory goes where ``overrides`` have a ``memory_size``, or something
+    learned that fixes it, and its settings of the stages where they turn ``curriculum`` off.
+
     Args:
         task: the name of a registered task, or the class of any.
         name: one of :data:`PRESETS`.
@@ -477,7 +480,7 @@ def preset_values(task: str, name: str, overrides: Mapping[str, Any]) -> dict[st
     if name == "paper" and task not in _PAPER_SIZES:
         raise ValueError(f"the preset paper has no settings for {task}: leave it out")
     model = overrides.get("model", "ntm")
-    better = _BETTER.get(task, {}) if name == "default" and model == "ntm" else {}
+    better = _better(task, overrides) if name == "default" and model == "ntm" else {}
     controller = overrides.get("controller", better.get("controller", "lstm"))
     if model == "lstm":
         useless = sorted(set(overrides) & set(_NTM_ONLY))
@@ -491,3 +494,14 @@ def preset_values(task: str, name: str, overrides: Mapping[str, Any]) -> dict[st
         values |= _PAPER_SIZES[task][row]
     values |= _PAPER_TRAINING if name == "paper" else better
     return {**values, **overrides}
+
+
+def _better(task: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known to do better than the paper, without what the overrides leave no place for."""
+    dropped: set[str] = set()
+    fixed = "learned" in (overrides.get("initial_memory"), overrides.get("initial_weightings"))
+    if fixed or "memory_size" in overrides:
+        dropped |= {"grow_memory", "grow_at"}
+    if overrides.get("curriculum") is False:
+        dropped |= {"promote_below", "mix_earlier", "last_stage_sequences"}
+    return {key: value for key, value in _BETTER.get(task, {}).items() if key not in dropped}

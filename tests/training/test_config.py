@@ -99,6 +99,24 @@ def test_the_better_settings_may_choose_the_controller():
     assert (paper.memory_size, paper.lr, paper.output_from) == (128, 1e-4, "features")
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [{"memory_size": 256}, {"memory_size": 32}, {"initial_memory": "learned"}],
+)
+def test_a_memory_of_ones_own_does_not_grow(overrides):
+    config = preset("associative_recall", **overrides)
+    assert config.grow_memory is None
+    assert config.memory_size == overrides.get("memory_size", 32)
+    assert preset("associative_recall", memory_size=64, grow_memory=96).grow_memory == 96
+
+
+def test_without_the_curriculum_its_settings_go():
+    config = preset("repeat_copy", curriculum=False)
+    assert (config.last_stage_sequences, config.mix_earlier) == (None, 0.0)
+    assert config.stages == (config.task,)
+    assert preset("repeat_copy", curriculum=True) == preset("repeat_copy")
+
+
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_the_baseline_is_trained_as_the_paper_says(task):
     config = preset(task, model="lstm")
