@@ -57,7 +57,7 @@ ADAM = {"optimiser": "adam", "batch_size": 16, "clip": 0.01, "clip_norm": "off",
 LEARNT = {
     "copy": {**GRAVES, "lr": 3e-4, "hold": 0.6, "memory_size": 128, "total_sequences": 60_000},
     "repeat_copy": {
-        **GRAVES,
+        **{**GRAVES, "clip_norm": 1.0},
         **{"lr": 1e-3, "hold": 0.33, "memory_size": 64, "grow_memory": 128, "grow_at": 0.0},
         **{"curriculum": True, "promote_below": 0.05, "mix_earlier": 0.2},
         **{"last_stage_sequences": 150_000, "total_sequences": 320_000},
