@@ -373,8 +373,8 @@ _BETTER: dict[str, dict[str, Any]] = {
         "total_sequences": 60_000,
     },
     # Without the curriculum the cost stays where guessing is. The memory grows for the task itself,
-    # whose longest sequences fill the 64 locations. With the norm clipped to 2 some seeds stay in an
-    # early stage, with 0.3 all stages take three times as long.
+    # whose longest sequences write more than 64 times. With the norm clipped to 2 some seeds stay
+    # in an early stage, with 0.3 all stages take three times as long.
     "repeat_copy": {
         **_GRAVES,
         "clip_norm": 1.0,
@@ -390,9 +390,9 @@ _BETTER: dict[str, dict[str, Any]] = {
         "last_stage_sequences": 150_000,
         "total_sequences": 320_000,
     },
-    # Most runs with Adam, or with 128 locations from the start, do not learn it. Clipping by element
-    # lost the solution for good on some seeds. In the larger memory the heads learn not to find
-    # anything in locations that were never written.
+    # Most runs with Adam, or with 128 locations from the start, do not learn it. Clipping by
+    # element lost the solution for good on some seeds. In the larger memory the heads learn not to
+    # find anything in locations that were never written.
     "associative_recall": {
         **_GRAVES,
         "output_from": "read_vectors",
