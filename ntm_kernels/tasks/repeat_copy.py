@@ -13,7 +13,7 @@ from ntm_kernels.tasks.base import Batch, Task, Trial, draw_bits, draw_sizes
 __all__ = ["RepeatCopy"]
 
 # Most vectors, and most repeats, of the first stage of the curriculum.
-_FIRST_STAGE = 2
+_FIRST_STAGE = 3
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class RepeatCopy(Task):
 
     @override
     def curriculum(self) -> tuple[Task, ...]:
-        """Lengths and repeats up to 2, then one more in each stage."""
+        """Lengths and repeats up to 3, then one more in each stage."""
         largest = max(self.max_length, self.max_repeats)
         smallest = max(_FIRST_STAGE, self.min_length, self.min_repeats)
         easier = (

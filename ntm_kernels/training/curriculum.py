@@ -34,7 +34,7 @@ class Curriculum:
     >>> from ntm_kernels.training.config import preset
     >>> config = preset("repeat_copy", curriculum=True)
     >>> [stage.max_length for stage in Curriculum(config).stages]
-    [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    [3, 4, 5, 6, 7, 8, 9, 10]
     """
 
     def __init__(self, config: TrainConfig) -> None:

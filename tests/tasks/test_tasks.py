@@ -203,8 +203,8 @@ def test_associative_recall_with_an_answer_channel():
     [
         (tasks.make("copy"), "max_length", [2, 4, 8, 16, 20]),
         (tasks.make("copy", min_length=5, max_length=8), "max_length", [8]),
-        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_length", [2, 3, 4, 5]),
-        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_repeats", [2, 3, 4, 4]),
+        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_length", [3, 4, 5]),
+        (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_repeats", [3, 4, 4]),
         (tasks.make("repeat_copy", max_length=2, max_repeats=2), "max_length", [2]),
         (tasks.make("associative_recall"), "max_items", [2, 3, 4, 5, 6]),
         (tasks.make("ngrams"), "length", [200]),

@@ -65,10 +65,10 @@ LEARNT = {
         "grow_memory": 128,
         "grow_at": 0.0,
         "curriculum": True,
-        "promote_below": 0.05,
+        "promote_below": 0.2,
         "mix_earlier": 0.2,
         "last_stage_sequences": 150_000,
-        "total_sequences": 320_000,
+        "total_sequences": 250_000,
     },
     "associative_recall": {
         **GRAVES,
