@@ -1,13 +1,14 @@
 """What is learnt, and on how many seeds: runs for docs/training.md.
 
     python -m bench.learning run copy associative_recall --jobs 2
-    python -m bench.learning rates --jobs 2
+    python -m bench.learning rates copy --jobs 2
+    python -m bench.learning factors associative_recall --jobs 2
     python -m bench.learning tables
 
-``run`` trains a task with ten seeds and keeps the summary in docs/results, ``rates`` trains at
-seven learning rates, and ``tables`` writes the tables of docs/training.md from these files, each
-between the lines ``<!-- results: NAME -->`` and ``<!-- end of results -->``. A run that was stopped
-goes on where it was.
+``run`` trains a task with ten seeds, ``rates`` at seven learning rates, and ``factors`` with one
+setting changed at a time. They keep summaries in docs/results. From these ``tables`` writes the
+tables of docs/training.md, each between the lines ``<!-- results: NAME -->`` and
+``<!-- end of results -->``. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ntm_kernels.training.evaluation import AS_TRAINED
 from ntm_kernels.training.files import write_text
-from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, read_summary, table
+from ntm_kernels.training.seeds import Outcome, excess_bits, parse_seeds, read_summary, table
 
 #: Where the runs are, and where their summaries are kept.
 FOLDER, KEPT = Path("runs/learning"), Path("docs/results")
@@ -32,6 +34,7 @@ RUNS: dict[str, list[str]] = {
     "copy": ["copy"],
     "copy_paper_inputs": ["copy", "--no-answer-channel"],
     "associative_recall": ["associative_recall"],
+    "associative_recall_answer_channel": ["associative_recall", "--answer-channel"],
     "repeat_copy": ["repeat_copy"],
     "repeat_copy_unary": ["repeat_copy", "--unary"],
     "ngrams": ["ngrams"],
@@ -48,6 +51,52 @@ _LEARNERS: dict[str, list[str]] = {
     "NTM, Adam": ["--optimiser", "adam"],
     "nn.LSTM, Graves' RMSProp": ["--model", "lstm", "--optimiser", "graves_rmsprop"],
     "nn.LSTM, Adam": ["--model", "lstm", "--optimiser", "adam"],
+}
+#: What is changed of the default settings, one thing at a time, by task: what it is called, and the
+#: words of ``train``. The first row is the default itself.
+FACTORS: dict[str, dict[str, list[str]]] = {
+    "associative_recall": {
+        "the default": [],
+        "Adam": ["--optimiser", "adam"],
+        "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
+        "no growth, N = 32": ["--memory-size", "32"],
+        "N = 128 from the start": ["--memory-size", "128"],
+        "each element of the gradient clipped to 10, not the norm": [
+            *("--clip", "10", "--clip-norm", "off"),
+        ],
+        "batches of 16": ["--batch-size", "16"],
+        "output from the controller too": ["--output-from", "features"],
+        "learned initial memory, N = 32": ["--initial-memory", "learned"],
+        "a curriculum": ["--curriculum"],
+    },
+    "copy": {
+        "the default": [],
+        "Adam": ["--optimiser", "adam"],
+        "a learning rate of 1e-3": ["--lr", "1e-3"],
+        "N = 32": ["--memory-size", "32"],
+        "each element of the gradient clipped to 10, not the norm": [
+            *("--clip", "10", "--clip-norm", "off"),
+        ],
+        "batches of 16": ["--batch-size", "16"],
+        "output from the controller too": ["--output-from", "features"],
+        "learned initial memory": ["--initial-memory", "learned"],
+        "no answer channel": ["--no-answer-channel"],
+        "a curriculum": ["--curriculum"],
+    },
+    "repeat_copy": {
+        "the default": [],
+        "no curriculum": ["--no-curriculum"],
+        "no earlier stages mixed in": ["--mix-earlier", "0"],
+        "no growth, N = 64": ["--memory-size", "64"],
+        "output from the controller too": ["--output-from", "features"],
+    },
+}
+_FACTOR_SEEDS = "0-2"
+# The test beyond training that is in the table: of each task the hardest that takes seconds.
+_BEYOND = {
+    "associative_recall": "20 items",
+    "copy": "length 120",
+    "repeat_copy": "length 20, 10 repeats",
 }
 # Bits per sequence that count as learnt.
 _LEARNT = 0.1
@@ -81,23 +130,39 @@ def run(names: Sequence[str], jobs: int) -> None:
         print(f"kept {KEPT / name}.json; tables makes the page anew")
 
 
-def rates(jobs: int) -> None:
+def rates(tasks: Sequence[str], jobs: int) -> None:
     """Trains at every learning rate and keeps the final costs."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    bits: dict[str, dict[str, dict[str, list[float | None]]]] = {}
-    for task in _RATE_TASKS:
+    for task in tasks:
+        bits: dict[str, dict[str, list[float | None]]] = {}
         for learner, words in _LEARNERS.items():
             for rate in RATES:
                 folder = FOLDER / "rates" / f"{task} {learner} {rate}".replace(" ", "_")
                 given = [task, *words, *_RATE_SETTINGS, "--lr", rate]
                 costs = [_final_bits(one) for one in train(given, _RATE_SEEDS, folder, jobs)]
-                bits.setdefault(task, {}).setdefault(learner, {})[rate] = costs
-    write_text(KEPT / "rates.json", json.dumps(bits, indent=1) + "\n")
+                bits.setdefault(learner, {})[rate] = costs
+        _keep(f"rates_{task}", bits)
 
 
-def _final_bits(outcome: Outcome) -> float | None:
-    """Bits per sequence as trained; None of a run that failed."""
-    return None if outcome.evaluation is None else excess_bits(as_trained(outcome.evaluation))
+def factors(tasks: Sequence[str], jobs: int) -> None:
+    """Trains with one setting changed at a time and keeps the final costs."""
+    for task in tasks:
+        bits: dict[str, list[list[float | None]]] = {}
+        for number, (title, words) in enumerate(FACTORS[task].items()):
+            folder = FOLDER / "factors" / f"{task}_{number}"
+            outcomes = train([task, *words], _FACTOR_SEEDS, folder, jobs)
+            bits[title] = [[_final_bits(one), _final_bits(one, _BEYOND[task])] for one in outcomes]
+        _keep(f"factors_{task}", bits)
+
+
+def _keep(name: str, values: object) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    write_text(KEPT / f"{name}.json", json.dumps(values, indent=1) + "\n")
+    print(f"kept {KEPT / name}.json; tables makes the page anew")
+
+
+def _final_bits(outcome: Outcome, title: str = AS_TRAINED) -> float | None:
+    """Bits per sequence of a test, above the best possible; None of a run that failed."""
+    return None if outcome.evaluation is None else excess_bits(outcome.evaluation["scores"][title])
 
 
 def results_table(name: str) -> str:
@@ -106,26 +171,22 @@ def results_table(name: str) -> str:
     return f"`{command} --seeds {_SEEDS}`:\n\n{table(outcomes)}"
 
 
-def rates_table() -> str:
+def rates_table(task: str) -> str:
     """How many seeds learnt at each rate, and how wide the window of rates is."""
-    bits = json.loads((KEPT / "rates.json").read_text())
+    bits = json.loads((KEPT / f"rates_{task}.json").read_text())
     rows = [
-        f"| task | learner | {' | '.join(RATES)} | window, decades |",
-        "| --- " * (len(RATES) + 3) + "|",
-        *(
-            _rates_row(task, learner, by_rate)
-            for task, learners in bits.items()
-            for learner, by_rate in learners.items()
-        ),
+        f"| learner | {' | '.join(RATES)} | window, decades |",
+        "| --- " * (len(RATES) + 2) + "|",
+        *(_rates_row(learner, by_rate) for learner, by_rate in bits.items()),
     ]
     return "\n".join(rows) + "\n"
 
 
-def _rates_row(task: str, learner: str, by_rate: dict[str, list[float | None]]) -> str:
+def _rates_row(learner: str, by_rate: dict[str, list[float | None]]) -> str:
     learnt = [[one is not None and one < _LEARNT for one in by_rate[rate]] for rate in RATES]
     cells = [f"{sum(seeds)} of {len(seeds)}" for seeds in learnt]
     width = window([all(seeds) for seeds in learnt])
-    return f"| {task.replace('_', ' ')} | {learner} | {' | '.join(cells)} | {width:g} |"
+    return f"| {learner} | {' | '.join(cells)} | {width:g} |"
 
 
 def window(learnt: Sequence[bool]) -> float:
@@ -143,6 +204,21 @@ def window(learnt: Sequence[bool]) -> float:
         run_now = run_now + 1 if one else 0
         longest = max(longest, run_now)
     return 0.5 * longest
+
+
+def factors_table(task: str) -> str:
+    """The final bits of each seed with one setting changed: as trained, and beyond training."""
+    bits = json.loads((KEPT / f"factors_{task}.json").read_text())
+    seeds = parse_seeds(_FACTOR_SEEDS)
+    head = ["what is changed", *(f"seed {seed}" for seed in seeds)]
+    rows = [head, ["---"] * len(head)]
+    for title, costs in bits.items():
+        rows.append([title, *(" / ".join(map(_bits_in_words, one)) for one in costs)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _bits_in_words(bits: float | None) -> str:
+    return "failed" if bits is None else f"{bits:.2g}" if bits < 10 else f"{bits:.0f}"
 
 
 def write_tables(page: Path = PAGE) -> None:
@@ -165,7 +241,9 @@ def write_tables(page: Path = PAGE) -> None:
 
     def filled(place: re.Match[str]) -> str:
         name = place[1]
-        body = rates_table() if name == "rates" else results_table(name)
+        kind, _, task = name.partition("_")
+        of_kind = {"rates": rates_table, "factors": factors_table}
+        body = of_kind[kind](task) if kind in of_kind else results_table(name)
         return f"<!-- results: {name} -->\n\n{body}\n<!-- end of results -->"
 
     pattern = r"<!-- results: (\w+) -->\n.*?<!-- end of results -->"
@@ -178,19 +256,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.learning", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(required=True, dest="command")
-    one = commands.add_parser("run", help="train with ten seeds")
-    one.add_argument("names", nargs="+", choices=RUNS, metavar="NAME", help=", ".join(RUNS))
-    many = commands.add_parser("rates", help="train at seven learning rates")
-    for command in (one, many):
+    for name, choices, said in (
+        ("run", tuple(RUNS), "train with ten seeds"),
+        ("rates", _RATE_TASKS, "train at seven learning rates"),
+        ("factors", tuple(FACTORS), "train with one setting changed at a time"),
+    ):
+        command = commands.add_parser(name, help=said)
+        listed = ", ".join(choices)
+        command.add_argument("names", nargs="+", choices=choices, metavar="NAME", help=listed)
         command.add_argument("--jobs", type=int, default=1, help="how many run at once")
     commands.add_parser("tables", help="write the tables of docs/training.md anew")
     options = parser.parse_args(arguments)
-    if options.command == "run":
-        run(options.names, options.jobs)
-    elif options.command == "rates":
-        rates(options.jobs)
-    else:
+    if options.command == "tables":
         write_tables()
+    else:
+        {"run": run, "rates": rates, "factors": factors}[options.command](
+            options.names, options.jobs
+        )
     return 0
 
 

@@ -159,6 +159,7 @@ PUBLIC = (
     ".optim",
     ".plotting",
     ".tasks",
+    ".weights",
 )
 
 

@@ -238,7 +238,7 @@ def test_two_processes():
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     compared, *losses = done.stdout.splitlines()

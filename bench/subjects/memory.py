@@ -9,6 +9,7 @@ peak above what was in use before counts.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import re
 import resource
@@ -84,6 +85,7 @@ def peak_mib(contender: Contender, workload: Workload) -> float:
     run = iteration(workload)
     device = torch.device(workload.device)
     if device.type == "cuda":
+        gc.collect()
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
@@ -95,6 +97,9 @@ def peak_mib(contender: Contender, workload: Workload) -> float:
 
 def reset_peak() -> int:
     """Give freed memory back, forget earlier peaks, and return the bytes in use."""
+    # Reference cycles keep their tensors until Python collects them. Collected only after the bytes
+    # in use were read, they would make room for the new memory, and the peak would be too low.
+    gc.collect()
     if sys.platform != "linux":
         return peak_bytes()
     libc = ctypes.CDLL(None)

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from bench import learning
+from ntm_kernels.training.arguments import parse
+from ntm_kernels.training.config import preset
 from ntm_kernels.training.seeds import Outcome, write_summary
 
 
@@ -22,7 +24,7 @@ def evaluation(bits):
         "learnt_at": None,
         "learnt_bits": 0.1,
         "processor_seconds": 2.0,
-        "scores": {"as trained": score},
+        "scores": {"as trained": score, "20 items": {**score, "bits": 10 * bits}},
     }
 
 
@@ -63,12 +65,35 @@ def test_results_and_places_must_fit_each_other(tmp_path):
 
 def test_the_table_of_rates(tmp_path, monkeypatch):
     costs = {"1e-5": [0.01, 0.2], "3.16e-5": [0.01, 0.02], "1e-4": [0.03, 0.04]}
-    bits = {"copy": {"someone": {rate: costs.get(rate, [None, 5.0]) for rate in learning.RATES}}}
-    (tmp_path / "results" / "rates.json").write_text(json.dumps(bits))
-    path = page(tmp_path, "rates")
+    bits = {"someone": {rate: costs.get(rate, [None, 5.0]) for rate in learning.RATES}}
+    (tmp_path / "results" / "rates_copy.json").write_text(json.dumps(bits))
+    path = page(tmp_path, "rates_copy")
     learning.write_tables(path)
-    row = "| copy | someone | 1 of 2 | 2 of 2 | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 1 |"
+    row = "| someone | 1 of 2 | 2 of 2 | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 1 |"
     assert row in path.read_text()
+
+
+def test_the_table_of_factors(tmp_path):
+    bits = {"the default": [[0.004, 0.123], [12.34, 35.6]], "Adam": [[None, None], [0.1, 9.99]]}
+    (tmp_path / "results" / "factors_associative_recall.json").write_text(json.dumps(bits))
+    path = page(tmp_path, "factors_associative_recall")
+    learning.write_tables(path)
+    text = path.read_text()
+    assert "| the default | 0.004 / 0.12 | 12 / 36 |" in text
+    assert "| Adam | failed / failed | 0.1 / 10 |" in text
+
+
+def test_one_setting_is_changed_at_a_time():
+    """The words are options of ``train``, and each row but the first differs from the default."""
+    for task, factors in learning.FACTORS.items():
+        configs = []
+        for words in factors.values():
+            options = parse(["train", task, *words])
+            options = {k: v for k, v in options.items() if k not in ("command", "task", "resume")}
+            configs.append(preset(task, **options))
+        assert configs[0] == preset(task)
+        assert all(config != configs[0] for config in configs[1:])
+        assert learning._BEYOND[task] in configs[0].task.suite()
 
 
 def test_runs_are_asked_for_and_kept(tmp_path, monkeypatch):
@@ -91,8 +116,11 @@ def test_runs_are_asked_for_and_kept(tmp_path, monkeypatch):
         "copy_paper_inputs.json",
         "copy_paper_inputs.png",
     }
-    learning.rates(1)
-    bits = json.loads((tmp_path / "results" / "rates.json").read_text())
-    assert set(bits) == {"copy", "associative_recall"}
-    assert all(len(by_rate) == 7 for by_rate in bits["copy"].values())
-    assert bits["copy"]["NTM, Adam"]["1e-3"] == [0.05]
+    assert learning.main(["rates", "copy"]) == 0
+    bits = json.loads((tmp_path / "results" / "rates_copy.json").read_text())
+    assert all(len(by_rate) == 7 for by_rate in bits.values())
+    assert bits["NTM, Adam"]["1e-3"] == [0.05]
+    assert learning.main(["factors", "associative_recall"]) == 0
+    bits = json.loads((tmp_path / "results" / "factors_associative_recall.json").read_text())
+    assert list(bits) == list(learning.FACTORS["associative_recall"])
+    assert bits["Adam"] == [[0.05, 0.5]]

@@ -325,7 +325,8 @@ def test_default_sizes_may_be_too_large_too(tmp_path, monkeypatch, capsys):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(trainer, "build_model", exhausted)
-    assert cli.main(["train", "copy", "--run-dir", str(tmp_path)]) == 1
+    words = ["train", "copy", "--preset", "paper", "--run-dir", str(tmp_path)]
+    assert cli.main(words) == 1
     assert "make --batch-size 1 or --memory-size 128 smaller" in capsys.readouterr().err
 
 

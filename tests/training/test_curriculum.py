@@ -28,6 +28,8 @@ STAGED = {
     "max_length": 5,
     "max_repeats": 5,
     "curriculum": True,
+    "mix_earlier": 0.0,
+    "grow_memory": None,
     "promote_below": 100.0,
     "last_stage_sequences": 40,
     "total_sequences": 1000,

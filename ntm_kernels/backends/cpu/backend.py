@@ -46,8 +46,8 @@ def load(library: Path) -> str | None:
         wanted = version.partition("+")[0]
         if wanted != str(torch.__version__).partition("+")[0]:
             raise OSError(
-                f"it was compiled for torch {version}, this is torch {torch.__version__} (to change "
-                f"torch: `pip install torch=={wanted}`)"
+                f"it was compiled for torch {version}, this is torch {torch.__version__} (to "
+                f"change torch: `pip install torch=={wanted}`)"
             )
         torch.ops.load_library(library)
         torch.ops.ntm.cpu_isa()
