@@ -166,6 +166,8 @@ __device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, cons
     const int head = pass * kHeadsAtOnce<A>, some = min(kHeadsAtOnce<A>, sizes.H - head);
     const bool has_other = pass < other_sums.passes;
     const A* keys = heads.key + head * M;
+    if constexpr (kHasOthers)
+      if (has_other) other_sums.begin_pass();
     // A lane joins the pairs of its rows; first the warp, later the block joins those.
     Pair<A> pairs[kHeadsAtOnce<A>];
 #pragma unroll
