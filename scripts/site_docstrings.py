@@ -25,7 +25,7 @@ def as_markdown(docstring: str) -> str:
     return EXAMPLE.sub(fenced, ROLE.sub(r"\1", docstring))
 
 
-class Docstrings(Extension):  # type: ignore[misc]
+class Docstrings(Extension):
     """Changes the docstring of each object that Griffe has read."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
