@@ -51,6 +51,7 @@ def test_reversal_gives_the_vectors_from_the_last_to_the_first():
         replace(task, min_length=7)
 
 
+@pytest.mark.slow
 def test_own_task(tmp_path, monkeypatch, capsys):
     """As a program and on the command line, which evaluates what the program has trained."""
     from examples import own_task
@@ -120,6 +121,7 @@ def test_own_controller(kind, capsys):
     assert re.search(r"\d+ of 512 new sequences have a wrong bit", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_character_model(capsys):
     from examples import character_model
 
@@ -207,6 +209,7 @@ def test_a_step_sees_the_label_of_the_step_before(digits):
     assert changed.tolist() == [False, False, False, False, True, True]
 
 
+@pytest.mark.slow
 def test_classify_digits(digits, tmp_path, capsys):
     words = ["--seeds", "1", "--updates", "1", "--picture", str(tmp_path / "digits.png")]
     digits.main(words)
