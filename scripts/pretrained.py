@@ -138,10 +138,10 @@ def table() -> str:
     for name in weights.available():
         record, size = weights.record(name), weights.path_of(name).stat().st_size
         found = record["results"][AS_TRAINED]
-        rows.append(
-            f"| `{name}` | `{record['command']}` | {found['bits']:.3g} | "
-            f"{found['wrong']} of {found['sequences']} | {size / 1024:.0f} |"
-        )
+        bits, wrong = f"{found['bits']:.3g}", f"{found['wrong']:,} of {found['sequences']:,}"
+        if found["optimal_bits"]:  # Even the best predictor is unsure, and so wrong.
+            bits, wrong = f"{found['bits']:.2f}, the optimum is {found['optimal_bits']:.2f}", ""
+        rows.append(f"| `{name}` | `{record['command']}` | {bits} | {wrong} | {size / 1024:.0f} |")
     return "\n".join(rows)
 
 
