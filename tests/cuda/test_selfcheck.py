@@ -61,6 +61,8 @@ def check(op, dtype, limit=16_000):
     """With so little shared memory every path is taken by a call that is small."""
     backend = backend_with(limit)
     for path, sizes in paths(backend, op, CPU, dtype).items():
+        if op == "sequence" and sizes.memory_size > 10_000:
+            continue  # a loop of steps in tiles: minutes in the emulator, and `step` has the tiles
         trial = run_trial(backend, op, path, sizes, CPU, dtype)
         assert not trial.why_not
         assert trial.share < 0.7, "a check that passes narrowly fails on another device"
