@@ -52,6 +52,11 @@ _LEARNERS: dict[str, list[str]] = {
     "nn.LSTM, Graves' RMSProp": ["--model", "lstm", "--optimiser", "graves_rmsprop"],
     "nn.LSTM, Adam": ["--model", "lstm", "--optimiser", "adam"],
 }
+_BY_ELEMENT = {
+    "each element of the gradient clipped to 10, not the norm": [
+        *("--clip", "10", "--clip-norm", "off"),
+    ]
+}
 #: What is changed of the default settings, one thing at a time, by task: what it is called, and the
 #: words of ``train``. The first row is the default itself.
 FACTORS: dict[str, dict[str, list[str]]] = {
@@ -61,9 +66,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
         "no growth, N = 32": ["--memory-size", "32"],
         "N = 128 from the start": ["--memory-size", "128"],
-        "each element of the gradient clipped to 10, not the norm": [
-            *("--clip", "10", "--clip-norm", "off"),
-        ],
+        **_BY_ELEMENT,
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory, N = 32": ["--initial-memory", "learned"],
@@ -74,9 +77,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "Adam": ["--optimiser", "adam"],
         "a learning rate of 1e-3": ["--lr", "1e-3"],
         "N = 32": ["--memory-size", "32"],
-        "each element of the gradient clipped to 10, not the norm": [
-            *("--clip", "10", "--clip-norm", "off"),
-        ],
+        **_BY_ELEMENT,
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory": ["--initial-memory", "learned"],

@@ -354,7 +354,7 @@ _GRAVES: dict[str, Any] = {"batch_size": 4, "clip": "off", "clip_norm": 2.0}
 # What is known to do better than the paper's settings, by task.
 _BETTER: dict[str, dict[str, Any]] = {
     # From [h, r] the controller's growing state starts the answer early at lengths not trained on.
-    # At a rate of 1e-3 one seed in four kept errors in sequences longer than those of training.
+    # At a rate of 1e-3 some seeds keep errors in sequences longer than those of training.
     "copy": {
         **_GRAVES,
         "output_from": "read_vectors",
@@ -393,9 +393,8 @@ _BETTER: dict[str, dict[str, Any]] = {
         "hold": 0.6,
         "total_sequences": 64_000,
     },
-    # Rows that differ from the start: a place for every context, found by content. The norm of a
-    # gradient is about 0.4 once the cost falls. Clipped to 2, or with Adam at 2e-3, the cost jumped
-    # back to that of the beginning.
+    # Rows that differ from the start: a place for every context, found by content. With the norm
+    # clipped to 2, or with Adam at 2e-3, the cost jumped back to that of the beginning.
     "ngrams": {
         **_GRAVES,
         "clip_norm": 0.2,
