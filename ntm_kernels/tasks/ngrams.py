@@ -78,6 +78,12 @@ class NGrams(Task):
         return Batch(inputs, targets, mask, lengths)
 
     @override
+    def curriculum(self) -> tuple[Task, ...]:
+        """Each bit depends on one bit before it, then on one more in each stage."""
+        easier = (replace(self, context=bits) for bits in range(1, self.context))
+        return (*easier, self)
+
+    @override
     def suite(self) -> dict[str, Task]:
         return {f"{n} bits": replace(self, length=n) for n in (400, 1000)}
 

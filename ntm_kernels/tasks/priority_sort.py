@@ -68,5 +68,13 @@ class PrioritySort(Task):
         return Batch(inputs, targets, mask, torch.full((batch_size,), steps))
 
     @override
+    def curriculum(self) -> tuple[Task, ...]:
+        """Half as many vectors, then all."""
+        shown, answered = self.num_items // 2, self.num_answers // 2
+        if answered < 1:
+            return (self,)
+        return replace(self, num_items=shown, num_answers=answered), self
+
+    @override
     def suite(self) -> dict[str, Task]:
         return {"30 items, give 24": replace(self, num_items=30, num_answers=24)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.evaluation import fresh_generator
 
 __all__ = ["Curriculum"]
 
@@ -17,14 +19,16 @@ __all__ = ["Curriculum"]
 _NEWEST = 0.02
 # Updates of a stage between two looks at its cost: each makes the CPU wait for a GPU.
 _LOOK_EVERY = 10
+# Sequences from which the cost of the best possible predictor of a stage is estimated.
+_ESTIMATED_FROM = 256
 
 
 class Curriculum:
     """The stages of a run, from the easiest to the task itself, and how far the run has come.
 
     The running cost of a stage is an exponential mean of the cost of its updates, in bits for each
-    answer bit, and begins at that of a coin. Where it is below ``promote_below`` the next stage
-    begins. Without ``config.curriculum`` the task is the only stage.
+    answer bit, and begins at that of a coin. Where it is less than ``promote_below`` above that of
+    the best possible predictor, the next stage begins. Without ``config.curriculum`` the task is the only stage.
 
     Attributes:
         stages: the tasks of the stages.
@@ -42,6 +46,7 @@ class Curriculum:
         self.stage = 0
         self.last_from: int | None = 0 if len(self.stages) == 1 else None
         self._below, self._mix = config.promote_below, config.mix_earlier
+        self._seed = config.seed
         self._updates = 0
         self._cost = torch.ones((), dtype=torch.float64, device=config.device)
 
@@ -73,7 +78,9 @@ class Curriculum:
             return False
         self._cost += _NEWEST * (loss.detach().double() / math.log(2) - self._cost)
         self._updates += 1
-        if self._updates % _LOOK_EVERY or not float(self._cost) < self._below:
+        if self._updates % _LOOK_EVERY:
+            return False
+        if not float(self._cost) < self._below + _best_possible(self.stages[drawn], self._seed):
             return False
         self.stage += 1
         self._updates = 0
@@ -96,3 +103,11 @@ class Curriculum:
         self.stage, self.last_from = state["stage"], state["last_from"]
         self._updates = state["updates"]
         self._cost.fill_(state["cost"])
+
+
+@functools.cache
+def _best_possible(task: Task, seed: int) -> float:
+    """Cost of the best possible predictor in bits for each answer bit: 0 where it is sure."""
+    batch = task.sample(_ESTIMATED_FROM, fresh_generator(seed, "optimum of a stage"))
+    answer_bits = int(batch.mask.sum()) * task.output_size
+    return float(task.optimal_bits(batch).sum()) / answer_bits

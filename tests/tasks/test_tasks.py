@@ -207,7 +207,10 @@ def test_associative_recall_with_an_answer_channel():
         (tasks.make("repeat_copy", max_length=5, max_repeats=4), "max_repeats", [3, 4, 4]),
         (tasks.make("repeat_copy", max_length=2, max_repeats=2), "max_length", [2]),
         (tasks.make("associative_recall"), "max_items", [2, 3, 4, 5, 6]),
-        (tasks.make("ngrams"), "length", [200]),
+        (tasks.make("ngrams"), "context", [1, 2, 3, 4, 5]),
+        (tasks.make("priority_sort"), "num_items", [10, 20]),
+        (tasks.make("priority_sort"), "num_answers", [8, 16]),
+        (tasks.make("priority_sort", num_items=5, num_answers=1), "num_items", [5]),
     ],
 )
 def test_stages(task, name, largest):

@@ -114,6 +114,20 @@ def test_promotion_follows_the_running_cost():
     assert not curriculum.note(2, nothing, 162), "the last stage has none after it"
 
 
+def test_promotion_counts_from_the_optimum():
+    """The best predictor of the first stage pays some 0.5 bit; twice the margin is too much."""
+    config = preset("ngrams", length=50, curriculum=True, promote_below=0.1)
+    stages = Curriculum(config).stages
+    assert [stage.context for stage in stages] == [1, 2, 3, 4, 5]
+    batch = stages[0].sample(2000, torch.Generator().manual_seed(1))
+    optimum = float(stages[0].optimal_bits(batch).mean()) / 50
+    assert 0.3 < optimum < 0.7
+    for excess, begins in ((0.05, True), (0.2, False)):
+        curriculum = Curriculum(config)
+        loss = torch.tensor((optimum + excess) * LN2)
+        assert any(curriculum.note(0, loss, n) for n in range(400)) == begins
+
+
 def test_only_updates_of_the_running_stage_count():
     curriculum = Curriculum(staged(promote_below=0.5))
     curriculum.note(0, torch.zeros(()), 2)
