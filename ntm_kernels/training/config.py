@@ -393,21 +393,22 @@ _BETTER: dict[str, dict[str, Any]] = {
         "hold": 0.6,
         "total_sequences": 64_000,
     },
-    # Rows that differ from the start: a place for every context, found by content. There are 32
-    # contexts; with 64 or 128 locations more seeds have several contexts share one. Where the norm
-    # is clipped to 0.5 or more, the cost jumps back to that of the beginning.
+    # Rows that differ from the start: a place for every context, found by content. With 64 locations
+    # several of the 32 contexts share one. With 256, more than the steps of a sequence, fewer do, and
+    # longer sequences cost more. Where the norm is clipped to 0.5, the cost jumps back to that of the
+    # beginning.
     "ngrams": {
         "optimiser": "adam",
         "lr": 2e-3,
         "batch_size": 8,
         "clip": "off",
         "clip_norm": 0.1,
-        "hold": 0.3,
-        "memory_size": 256,
+        "hold": 0.2,
+        "memory_size": 128,
         "initial_memory": "learned",
         "initial_weightings": "learned",
         "output_from": "read_vectors",
-        "total_sequences": 120_000,
+        "total_sequences": 80_000,
     },
     # Rows that differ from the start: a place for every priority. One layer runs as one fused op.
     # The clip is low because Adam, whose steps do not shrink with the gradients, was thrown back to
