@@ -6,7 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from ntm_kernels import functional, reference
 from ntm_kernels.ops import by_equations
-from tests.ops.test_autograd import TINY, each_tiny, function, problem
+from tests.ops.test_autograd import TINY, function, problem
 from tests.support.cases import (
     Case,
     call,
@@ -55,10 +55,18 @@ def test_gradcheck_along_one_direction(entry, case):
 
 
 @pytest.mark.slow
-@each_tiny
+@pytest.mark.parametrize("case", TINY[:5], ids=str)
 @each_with_every_derivative
 def test_gradcheck_element_by_element(entry, case):
     check(entry, case.with_(time=2), fast_mode=False)
+
+
+# Element by element these two take minutes.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TINY[5:], ids=str)
+@each_with_every_derivative
+def test_gradcheck_of_sequences_along_one_direction(entry, case):
+    check(entry, case.with_(time=2), fast_mode=True)
 
 
 def summed(of):
