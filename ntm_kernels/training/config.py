@@ -402,8 +402,8 @@ _BETTER: dict[str, dict[str, Any]] = {
         "total_sequences": 64_000,
     },
     # Rows that differ from the start: a place for every context, found by content, and a strength
-    # that finds one of 256 at all. With 64 locations several of the 32 contexts share one. Where the
-    # norm is clipped to 0.5, the cost jumps back to that of the beginning.
+    # that finds one of 256 at all. With 64 locations several of the 32 contexts share one. Where
+    # the norm is clipped to 0.5, the cost jumps back to that of the beginning.
     "ngrams": {
         "optimiser": "adam",
         "lr": 1e-3,

@@ -28,7 +28,8 @@ class Curriculum:
 
     The running cost of a stage is an exponential mean of the cost of its updates, in bits for each
     answer bit, and begins at that of a coin. Where it is less than ``promote_below`` above that of
-    the best possible predictor, the next stage begins. Without ``config.curriculum`` the task is the only stage.
+    the best possible predictor, the next stage begins. Without ``config.curriculum`` the task is
+    the only stage.
 
     Attributes:
         stages: the tasks of the stages.
