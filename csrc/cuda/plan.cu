@@ -19,15 +19,23 @@ namespace {
 
 constexpr int kLeastTileRows = 64;
 
-// The number of threads of a block: one for about four elements of the memory, or for the same
-// amount of work in the controller's products. Small problems do not pay for idle warps.
-int threads_for(const NtmSizes& sizes, bool is_double) {
+// The most elements of the memory for which a thread is enough. Each warp repeats what does not
+// depend on the number of rows: addresses, loops, and the last additions of every sum. So a call
+// that has nothing else to do takes few warps. In a sequence the warps also hold the weights.
+constexpr int kElementsOfThread = 16, kElementsOfThreadInSequence = 4;
+
+// The number of threads of a block, by its memory or by the same amount of work in the controller's
+// products. Small problems do not pay for idle warps.
+int threads_for(int op, bool backward, const NtmSizes& sizes, bool is_double) {
   const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
   const int64_t controller = static_cast<int64_t>(sizes.hidden_size) * sizes.hidden_size / 8;
   const int64_t work = memory > controller ? memory : controller;
+  const int each = op == NTM_SEQUENCE ? kElementsOfThreadInSequence : kElementsOfThread;
   int threads = 2 * kWarp;
-  const int most = is_double ? kMostThreads<double> : kMostThreads<float>;
-  while (threads < most && work > 4 * threads) threads *= 2;
+  const int most = is_double                        ? kMostThreads<double>
+                   : op == NTM_SEQUENCE && backward ? kMostThreadsOfSequenceBackward
+                                                    : kMostThreads<float>;
+  while (threads < most && work > each * threads) threads *= 2;
   return threads;
 }
 
@@ -231,7 +239,7 @@ struct Planner {
 NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit) {
   Planner planner{op, backward, is_double, sizes, shared_limit, {}};
   NtmPlan& plan = planner.plan;
-  plan.threads = threads_for(sizes, is_double);
+  plan.threads = threads_for(op, backward, sizes, is_double);
   plan.tile_rows = sizes.memory_size;
   plan.memories = 1;
   planner.count();
