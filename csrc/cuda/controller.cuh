@@ -111,7 +111,8 @@ __host__ __device__ inline int64_t near_weight_at(const NtmPlan& plan, const Siz
 __host__ __device__ inline int64_t near_weights_size(const NtmPlan& plan, const Sizes& sizes,
                                                      bool backward) {
   if (plan.weights_held == kHoldRows)
-    return int64_t(4) * plan.near_units * recurrent_shape(sizes, backward).rows;
+    return backward ? RowsBackward<float>::near_size(recurrent_shape(sizes, true))
+                    : RowsForward<float>::near_size(recurrent_shape(sizes, false));
   return near_weight_at(plan, sizes, backward, sizes.L);
 }
 

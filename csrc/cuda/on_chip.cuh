@@ -390,35 +390,18 @@ __device__ void similarity_read_write_backward_of_one(const Block& block, const 
   }
 }
 
-// The backward of read and write, and the rest of that of the similarity, which
-// `similarity_content_backward` has begun. It turns dM', the gradient of the memory after the step,
-// into dM, that of the memory before it, in the same place, and sums over the rows, give(index in
-// the vector, gradient):
-//   dk = Σ_i d(k·M_i) M_i, da = Σ_i w_i dM'_i, de = −Σ_i w_i dM'_i M_i Π_other (1 − w e),
-//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − Σ (the norm's part) M_i.
+// `similarity_read_write_backward` of any number of heads.
 //
 // A warp takes two columns for all rows, so that every sum is within one warp and no two warps meet
 // on an element of dM. The first passes have a write head each. All but the last of them need dM'
 // unchanged; read heads and keys, which change it, begin with the last one,
 // two in a pass. So the operands and the sums of a pass fit into registers.
-//
-// With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
-// part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
-//
-// A kernel without the registers for it has `OfOne` false: the code for one head of each kind.
-template <bool OfOne = true, typename A, typename F>
-__device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
-                                               const Tile<A>& d_tile, const Heads<A>& heads,
-                                               const Parts& parts, int N, const A* d_reads,
-                                               const BackwardChain<A>& chain, bool whole, F give) {
+template <typename A, typename F>
+__device__ void similarity_read_write_backward_of_several_heads(
+    const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
+    const Parts& parts, int N, const A* d_reads, const BackwardChain<A>& chain, bool whole,
+    F give) {
   const int M = tile.word_size, R = parts.reads, W = parts.writes, K = parts.keys;
-  if constexpr (OfOne) {
-    if (R == 1 && W == 1 && K == 2) {
-      similarity_read_write_backward_of_one(block, tile, d_tile, heads, N, d_reads, chain, whole,
-                                            give);
-      return;
-    }
-  }
   const int first_other = max(0, W - 1), passes = first_other + max(1, (max(R, K) + 1) / 2);
   // After `own_sum` a lane has one of four sums: that of a column, from one half of the array.
   const int lane_column = block.lane % 2, lane_half = block.lane / 2 % 2;
@@ -488,6 +471,33 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
       }
     }
   }
+}
+
+// The backward of read and write, and the rest of that of the similarity, which
+// `similarity_content_backward` has begun. It turns dM', the gradient of the memory after the step,
+// into dM, that of the memory before it, in the same place, and sums over the rows, give(index in
+// the vector, gradient):
+//   dk = Σ_i d(k·M_i) M_i, da = Σ_i w_i dM'_i, de = −Σ_i w_i dM'_i M_i Π_other (1 − w e),
+//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − Σ (the norm's part) M_i.
+//
+// With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
+// part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
+//
+// A kernel without the registers for it has `OfOne` false: the code for one head of each kind.
+template <bool OfOne = true, typename A, typename F>
+__device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
+                                               const Tile<A>& d_tile, const Heads<A>& heads,
+                                               const Parts& parts, int N, const A* d_reads,
+                                               const BackwardChain<A>& chain, bool whole, F give) {
+  if constexpr (OfOne) {
+    if (parts.reads == 1 && parts.writes == 1 && parts.keys == 2) {
+      similarity_read_write_backward_of_one(block, tile, d_tile, heads, N, d_reads, chain, whole,
+                                            give);
+      return;
+    }
+  }
+  similarity_read_write_backward_of_several_heads(block, tile, d_tile, heads, parts, N, d_reads,
+                                                  chain, whole, give);
 }
 
 }  // namespace ntm

@@ -170,9 +170,6 @@ struct Planner {
       return false;
     const NtmPlan before = plan;
     plan.weights_held = kHoldRows;
-    plan.near_units = backward ? RowsBackward<float>::near_fours(recurrent)
-                               : RowsForward<float>::near_fours(recurrent);
-    plan.near_interface_units = InterfaceRows<float>::near_fours(interface);
     count();
     if (plan.shared_bytes <= limit) return true;
     plan = before;
@@ -188,9 +185,9 @@ struct Planner {
       const int64_t whole = (int64_t(recurrent.rows) * recurrent.columns +
                              int64_t(interface.rows) * interface.columns) *
                             element_bytes();
-      plan.weight_bytes[1] = (int64_t(plan.near_units) * recurrent.rows +
-                              int64_t(plan.near_interface_units) * interface.rows) *
-                             4 * element_bytes();
+      plan.weight_bytes[1] = (near_weights_size(plan, Sizes(given), backward) +
+                              InterfaceRows<float>::near_size(interface)) *
+                             element_bytes();
       plan.weight_bytes[0] = whole - plan.weight_bytes[1];
       return;
     }
