@@ -73,7 +73,8 @@ constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{2, 13};
 struct HeldRows {
   int lanes, fours;
 };
-// Half as many threads have to load twice as far ahead.
+// How many columns a warp loads together of rows that are in L2 (weight.cuh). A backward has half
+// as many threads, so each of them has twice as many loads under way.
 constexpr int kAheadForward = 2, kAheadBackward = 4;
 constexpr HeldRows kRowsForward{1, 10}, kRowsBackward{2, 26};
 

@@ -4,10 +4,9 @@
 // through it in one of two ways:
 //
 // - By rows, for sums over the words of a row: some neighbouring lanes share a row (RowUnits).
-// - By columns, for sums over the rows: a warp takes a column and its lanes take the rows, so that
-// a
-//   sum needs no other warp. Work on single elements is done here too where it uses the same
-//   elements: each warp then reads and writes its own column and needs no barrier in between.
+// - By columns, for sums over the rows: a warp takes one or two and its lanes take the rows, so
+//   that a sum needs no other warp. Work on single elements is done here too where it uses the same
+//   elements: each warp then reads and writes its own columns and needs no barrier in between.
 //
 // Shared memory has 32 banks, and lanes that meet on one wait for each other. The rows of a tile
 // are an odd number of words apart, which keeps the lanes of a warp on different banks both ways.
