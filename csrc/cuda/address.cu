@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_forward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.parameters, sizes);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) address_backward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.parameters, sizes);
   const BackwardChain<A> chain = space.chain(block, sizes);

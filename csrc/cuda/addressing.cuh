@@ -32,6 +32,10 @@ struct HeadScalars {
 
 // A row of a memory that is a circle of N rows. Shifts may be longer than the circle.
 __device__ inline int wrapped(int row, int N) {
+  if (row < 0)
+    row += N;
+  else if (row >= N)
+    row -= N;
   if (row >= 0 && row < N) return row;
   row %= N;
   return row < 0 ? row + N : row;
@@ -101,9 +105,14 @@ __device__ void give_score(const Tile<A>& tile, Pair<A>& own, const Pair<A>& par
 // A pass serves two heads. A lane sums up its words for both of them. In the first exchange with
 // its neighbour it gives away the sums of one head: from then on even lanes have the first head and
 // odd lanes the second, so that one sequence of instructions does all that follows for both.
-template <typename A, typename C>
+//
+// A backward of a model with one head of each kind adds up `BackwardWeightingsOfOne` in the same
+// loop, as `others`.
+template <typename A, typename C, typename F = NoOtherSums>
 __device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
-                                    const Sizes& sizes, const RowUnits& units, const C& chain) {
+                                    const Sizes& sizes, const RowUnits& units, const C& chain,
+                                    F others = {}) {
+  constexpr bool kHasOthers = !std::is_same_v<F, NoOtherSums>;
   const int M = tile.word_size, H = sizes.H;
   const int row = units.row(block.warp, block.lane), part = units.part(block.lane);
   const bool real = block.warp < units.units && row < tile.rows;
@@ -116,19 +125,19 @@ __device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, con
     const bool is_head = 2 * pass + odd < H;
     const A *key = heads.key + first * M, *other_key = heads.key + second * M;
     A dots[2] = {}, squares[2] = {}, square = 0;
-    if (real) {
-#pragma unroll 1
-      for (int word = part; word < M; word += units.lanes) {
+    if (real)
+      each_word<true>(units, part, M, [&](int word) {
         const A m = tile(row, word), k = key[word], other_k = other_key[word];
         square += m * m;
         dots[0] += m * k;
         dots[1] += m * other_k;
         squares[0] += k * k;
         squares[1] += other_k * other_k;
-      }
-    }
+        if constexpr (kHasOthers) others.word(row, word, m);
+      });
     A dot = swapped_sum(odd, dots, 1), key_square = swapped_sum(odd, squares, 1);
     square += __shfl_xor_sync(kAllLanes, square, 1);
+    if constexpr (kHasOthers) others.end_words(odd, units);
 #pragma unroll 1
     for (int other = 2; other < units.lanes; other *= 2) {
       dot += __shfl_xor_sync(kAllLanes, dot, other);
@@ -142,6 +151,7 @@ __device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, con
     const A score = real ? heads.strength[own] * alike : -Constants<A>::infinity;
     const A peak = max_of_parity(score);
     const A sum = sum_of_parity(counts ? exp_of(score - peak) : A(0));
+    if constexpr (kHasOthers) others.end_rows(block, tile, sizes.N, row, counts);
     if (!is_head) continue;
     if (block.lane < 2) give_score(tile, chain.scores.own(own, block.warp), {peak, sum});
     if (!counts) continue;
@@ -228,24 +238,23 @@ __device__ void similarity_of_rows(const Block& block, const Tile<A>& tile, cons
 // Some lanes share a row (RowUnits in memory.cuh) and go along its words. ‖k‖ is summed again in
 // every row: its words are at hand for k·M_i anyway. A backward has another sum over the words of
 // each row, `other_sums`. Where lanes share rows, the heads go by pairs, and that sum has a loop of
-// its own. A kernel without the registers for both ways has `Pairs` false.
-template <bool Pairs = true, typename A, typename C, typename F = NoOtherSums>
+// its own.
+template <typename A, typename C, typename F = NoOtherSums>
 __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                            const Sizes& sizes, const C& chain, F other_sums = {}) {
   const RowUnits units(tile.rows, block.warps);
-  if constexpr (Pairs) {
-    if (units.lanes > 1) {
-      similarity_of_pairs(block, tile, heads, sizes, units, chain);
-      if constexpr (!std::is_same_v<F, NoOtherSums>) over_rows(block, tile, other_sums);
-      return;
-    }
+  if (units.lanes == 1) {
+    similarity_of_rows(block, tile, heads, sizes, units, chain, other_sums);
+    return;
   }
-  similarity_of_rows(block, tile, heads, sizes, units, chain, other_sums);
+  similarity_of_pairs(block, tile, heads, sizes, units, chain);
+  if constexpr (!std::is_same_v<F, NoOtherSums>) over_rows(block, tile, other_sums);
 }
 
+// w^c of one row; `scale` is 1 / softmax.sum.
 template <typename A>
-__device__ A content_weight(A similarity, A strength, const Pair<A>& softmax) {
-  return exp_of(strength * similarity - softmax.peak) / softmax.sum;
+__device__ A content_weight(A similarity, A strength, const Pair<A>& softmax, A scale) {
+  return exp_of(strength * similarity - softmax.peak) * scale;
 }
 
 // w^g = g w^c + (1 − g) w_{t−1}
@@ -272,9 +281,10 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
     rows.each_head(block, sizes.H, share, [&](int head, int slot) {
       const HeadScalars<A> scalars(heads, head, S);
       const Pair<A> softmax = fold_softmax(block, chain.scores, head);
+      const A scale = 1 / softmax.sum;
       rows.each(block, slot, [&](int row) {
         const int64_t at = static_cast<int64_t>(head) * N + row;
-        const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
+        const A content = content_weight(chain.similarity[at], scalars.strength, softmax, scale);
         chain.gated[at] = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kIsBackward) chain.content[at] = content;
       });
@@ -284,13 +294,14 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
   rows.each_head(block, sizes.H, share, [&](int head, int slot) {
     const HeadScalars<A> scalars(heads, head, S);
     const Pair<A> softmax = fold_softmax(block, chain.scores, head);
+    const A scale = 1 / softmax.sum;
     const int64_t base = static_cast<int64_t>(head) * N;
     A peak = 0;
     rows.each(block, slot, [&](int row) {
       const A value = through_taps(scalars.taps, S, row, N, 1, [&](int from, bool own) {
         const int64_t at = base + from;
         if (gated_first) return chain.gated[at];
-        const A content = content_weight(chain.similarity[at], scalars.strength, softmax);
+        const A content = content_weight(chain.similarity[at], scalars.strength, softmax, scale);
         const A gated = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kIsBackward) {
           if (own) {
@@ -304,12 +315,17 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       peak = larger(peak, value);
     });
     peak = warp_max(peak);
+    // Of a smaller maximum the reciprocal may be infinite.
+    const bool has_reciprocal = peak >= Constants<A>::focus_eps;
+    const A reciprocal = 1 / peak;
     A sum = 0, weights = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
       // Where no w̃ of this warp is positive, the square root gives what a power would: 0 of a
       // w̃ that is 0, and NaN of one that is negative.
-      const A power = peak > 0 ? power_of_ratio(value / peak, scalars.sharpening) : sqrt_of(value);
+      const A power = peak > 0 ? power_of_ratio(has_reciprocal ? value * reciprocal : value / peak,
+                                                scalars.sharpening)
+                               : sqrt_of(value);
       if constexpr (C::kIsBackward)
         weights += chain.weightings[base + row];
       else
@@ -386,10 +402,13 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
-    const A dot = fold_sum(block, chain.weight_dots, head);
-    const A weights = sizeof(A) == 4 ? fold_sum(block, chain.weight_sums, head) : A(1);
+    A sums[2];
+    fold_two_sums(block, chain.weight_dots, chain.weight_sums, head, sums);
+    const A dot = sums[0], weights = sizeof(A) == 4 ? sums[1] : A(1);
     const bool any = focused(total);
-    const A slope = any ? sharpening / (total.sum * total.peak) : A(0);
+    // Where any w̃ reaches ε, the reciprocal of the largest is finite.
+    const A reciprocal = 1 / total.peak;
+    const A slope = any ? sharpening * reciprocal / total.sum : A(0);
     // 0^{γ−1}. For γ ≤ 0 the power w̃^γ jumps at 0, and the slope is taken as 0.
     const A at_zero = sharpening == 1                    ? A(1)
                       : sharpening > 0 && sharpening < 1 ? Constants<A>::infinity
@@ -402,12 +421,12 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
         chain.d_shifted()[at] = 0;
         return;
       }
-      const A ratio = chain.shifted[at] / total.peak;
-      const A power = ratio == 0 ? at_zero : power_of_ratio(ratio, sharpening - 1);
+      const A ratio = chain.shifted[at] * reciprocal, log_ratio = log2_of(ratio);
+      const A power = ratio == 0 ? at_zero : exp2_of((sharpening - 1) * log_ratio);
       chain.d_shifted()[at] = slope * power * centred;
-      if (ratio != 0) d_sharpening += centred * chain.weightings[at] * log_of(ratio);
+      if (ratio != 0) d_sharpening += centred * chain.weightings[at] * log_ratio;
     });
-    d_sharpening = warp_sum(d_sharpening);
+    d_sharpening = warp_sum(d_sharpening) * Constants<A>::log_of_2;
     if (block.lane == 0) chain.d_sharpening.own(head, slot) = d_sharpening;
   });
 }
@@ -450,9 +469,11 @@ __device__ void shift_backward_taps(const Block& block, const Rows& rows, const 
                                     const BackwardChain<A>& chain, A* d_taps) {
 #pragma unroll 1
   for (int task = block.warps - 1 - block.warp; task < sizes.H * sizes.S; task += block.warps) {
-    const int head = task / sizes.S, tap = task % sizes.S;
+    const int head = static_cast<int>(static_cast<unsigned>(task) / static_cast<unsigned>(sizes.S));
+    const int tap = task - head * sizes.S;
     const int64_t base = static_cast<int64_t>(head) * sizes.N;
     A sum = 0;
+#pragma unroll 1
     for (int at = block.lane; at < rows.rows; at += kWarp) {
       const int row = rows.first + at;
       sum += chain.d_shifted()[base + row] *
@@ -484,9 +505,12 @@ __device__ void similarity_content_backward(const Block& block, const Rows& rows
       d_strength += d_score * similarity;
       const A row_norm = chain.row_norms[row], norms = key_norm * row_norm;
       const bool alike = !(norms < Constants<A>::cosine_eps);
-      const A d_product = alike ? strength * d_score / norms : A(0);
+      const A reciprocal = 1 / norms;
+      const A d_product = alike ? strength * d_score * reciprocal : A(0);
       chain.d_products()[at] = d_product;
-      chain.norm_parts()[at] = alike ? d_product * similarity * key_norm / row_norm : A(0);
+      // ‖k‖ / ‖M_i‖ = ‖k‖ (‖k‖ / norms)
+      chain.norm_parts()[at] =
+          alike ? d_product * similarity * key_norm * (key_norm * reciprocal) : A(0);
     });
     d_strength = warp_sum(d_strength);
     if (block.lane == 0) chain.d_strength.own(head, slot) = d_strength;

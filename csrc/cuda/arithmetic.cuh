@@ -15,11 +15,13 @@ template <>
 struct Constants<float> {
   static constexpr float infinity = __builtin_huge_valf();
   static constexpr float cosine_eps = 1e-8f, focus_eps = 1e-20f;
+  static constexpr float log_of_2 = 0.693147180559945309f;
 };
 template <>
 struct Constants<double> {
   static constexpr double infinity = __builtin_huge_val();
   static constexpr double cosine_eps = 1e-8, focus_eps = 1e-20;
+  static constexpr double log_of_2 = 0.693147180559945309;
 };
 
 // A function of float and one of double under one name.
@@ -49,6 +51,14 @@ __device__ inline double larger(double x, double y) {
 template <typename A>
 __device__ A sigmoid(A x) {
   return 1 / (1 + exp_of(-x));
+}
+
+// The derivative of the sigmoid, σ(x) σ(−x). It is the same for −x, and is computed from e^−|x|, so
+// that it has correct digits where the sigmoid is nearly 1.
+template <typename A>
+__device__ A sigmoid_slope(A x) {
+  const A power = exp_of(x > 0 ? -x : x), sum = 1 + power;
+  return power / (sum * sum);
 }
 
 template <typename A>

@@ -9,6 +9,8 @@ constexpr int kWarp = 32;
 // Threads of a block, at most: with 512 each has up to 128 registers. A double takes two.
 template <typename A>
 constexpr int kMostThreads = sizeof(A) == 8 ? 256 : 512;
+// The backward of a sequence keeps so much in registers that it gives each thread twice as many.
+constexpr int kMostThreadsOfSequenceBackward = 256;
 constexpr unsigned kAllLanes = 0xffffffffu;
 // Heads that share one pass over the memory. More would need more registers for their sums.
 template <typename A>
@@ -91,20 +93,19 @@ __device__ A swapped_sum(bool high, const A (&sums)[2], int other) {
   return (high ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, high ? sums[0] : sums[1], other);
 }
 
-// Four sums over the warp at once: a lane gets that of sums[lane % 4]. At each of the first two
-// exchanges a lane gives away the half of its sums that it will not keep. That takes six shuffles
-// in all, where four separate reductions would take twenty.
-template <typename A>
-__device__ A own_sum(const Block& block, const A* sums) {
-  const bool odd = block.lane & 1, high = block.lane & 2;
-  const A low_pair =
-      (odd ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, odd ? sums[0] : sums[1], 1);
-  const A high_pair =
-      (odd ? sums[3] : sums[2]) + __shfl_xor_sync(kAllLanes, odd ? sums[2] : sums[3], 1);
-  A own =
-      (high ? high_pair : low_pair) + __shfl_xor_sync(kAllLanes, high ? low_pair : high_pair, 2);
+// Several sums over the warp at once, 2, 4, 8 or 16: a lane gets that of sums[lane % Count]. At
+// each of the first exchanges a lane gives away the half of its sums that it will not keep. So four
+// sums take six shuffles in all, where four separate reductions would take twenty.
+template <typename A, int Count>
+__device__ A own_sum(const Block& block, A (&sums)[Count]) {
 #pragma unroll
-  for (int other = 4; other < kWarp; other *= 2) own += __shfl_xor_sync(kAllLanes, own, other);
+  for (int other = 1; other < Count; other *= 2)
+#pragma unroll
+    for (int i = 0; 2 * i * other < Count; ++i)
+      sums[i] = swapped_sum<A>((block.lane & other) != 0, {sums[2 * i], sums[2 * i + 1]}, other);
+  A own = sums[0];
+#pragma unroll
+  for (int other = Count; other < kWarp; other *= 2) own += __shfl_xor_sync(kAllLanes, own, other);
   return own;
 }
 
@@ -133,8 +134,24 @@ template <typename A>
 __device__ A fold_sum(const Block& block, const Partials<A>& partials, int head) {
   const A* values = partials.of(head);
   A sum = 0;
+#pragma unroll 1
   for (int i = block.lane; i < partials.count; i += kWarp) sum += values[i];
   return warp_sum(sum);
+}
+
+// The sums of two sets of partial results, for the price of one: even lanes add up the first.
+template <typename A>
+__device__ void fold_two_sums(const Block& block, const Partials<A>& first,
+                              const Partials<A>& second, int head, A (&sums)[2]) {
+  const bool odd = block.lane % 2 != 0;
+  const A* values = odd ? second.of(head) : first.of(head);
+  const int count = odd ? second.count : first.count;
+  A sum = 0;
+#pragma unroll 1
+  for (int i = block.lane / 2; i < count; i += kWarp / 2) sum += values[i];
+  sum = sum_of_parity(sum);
+  sums[0] = __shfl_sync(kAllLanes, sum, 0);
+  sums[1] = __shfl_sync(kAllLanes, sum, 1);
 }
 
 // Two parts of a softmax as one.
@@ -156,6 +173,7 @@ template <typename A>
 __device__ Pair<A> fold_softmax(const Block& block, const Partials<Pair<A>>& partials, int head) {
   const Pair<A>* pairs = partials.of(head);
   Pair<A> own{-Constants<A>::infinity, 0};
+#pragma unroll 1
   for (int i = block.lane; i < partials.count; i += kWarp) own = joined(own, pairs[i]);
   return warp_softmax(own);
 }
@@ -168,9 +186,11 @@ __device__ Pair<A> fold_powers(const Block& block, const Partials<Pair<A>>& part
                                A power) {
   const Pair<A>* pairs = partials.of(head);
   A peak = 0;
+#pragma unroll 1
   for (int i = block.lane; i < partials.count; i += kWarp) peak = larger(peak, pairs[i].peak);
   peak = warp_max(peak);
   A sum = A(0) * power;
+#pragma unroll 1
   for (int i = block.lane; i < partials.count; i += kWarp)
     sum += pairs[i].sum * (peak > 0 ? power_of_ratio(pairs[i].peak / peak, power) : A(0));
   return {peak, warp_sum(sum)};
@@ -260,6 +280,10 @@ class PlacedPieces {
   }
   __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared, void* workspace)
       : PlacedPieces(plan, shared, workspace, blockIdx.x, gridDim.x) {}
+  // For kernels without a workspace. Since every buffer is then known to lie in shared memory, the
+  // compiler addresses it with 32 bits.
+  __device__ PlacedPieces(const NtmPlan& plan, unsigned char* shared)
+      : plan_(plan), shared_(shared), weightings_(shared) {}
   __device__ const NtmPlan& plan() const { return plan_; }
   template <typename V>
   __device__ V* take(int64_t) {

@@ -64,15 +64,19 @@ constexpr int kHoldNothing = 0, kHoldUnits = 1, kHoldRows = 2;
 
 // The part of the recurrent weight that is in registers: by units, the fours of rows of a warp, and
 // columns for a lane; by rows, the lanes that share a row, and fours of columns for each of them.
-// It is as much as fits into the 128 registers that a thread of a full block may have.
+// It is as much as fits into the registers that a thread of a full block may have: 128 of them in a
+// forward, and in a backward, which has half as many threads, 255.
 struct HeldUnits {
   int units, columns;
 };
-constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{1, 13};
+constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{2, 13};
 struct HeldRows {
   int lanes, fours;
 };
-constexpr HeldRows kRowsForward{1, 10}, kRowsBackward{4, 13};
+// How many columns a warp loads together of rows that are in L2 (weight.cuh). A backward has half
+// as many threads, so each of them has twice as many loads under way.
+constexpr int kAheadForward = 2, kAheadBackward = 4;
+constexpr HeldRows kRowsForward{1, 10}, kRowsBackward{2, 26};
 
 // The recurrent weight of a kernel, and its interface weight, whose few rows take four lanes each.
 template <typename A>
@@ -89,9 +93,10 @@ using RecurrentForward = std::conditional_t<
 template <typename A, int Held>
 using RecurrentBackward = std::conditional_t<
     Held == kHoldRows, RowsBackward<A>,
-    Weight<A, Held == kHoldUnits ? kHeldBackward.units : 0, kHeldBackward.columns>>;
-template <typename A, int Held>
-using InterfaceWeight = std::conditional_t<Held == kHoldRows, InterfaceRows<A>, Weight<A>>;
+    Weight<A, Held == kHoldUnits ? kHeldBackward.units : 0, kHeldBackward.columns, kAheadBackward>>;
+template <typename A, int Held, int Ahead>
+using InterfaceWeight =
+    std::conditional_t<Held == kHoldRows, InterfaceRows<A>, Weight<A, 0, 1, Ahead>>;
 
 // Where the part of a layer's weight that is in shared memory begins. Those of all layers lie one
 // after another, each [units, 4, columns]; layer L is where they end.
@@ -107,7 +112,8 @@ __host__ __device__ inline int64_t near_weight_at(const NtmPlan& plan, const Siz
 __host__ __device__ inline int64_t near_weights_size(const NtmPlan& plan, const Sizes& sizes,
                                                      bool backward) {
   if (plan.weights_held == kHoldRows)
-    return int64_t(4) * plan.near_units * recurrent_shape(sizes, backward).rows;
+    return backward ? RowsBackward<float>::near_size(recurrent_shape(sizes, true))
+                    : RowsForward<float>::near_size(recurrent_shape(sizes, false));
   return near_weight_at(plan, sizes, backward, sizes.L);
 }
 
@@ -346,15 +352,17 @@ class Layers {
   }
 
   // The weight of a layer above the first.
-  __device__ Weight<A> upper_weight(const Block& block, int number, bool backward) const {
+  template <bool Backward>
+  __device__ auto upper_weight(const Block& block, int number) const {
     Sizes sizes = sizes_;
     sizes.C = size();
-    const Shape shape = upper_shape(sizes, backward);
-    const Units units = backward ? neighbouring_rows(shape.rows) : gate_units(sizes);
+    const Shape shape = upper_shape(sizes, Backward);
+    const Units units = Backward ? neighbouring_rows(shape.rows) : gate_units(sizes);
     const A* weights = static_cast<const A*>(params_.upper_weight);
-    return Weight<A>(block, weights + int64_t(number - 1) * shape.rows * shape.columns, shape,
-                     units, space_.near_weights + near_weight_at(plan_, sizes, backward, number),
-                     plan_.near_upper_units);
+    return Weight<A, 0, 1, Backward ? kAheadBackward : kAheadForward>(
+        block, weights + int64_t(number - 1) * shape.rows * shape.columns, shape, units,
+        space_.near_weights + near_weight_at(plan_, sizes, Backward, number),
+        plan_.near_upper_units);
   }
 
   const NtmSequenceParams& params_;
@@ -377,7 +385,7 @@ class Layers {
 template <typename A, int Held, bool Deep>
 class Controller : Layers<A, Deep, ControllerSpace<A>> {
   using Base = Layers<A, Deep, ControllerSpace<A>>;
-  using Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+  using Base::sizes_, Base::space_, Base::layers;
 
  public:
   __device__ Controller(const Block& block, const NtmSequenceParams& params, const NtmPlan& plan,
@@ -392,7 +400,7 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
 
   __device__ void load_weights(const Block& block) {
     for (int number = 1; number < layers(); ++number)
-      upper_weight(block, number, false).load(block);
+      this->template upper_weight<false>(block, number).load(block);
     weight_.load(block);
   }
   __device__ void load_state(const Block& block) const {
@@ -408,7 +416,7 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
       const Block again;
       // The new hidden state of the layer below, and behind it the layer's own, not yet new.
       const A* seen = hidden_before(t + 1, number - 1);
-      layer_step(again, upper_weight(again, number, false), seen, number, t, at);
+      layer_step(again, this->template upper_weight<false>(again, number), seen, number, t, at);
     }
   }
 
@@ -460,7 +468,7 @@ class Controller : Layers<A, Deep, ControllerSpace<A>> {
 template <typename A, int Held, bool Deep>
 class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
   using Base = Layers<A, Deep, ControllerBackwardSpace<A>>;
-  using Base::params_, Base::sizes_, Base::space_, Base::layers, Base::upper_weight;
+  using Base::params_, Base::sizes_, Base::space_, Base::layers;
 
  public:
   __device__ ControllerBackward(const Block& block, const NtmSequenceParams& params,
@@ -474,7 +482,8 @@ class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
   __device__ A* d_read_vectors() const { return space_.d_state; }
 
   __device__ void load_weights(const Block& block) {
-    for (int number = 1; number < layers(); ++number) upper_weight(block, number, true).load(block);
+    for (int number = 1; number < layers(); ++number)
+      this->template upper_weight<true>(block, number).load(block);
     weight_.load(block);
   }
   __device__ void load_grads(const Block& block) const {
@@ -490,12 +499,13 @@ class ControllerBackward : Layers<A, Deep, ControllerBackwardSpace<A>> {
 #pragma unroll 1
     for (int number = layers() - 1; number > 0; --number) {
       const Block block;
-      upper_weight(block, number, true).times_by_rows(block, d_gates(number), [&](int row, A d) {
-        if (row < sizes_.C)
-          gates_backward(number - 1, row, d, t, at);
-        else
-          d_hidden(number)[row - sizes_.C] = d;
-      });
+      this->template upper_weight<true>(block, number)
+          .times_by_rows(block, d_gates(number), [&](int row, A d) {
+            if (row < sizes_.C)
+              gates_backward(number - 1, row, d, t, at);
+            else
+              d_hidden(number)[row - sizes_.C] = d;
+          });
       __syncthreads();
     }
   }

@@ -52,10 +52,10 @@ struct Heads {
     const A* at = key + index;
     if (at < strength) return 1;
     if (at < gate) return sigmoid(raw);
-    if (at < shift) return sigmoid(raw) * sigmoid(-raw);
+    if (at < shift) return sigmoid_slope(raw);
     if (at < sharpening) return 1;
     if (at < erase) return sigmoid(raw);
-    if (at < add) return sigmoid(raw) * sigmoid(-raw);
+    if (at < add) return sigmoid_slope(raw);
     return 1;
   }
 };
@@ -86,8 +86,10 @@ template <typename A, typename F>
 __device__ void activate_backward_taps(const Block& block, const A* taps, const A* d_taps, int S,
                                        F give) {
   A dot = 0;
+#pragma unroll 1
   for (int tap = block.lane; tap < S; tap += kWarp) dot += d_taps[tap] * taps[tap];
   dot = warp_sum(dot);
+#pragma unroll 1
   for (int tap = block.lane; tap < S; tap += kWarp) give(tap, taps[tap] * (d_taps[tap] - dot));
 }
 

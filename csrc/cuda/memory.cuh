@@ -4,10 +4,9 @@
 // through it in one of two ways:
 //
 // - By rows, for sums over the words of a row: some neighbouring lanes share a row (RowUnits).
-// - By columns, for sums over the rows: a warp takes a column and its lanes take the rows, so that
-// a
-//   sum needs no other warp. Work on single elements is done here too where it uses the same
-//   elements: each warp then reads and writes its own column and needs no barrier in between.
+// - By columns, for sums over the rows: a warp takes one or two and its lanes take the rows, so
+//   that a sum needs no other warp. Work on single elements is done here too where it uses the same
+//   elements: each warp then reads and writes its own columns and needs no barrier in between.
 //
 // Shared memory has 32 banks, and lanes that meet on one wait for each other. The rows of a tile
 // are an odd number of words apart, which keeps the lanes of a warp on different banks both ways.
@@ -35,11 +34,12 @@ struct Tile {
 // and word are stepped rather than divided out of it, since divisions are slow.
 template <int Width, int Unroll = 4, typename A, typename F>
 __device__ void each_group(const Block& block, const Tile<A>& tile, F f) {
-  const int groups = tile.word_size / Width;
-  const int row_step = block.threads / groups, group_step = block.threads % groups;
-  int row = block.thread / groups, group = block.thread % groups;
+  const unsigned groups = static_cast<unsigned>(tile.word_size) / Width;
+  const unsigned threads = block.threads, row_step = threads / groups;
+  const unsigned group_step = threads - row_step * groups;
+  unsigned row = block.thread / groups, group = block.thread - row * groups;
 #pragma unroll Unroll
-  for (int index = block.thread; index < tile.rows * groups; index += block.threads) {
+  for (unsigned index = block.thread; index < tile.rows * groups; index += threads) {
     f(index * Width, row, group * Width);
     row += row_step;
     group += group_step;
@@ -108,11 +108,14 @@ __host__ __device__ NtmArray plain(void* data) {
 // row. One lane a row is best if there are rows enough for all warps, as no sum then crosses lanes.
 // For fewer rows `lanes` is the largest power of two for which every warp has at most one unit.
 struct RowUnits {
+  static constexpr int kMostShift = 5;  // all 32 lanes
   int shift, lanes, units;
   __device__ RowUnits(int rows, int warps) {
-    const int chunks = (rows + kWarp - 1) / kWarp;
-    shift = 0;
-    while ((2 << shift) <= kWarp && (chunks << shift) * 2 <= warps) ++shift;
+    // Opaque, since a kernel needs this in several phases, and must not keep it in registers.
+    const int chunks = opaque((rows + kWarp - 1) / kWarp);
+    // The number of warps is a power of two. These are the zeros that are more before the first bit
+    // of chunks − 1 than before the first bit of warps − 1.
+    shift = min(kMostShift, max(0, __clz(chunks - 1) - __clz(warps - 1)));
     lanes = 1 << shift;
     units = chunks << shift;
   }
@@ -129,6 +132,24 @@ struct RowUnits {
     return x;
   }
 };
+
+// f(word) for the words of a row that belong to one of its lanes, the first of which is `part`.
+// Where two or four lanes share a row, the compiler knows how far apart the words are: then the
+// addresses of several of them differ by a constant, which costs nothing.
+template <int Lanes, typename F>
+__device__ void each_word_of(int part, int words, F f) {
+#pragma unroll 5
+  for (int word = part; word < words; word += Lanes) f(word);
+}
+template <bool Unrolled, typename F>
+__device__ void each_word(const RowUnits& units, int part, int words, F f) {
+  if constexpr (Unrolled) {
+    if (units.lanes == 2) return each_word_of<2>(part, words, f);
+    if (units.lanes == 4) return each_word_of<4>(part, words, f);
+  }
+#pragma unroll 2
+  for (int word = part; word < words; word += units.lanes) f(word);
+}
 
 // r = Σ_i w_i M_i for one column of the memory, by one warp: read vectors [R, M] from weightings
 // [R, N]. The sums of earlier tiles are added to.
@@ -237,42 +258,43 @@ __device__ A kept_by_others(int head, int heads, const A* weightings, int64_t N,
 
 // Stores a warp's part of a sum over all rows, added to that of its earlier tiles.
 template <typename A>
+__device__ void add_part(const Tile<A>& tile, A& own, A part) {
+  own = tile.fresh ? part : own + part;
+}
+
+// The same of a part that the lanes have yet to add up.
+template <typename A>
 __device__ void give_part(const Block& block, const Tile<A>& tile, const Partials<A>& partials,
                           int head, A part) {
   part = warp_sum(part);
-  A& own = partials.own(head, block.warp);
-  if (block.lane == 0) own = tile.fresh ? part : own + part;
+  if (block.lane == 0) add_part(tile, partials.own(head, block.warp), part);
 }
 
-// The backward of `read` to the weightings, dw_i += dr · M_i, for heads [0, heads); weightings and
-// d_weightings [heads, N], d_read_vectors [heads, M]. With `dots`, each warp also stores its part
-// of Σ dw w, which `sharpen_backward` needs.
-template <typename A>
-__device__ void read_backward_weightings(const Block& block, const Tile<A>& tile,
-                                         const A* d_read_vectors, int heads, int N,
-                                         const A* weightings, A* d_weightings,
-                                         const Partials<A>& dots) {
+// `read_backward_weightings` with at most `AtOnce` heads in a pass over the memory.
+template <int AtOnce, typename A>
+__device__ void read_backward_weightings_of(const Block& block, const Tile<A>& tile,
+                                            const A* d_read_vectors, int heads, int N,
+                                            const A* weightings, A* d_weightings,
+                                            const Partials<A>& dots) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
-  for (int head = 0; head < heads; head += kHeadsAtOnce<A>) {
-    const int some = min(kHeadsAtOnce<A>, heads - head);
+  for (int head = 0; head < heads; head += AtOnce) {
+    const int some = min(AtOnce, heads - head);
     const A* d_read = d_read_vectors + head * tile.word_size;
-    A parts[kHeadsAtOnce<A>] = {};
+    A parts[AtOnce] = {};
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = units.part(block.lane);
-      A sums[kHeadsAtOnce<A>] = {};
-      if (row < tile.rows) {
-#pragma unroll 2
-        for (int word = part; word < tile.word_size; word += units.lanes) {
+      A sums[AtOnce] = {};
+      if (row < tile.rows)
+        each_word<AtOnce == 1>(units, part, tile.word_size, [&](int word) {
           const A m = tile(row, word);
 #pragma unroll
-          for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+          for (int i = 0; i < AtOnce; ++i)
             if (i < some) sums[i] += d_read[i * tile.word_size + word] * m;
-        }
-      }
+        });
 #pragma unroll
-      for (int i = 0; i < kHeadsAtOnce<A>; ++i) {
+      for (int i = 0; i < AtOnce; ++i) {
         if (i >= some) continue;
         const A sum = units.sum(sums[i]);
         if (part != 0 || row >= tile.rows) continue;
@@ -284,9 +306,25 @@ __device__ void read_backward_weightings(const Block& block, const Tile<A>& tile
     }
     if (dots.at == nullptr) continue;
 #pragma unroll
-    for (int i = 0; i < kHeadsAtOnce<A>; ++i)
+    for (int i = 0; i < AtOnce; ++i)
       if (i < some) give_part(block, tile, dots, head + i, parts[i]);
   }
+}
+
+// The backward of `read` to the weightings, dw_i += dr · M_i, for heads [0, heads); weightings and
+// d_weightings [heads, N], d_read_vectors [heads, M]. With `dots`, each warp also stores its part
+// of Σ dw w, which `sharpen_backward` needs.
+template <typename A>
+__device__ void read_backward_weightings(const Block& block, const Tile<A>& tile,
+                                         const A* d_read_vectors, int heads, int N,
+                                         const A* weightings, A* d_weightings,
+                                         const Partials<A>& dots) {
+  if (heads == 1)  // known to the compiler in this call
+    read_backward_weightings_of<1>(block, tile, d_read_vectors, 1, N, weightings, d_weightings,
+                                   dots);
+  else
+    read_backward_weightings_of<kHeadsAtOnce<A>>(block, tile, d_read_vectors, heads, N, weightings,
+                                                 d_weightings, dots);
 }
 
 // The backward of `write` to the weightings, where dM' is the gradient of the written memory:
@@ -328,7 +366,47 @@ struct WriteBackwardWeightings {
   }
 };
 
-// All passes of such a sum, in a loop of its own.
+// dw of a model with one head of each kind, where lanes share rows: what comes from writing and,
+// with `Reads`, from reading. It is written as the parts of the loop of `similarity_of_pairs`, and
+// divides the heads in the same way: even lanes get the sums of the read head, odd lanes those of
+// the write head.
+template <typename A, bool Reads>
+struct BackwardWeightingsOfOne {
+  Tile<A> d_written;
+  const A *d_read, *erase, *add;
+  const A* weightings;  // [2, N]
+  A* d_weightings;      // [2, N]
+  Partials<A> dots;
+  A sums[2];
+  A own;
+
+  __device__ void word(int row, int word, A m) {
+    if constexpr (Reads) sums[0] += d_read[word] * m;
+    sums[1] += d_written(row, word) * (add[word] - erase[word] * m);
+  }
+  __device__ void end_words(bool odd, const RowUnits& units) {
+    own = swapped_sum(odd, sums, 1);
+#pragma unroll 1
+    for (int other = 2; other < units.lanes; other *= 2)
+      own += __shfl_xor_sync(kAllLanes, own, other);
+  }
+  // All lanes of a row have its sums by now. Those of which `counts` is true store them.
+  __device__ void end_rows(const Block& block, const Tile<A>& tile, int N, int row, bool counts) {
+    const int head = block.lane % 2;
+    const bool is_wanted = Reads || head == 1;
+    A dot = 0;
+    if (counts && is_wanted) {
+      const int64_t at = static_cast<int64_t>(head) * N + tile.first + row;
+      own += d_weightings[at];
+      d_weightings[at] = own;
+      dot = own * weightings[at];
+    }
+    dot = sum_of_parity(dot);
+    if (block.lane < 2 && is_wanted) add_part(tile, dots.own(head, block.warp), dot);
+  }
+};
+
+// All passes of `WriteBackwardWeightings`, in a loop of its own.
 template <typename A, typename F>
 __device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
   const RowUnits units(tile.rows, block.warps);

@@ -103,12 +103,14 @@ struct BackwardSpace {
 template <typename A>
 __device__ void load_vector(const Block& block, A* to, const NtmArray& array, int64_t offset,
                             int count) {
+#pragma unroll 1
   for (int i = block.thread; i < count; i += block.threads) to[i] = load<A>(array, offset + i);
 }
 
 template <typename A>
 __device__ void load_or_clear(const Block& block, A* to, const NtmArray& array, int64_t offset,
                               int count) {
+#pragma unroll 1
   for (int i = block.thread; i < count; i += block.threads)
     to[i] = load_or_zero<A>(array, offset + i);
 }
@@ -126,6 +128,7 @@ __device__ inline void clear(const Block& block, const NtmArray& array, int64_t 
 template <typename A>
 __device__ void store_vector(const Block& block, const A* from, const NtmArray& array,
                              int64_t offset, int count) {
+#pragma unroll 1
   for (int i = block.thread; i < count; i += block.threads) store(array, offset + i, from[i]);
 }
 
@@ -192,21 +195,26 @@ __device__ void scalars_backward(const Block& block, const Heads<A>& heads, cons
   const int S = sizes.S;
 #pragma unroll 1
   for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
-    const A d_strength = fold_sum(block, chain.d_strength, head);
-    const A d_gate = fold_sum(block, chain.d_gate, head);
-    const A d_sharpening = fold_sum(block, chain.d_sharpening, head);
-    if (block.lane == 0) {
-      give(heads.index(heads.strength) + head, d_strength);
-      give(heads.index(heads.gate) + head, d_gate);
-      give(heads.index(heads.sharpening) + head, d_sharpening);
-    }
+    // A quarter of the lanes adds up the partial results of each scalar; one quarter is idle.
+    const int kind = block.lane % 4;
+    const A* values = kind == 0   ? chain.d_strength.of(head)
+                      : kind == 1 ? chain.d_gate.of(head)
+                                  : chain.d_sharpening.of(head);
+    A d = 0;
+#pragma unroll 1
+    for (int i = block.lane / 4; i < chain.d_strength.count; i += kWarp / 4) d += values[i];
+#pragma unroll
+    for (int other = 4; other < kWarp; other *= 2) d += __shfl_xor_sync(kAllLanes, d, other);
+    const A* group = kind == 0 ? heads.strength : kind == 1 ? heads.gate : heads.sharpening;
+    if (block.lane < 3) give(heads.index(group) + head, d);
     const int at = heads.index(heads.shift) + head * S;
-    const A* d = d_taps + head * S;
+    const A* d_tap = d_taps + head * S;
     if (raw_taps)
-      activate_backward_taps(block, heads.key + at, d, S,
-                             [&](int tap, A d_tap) { give(at + tap, d_tap); });
+      activate_backward_taps(block, heads.key + at, d_tap, S,
+                             [&](int tap, A d_raw) { give(at + tap, d_raw); });
     else
-      for (int tap = block.lane; tap < S; tap += kWarp) give(at + tap, d[tap]);
+#pragma unroll 1
+      for (int tap = block.lane; tap < S; tap += kWarp) give(at + tap, d_tap[tap]);
   }
 }
 
@@ -217,14 +225,35 @@ __device__ A key_norm_part(A strength, A d_strength, A norm) {
   return norm > 0 ? strength * d_strength / (norm * norm) : A(0);
 }
 
-// The similarity, and in the same passes the part of dw that comes from writing.
-template <bool Pairs = true, typename A>
+// `similarity` and BackwardWeightingsOfOne in one loop over the words of each row, for a model with
+// one head of each kind. Returns false, and does nothing, if the model has other heads or if no
+// lanes share a row.
+template <bool Reads, typename A>
+__device__ bool similarity_and_backward_weightings_of_one(const Block& block, const Tile<A>& tile,
+                                                          const Tile<A>& d_tile,
+                                                          const Heads<A>& heads, const Sizes& sizes,
+                                                          const A* d_reads,
+                                                          const BackwardChain<A>& chain) {
+  const RowUnits units(tile.rows, block.warps);
+  if (sizes.R != 1 || sizes.W != 1 || units.lanes == 1) return false;
+  similarity_of_pairs(
+      block, tile, heads, sizes, units, chain,
+      BackwardWeightingsOfOne<A, Reads>{d_tile, d_reads, heads.erase, heads.add, chain.weightings,
+                                        chain.d_weightings(), chain.weight_dots});
+  return true;
+}
+
+// The similarity, and the part of dw that comes from writing.
+template <typename A>
 __device__ void similarity_and_write_backward_weightings(const Block& block, const Tile<A>& tile,
                                                          const Tile<A>& d_tile,
                                                          const Heads<A>& heads, const Sizes& sizes,
                                                          const BackwardChain<A>& chain) {
+  if (similarity_and_backward_weightings_of_one<false, A>(block, tile, d_tile, heads, sizes,
+                                                          nullptr, chain))
+    return;
   const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
-  similarity<Pairs>(
+  similarity(
       block, tile, heads, sizes, chain,
       WriteBackwardWeightings<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
                                  heads.add, chain.d + writing, chain.weight_dots, sizes.R});
@@ -236,6 +265,9 @@ template <typename A>
 __device__ void similarity_and_read_write_backward_weightings(
     const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
     const Sizes& sizes, const A* d_reads, const BackwardChain<A>& chain) {
+  if (similarity_and_backward_weightings_of_one<true>(block, tile, d_tile, heads, sizes, d_reads,
+                                                      chain))
+    return;
   similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
   read_backward_weightings(block, tile, d_reads, sizes.R, sizes.N, chain.weightings, chain.d,
                            chain.weight_dots);
@@ -282,25 +314,93 @@ __device__ A own_key_norm_part(const Block& block, const Heads<A>& heads, int fi
   return own;
 }
 
-// The backward of read and write, and the rest of that of the similarity, which
-// `similarity_content_backward` has begun. It turns dM', the gradient of the memory after the step,
-// into dM, that of the memory before it, in the same place, and sums over the rows, give(index in
-// the vector, gradient):
-//   dk = Σ_i d(k·M_i) M_i, da = Σ_i w_i dM'_i, de = −Σ_i w_i dM'_i M_i Π_other (1 − w e),
-//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − Σ (the norm's part) M_i.
+// `key_norm_part` of the read head for even lanes, and of the write head for odd lanes, of a model
+// with one head of each kind.
+template <typename A>
+__device__ A key_norm_part_of_parity(const Block& block, const Heads<A>& heads,
+                                     const BackwardChain<A>& chain) {
+  const int head = block.lane % 2;
+  const A* parts = chain.d_strength.of(head);
+  A d_strength = 0;
+#pragma unroll 1
+  for (int i = block.lane / 2; i < chain.d_strength.count; i += kWarp / 2) d_strength += parts[i];
+  return key_norm_part(heads.strength[head], sum_of_parity(d_strength), chain.key_norms[head]);
+}
+
+// `similarity_read_write_backward` of a model with one head of each kind: one pass over the rows
+// has everything, and all sums of two columns are reduced together.
+template <typename A, typename F>
+__device__ void similarity_read_write_backward_of_one(const Block& block, const Tile<A>& tile,
+                                                      const Tile<A>& d_tile, const Heads<A>& heads,
+                                                      int N, const A* d_reads,
+                                                      const BackwardChain<A>& chain, bool whole,
+                                                      F give) {
+  const int M = tile.word_size;
+  const A* read_weighting = chain.weightings + tile.first;
+  const A* d_product = chain.d_products() + tile.first;
+  const A* norm_part = chain.norm_parts() + tile.first;
+  // After `own_sum` a lane has one of eight sums, of which four belong to a column: de, da, and dk
+  // of the read head and of the write head. These are where they begin in the vector.
+  const int lane_column = block.lane % 2, kind = block.lane / 2 % 4;
+  const int begins = kind == 0   ? heads.index(heads.erase)
+                     : kind == 1 ? heads.index(heads.add)
+                                 : kind % 2 * M;
+  A key_part = 0;
+  if (whole && tile.fresh) {
+    const A of_parity = key_norm_part_of_parity(block, heads, chain);
+    key_part = __shfl_sync(kAllLanes, of_parity, kind % 2);
+  }
+#pragma unroll 1
+  for (int first = 2 * block.warp; first < M; first += 2 * block.warps) {
+    // Of an odd number of columns the last is taken twice: both lanes then store the same.
+    const int column[2] = {first, min(first + 1, M - 1)};
+    A erase[2], d_read[2], read_key[2], write_key[2], sums[8] = {};
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      erase[c] = heads.erase[column[c]];
+      d_read[c] = d_reads[column[c]];
+      read_key[c] = heads.key[column[c]];
+      write_key[c] = heads.key[M + column[c]];
+    }
+#pragma unroll 2
+    for (int row = block.lane; row < tile.rows; row += kWarp) {
+      const A read_w = read_weighting[row], write_w = read_weighting[N + row];
+      const A read_d_product = d_product[row], write_d_product = d_product[N + row];
+      const A norm_parts = norm_part[row] + norm_part[N + row];
+      const A m[2] = {tile(row, column[0]), tile(row, column[1])};
+      A d[2] = {d_tile(row, column[0]), d_tile(row, column[1])};
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const A d_added = write_w * d[c];
+        sums[c] -= d_added * m[c];
+        sums[2 + c] += d_added;
+        sums[4 + c] += read_d_product * m[c];
+        sums[6 + c] += write_d_product * m[c];
+        d[c] = d[c] * (1 - write_w * erase[c]) + read_w * d_read[c];
+        d[c] += read_d_product * read_key[c] + write_d_product * write_key[c];
+        d[c] -= norm_parts * m[c];
+      }
+      d_tile(row, column[0]) = d[0];
+      d_tile(row, column[1]) = d[1];
+    }
+    const A own = own_sum(block, sums);
+    const int at = first + lane_column;
+    if (block.lane < 8 && at < M)
+      give(begins + at, kind < 2 ? own : own - key_part * heads.key[begins + at]);
+  }
+}
+
+// `similarity_read_write_backward` of any number of heads.
 //
 // A warp takes two columns for all rows, so that every sum is within one warp and no two warps meet
 // on an element of dM. The first passes have a write head each. All but the last of them need dM'
 // unchanged; read heads and keys, which change it, begin with the last one,
 // two in a pass. So the operands and the sums of a pass fit into registers.
-//
-// With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
-// part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
 template <typename A, typename F>
-__device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
-                                               const Tile<A>& d_tile, const Heads<A>& heads,
-                                               const Parts& parts, int N, const A* d_reads,
-                                               const BackwardChain<A>& chain, bool whole, F give) {
+__device__ void similarity_read_write_backward_of_several_heads(
+    const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
+    const Parts& parts, int N, const A* d_reads, const BackwardChain<A>& chain, bool whole,
+    F give) {
   const int M = tile.word_size, R = parts.reads, W = parts.writes, K = parts.keys;
   const int first_other = max(0, W - 1), passes = first_other + max(1, (max(R, K) + 1) / 2);
   // After `own_sum` a lane has one of four sums: that of a column, from one half of the array.
@@ -371,6 +471,33 @@ __device__ void similarity_read_write_backward(const Block& block, const Tile<A>
       }
     }
   }
+}
+
+// The backward of read and write, and the rest of that of the similarity, which
+// `similarity_content_backward` has begun. It turns dM', the gradient of the memory after the step,
+// into dM, that of the memory before it, in the same place, and sums over the rows, give(index in
+// the vector, gradient):
+//   dk = Σ_i d(k·M_i) M_i, da = Σ_i w_i dM'_i, de = −Σ_i w_i dM'_i M_i Π_other (1 − w e),
+//   dM_i = dM'_i Π_h (1 − w_h e_h) + Σ w dr + Σ d(k·M_i) k − Σ (the norm's part) M_i.
+//
+// With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
+// part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
+//
+// A kernel without the registers for it has `OfOne` false: the code for one head of each kind.
+template <bool OfOne = true, typename A, typename F>
+__device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
+                                               const Tile<A>& d_tile, const Heads<A>& heads,
+                                               const Parts& parts, int N, const A* d_reads,
+                                               const BackwardChain<A>& chain, bool whole, F give) {
+  if constexpr (OfOne) {
+    if (parts.reads == 1 && parts.writes == 1 && parts.keys == 2) {
+      similarity_read_write_backward_of_one(block, tile, d_tile, heads, N, d_reads, chain, whole,
+                                            give);
+      return;
+    }
+  }
+  similarity_read_write_backward_of_several_heads(block, tile, d_tile, heads, parts, N, d_reads,
+                                                  chain, whole, give);
 }
 
 }  // namespace ntm

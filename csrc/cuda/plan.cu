@@ -19,15 +19,23 @@ namespace {
 
 constexpr int kLeastTileRows = 64;
 
-// The number of threads of a block: one for about four elements of the memory, or for the same
-// amount of work in the controller's products. Small problems do not pay for idle warps.
-int threads_for(const NtmSizes& sizes, bool is_double) {
+// The most elements of the memory for which a thread is enough. Each warp repeats what does not
+// depend on the number of rows: addresses, loops, and the last additions of every sum. So a call
+// that has nothing else to do takes few warps. In a sequence the warps also hold the weights.
+constexpr int kElementsOfThread = 16, kElementsOfThreadInSequence = 4;
+
+// The number of threads of a block, by its memory or by the same amount of work in the controller's
+// products. Small problems do not pay for idle warps.
+int threads_for(int op, bool backward, const NtmSizes& sizes, bool is_double) {
   const int64_t memory = static_cast<int64_t>(sizes.memory_size) * sizes.word_size;
   const int64_t controller = static_cast<int64_t>(sizes.hidden_size) * sizes.hidden_size / 8;
   const int64_t work = memory > controller ? memory : controller;
+  const int each = op == NTM_SEQUENCE ? kElementsOfThreadInSequence : kElementsOfThread;
   int threads = 2 * kWarp;
-  const int most = is_double ? kMostThreads<double> : kMostThreads<float>;
-  while (threads < most && work > 4 * threads) threads *= 2;
+  const int most = is_double                        ? kMostThreads<double>
+                   : op == NTM_SEQUENCE && backward ? kMostThreadsOfSequenceBackward
+                                                    : kMostThreads<float>;
+  while (threads < most && work > each * threads) threads *= 2;
   return threads;
 }
 
@@ -162,9 +170,6 @@ struct Planner {
       return false;
     const NtmPlan before = plan;
     plan.weights_held = kHoldRows;
-    plan.near_units = backward ? RowsBackward<float>::near_fours(recurrent)
-                               : RowsForward<float>::near_fours(recurrent);
-    plan.near_interface_units = InterfaceRows<float>::near_fours(interface);
     count();
     if (plan.shared_bytes <= limit) return true;
     plan = before;
@@ -180,9 +185,9 @@ struct Planner {
       const int64_t whole = (int64_t(recurrent.rows) * recurrent.columns +
                              int64_t(interface.rows) * interface.columns) *
                             element_bytes();
-      plan.weight_bytes[1] = (int64_t(plan.near_units) * recurrent.rows +
-                              int64_t(plan.near_interface_units) * interface.rows) *
-                             4 * element_bytes();
+      plan.weight_bytes[1] = (near_weights_size(plan, Sizes(given), backward) +
+                              InterfaceRows<float>::near_size(interface)) *
+                             element_bytes();
       plan.weight_bytes[0] = whole - plan.weight_bytes[1];
       return;
     }
@@ -231,7 +236,7 @@ struct Planner {
 NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, int shared_limit) {
   Planner planner{op, backward, is_double, sizes, shared_limit, {}};
   NtmPlan& plan = planner.plan;
-  plan.threads = threads_for(sizes, is_double);
+  plan.threads = threads_for(op, backward, sizes, is_double);
   plan.tile_rows = sizes.memory_size;
   plan.memories = 1;
   planner.count();

@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_forward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
   const int64_t b = blockIdx.x;
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) read_backward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const BackwardChain<A> chain = space.chain(block, sizes);
   const Heads<A> heads(space.parameters, 0, 0, sizes.M, 0);
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_forward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const ForwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.parameters, 0, sizes.W, sizes.M, 0);
   const Tile<A> tile{space.tile, 0, sizes.N, sizes.M, true};
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   extern __shared__ __align__(16) unsigned char shared[];
   const Block block;
   const Sizes sizes(params.sizes);
-  PlacedPieces pieces(plan, shared, params.workspace);
+  PlacedPieces pieces(plan, shared);
   const BackwardSpace<A> space(pieces, sizes, plan.tile_rows, block.warps);
   const Heads<A> heads(space.parameters, 0, sizes.W, sizes.M, 0);
   const BackwardChain<A> chain = space.chain(block, sizes);

@@ -13,13 +13,14 @@ __host__ __device__ inline Shape interface_shape(const Sizes& sizes, bool backwa
 }
 
 // The part of the interface weight that is in shared memory, [near_interface_units, 4, columns], or
-// with kHoldRows [fours of columns, rows, 4].
+// with kHoldRows, where it is the whole weight, [fours of columns, rows, 4].
 template <typename A, typename Pieces>
 __host__ __device__ A* take_near_interface(Pieces& pieces, const Sizes& sizes, bool backward) {
   const Shape shape = interface_shape(sizes, backward);
   const bool by_rows = pieces.plan().weights_held == kHoldRows;
-  const int64_t units = pieces.plan().near_interface_units;
-  return pieces.template take<A>(4 * units * (by_rows ? shape.rows : shape.columns));
+  const int64_t by_units =
+      int64_t(kRowsAtOnce) * pieces.plan().near_interface_units * shape.columns;
+  return pieces.template take<A>(by_rows ? InterfaceRows<A>::near_size(shape) : by_units);
 }
 
 template <typename A>

@@ -36,7 +36,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 
   const BackwardChain<A> chain;
   ControllerBackward<A, Held, Deep> controller;
-  InterfaceWeight<A, Held> interface;
+  InterfaceWeight<A, Held, kAheadBackward> interface;
   // Shared memory has the memories before `plan.memories` steps in a row; that of the step at work
   // is in this place.
   int place = 0;
@@ -211,6 +211,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
     // Keys and add vectors are linear.
     auto give_vector = [&](int p, A d) { give(p, heads.is_erase(p) ? d * stored[p] : d); };
     // The gradient of the previous weightings is where dw of the step before starts from.
+#pragma unroll 1
     for (int i = block.thread; i < sizes.weighting_elements(); i += block.threads)
       chain.d_weightings()[i] = chain.d_previous()[i];
     scalars_backward(block, heads, sizes, chain, space.d_taps, true, give_scalar);
@@ -244,17 +245,19 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
   // after.
   __device__ void load_step(const Block& block, int t) {
     const int weighting = sizes.weighting_elements(), reads = sizes.read_elements();
+#pragma unroll 1
     for (int p = block.thread; p < heads.size; p += block.threads)
       space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
     // A loop of its own, not unrolled: the registers are all in use.
 #pragma unroll 1
     for (int p = heads.index(heads.erase) + block.thread; heads.is_erase(p); p += block.threads)
-      d_interface(t)[p] = sigmoid(saved_interface(t)[p]) * sigmoid(-saved_interface(t)[p]);
+      d_interface(t)[p] = sigmoid_slope(saved_interface(t)[p]);
     load_vector(block, chain.weightings, plain<A>(params.saved_weightings), at(t) * weighting,
                 weighting);
     load_vector(block, chain.previous,
                 t == 0 ? params.initial_weightings : plain<A>(params.saved_weightings),
                 (t == 0 ? b : at(t - 1)) * weighting, weighting);
+#pragma unroll 1
     for (int i = block.thread; i < reads; i += block.threads)
       space.d_read_vectors[i] = load_or_zero<A>(params.grad_read_vectors, at(t) * reads + i) +
                                 (t == length - 1 ? controller.d_read_vectors()[i] : A(0));
@@ -293,8 +296,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
         read_backward_weightings(block, tile, space.d_read_vectors, sizes.R, sizes.N,
                                  chain.weightings, chain.d_weightings(), chain.weight_dots);
       }
-      similarity_and_write_backward_weightings<Held == kHoldRows>(block, tile, d_tile_of(tile),
-                                                                  heads, sizes, chain);
+      similarity_and_write_backward_weightings(block, tile, d_tile_of(tile), heads, sizes, chain);
     });
   }
 
@@ -319,7 +321,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 };
 
 template <typename A, int Held, bool Deep>
-__global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_backward_kernel(
+__global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_backward_kernel(
     const __grid_constant__ NtmSequenceParams params, const __grid_constant__ NtmPlan plan) {
   extern __shared__ __align__(16) unsigned char shared[];
   SequenceBackward<A, Held, Deep> sequence(

@@ -29,7 +29,7 @@ struct SequenceForward : SequenceOfBlock<A, Held, SequenceForwardSpace<A>> {
 
   const Chain<A> chain;
   Controller<A, Held, Deep> controller;
-  InterfaceWeight<A, Held> interface;
+  InterfaceWeight<A, Held, kAheadForward> interface;
 
   __device__ SequenceForward(const Block& block, const NtmSequenceParams& given,
                              const NtmPlan& planned, PlacedPieces pieces)

@@ -1,9 +1,9 @@
 // A weight that is on the chip as a whole, and its product with a vector.
 //
 // Each thread keeps its own part of the weight from the first step of a sequence to the last.
-// `Lanes` neighbouring threads share a row. They take its columns in
-// turn, four at a time; four neighbouring columns are called a four here. The first `Held` fours of
-// a thread are in its registers, the others in shared memory.
+// `Lanes` neighbouring threads share a row. They take its columns in turn, four at a time; four
+// neighbouring columns are called a four here. The first `Held` fours of a thread are in its
+// registers, the others in shared memory.
 //
 // So a product W x takes two loads and four multiply-adds for four columns of 32 / Lanes rows, and
 // one shuffle for each doubling of Lanes. A warp that went along a row (weight.cuh) would need six
@@ -32,13 +32,17 @@ class ThreadRows {
   static __host__ __device__ int near_fours(const Shape& shape) {
     return fours_of(shape) - held_fours(shape);
   }
+  // The elements of the weight that are in shared memory.
+  static __host__ __device__ int64_t near_size(const Shape& shape) {
+    return int64_t(kFour) * near_fours(shape) * shape.rows;
+  }
   // Whether a block with this many threads can use this class. Where there are registers to fill, a
   // thread has one row, or a part of one.
   static __host__ bool allows(const Shape& shape, int threads) {
     return shape.columns % kFour == 0 && (!fills_registers(shape) || Lanes * shape.rows <= threads);
   }
 
-  // `near` has room for near_fours(shape) fours of every row.
+  // `near` has room for near_size(shape) elements.
   __device__ ThreadRows(const Block&, const void* weight, const Shape& shape, const Units& units,
                         A* near, int)
       : weight_(static_cast<const A*>(weight)),

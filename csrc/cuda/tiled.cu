@@ -244,8 +244,8 @@ __device__ void similarity_content_read_write_backward_of_tile(const TileOfGrid<
   __syncthreads();
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
   scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
-  similarity_read_write_backward(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
-                                 my.sizes.N, my.space.d_read_vectors, chain, false, give);
+  similarity_read_write_backward<false>(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
+                                        my.sizes.N, my.space.d_read_vectors, chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }

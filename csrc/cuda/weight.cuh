@@ -40,7 +40,8 @@ __host__ __device__ inline Units rows_apart(int rows) {
 
 // The first `Held` units of each warp live in its registers, if they have at most `Columns` columns
 // for a lane. The next ones live in shared memory, as far as `near_units` go.
-template <typename A, int Held = 0, int Columns = 1>
+// Of units that are in neither, a lane loads `Ahead` columns before it uses the first of them.
+template <typename A, int Held = 0, int Columns = 1, int Ahead = 2>
 class Weight {
  public:
   __device__ Weight(const Block& block, const void* weight, const Shape& shape, const Units& units,
@@ -147,7 +148,7 @@ class Weight {
         for (int j = 0; j < kRowsAtOnce; ++j) sums[j] += rows[j][column] * values[c];
       }
     } else {
-#pragma unroll 2
+#pragma unroll Ahead
       for (int column = block.lane; column < shape_.columns; column += kWarp) {
         const A value = x[column];
 #pragma unroll

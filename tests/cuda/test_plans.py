@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ntm_kernels.backends import BackendError, Problem, get, register
+from ntm_kernels.backends.cuda.backend import HOLD_ROWS, HOLD_UNITS
 from ntm_kernels.backends.cuda.structs import KernelSizes
 from ntm_kernels.backends.cuda.ways import why_unplanned
 from ntm_kernels.ops import Sizes
@@ -159,7 +160,7 @@ def test_all_weights_on_the_chip(cramped, case, registers):
     enough = {}
     for direction, in_registers in registers.items():
         plan = cramped(232_448, case, direction)
-        assert plan.weights_held == 2
+        assert plan.weights_held == HOLD_ROWS
         assert list(plan.weight_bytes) == [in_registers, weight_bytes(case) - in_registers, 0]
         enough[direction] = cramped(232_448, case, direction, checkpoint_every=1).shared_bytes
     lengths = torch.tensor([3, 0, 2][: case.batch])
@@ -167,8 +168,8 @@ def test_all_weights_on_the_chip(cramped, case, registers):
     assert_agrees(case, ENTRY, given)
     assert_agrees(case, ENTRY, given, lengths=lengths)
     for direction, needed in enough.items():
-        assert cramped(needed, case, direction).weights_held == 2
-        assert cramped(needed - 16, case, direction).weights_held == 1
+        assert cramped(needed, case, direction).weights_held == HOLD_ROWS
+        assert cramped(needed - 16, case, direction).weights_held == HOLD_UNITS
     assert_agrees(case, ENTRY, given)
 
 

@@ -31,7 +31,8 @@ PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
 FEW_TAPS = 5  # kFewTaps in csrc/cuda/block.cuh: with more, a shift goes another way
-# By NtmPlan::weights_held: code of its own for each.
+# NtmPlan::weights_held, as csrc/cuda/controller.cuh has it: code of its own for each.
+HOLD_UNITS, HOLD_ROWS = 1, 2
 WEIGHTS_HELD = ("", ", weights in registers", ", weights on the chip")
 
 # The runner of each backend that was made, by the number of the backend.
