@@ -6,9 +6,10 @@
     python -m bench.learning tables
 
 ``run`` trains a task with ten seeds, ``rates`` at seven learning rates, and ``factors`` with one
-setting changed at a time. They keep summaries in docs/results. From these ``tables`` writes the
-tables of docs/training.md, each between the lines ``<!-- results: NAME -->`` and
-``<!-- end of results -->``. A run that was stopped goes on where it was.
+setting changed at a time. They keep summaries and pictures in docs/results, ``rates`` and
+``factors`` after every row. From these ``tables`` writes the tables of docs/training.md, each
+between the lines ``<!-- results: NAME -->`` and ``<!-- end of results -->``. A run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import plots
 from ntm_kernels.training.evaluation import AS_TRAINED
 from ntm_kernels.training.files import write_text
 from ntm_kernels.training.seeds import Outcome, excess_bits, parse_seeds, read_summary, table
@@ -136,12 +138,14 @@ def rates(tasks: Sequence[str], jobs: int) -> None:
     for task in tasks:
         bits: dict[str, dict[str, list[float | None]]] = {}
         for learner, words in _LEARNERS.items():
+            bits[learner] = {}
             for rate in RATES:
-                folder = FOLDER / "rates" / f"{task} {learner} {rate}".replace(" ", "_")
+                folder = FOLDER / "rates" / re.sub(r"\W+", "-", f"{task} {learner} {rate}")
                 given = [task, *words, *_RATE_SETTINGS, "--lr", rate]
                 costs = [_final_bits(one) for one in train(given, _RATE_SEEDS, folder, jobs)]
-                bits.setdefault(learner, {})[rate] = costs
-        _keep(f"rates_{task}", bits)
+                bits[learner][rate] = costs
+            _keep(f"rates_{task}", bits)
+            plots.draw_rates(bits, _LEARNT, KEPT / f"rates_{task}.png")
 
 
 def factors(tasks: Sequence[str], jobs: int) -> None:
@@ -152,7 +156,7 @@ def factors(tasks: Sequence[str], jobs: int) -> None:
             folder = FOLDER / "factors" / f"{task}_{number}"
             outcomes = train([task, *words], _FACTOR_SEEDS, folder, jobs)
             bits[title] = [[_final_bits(one), _final_bits(one, _BEYOND[task])] for one in outcomes]
-        _keep(f"factors_{task}", bits)
+            _keep(f"factors_{task}", bits)
 
 
 def _keep(name: str, values: object) -> None:

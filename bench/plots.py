@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 150,
 }
 COLOURS = "tab10"
+#: A cost of exactly 0 has no place on a logarithmic axis.
+LEAST_BITS = 1e-4
 
 
 def draw(rows: Sequence[Row], ceilings: Ceilings | None, folder: Path) -> list[Path]:
@@ -199,6 +201,37 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings, names: Sequence[str]) -> F
         fontsize=8,
     )
     return figure
+
+
+def draw_rates(
+    bits: Mapping[str, Mapping[str, Sequence[float | None]]], learnt: float, path: Path
+) -> None:
+    """What every learner came to at every learning rate.
+
+    Args:
+        bits: by learner and rate, the final bits per sequence of each seed, above the best
+            possible; None of a run that failed, which is left out.
+        learnt: bits below which a seed has learnt the task.
+        path: the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.8), layout="constrained")
+        panel = figure.subplots()
+        for number, (learner, by_rate) in enumerate(bits.items()):
+            seeds = [
+                (float(rate) * 1.06**number, max(cost, LEAST_BITS))
+                for rate, costs in by_rate.items()
+                for cost in costs
+                if cost is not None
+            ]
+            panel.plot(*zip(*seeds, strict=True), "o", markersize=4, alpha=0.8, label=learner)
+        panel.axhline(learnt, color="grey", linewidth=0.8, linestyle="--")
+        panel.annotate(f"learnt: {learnt:g} bit", (1e-5, learnt), fontsize=7, va="bottom")
+        panel.set(xscale="log", yscale="log", xlabel="learning rate")
+        panel.set_ylabel("bits per sequence above the optimum")
+        panel.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=2)
+        _save(figure, path)
 
 
 def _colour(names: Sequence[str], name: str) -> Any:

@@ -120,6 +120,7 @@ def test_runs_are_asked_for_and_kept(tmp_path, monkeypatch):
     bits = json.loads((tmp_path / "results" / "rates_copy.json").read_text())
     assert all(len(by_rate) == 7 for by_rate in bits.values())
     assert bits["NTM, Adam"]["1e-3"] == [0.05]
+    assert (tmp_path / "results" / "rates_copy.png").read_bytes().startswith(b"\x89PNG")
     assert learning.main(["factors", "associative_recall"]) == 0
     bits = json.loads((tmp_path / "results" / "factors_associative_recall.json").read_text())
     assert list(bits) == list(learning.FACTORS["associative_recall"])
