@@ -437,6 +437,22 @@ def half_to_float(lanes: Lanes, i: Instruction) -> Body:
     return run
 
 
+def pack_halves(lanes: Lanes, i: Instruction) -> Body:
+    """F2FP: two floats, rounded to the nearest float16 or bfloat16, in one word."""
+    upper, lower = (lanes.word(o) for o in lanes.sources(i))
+    if not {"F32", "PACK_AB"} <= i.modifiers or not i.modifiers & {"F16", "BF16"}:
+        raise NotImplementedError(f"a conversion of other types: {i.text}")
+
+    def half(word: Array) -> Array:
+        if "F16" in i.modifiers:
+            return word.view(np.float32).astype(np.float16).view(np.uint16).astype(np.uint32)
+        nan = np.uint32(0x7FFF)
+        tie_to_even = np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))
+        return np.where(np.isnan(word.view(np.float32)), nan, (word + tie_to_even) >> np.uint32(16))
+
+    return lambda _: one(half(upper()) << np.uint32(16) | half(lower()))
+
+
 def absolute(lanes: Lanes, i: Instruction) -> Body:
     word = lanes.word(lanes.sources(i)[0])
     return lambda _: one(np.abs(word().view(np.int32)).view(np.uint32))

@@ -198,6 +198,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "F2I": arithmetic.to_integer,
     "HFMA2": arithmetic.half_constants,
     "HADD2": arithmetic.half_to_float,
+    "F2FP": arithmetic.pack_halves,
     "MOV": move,
     "LDC": load_constant,
     "S2R": special,
