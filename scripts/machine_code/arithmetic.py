@@ -437,10 +437,10 @@ def half_to_float(lanes: Lanes, i: Instruction) -> Body:
     return run
 
 
-def pack_halves(lanes: Lanes, i: Instruction) -> Body:
-    """F2FP: two floats, rounded to the nearest float16 or bfloat16, in one word."""
-    upper, lower = (lanes.word(o) for o in lanes.sources(i))
-    if not {"F32", "PACK_AB"} <= i.modifiers or not i.modifiers & {"F16", "BF16"}:
+def halves(lanes: Lanes, i: Instruction) -> Body:
+    """F2F and F2FP: one float or two, rounded to the nearest float16 or bfloat16, in one word."""
+    sources = [lanes.word(o) for o in lanes.sources(i)]
+    if i.modifiers - {"PACK_AB"} not in ({"F16", "F32"}, {"BF16", "F32"}):
         raise NotImplementedError(f"a conversion of other types: {i.text}")
 
     def half(word: Array) -> Array:
@@ -450,7 +450,11 @@ def pack_halves(lanes: Lanes, i: Instruction) -> Body:
         tie_to_even = np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))
         return np.where(np.isnan(word.view(np.float32)), nan, (word + tie_to_even) >> np.uint32(16))
 
-    return lambda _: one(half(upper()) << np.uint32(16) | half(lower()))
+    def run(_: Array) -> Results:
+        *upper, lower = (half(source()) for source in sources)
+        return one(lower | upper[0] << np.uint32(16) if upper else lower)
+
+    return run
 
 
 def absolute(lanes: Lanes, i: Instruction) -> Body:

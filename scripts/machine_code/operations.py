@@ -198,7 +198,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
     "F2I": arithmetic.to_integer,
     "HFMA2": arithmetic.half_constants,
     "HADD2": arithmetic.half_to_float,
-    "F2FP": arithmetic.pack_halves,
+    **dict.fromkeys(("F2F", "F2FP"), arithmetic.halves),
     "MOV": move,
     "LDC": load_constant,
     "S2R": special,
@@ -218,6 +218,7 @@ TABLE: dict[str, Callable[[Lanes, Instruction], Body]] = {
 UNIFORM = {
     **{f"U{name}": TABLE[name] for name in ("ISETP", "PLOP3", "LOP3", "IADD3", "IMAD", "LEA")},
     **{f"U{name}": TABLE[name] for name in ("SHF", "IMNMX", "VIMNMX", "FLO", "SEL", "PRMT", "MOV")},
+    "UI2F": TABLE["I2F"],
     "ULDC": load_constant,
     "LDCU": load_constant,
     "S2UR": special,

@@ -78,6 +78,7 @@ SUM = A * B + (D << 32 | C)
         ("F2FP.F16.F32.PACK_AB R10, RZ, R0", [0x477FFF00], [0x00007C00, 0, 0]),
         ("F2FP.BF16.F32.PACK_AB R10, R0, R1", [0x3F808000, 0x3F818000], [0x3F803F82, 0, 0]),
         ("F2FP.BF16.F32.PACK_AB R10, RZ, R0", [0x7F800001], [0x00007FFF, 0, 0]),
+        ("F2F.F16.F32 R10, R0", [0xC0200000], [0x0000C100, 0, 0]),
         ("FLO.U32 R10, R0", [C], [C.bit_length() - 1, 0, 0]),
         ("FLO.U32 R10, R0", [0], [LOW, 0, 0]),
         ("FLO.U32.SH R10, R0", [C], [32 - C.bit_length(), 0, 0]),
