@@ -101,9 +101,6 @@ def build_model(config: TrainConfig) -> nn.Module:
         ),
         backend=config.backend,
     )
-    with torch.no_grad():
-        raw = model.cell.layout.split(model.cell.interface.bias)
-        raw.strength.add_(config.strength_bias)
     return model.to(**place)
 
 
