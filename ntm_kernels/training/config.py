@@ -393,9 +393,9 @@ _BETTER: dict[str, dict[str, Any]] = {
         "hold": 0.6,
         "total_sequences": 64_000,
     },
-    # Rows that differ from the start: a place for every context, found by content. With 64 locations
-    # several of the 32 contexts share one; with 256, longer sequences cost more. Where the norm is
-    # clipped to 0.5, the cost jumps back to that of the beginning.
+    # Rows that differ from the start: a place for every context, found by content. With 64
+    # locations several of the 32 contexts share one; with 256, longer sequences cost more. Where
+    # the norm is clipped to 0.5, the cost jumps back to that of the beginning.
     "ngrams": {
         "optimiser": "adam",
         "lr": 2e-3,
