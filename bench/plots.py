@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,11 +207,11 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings, names: Sequence[str]) -> F
 def draw_rates(
     bits: Mapping[str, Mapping[str, Sequence[float | None]]], learnt: float, path: Path
 ) -> None:
-    """What every learner came to at every learning rate.
+    """The final cost of every learner at every learning rate, a dot for each seed.
 
     Args:
         bits: by learner and rate, the final bits per sequence of each seed, above the best
-            possible; None of a run that failed, which is left out.
+            possible. Runs without a finite cost, or None where one failed, are left out.
         learnt: bits below which a seed has learnt the task.
         path: the picture.
     """
@@ -219,14 +220,16 @@ def draw_rates(
         panel = figure.subplots()
         for number, (learner, by_rate) in enumerate(bits.items()):
             seeds = [
-                (float(rate) * 1.06**number, max(cost, LEAST_BITS))
+                (float(rate), max(cost, LEAST_BITS))
                 for rate, costs in by_rate.items()
                 for cost in costs
-                if cost is not None
+                if cost is not None and math.isfinite(cost)
             ]
-            panel.plot(*zip(*seeds, strict=True), "o", markersize=4, alpha=0.8, label=learner)
-        panel.axhline(learnt, color="grey", linewidth=0.8, linestyle="--")
-        panel.annotate(f"learnt: {learnt:g} bit", (1e-5, learnt), fontsize=7, va="bottom")
+            # The learners stand side by side at each rate.
+            rates = [rate * 1.06**number for rate, _ in seeds]
+            costs = [cost for _, cost in seeds]
+            panel.plot(rates, costs, "o", markersize=4, alpha=0.8, label=learner)
+        panel.axhline(learnt, color="grey", linewidth=0.8, linestyle="--", label="learnt below")
         panel.set(xscale="log", yscale="log", xlabel="learning rate")
         panel.set_ylabel("bits per sequence above the optimum")
         panel.grid(alpha=0.25)

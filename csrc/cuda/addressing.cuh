@@ -106,8 +106,8 @@ __device__ void give_score(const Tile<A>& tile, Pair<A>& own, const Pair<A>& par
 // its neighbour it gives away the sums of one head: from then on even lanes have the first head and
 // odd lanes the second, so that one sequence of instructions does all that follows for both.
 //
-// A backward of a model with one head of each kind adds up `BackwardWeightingsOfOne` in the same
-// loop, as `others`.
+// A backward of a model with one head of each kind adds up `ReadWriteBackwardWeightings` in the
+// same loop, as `others`.
 template <typename A, typename C, typename F = NoOtherSums>
 __device__ void similarity_of_pairs(const Block& block, const Tile<A>& tile, const Heads<A>& heads,
                                     const Sizes& sizes, const RowUnits& units, const C& chain,
@@ -315,7 +315,8 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       peak = larger(peak, value);
     });
     peak = warp_max(peak);
-    // Of a smaller maximum the reciprocal may be infinite.
+    // The reciprocal of a maximum below ε may be infinite. The maximum itself is not multiplied by
+    // it: the product may be just below 1, and a high power of that 0.
     const bool has_reciprocal = peak >= Constants<A>::focus_eps;
     const A reciprocal = 1 / peak;
     A sum = 0, weights = 0;
@@ -323,9 +324,8 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       A& value = chain.shifted[base + row];
       // Where no w̃ of this warp is positive, the square root gives what a power would: 0 of a
       // w̃ that is 0, and NaN of one that is negative.
-      const A power = peak > 0 ? power_of_ratio(has_reciprocal ? value * reciprocal : value / peak,
-                                                scalars.sharpening)
-                               : sqrt_of(value);
+      const A ratio = value == peak ? A(1) : has_reciprocal ? value * reciprocal : value / peak;
+      const A power = peak > 0 ? power_of_ratio(ratio, scalars.sharpening) : sqrt_of(value);
       if constexpr (C::kIsBackward)
         weights += chain.weightings[base + row];
       else
@@ -421,7 +421,9 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
         chain.d_shifted()[at] = 0;
         return;
       }
-      const A ratio = chain.shifted[at] * reciprocal, log_ratio = log2_of(ratio);
+      const A shifted = chain.shifted[at];
+      const A ratio = shifted == total.peak ? A(1) : shifted * reciprocal;
+      const A log_ratio = log2_of(ratio);
       const A power = ratio == 0 ? at_zero : exp2_of((sharpening - 1) * log_ratio);
       chain.d_shifted()[at] = slope * power * centred;
       if (ratio != 0) d_sharpening += centred * chain.weightings[at] * log_ratio;

@@ -34,7 +34,6 @@ struct Constants<double> {
   }
 NTM_BOTH(exp_of, expf, exp)
 NTM_BOTH(exp2_of, exp2f, exp2)
-NTM_BOTH(log_of, logf, log)
 NTM_BOTH(log2_of, log2f, log2)
 NTM_BOTH(log1p_of, log1pf, log1p)
 NTM_BOTH(tanh_of, tanhf, tanh)

@@ -95,7 +95,8 @@ __device__ A swapped_sum(bool high, const A (&sums)[2], int other) {
 
 // Several sums over the warp at once, 2, 4, 8 or 16: a lane gets that of sums[lane % Count]. At
 // each of the first exchanges a lane gives away the half of its sums that it will not keep. So four
-// sums take six shuffles in all, where four separate reductions would take twenty.
+// sums take six shuffles in all, where four separate reductions would take twenty. The array is
+// used up.
 template <typename A, int Count>
 __device__ A own_sum(const Block& block, A (&sums)[Count]) {
 #pragma unroll

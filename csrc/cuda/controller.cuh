@@ -73,10 +73,11 @@ constexpr HeldUnits kHeldForward{3, 4}, kHeldBackward{2, 13};
 struct HeldRows {
   int lanes, fours;
 };
-// How many columns a warp loads together of rows that are in L2 (weight.cuh). A backward has half
-// as many threads, so each of them has twice as many loads under way.
-constexpr int kAheadForward = 2, kAheadBackward = 4;
 constexpr HeldRows kRowsForward{1, 10}, kRowsBackward{2, 26};
+
+// How many columns a lane loads together (weight.cuh). A backward has half as many threads, so each
+// of them has twice as many loads under way.
+constexpr int kAheadForward = 2, kAheadBackward = 4;
 
 // The recurrent weight of a kernel, and its interface weight, whose few rows take four lanes each.
 template <typename A>

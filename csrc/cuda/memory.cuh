@@ -113,8 +113,8 @@ struct RowUnits {
   __device__ RowUnits(int rows, int warps) {
     // Opaque, since a kernel needs this in several phases, and must not keep it in registers.
     const int chunks = opaque((rows + kWarp - 1) / kWarp);
-    // The number of warps is a power of two. These are the zeros that are more before the first bit
-    // of chunks − 1 than before the first bit of warps − 1.
+    // The number of warps is a power of two. `shift` is how many more leading zeros chunks − 1 has
+    // than warps − 1: chunks · 2^shift is the largest such number that is at most `warps`.
     shift = min(kMostShift, max(0, __clz(chunks - 1) - __clz(warps - 1)));
     lanes = 1 << shift;
     units = chunks << shift;
@@ -262,7 +262,7 @@ __device__ void add_part(const Tile<A>& tile, A& own, A part) {
   own = tile.fresh ? part : own + part;
 }
 
-// The same of a part that the lanes have yet to add up.
+// Adds up a part over the lanes first, then stores it as `add_part` does.
 template <typename A>
 __device__ void give_part(const Block& block, const Tile<A>& tile, const Partials<A>& partials,
                           int head, A part) {
@@ -371,7 +371,7 @@ struct WriteBackwardWeightings {
 // divides the heads in the same way: even lanes get the sums of the read head, odd lanes those of
 // the write head.
 template <typename A, bool Reads>
-struct BackwardWeightingsOfOne {
+struct ReadWriteBackwardWeightings {
   Tile<A> d_written;
   const A *d_read, *erase, *add;
   const A* weightings;  // [2, N]

@@ -195,7 +195,8 @@ __device__ void scalars_backward(const Block& block, const Heads<A>& heads, cons
   const int S = sizes.S;
 #pragma unroll 1
   for (int head = block.warps - 1 - block.warp; head < sizes.H; head += block.warps) {
-    // A quarter of the lanes adds up the partial results of each scalar; one quarter is idle.
+    // A quarter of the lanes adds up the partial results of each scalar. The last quarter repeats
+    // the third, and nobody uses its sum.
     const int kind = block.lane % 4;
     const A* values = kind == 0   ? chain.d_strength.of(head)
                       : kind == 1 ? chain.d_gate.of(head)
@@ -225,21 +226,19 @@ __device__ A key_norm_part(A strength, A d_strength, A norm) {
   return norm > 0 ? strength * d_strength / (norm * norm) : A(0);
 }
 
-// `similarity` and BackwardWeightingsOfOne in one loop over the words of each row, for a model with
-// one head of each kind. Returns false, and does nothing, if the model has other heads or if no
-// lanes share a row.
+// `similarity` and `ReadWriteBackwardWeightings` in one loop over the words of each row, for a
+// model with one head of each kind. Returns false, and does nothing, if the model has other heads
+// or if no lanes share a row.
 template <bool Reads, typename A>
-__device__ bool similarity_and_backward_weightings_of_one(const Block& block, const Tile<A>& tile,
-                                                          const Tile<A>& d_tile,
-                                                          const Heads<A>& heads, const Sizes& sizes,
-                                                          const A* d_reads,
-                                                          const BackwardChain<A>& chain) {
+__device__ bool similarity_and_read_write_backward_weightings_of_one(
+    const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
+    const Sizes& sizes, const A* d_reads, const BackwardChain<A>& chain) {
   const RowUnits units(tile.rows, block.warps);
   if (sizes.R != 1 || sizes.W != 1 || units.lanes == 1) return false;
-  similarity_of_pairs(
-      block, tile, heads, sizes, units, chain,
-      BackwardWeightingsOfOne<A, Reads>{d_tile, d_reads, heads.erase, heads.add, chain.weightings,
-                                        chain.d_weightings(), chain.weight_dots});
+  similarity_of_pairs(block, tile, heads, sizes, units, chain,
+                      ReadWriteBackwardWeightings<A, Reads>{d_tile, d_reads, heads.erase, heads.add,
+                                                            chain.weightings, chain.d_weightings(),
+                                                            chain.weight_dots});
   return true;
 }
 
@@ -249,8 +248,8 @@ __device__ void similarity_and_write_backward_weightings(const Block& block, con
                                                          const Tile<A>& d_tile,
                                                          const Heads<A>& heads, const Sizes& sizes,
                                                          const BackwardChain<A>& chain) {
-  if (similarity_and_backward_weightings_of_one<false, A>(block, tile, d_tile, heads, sizes,
-                                                          nullptr, chain))
+  if (similarity_and_read_write_backward_weightings_of_one<false, A>(block, tile, d_tile, heads,
+                                                                     sizes, nullptr, chain))
     return;
   const int64_t writing = static_cast<int64_t>(sizes.R) * sizes.N;
   similarity(
@@ -265,8 +264,8 @@ template <typename A>
 __device__ void similarity_and_read_write_backward_weightings(
     const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
     const Sizes& sizes, const A* d_reads, const BackwardChain<A>& chain) {
-  if (similarity_and_backward_weightings_of_one<true>(block, tile, d_tile, heads, sizes, d_reads,
-                                                      chain))
+  if (similarity_and_read_write_backward_weightings_of_one<true>(block, tile, d_tile, heads, sizes,
+                                                                 d_reads, chain))
     return;
   similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
   read_backward_weightings(block, tile, d_reads, sizes.R, sizes.N, chain.weightings, chain.d,
@@ -352,7 +351,7 @@ __device__ void similarity_read_write_backward_of_one(const Block& block, const 
   }
 #pragma unroll 1
   for (int first = 2 * block.warp; first < M; first += 2 * block.warps) {
-    // Of an odd number of columns the last is taken twice: both lanes then store the same.
+    // Of an odd number of columns the last is taken twice, and stored twice by the same thread.
     const int column[2] = {first, min(first + 1, M - 1)};
     A erase[2], d_read[2], read_key[2], write_key[2], sums[8] = {};
 #pragma unroll
@@ -394,8 +393,8 @@ __device__ void similarity_read_write_backward_of_one(const Block& block, const 
 //
 // A warp takes two columns for all rows, so that every sum is within one warp and no two warps meet
 // on an element of dM. The first passes have a write head each. All but the last of them need dM'
-// unchanged; read heads and keys, which change it, begin with the last one,
-// two in a pass. So the operands and the sums of a pass fit into registers.
+// unchanged; read heads and keys, which change it, begin with the last one, two in a pass. So the
+// operands and the sums of a pass fit into registers.
 template <typename A, typename F>
 __device__ void similarity_read_write_backward_of_several_heads(
     const Block& block, const Tile<A>& tile, const Tile<A>& d_tile, const Heads<A>& heads,
@@ -407,7 +406,7 @@ __device__ void similarity_read_write_backward_of_several_heads(
   const int lane_column = block.lane % 2, lane_half = block.lane / 2 % 2;
 #pragma unroll 1
   for (int first = 2 * block.warp; first < M; first += 2 * block.warps) {
-    // Of an odd number of columns the last is taken twice: both lanes then store the same.
+    // Of an odd number of columns the last is taken twice, and stored twice by the same thread.
     const int column[2] = {first, min(first + 1, M - 1)};
     const A* const all_erase[2] = {heads.erase + column[0], heads.erase + column[1]};
     const bool mine = block.lane < 4 && first + lane_column < M;
@@ -483,7 +482,8 @@ __device__ void similarity_read_write_backward_of_several_heads(
 // With `whole`, the tile is all of the memory: dβ is complete, and dk is given whole. Otherwise the
 // part of dk that comes from ‖k‖ is left to whoever adds up the tiles.
 //
-// A kernel without the registers for it has `OfOne` false: the code for one head of each kind.
+// `OfOne` false leaves out the code for one head of each kind, for a kernel without registers for
+// it.
 template <bool OfOne = true, typename A, typename F>
 __device__ void similarity_read_write_backward(const Block& block, const Tile<A>& tile,
                                                const Tile<A>& d_tile, const Heads<A>& heads,

@@ -248,7 +248,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 #pragma unroll 1
     for (int p = block.thread; p < heads.size; p += block.threads)
       space.parameters[p] = heads.activate(p, saved_interface(t)[p]);
-    // A loop of its own, not unrolled: the registers are all in use.
+    // A loop of its own, as only erase vectors have slopes.
 #pragma unroll 1
     for (int p = heads.index(heads.erase) + block.thread; heads.is_erase(p); p += block.threads)
       d_interface(t)[p] = sigmoid_slope(saved_interface(t)[p]);

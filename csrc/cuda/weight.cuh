@@ -40,7 +40,7 @@ __host__ __device__ inline Units rows_apart(int rows) {
 
 // The first `Held` units of each warp live in its registers, if they have at most `Columns` columns
 // for a lane. The next ones live in shared memory, as far as `near_units` go.
-// Of units that are in neither, a lane loads `Ahead` columns before it uses the first of them.
+// Where no unit is in registers, a lane loads `Ahead` columns before it uses the first of them.
 template <typename A, int Held = 0, int Columns = 1, int Ahead = 2>
 class Weight {
  public:

@@ -80,7 +80,9 @@ class TrainConfig:
         bool, "train on easier stages of the task first; the schedule begins with the last stage"
     ] = False
     promote_below: Annotated[
-        float, "bits for each answer bit above the optimum below which the next stage begins"
+        float,
+        "the next stage begins when the running cost, in bits for each answer bit, is less than "
+        "this above the optimum",
     ] = 0.03
     mix_earlier: Annotated[float, "share of the updates that are of an earlier stage"] = 0.0
     last_stage_sequences: Annotated[

@@ -19,8 +19,9 @@ __all__ = ["Curriculum"]
 _NEWEST = 0.02
 # Updates of a stage between two looks at its cost: each makes the CPU wait for a GPU.
 _LOOK_EVERY = 10
-# Sequences from which the cost of the best possible predictor of a stage is estimated.
-_ESTIMATED_FROM = 256
+# Sequences from which the cost of the best possible predictor of a stage is estimated, and how many
+# of them are in memory at once.
+_ESTIMATED_FROM, _AT_ONCE = 256, 64
 
 
 class Curriculum:
@@ -109,6 +110,10 @@ class Curriculum:
 @functools.cache
 def _best_possible(task: Task, seed: int) -> float:
     """Cost of the best possible predictor in bits for each answer bit: 0 where it is sure."""
-    batch = task.sample(_ESTIMATED_FROM, fresh_generator(seed, "optimum of a stage"))
-    answer_bits = int(batch.mask.sum()) * task.output_size
-    return float(task.optimal_bits(batch).sum()) / answer_bits
+    generator = fresh_generator(seed, "optimum of a stage")
+    bits, answer_steps = 0.0, 0
+    for _ in range(_ESTIMATED_FROM // _AT_ONCE):
+        batch = task.sample(_AT_ONCE, generator)
+        bits += float(task.optimal_bits(batch).sum())
+        answer_steps += int(batch.mask.sum())
+    return bits / (answer_steps * task.output_size)

@@ -444,11 +444,13 @@ def halves(lanes: Lanes, i: Instruction) -> Body:
         raise NotImplementedError(f"a conversion of other types: {i.text}")
 
     def half(word: Array) -> Array:
+        value = word.view(np.float32)
         if "F16" in i.modifiers:
-            return word.view(np.float32).astype(np.float16).view(np.uint16).astype(np.uint32)
-        nan = np.uint32(0x7FFF)
-        tie_to_even = np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))
-        return np.where(np.isnan(word.view(np.float32)), nan, (word + tie_to_even) >> np.uint32(16))
+            found = value.astype(np.float16).view(np.uint16).astype(np.uint32)
+        else:
+            tie_to_even = np.uint32(0x7FFF) + (word >> np.uint32(16) & np.uint32(1))
+            found = (word + tie_to_even) >> np.uint32(16)
+        return np.where(np.isnan(value), np.uint32(0x7FFF), found)
 
     def run(_: Array) -> Results:
         *upper, lower = (half(source()) for source in sources)

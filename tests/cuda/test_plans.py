@@ -67,6 +67,7 @@ DEEP = SEQUENCE.with_(num_layers=3)
 STREAMED = [
     (SEQUENCE, 33_000, False),
     (SEQUENCE, 10_000, True),
+    (SEQUENCE.with_(num_read_heads=1, num_write_heads=1), 10_000, True),
     (SEQUENCE.with_(controller="feedforward", shift_range=3), 10_000, True),
     (DEEP, 33_000, False),
     (DEEP.with_(controller="feedforward", num_layers=2), 10_000, True),

@@ -57,7 +57,9 @@ def test_second_derivatives_are_finite(trap):
             assert value is None or value.isfinite().all(), f"{name} in {dtype}"
 
 
-@pytest.mark.parametrize("trap", [t for t in TRAPS if "1e4" not in t and "saturated" not in t])
+@pytest.mark.parametrize(
+    "trap", [t for t in TRAPS if "1e4" not in t and "1e10" not in t and "saturated" not in t]
+)
 def test_gradients_are_one_sided_differences(trap):
     """Arguments sit on the edge of their domain, so step only into it, second order."""
     case, tensors = TRAPS[trap]()

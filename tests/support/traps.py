@@ -11,13 +11,13 @@ ONE_WORD = torch.tensor([0.0, 1.0, 0.0, 0.0])
 NEAR = torch.tensor([0.99, 1.01, 3.96, 4.04, 0.5, 2.0])  # 1 and 4 lie between
 
 
-def _address(**changes):
+def _address(case=ADDRESS, **changes):
     """Values by argument name, broadcast into random arguments, or functions of what is there."""
-    tensors = arguments(ADDRESS)
+    tensors = arguments(case)
     for name, change in changes.items():
         value = change(tensors[name]) if callable(change) else torch.as_tensor(change)
         tensors[name] = value.to(torch.float64).expand_as(tensors[name]).clone()
-    return ADDRESS, tensors
+    return case, tensors
 
 
 def _with_zero(*index):
@@ -103,6 +103,9 @@ TRAPS = {
     "sharpening 1": lambda: _address(sharpening=1.0),
     "sharpening 100": lambda: _address(sharpening=100.0),
     "sharpening 1e4": lambda: _address(sharpening=1e4),
+    # A ratio of 1 - 2^-24 in the row of the largest would be 0 to this power. Few weightings of a
+    # batch round so.
+    "sharpening 1e10": lambda: _address(ADDRESS.with_(batch=40), sharpening=1e10),
     "no weighting": lambda: _address(gate=0.0, previous_weightings=0.0),
     "no weighting, sharpening 1": lambda: _address(
         gate=0.0, previous_weightings=0.0, sharpening=1.0

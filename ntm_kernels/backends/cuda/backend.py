@@ -31,7 +31,7 @@ PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
 FEW_TAPS = 5  # kFewTaps in csrc/cuda/block.cuh: with more, a shift goes another way
-# NtmPlan::weights_held, as csrc/cuda/controller.cuh has it: code of its own for each.
+# Values of NtmPlan::weights_held, as csrc/cuda/controller.cuh has them, and a name for each value.
 HOLD_UNITS, HOLD_ROWS = 1, 2
 WEIGHTS_HELD = ("", ", weights in registers", ", weights on the chip")
 
