@@ -41,9 +41,9 @@ typedef struct NtmPlan {
   int32_t threads;               // of a block
   int32_t weightings_away;       // 1: weightings lie in the workspace, not in shared memory
   int32_t weights_held;          // how registers hold weights: controller.cuh, kHold...
-  int32_t near_units;            // fours of rows of the recurrent weight in shared memory; 0 with kHoldRows
+  int32_t near_units;            // fours of rows of the recurrent weight in shared memory
   int32_t near_upper_units;      // and of the weight of each layer above the first
-  int32_t near_interface_units;  // and of the interface weight; 0 with kHoldRows
+  int32_t near_interface_units;  // and of the interface weight; all 0 with kHoldRows
   int32_t memories;              // before steps in a row, in shared memory together
   int64_t weight_bytes[3];       // of the controller: in registers, shared memory, L2 at each step
   int64_t shared_bytes;          // of a block

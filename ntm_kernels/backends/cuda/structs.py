@@ -115,10 +115,12 @@ class Plan(Struct):
         Member(
             "near_units",
             c_int32,
-            "fours of rows of the recurrent weight in shared memory; 0 with kHoldRows",
+            "fours of rows of the recurrent weight in shared memory",
         ),
         Member("near_upper_units", c_int32, "and of the weight of each layer above the first"),
-        Member("near_interface_units", c_int32, "and of the interface weight; 0 with kHoldRows"),
+        Member(
+            "near_interface_units", c_int32, "and of the interface weight; all 0 with kHoldRows"
+        ),
         Member("memories", c_int32, "before steps in a row, in shared memory together"),
         Member(
             "weight_bytes",
