@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.evaluation import fresh_generator
+from ntm_kernels.training.evaluation import fixed_set
 
 __all__ = ["Curriculum"]
 
@@ -19,9 +19,8 @@ __all__ = ["Curriculum"]
 _NEWEST = 0.02
 # Updates of a stage between two looks at its cost: each makes the CPU wait for a GPU.
 _LOOK_EVERY = 10
-# Sequences from which the cost of the best possible predictor of a stage is estimated, and how many
-# of them are in memory at once.
-_ESTIMATED_FROM, _AT_ONCE = 256, 64
+# Sequences from which the cost of the best possible predictor of a stage is estimated.
+_ESTIMATED_FROM = 256
 
 
 class Curriculum:
@@ -47,8 +46,7 @@ class Curriculum:
         self.stages: tuple[Task, ...] = config.stages
         self.stage = 0
         self.last_from: int | None = 0 if len(self.stages) == 1 else None
-        self._below, self._mix = config.promote_below, config.mix_earlier
-        self._seed = config.seed
+        self._config = config
         self._updates = 0
         self._cost = torch.ones((), dtype=torch.float64, device=config.device)
 
@@ -59,9 +57,10 @@ class Curriculum:
 
     def draw(self, generator: torch.Generator) -> int:
         """The stage of the next update: the running one, or now and then an earlier one."""
-        if self.stage == 0 or not self._mix:
+        mix = self._config.mix_earlier
+        if self.stage == 0 or not mix:
             return self.stage
-        if float(torch.rand((), generator=generator)) >= self._mix:
+        if float(torch.rand((), generator=generator)) >= mix:
             return self.stage
         return int(torch.randint(self.stage, (), generator=generator))
 
@@ -82,7 +81,8 @@ class Curriculum:
         self._updates += 1
         if self._updates % _LOOK_EVERY:
             return False
-        if not float(self._cost) < self._below + _best_possible(self.stages[drawn], self._seed):
+        excess = float(self._cost) - _best_possible(self.stages[drawn], self._config)
+        if not excess < self._config.promote_below:
             return False
         self.stage += 1
         self._updates = 0
@@ -108,12 +108,8 @@ class Curriculum:
 
 
 @functools.cache
-def _best_possible(task: Task, seed: int) -> float:
+def _best_possible(stage: Task, config: TrainConfig) -> float:
     """Cost of the best possible predictor in bits for each answer bit: 0 where it is sure."""
-    generator = fresh_generator(seed, "optimum of a stage")
-    bits, answer_steps = 0.0, 0
-    for _ in range(_ESTIMATED_FROM // _AT_ONCE):
-        batch = task.sample(_AT_ONCE, generator)
-        bits += float(task.optimal_bits(batch).sum())
-        answer_steps += int(batch.mask.sum())
-    return bits / (answer_steps * task.output_size)
+    batches = fixed_set(stage, _ESTIMATED_FROM, config, "optimum of a stage")
+    bits = sum(float(stage.optimal_bits(batch).sum()) for batch in batches)
+    return bits / (sum(int(batch.mask.sum()) for batch in batches) * stage.output_size)
