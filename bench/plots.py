@@ -18,6 +18,7 @@ from bench.machine import Ceilings
 from bench.plan import AXES, resized
 from bench.results import Row
 from bench.workload import Workload, sequence_cost
+from ntm_kernels.training.seed_plots import LEAST_BITS
 
 LABELS = {
     "batch": "batch B",
@@ -37,8 +38,6 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 150,
 }
 COLOURS = "tab10"
-#: A cost of exactly 0 has no place on a logarithmic axis.
-LEAST_BITS = 1e-4
 
 
 def draw(rows: Sequence[Row], ceilings: Ceilings | None, folder: Path) -> list[Path]:

@@ -16,10 +16,10 @@ from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished
 
-__all__ = ["draw_seeds"]
+__all__ = ["LEAST_BITS", "draw_seeds"]
 
-# A cost of exactly 0 has no place on a logarithmic axis.
-_LEAST = 1e-4
+#: A cost of exactly 0 has no place on a logarithmic axis.
+LEAST_BITS = 1e-4
 
 
 def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
@@ -49,7 +49,7 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
 
 
 def _visible_excess(score: Mapping[str, Any]) -> float:
-    return max(excess_bits(score), _LEAST)
+    return max(excess_bits(score), LEAST_BITS)
 
 
 def _draw_curves(axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path) -> None:
@@ -59,7 +59,7 @@ def _draw_curves(axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path
         validated = [row for row in rows if "validation_bits" in row]
         axes.plot(
             [row["sequences"] / 1000 for row in validated],
-            [max(row["validation_bits"] - optimum, _LEAST) for row in validated],
+            [max(row["validation_bits"] - optimum, LEAST_BITS) for row in validated],
             color=f"C{number % 10}",
             linewidth=1,
             marker=".",
