@@ -79,6 +79,17 @@ def test_priority_sort_default_is_what_was_trained():
     assert config.task == tasks.make("priority_sort"), "posed as in the paper"
 
 
+def test_another_controller_keeps_the_better_settings():
+    """It has the sizes of its own row in the paper's tables."""
+    config = preset("associative_recall", controller="feedforward")
+    assert (config.controller, config.num_read_heads, config.hidden_size) == ("feedforward", 4, 256)
+    better = preset("associative_recall")
+    kept = ("memory_size", "grow_memory", "lr", "clip_norm", "output_from", "total_sequences")
+    assert [getattr(config, name) for name in kept] == [getattr(better, name) for name in kept]
+    paper = preset("associative_recall", "paper")
+    assert (paper.memory_size, paper.lr, paper.output_from) == (128, 1e-4, "features")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [{"memory_size": 256}, {"memory_size": 32}, {"initial_memory": "learned"}],
