@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ntm_kernels.backends import BackendError, Problem, get, register
-from ntm_kernels.backends.cuda.backend import HOLD_ROWS, HOLD_UNITS
 from ntm_kernels.backends.cuda.structs import KernelSizes
 from ntm_kernels.backends.cuda.ways import why_unplanned
 from ntm_kernels.ops import Sizes
@@ -62,6 +61,8 @@ def cramped(monkeypatch):
     return plan
 
 
+# NtmPlan::weights_held, from csrc/cuda/controller.cuh.
+HOLD_UNITS, HOLD_ROWS = 1, 2
 SEQUENCE = Case("sequence", 2, 300, 4, 2, 1, time=3, hidden_size=5)
 DEEP = SEQUENCE.with_(num_layers=3)
 STREAMED = [

@@ -31,8 +31,7 @@ PARAMS = {op: kernel.params() for op, kernel in KERNELS.items()}
 
 
 FEW_TAPS = 5  # kFewTaps in csrc/cuda/block.cuh: with more, a shift goes another way
-# Values of NtmPlan::weights_held, as csrc/cuda/controller.cuh has them, and a name for each value.
-HOLD_UNITS, HOLD_ROWS = 1, 2
+# What each value of NtmPlan::weights_held means (kHold... in csrc/cuda/controller.cuh).
 WEIGHTS_HELD = ("", ", weights in registers", ", weights on the chip")
 
 # The runner of each backend that was made, by the number of the backend.

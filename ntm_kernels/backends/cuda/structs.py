@@ -112,11 +112,7 @@ class Plan(Struct):
             "weightings_away", c_int32, "1: weightings lie in the workspace, not in shared memory"
         ),
         Member("weights_held", c_int32, "how registers hold weights: controller.cuh, kHold..."),
-        Member(
-            "near_units",
-            c_int32,
-            "fours of rows of the recurrent weight in shared memory",
-        ),
+        Member("near_units", c_int32, "fours of rows of the recurrent weight in shared memory"),
         Member("near_upper_units", c_int32, "and of the weight of each layer above the first"),
         Member(
             "near_interface_units", c_int32, "and of the interface weight; all 0 with kHoldRows"
