@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ntm_kernels.tasks.base import Batch, Task
+from ntm_kernels.tasks.base import Batch, Task, Trial
 
 __all__ = ["NGrams", "optimal_probabilities"]
 
@@ -79,13 +79,24 @@ class NGrams(Task):
 
     @override
     def curriculum(self) -> tuple[Task, ...]:
-        """Each bit depends on one bit before it, then on one more in each stage."""
-        easier = (replace(self, context=bits) for bits in range(1, self.context))
-        return (*easier, self)
+        """Short sequences of a smaller context, which a small memory can hold, then the task.
+
+        With a context of 3 bits the controller learns to count by itself, without the memory.
+        """
+        shorter = replace(
+            self,
+            context=max(1, self.context - 1),
+            length=max(self.context + 1, self.length * 2 // 5),
+        )
+        return (self,) if shorter == self else (shorter, self)
 
     @override
-    def suite(self) -> dict[str, Task]:
-        return {f"{n} bits": replace(self, length=n) for n in (400, 1000)}
+    def suite(self) -> dict[str, Task | Trial]:
+        # A model that keeps every context that it saw takes one location for each step.
+        return {
+            f"{n:,} bits": Trial(replace(self, length=n), memory_size=size)
+            for n, size in ((400, 512), (1000, 1024))
+        }
 
     @override
     def optimal_answer(self, batch: Batch) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ntm_kernels import NTM, InitialState, available_backends
 from ntm_kernels.backends import requested
+from ntm_kernels.nn import walking_write_heads_
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.sizes import naming_sizes
 
@@ -101,6 +102,8 @@ def build_model(config: TrainConfig) -> nn.Module:
         ),
         backend=config.backend,
     )
+    if config.walking_write_heads:
+        walking_write_heads_(model)
     return model.to(**place)
 
 

@@ -92,7 +92,8 @@ def retest(config: TrainConfig, options: Mapping[str, Any]) -> Retest | None:
                 f"--memory-size {memory_size}: this run trained the LSTM baseline, which has no "
                 "memory; leave --memory-size out"
             )
-        changed = replace(changed, memory_size=memory_size)
+        # It is the size of the test, from which nothing grows.
+        changed = replace(changed, memory_size=memory_size, grow_memory=None)
     title = _title(task, parameters)
     return Retest(
         config=changed,

@@ -27,6 +27,8 @@ TRAINING = {
     "num_write_heads": 1,
     "batch_size": 2,
     "total_sequences": 60,
+    "curriculum": False,
+    "clip_norm": "off",
     "lr": 1e-2,
     "validate_every": 12,
     "validation_size": 4,
@@ -52,7 +54,14 @@ def baseline(**changes):
 
 
 def as_options(settings):
-    return [word for key, v in settings.items() for word in (f"--{key.replace('_', '-')}", str(v))]
+    words = []
+    for key, value in settings.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{name}" if value else f"--no-{name}"]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def command(*words):

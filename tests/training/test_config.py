@@ -69,16 +69,6 @@ def test_the_defaults_are_what_was_trained(task):
     assert default.task == tasks.make(task, **posed), "posed as in the paper, but for copy"
 
 
-def test_priority_sort_default_is_what_was_trained():
-    """The run of docs/training.md, whose model does not come with the package."""
-    config = preset("priority_sort")
-    assert (config.optimiser, config.lr, config.batch_size, config.hold) == ("adam", 1e-3, 16, 0.4)
-    assert (config.clip, config.clip_norm, config.total_sequences) == (0.01, "off", 1_600_000)
-    assert (config.num_read_heads, config.num_write_heads, config.num_layers) == (5, 5, 1)
-    assert (config.initial_memory, config.initial_weightings) == ("learned", "learned")
-    assert config.task == tasks.make("priority_sort"), "posed as in the paper"
-
-
 def test_another_controller_keeps_the_better_settings():
     """It has the sizes of its own row in the paper's tables."""
     config = preset("associative_recall", controller="feedforward")
@@ -99,6 +89,15 @@ def test_a_memory_of_ones_own_does_not_grow(overrides):
     assert config.grow_memory is None
     assert config.memory_size == overrides.get("memory_size", 32)
     assert preset("associative_recall", memory_size=64, grow_memory=96).grow_memory == 96
+
+
+@pytest.mark.parametrize("task", sorted({*tasks.TASKS} - {"repeat_copy"}))
+def test_write_heads_that_cannot_shift_do_not_walk(task):
+    assert preset(task).walking_write_heads
+    assert not preset(task, "paper").walking_write_heads
+    assert not preset(task, shift_range=0).walking_write_heads
+    with pytest.raises(ValueError, match="walking_write_heads needs heads that can shift; set"):
+        preset(task, shift_range=0, walking_write_heads=True)
 
 
 def test_without_the_curriculum_its_settings_go():

@@ -224,6 +224,14 @@ def test_a_memory_size_that_is_learned_cannot_change(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_no_pictures")
+def test_a_memory_larger_than_the_grown_one(tmp_path):
+    run = train(tmp_path / "run", "--grow-memory", "6", "--grow-at", "0.5")
+    assert cli.main(["eval", str(run), "--memory-size", "9"]) == 0
+    scores = evaluated(run / "tests" / "N_9")["scores"]
+    assert {score["memory_size"] for score in scores.values()} == {9}
+
+
+@pytest.mark.usefixtures("_no_pictures")
 def test_the_baseline_has_no_memory_and_takes_longer_sequences(tmp_path, capsys):
     settings = {name: BASELINE[name] for name in TRAINING if name in BASELINE}
     run = train(tmp_path / "run", "--model", "lstm", settings=settings)

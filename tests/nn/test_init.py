@@ -1,0 +1,52 @@
+"""Initial weights beside those of ``reset_parameters``."""
+
+import pytest
+import torch
+from torch import nn
+
+from ntm_kernels import NTM, NTMCell
+from ntm_kernels.nn import walking_write_heads_
+
+
+@pytest.mark.parametrize("shift_range", [1, 2])
+def test_write_heads_go_on_by_one_location_a_step(shift_range):
+    torch.manual_seed(0)
+    cell = NTMCell(
+        3, 16, memory_size=12, num_read_heads=2, num_write_heads=2, shift_range=shift_range
+    )
+    assert walking_write_heads_(cell) is cell
+    state = None
+    for step in range(1, 7):
+        _, state = cell(torch.randn(4, 3), state)
+        write = state.weightings[:, 2:]
+        assert (write.argmax(-1) == step).all()
+        assert (write.amax(-1) > 0.7).all(), "nearly all of it on one location"
+
+
+def test_only_biases_of_write_heads_change():
+    model, twin = (
+        NTM(3, 2, 8, memory_size=5, num_read_heads=2, num_write_heads=1) for _ in range(2)
+    )
+    twin.load_state_dict(model.state_dict())
+    walking_write_heads_(model)
+    changed = {}
+    for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if not torch.equal(one, other):
+            changed[name] = one.detach() - other.detach()
+    assert set(changed) == {"cell.interface.bias"}
+    heads = model.cell.layout.split(changed["cell.interface.bias"])
+    close = {"atol": 1e-6, "rtol": 0.0}
+    torch.testing.assert_close(heads.gate, torch.tensor([0.0, 0.0, -3.0]), **close)
+    torch.testing.assert_close(heads.sharpening, torch.tensor([0.0, 0.0, 1.0]), **close)
+    shifts = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    torch.testing.assert_close(heads.shift, shifts, **close)
+    for part in (heads.key, heads.strength, heads.erase, heads.add):
+        assert not part.any()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_cannot_walk():
+    with pytest.raises(TypeError, match="takes an NTM or an NTMCell, got LSTM"):
+        walking_write_heads_(nn.LSTM(3, 4))
+    with pytest.raises(ValueError, match="cannot shift with shift_range = 0"):
+        walking_write_heads_(NTMCell(3, 4, memory_size=5, shift_range=0))
