@@ -421,8 +421,8 @@ _BETTER: dict[str, dict[str, Any]] = {
         "hold": 0.6,
         "total_sequences": 64_000,
     },
-    # One location for every step: a read head finds the earlier steps with the same context. From
-    # the mean of what followed them alone the output layer cannot compute the logarithm of the odds.
+    # One location for every step: a read head finds the earlier steps with the same context and
+    # reads the mean of what followed. The answer's logit is not linear in it: two come closer.
     "ngrams": {
         **_ADAM,
         "batch_size": 8,
