@@ -64,7 +64,7 @@ _BY_ELEMENT = {
 FACTORS: dict[str, dict[str, list[str]]] = {
     "associative_recall": {
         "the default": [],
-        "write heads that do not walk": ["--no-walking-write-heads"],
+        "write heads that walk": ["--walking-write-heads"],
         "Adam": ["--optimiser", "adam"],
         "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
         "no growth, N = 32": ["--memory-size", "32"],
@@ -77,7 +77,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
     },
     "copy": {
         "the default": [],
-        "write heads that do not walk": ["--no-walking-write-heads"],
+        "write heads that walk": ["--walking-write-heads"],
         "Adam": ["--optimiser", "adam"],
         "a learning rate of 1e-3": ["--lr", "1e-3"],
         "N = 32": ["--memory-size", "32"],

@@ -367,13 +367,11 @@ _GRAVES: dict[str, Any] = {
     "clip": "off",
     "clip_norm": 2.0,
 }
-# Write heads that do not walk from the start smear what they write, and the controller of some
-# seeds learns to do without them.
-_WALKING: dict[str, Any] = {"walking_write_heads": True}
 # Adam, whose steps do not shrink with the gradients, needs a low clip: rare huge gradients threw it
-# back to the start. The first stage is one that the controller cannot do without the memory.
+# back to the start. The first stage is one that the controller cannot do without the memory. Write
+# heads that do not walk from the start smear what they write, and some seeds never use it.
 _ADAM: dict[str, Any] = {
-    **_WALKING,
+    "walking_write_heads": True,
     "output_from": "read_vectors",
     "optimiser": "adam",
     "clip": "off",
@@ -386,7 +384,6 @@ _BETTER: dict[str, dict[str, Any]] = {
     # At a rate of 1e-3 some seeds keep errors in sequences longer than those of training.
     "copy": {
         **_GRAVES,
-        **_WALKING,
         "lr": 3e-4,
         "hold": 0.6,
         "total_sequences": 60_000,
@@ -413,7 +410,6 @@ _BETTER: dict[str, dict[str, Any]] = {
     # find anything in locations that were never written.
     "associative_recall": {
         **_GRAVES,
-        **_WALKING,
         "memory_size": 32,
         "grow_memory": 128,
         "grow_at": 0.6,
