@@ -536,7 +536,8 @@ struct SequenceOptions {
   int64_t shift_range;
   int64_t checkpoint_every;
   bool return_trace;
-  static constexpr size_t count = 5;
+  bool bfloat16_products;
+  static constexpr size_t count = 6;
   template <typename F> void each(F&& f) {
     (void)f;
     f(num_read_heads);
@@ -544,15 +545,16 @@ struct SequenceOptions {
     f(shift_range);
     f(checkpoint_every);
     f(return_trace);
+    f(bfloat16_products);
   }
 };
 
 struct Sequence {
   static constexpr const char* name = "sequence";
   static constexpr const char* schema =
-      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
+      "cpu_sequence(Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool bfloat16_products, bool save_for_backward) -> (Tensor hidden, Tensor read_vectors, Tensor final_memory, Tensor final_weightings, Tensor final_read_vectors, Tensor final_hidden, Tensor final_cell, Tensor trace_weightings, Tensor trace_interface, Tensor[] saved)";
   static constexpr const char* backward_schema =
-      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias, Tensor d_upper_weight, Tensor d_upper_bias)";
+      "cpu_sequence_backward(Tensor? grad_hidden, Tensor? grad_read_vectors, Tensor? grad_final_memory, Tensor? grad_final_weightings, Tensor? grad_final_read_vectors, Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor x, Tensor recurrent_weight, Tensor interface_weight, Tensor interface_bias, Tensor initial_memory, Tensor initial_weightings, Tensor initial_read_vectors, Tensor? initial_hidden, Tensor? initial_cell, Tensor? lengths, Tensor? input_weight, Tensor? input_bias, Tensor? resets, Tensor? upper_weight, Tensor? upper_bias, Tensor out_hidden, Tensor out_read_vectors, Tensor[] saved, SymInt num_read_heads, SymInt num_write_heads, SymInt shift_range, SymInt? checkpoint_every, bool return_trace, bool bfloat16_products, bool[] wanted) -> (Tensor d_x, Tensor d_recurrent_weight, Tensor d_interface_weight, Tensor d_interface_bias, Tensor d_initial_memory, Tensor d_initial_weightings, Tensor d_initial_read_vectors, Tensor d_initial_hidden, Tensor d_initial_cell, Tensor d_input_weight, Tensor d_input_bias, Tensor d_upper_weight, Tensor d_upper_bias)";
   template <typename V> using Inputs = SequenceInputs<V>;
   template <typename V> using Outputs = SequenceOutputs<V>;
   using Options = SequenceOptions;
@@ -564,6 +566,6 @@ template <template <typename...> class F>
 using WithoutController = F<Address, Read, Write, Step>;
 
 // A hash of all of the above, which the package compares with its own.
-constexpr const char* kDigest = "a815ed9f8ca7f0a7";
+constexpr const char* kDigest = "b8c25b4d21089671";
 
 }  // namespace ntm::ops

@@ -268,6 +268,11 @@ def autocast_enabled(device_type: str) -> bool:
     return torch.is_autocast_enabled(device_type)
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype of autocast for a type of device; ``None`` where it is off."""
+    return torch.get_autocast_dtype(device_type) if autocast_enabled(device_type) else None
+
+
 def outside_autocast(device_type: str, function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)`` where autocast does not reach: an op decides its dtypes itself."""
     if not autocast_enabled(device_type):

@@ -64,7 +64,7 @@ from ntm_kernels.ops import (
 from ntm_kernels.ops.call import call, prepare
 from ntm_kernels.ops.declare import names
 from ntm_kernels.ops.sequence_arguments import sequence_inputs
-from ntm_kernels.ops.sequence_call import call_sequence
+from ntm_kernels.ops.sequence_call import call_sequence, under_autocast
 from ntm_kernels.reference import LayerWeights, SequenceResult, SequenceState, Trace
 from ntm_kernels.torch_private import register_namedtuple
 
@@ -240,7 +240,7 @@ def sequence(
     - The top layer's h drives one ``step`` through ``interface_weight @ h + interface_bias``.
 
     The forward stores the memory of every ``checkpoint_every``-th step, and the backward recomputes
-    the others.
+    the others. Under autocast in bfloat16 a GPU may round the operands of the weights' products.
 
     Args:
         x: ``[T, B, I]``; or ``x̂ [T, B, G]`` of all steps, G = 4C for an LSTM, else C, where the
@@ -327,5 +327,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
         )
     else:
         inputs = declared.inputs._make(given[name] for name in names(declared.inputs))
-    options = declared.options._make(given[name] for name in names(declared.options))
+    numbers = [given[name] for name in names(declared.options) if name in given]
+    options: Any = declared.options(*numbers)
+    if op == "sequence":
+        options = under_autocast(options, inputs.x)
     return explain_choice(prepare(declared, inputs, options).problem, given["backend"])

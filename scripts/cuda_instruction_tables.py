@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from scripts.cuda_counts import Counts
-from scripts.cuda_instructions import Instructions
+from scripts.cuda_instructions import WEIGHTS, Instructions
 from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY
 
 # Of the modelled time: published figures of an H100.
@@ -79,6 +79,15 @@ inlined into it is part of it. {OTHERS.capitalize()}: rows below one per cent.
 
 {tables(counted)}
 
+## Rounds of loads before the first step
+
+In how many rounds a warp loads each weight matrix of a `sequence`, of the warp that needs most. A
+round is a group of loads that a warp issues before it uses the result of any of them, so each round
+costs the latency of a load again. Counted while the machine code is run, for sm_{ARCHITECTURE},
+where all weights of this model are loaded before the first step.
+
+{rounds_table(counted)}
+
 ## Modelled time
 
 A model, not a measurement: no GPU has run these kernels. It is of one sequence on one
@@ -126,6 +135,17 @@ def tables(counted: Counted) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def rounds_table(counted: Counted) -> str:
+    """The rounds in which each weight is loaded, a row for each call that has weights."""
+    lines = ["| call | " + " | ".join(f"`{name}`" for name in WEIGHTS) + " |"]
+    lines.append("| --- |" + " ---: |" * len(WEIGHTS))
+    for call, by_architecture in counted.items():
+        rounds = by_architecture[ARCHITECTURE].load_rounds
+        if rounds:
+            lines.append(f"| {call} | {' | '.join(str(rounds[name]) for name in WEIGHTS)} |")
+    return "\n".join(lines)
 
 
 def modelled_table(counted: Counted, counts: Mapping[str, Counts]) -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -23,15 +24,16 @@ from ntm_kernels.backends.cuda.run import Runner
 from ntm_kernels.backends.cuda.structs import KernelSizes, Plan
 from ntm_kernels.ops import Sizes
 from scripts.cuda_counts import random_call
-from scripts.machine_code.block import Block
 from scripts.machine_code.lanes import Launch
 from scripts.machine_code.listing import disassemble, tool
+from scripts.machine_code.loads import LoadRounds
 from scripts.machine_code.stages import by_stage
 from tests.cuda_emulator import build as emulator
 
 # Of the largest value of a tensor. Machine code fuses multiplications and additions, and has other
 # elementary functions than the CPU.
 TOLERANCE = 1e-4
+WEIGHTS = ("recurrent_weight", "interface_weight")
 _PREFIXES = {"forward": ("out_", "saved_"), "backward": ("d_",)}  # of what a launch gives
 
 
@@ -41,6 +43,7 @@ class Instructions(NamedTuple):
     stages: dict[str, float]  # warp instructions, by stage
     multiply_adds: float  # FFMA, of the same
     chain_cycles: float  # of the longest chain of dependent instructions
+    load_rounds: Mapping[str, int] = MappingProxyType({})  # of each weight, in the whole call
 
     @property
     def issued(self) -> float:
@@ -109,9 +112,12 @@ class MachineCode(CudaLibrary):
             parameters=params,
             regions=[(t.data_ptr(), t.nbytes) for t in tensors.values() if t.nbytes],
         )
-        counted = Block(kernel, launch).run()
+        weights = {n: (t.data_ptr(), t.nbytes) for n, t in tensors.items() if n in WEIGHTS}
+        block = LoadRounds(kernel, launch, weights)
+        counted = block.run()
         fused = sum(counted.issued[i.address] for i in kernel.code if i.name == "FFMA")
-        return Instructions(dict(by_stage(kernel, counted.issued)), fused, counted.cycles)
+        stages: dict[str, float] = dict(by_stage(kernel, counted.issued))
+        return Instructions(stages, fused, counted.cycles, block.rounds)
 
 
 disassembled = cache(disassemble)
@@ -158,4 +164,5 @@ def _per_step(whole: Instructions, part: Instructions, steps: int) -> Instructio
         per_step,
         (whole.multiply_adds - part.multiply_adds) / steps,
         (whole.chain_cycles - part.chain_cycles) / steps,
+        whole.load_rounds,
     )

@@ -31,13 +31,16 @@ MULTIPROCESSORS = 132
 SCHEDULERS = 4  # of a multiprocessor, each of which issues a warp instruction a cycle
 L2_BYTES_PER_CYCLE = 64  # that a multiprocessor takes
 L2_BYTES = 5.5e12  # a second, for all multiprocessors together
-LIBRARY_MULTIPLY_ADDS = 15e12  # a second, in float32: half of the peak
+# Multiply-adds a second, half of the peak: in float32, and of bfloat16 with sums in float32.
+LIBRARY_MULTIPLY_ADDS, LIBRARY_BFLOAT16_MULTIPLY_ADDS = 15e12, 250e12
 SHORTEST_PRODUCT = 3e-6  # seconds of a matrix product, however small
 # Seconds from a launch to the next: by torch from Python, and inside a CUDA graph.
 LAUNCH, GRAPH_LAUNCH = 5e-6, 1.5e-6
 # Launches of a step in a loop, forward and backward together, and those of each layer of the
 # controller (tests/triton/test_launches.py counts them).
 LAUNCHES, LAUNCHES_OF_A_LAYER = 8, 14
+# The same with products in bfloat16: operands are rounded and biases added by further launches.
+LAUNCHES_IN_BFLOAT16, LAUNCHES_OF_A_LAYER_IN_BFLOAT16 = 12, 17
 # How often a step loads or stores a memory that is not on the chip, forward and backward together.
 MEMORY_PASSES = 8
 
@@ -72,8 +75,17 @@ def weights(sizes: Sizes) -> int:
     return sizes.gate_size * (first + upper) + sizes.interface_size * sizes.hidden_size
 
 
-def cost(sizes: Sizes, block: Block, element_size: int, launch: float = LAUNCH) -> Cost:
-    """The modelled times of a step of both ways; ``element_size`` is that of the arithmetic."""
+def cost(
+    sizes: Sizes,
+    block: Block,
+    element_size: int,
+    launch: float = LAUNCH,
+    in_bfloat16: bool = False,
+) -> Cost:
+    """The modelled times of a step of both ways; ``element_size`` is that of the arithmetic.
+
+    ``in_bfloat16`` are the products of the loop. One launch has none in bfloat16.
+    """
     batch = max(sizes.batch, 1)
     rounds = math.ceil(batch / MULTIPROCESSORS)
     multiply_adds = 2 * weights(sizes)  # of one sequence, forward and backward
@@ -85,13 +97,16 @@ def cost(sizes: Sizes, block: Block, element_size: int, launch: float = LAUNCH) 
         min(batch, MULTIPROCESSORS) * loaded / L2_BYTES,
     )
     products = 2 * (sizes.num_layers + 1)
+    rate = LIBRARY_BFLOAT16_MULTIPLY_ADDS if in_bfloat16 else LIBRARY_MULTIPLY_ADDS
     in_library = max(
-        batch * multiply_adds / LIBRARY_MULTIPLY_ADDS,
-        element_size * multiply_adds / L2_BYTES,
+        batch * multiply_adds / rate,
+        (2 if in_bfloat16 else element_size) * multiply_adds / L2_BYTES,
         products * SHORTEST_PRODUCT,
     )
     heads = batch * memory_bytes / L2_BYTES
     launches = LAUNCHES + LAUNCHES_OF_A_LAYER * sizes.num_layers
+    if in_bfloat16:
+        launches = LAUNCHES_IN_BFLOAT16 + LAUNCHES_OF_A_LAYER_IN_BFLOAT16 * sizes.num_layers
     return Cost(rounds * in_block, in_library + heads + launches * launch)
 
 
@@ -110,6 +125,7 @@ def way(
     *,
     element_size: int,
     launch: float,
+    in_bfloat16: bool,
 ) -> str:
     """``ONE_LAUNCH`` or ``STEP_LOOP``, whichever is asked for, or possible, or cheaper.
 
@@ -119,6 +135,7 @@ def way(
         block: finds what a block does, where the times must be compared.
         element_size: bytes of an element of the arithmetic.
         launch: seconds of a launch.
+        in_bfloat16: whether the loop's products are in bfloat16.
 
     Raises:
         BackendError: the way that the environment variable asks for cannot serve the call, or it
@@ -134,5 +151,5 @@ def way(
     possible = [one for one, why_not in refusals.items() if why_not is None]
     if len(possible) == 1:
         return possible[0]
-    times = cost(sizes, block(), element_size, launch)
+    times = cost(sizes, block(), element_size, launch, in_bfloat16)
     return STEP_LOOP if times.step_loop < times.one_launch else ONE_LAUNCH

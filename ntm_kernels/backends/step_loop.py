@@ -3,7 +3,7 @@
 Each step is one product of the whole batch for each layer of the controller, one for the
 interface, and the kernel of ``step``. The loop and the controller are those of the backend
 ``torch``; the kernels of the heads are given. Nothing in it waits for the device, so a CUDA graph
-can hold it.
+can hold it. Under autocast in bfloat16 the products round their operands to bfloat16.
 
 One launch for all steps has no launches between the steps. The loop gains where the weights or the
 memory are too large for a block to hold: a matrix product reads each weight once for the whole
@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm_kernels.backends.base import Kernel
+from ntm_kernels.backends.base import Kernel, Problem, problem_of
 from ntm_kernels.backends.torch.controller import shifted_in
 from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
+from ntm_kernels.backends.torch.products import IN_BFLOAT16, UNCHANGED, Products
 from ntm_kernels.backends.torch.sequence import (
     Saved,
     State,
@@ -31,6 +32,7 @@ from ntm_kernels.backends.torch.sequence import (
     sequence_backward,
 )
 from ntm_kernels.ops import (
+    SEQUENCE,
     SequenceInputs,
     SequenceOutputs,
     Sizes,
@@ -55,7 +57,8 @@ def forward(
         after, _ = step.forward(given, of_step, False)
         return after
 
-    outputs, saved = sequence(lift(inputs), sizes, save_for_backward, heads)
+    products = _products(inputs, sizes)
+    outputs, saved = sequence(lift(inputs), sizes, save_for_backward, heads, products)
     return lower(outputs, inputs), saved
 
 
@@ -75,6 +78,30 @@ def backward(
     return lower(sequence_backward(undo, given, lifted, kept, saved, sizes), inputs)
 
 
+def rounds(problem: Problem) -> bool:
+    """Whether the matrix products of a call round their operands to bfloat16.
+
+    They do so only where the device multiplies bfloat16 with sums in float32: on NVIDIA GPUs from
+    compute capability 8.0 on, and on the CPU, which stands in for them in tests.
+    """
+    if not problem.sizes.bfloat16_products or problem.dtype == torch.float64:
+        return False
+    if problem.device != "cuda":
+        return True
+    if torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(problem.device_index) >= (8, 0)
+
+
+def told(problem: Problem) -> str:
+    """The matrix products of a call in words."""
+    return "matrix products in bfloat16" if rounds(problem) else "matrix products"
+
+
+def _products(inputs: SequenceInputs, sizes: Sizes) -> Products:
+    return IN_BFLOAT16 if rounds(problem_of(SEQUENCE, inputs, sizes)) else UNCHANGED
+
+
 class _UndoByKernels(UndoSteps):
     """By the backward of ``step``, and by ``write`` for the memories of a segment."""
 
@@ -92,7 +119,8 @@ class _UndoByKernels(UndoSteps):
         self.saved, self.sizes = saved, sizes
         self.d_read_vectors = grads.read_vectors
         self.resets, self.initial_memory = reset_steps(inputs), inputs.initial_memory
-        self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
+        products = _products(inputs, sizes)
+        self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes, products)
         self.previous_weightings = shifted_in(
             inputs.initial_weightings, saved.weightings, inputs.resets
         )

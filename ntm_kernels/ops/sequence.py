@@ -79,13 +79,19 @@ class SequenceOutputs(NamedTuple):
 
 
 class SequenceOptions(NamedTuple):
-    """How the interface vector is cut, the steps between checkpoints, and whether to trace."""
+    """How the interface vector is cut, the steps between checkpoints, and whether to trace.
+
+    ``bfloat16_products``: the call is under autocast in bfloat16. A backend may then round the
+    operands of the products of the controller's and the interface's weights to bfloat16; it adds
+    up in float32.
+    """
 
     num_read_heads: int
     num_write_heads: int
     shift_range: int
     checkpoint_every: int | None  # None: about √T
     return_trace: bool
+    bfloat16_products: bool = False
 
 
 def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
@@ -105,6 +111,7 @@ def sizes(inputs: SequenceInputs, options: SequenceOptions) -> Sizes:
         has_resets=inputs.resets is not None,
         projects_input=inputs.input_weight is not None,
         return_trace=options.return_trace,
+        bfloat16_products=options.bfloat16_products,
     )
 
 

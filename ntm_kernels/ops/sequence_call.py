@@ -23,6 +23,7 @@ def call_sequence(
     inputs: SequenceInputs, options: SequenceOptions, backend: str | None
 ) -> SequenceResult:
     """Check, choose and run; see ``ntm_kernels.functional.sequence``."""
+    options = under_autocast(options, inputs.x)
     prepared = prepare(SEQUENCE, inputs, options)
     sizes = prepared.problem.sizes
     lengths, start = inputs.lengths, initial_state(inputs)
@@ -50,6 +51,16 @@ def call_sequence(
     )
     outputs = run(SEQUENCE, widened, prepared, backend)
     return _result(outputs, start, sizes, lengths)
+
+
+def under_autocast(options: SequenceOptions, x: Tensor) -> SequenceOptions:
+    """The options of a call with ``x``, which also depend on the autocast around it.
+
+    Autocast counts where the function is called. A compiled call and the backward run later.
+    """
+    is_tensor = isinstance(x, Tensor)  # checked later
+    bfloat16 = is_tensor and checks.autocast_dtype(x.device.type) == torch.bfloat16
+    return options._replace(bfloat16_products=bfloat16)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Sizes(NamedTuple):
     has_resets: bool = False
     projects_input: bool = False
     return_trace: bool = False
+    bfloat16_products: bool = False  # see SequenceOptions
 
     @classmethod
     def of(cls, memory: Tensor, num_read_heads: int, **others: Any) -> Sizes:

@@ -147,7 +147,7 @@ class Block:
         # A double word or more fills registers in a row; predicates come behind them.
         registers = [o for o in destinations if not o.is_predicate]
         for given in registers:
-            for part in range(_words(i)):
+            for part in range(words_of(i)):
                 if given.number == RZ[given.kind]:
                     rows.append(_nowhere(lanes))
                     continue
@@ -259,7 +259,7 @@ class Block:
         np.copyto(self.latest, np.maximum(self.latest, end), where=warps)
 
 
-def _words(i: Instruction) -> int:
+def words_of(i: Instruction) -> int:
     """How many registers the destination has."""
     if i.name in ("LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC"):
         return next((n for m, n in (("64", 2), ("128", 4)) if m in i.modifiers), 1)

@@ -1,6 +1,7 @@
 """The counts of instructions: machine code is run as a GPU would, and what it issues is counted."""
 
 import re
+from functools import partial
 
 import pytest
 
@@ -12,10 +13,11 @@ from scripts.cuda_instructions import Instructions  # noqa: E402
 from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY, Block  # noqa: E402
 from scripts.machine_code.lanes import Launch  # noqa: E402
 from scripts.machine_code.listing import parse  # noqa: E402
+from scripts.machine_code.loads import LoadRounds  # noqa: E402
 from scripts.machine_code.stages import BETWEEN, OF_THE_TOOLKIT, by_stage, stage_at  # noqa: E402
 
 
-def run(code, threads=32, parameters=b"", tensors=()):
+def run(code, threads=32, parameters=b"", tensors=(), block_of=Block):
     """Run lines of code, each an instruction or a label; the block and what it counted."""
     lines = ["\t.section\t.text.kernel,"]
     address = 0
@@ -27,7 +29,7 @@ def run(code, threads=32, parameters=b"", tensors=()):
             address += 16
     kernel = parse("\n".join(lines), re.compile("kernel"))["kernel"]
     regions = [(tensor.ctypes.data, tensor.nbytes) for tensor in tensors]
-    block = Block(kernel, Launch(90, threads, 1, 1024, parameters, regions))
+    block = block_of(kernel, Launch(90, threads, 1, 1024, parameters, regions))
     return block, block.run()
 
 
@@ -211,6 +213,37 @@ def test_chain_is_of_dependences_and_not_of_instructions():
     assert run(barrier)[1].cycles == 2 * USUAL_LATENCY + BARRIER_LATENCY
     chain = ["MUFU.RCP R1, R0", "FADD R2, R1, R1", "FADD R3, R2, R1"]
     assert run([*chain, *independent, "EXIT"])[1].cycles == LATENCY["MUFU"] + 2 * USUAL_LATENCY
+
+
+def test_a_round_of_loads_ends_where_a_loaded_register_is_used():
+    tensor = np.zeros(8, np.float32)
+    address = tensor.ctypes.data
+    arrays = {"first": (address, 16), "second": (address + 16, 16)}
+    code = [
+        "LDC.64 R0, c[0x0][0x210]",
+        "LDG.E R2, [R0.64]",
+        "LDG.E.64 R4, [R0.64+0x8]",
+        "LDG.E R6, [R0.64+0x10]",
+        "FADD R7, R5, R5",  # of the second load
+        "FADD R7, R2, R2",  # the first round has ended
+        "S2R R3, SR_TID.X",
+        "ISETP.LT.AND P0, PT, R3, 0x20, PT",
+        "@P0 LDG.E R2, [R0.64]",  # a second round, of one warp of two
+        "LDG.E R8, [R0.64+0x14]",  # nothing of its array has been used
+        "EXIT",
+    ]
+    parameters = np.uint64(address).tobytes()
+    for threads in (32, 64):
+        block, _ = run(code, threads, parameters, (tensor,), partial(LoadRounds, arrays=arrays))
+        assert block.rounds == {"first": 2, "second": 1}
+    assert block.counts.tolist() == [[2, 1], [1, 1]]
+
+
+def test_rounds_are_told_of_calls_that_load_weights():
+    rounds = {"recurrent_weight": 3, "interface_weight": 2}
+    call = Instructions({"read": 1.0}, 1, 1, rounds)
+    rows = tables.rounds_table(COUNTED | {"sequence, forward": {90: call}}).splitlines()[2:]
+    assert rows == ["| sequence, forward | 3 | 2 |"]
 
 
 @pytest.mark.parametrize(

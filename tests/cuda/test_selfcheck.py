@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ntm_kernels.backends import Kernel, get
+from ntm_kernels.backends import Kernel, Problem, get
 from ntm_kernels.backends.cuda.backend import FEW_TAPS
 from ntm_kernels.backends.torch import TorchBackend
-from ntm_kernels.backends.trust.paths import paths
+from ntm_kernels.backends.trust.paths import candidates, paths
 from ntm_kernels.backends.trust.trial import run_trial
 from ntm_kernels.ops import OPS
 from tests.cuda.test_emulator import CAUGHT, kernels
@@ -62,7 +62,7 @@ def check(op, dtype, limit=16_000):
     backend = backend_with(limit)
     for path, sizes in paths(backend, op, CPU, dtype).items():
         if op == "sequence" and sizes.memory_size > 10_000:
-            continue  # a loop of steps in tiles: minutes in the emulator, and `step` has the tiles
+            continue  # a loop of steps in tiles, which the test below runs with a small memory
         trial = run_trial(backend, op, path, sizes, CPU, dtype)
         assert not trial.why_not
         assert trial.share < 0.7, "a check that passes narrowly fails on another device"
@@ -71,6 +71,19 @@ def check(op, dtype, limit=16_000):
 @pytest.mark.parametrize("op", ["address", "read", "write"])
 def test_right_kernels_pass(op):
     check(op, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_loop_of_steps_in_tiles_passes(dtype, monkeypatch):
+    """A memory so large that the loop is chosen by itself takes minutes in the emulator."""
+    monkeypatch.setenv("NTM_KERNELS_SEQUENCE", "step_loop")
+    backend = backend_with(12_000 if dtype == torch.float64 else 6_000)
+    sizes = next(sizes for sizes in candidates("sequence") if sizes.memory_size == 113)
+    path = backend.path(Problem("sequence", CPU.type, dtype, sizes))
+    assert path == "a loop of steps, tiles"
+    trial = run_trial(backend, "sequence", path, sizes, CPU, dtype)
+    assert not trial.why_not
+    assert trial.share < 0.7
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ntm_kernels import functional
-from ntm_kernels.ops import OPS, SequenceInputs
+from ntm_kernels.ops import OPS, SequenceInputs, SequenceOptions
 from ntm_kernels.ops.declare import unpack
 from tests.support.cases import (
     Case,
@@ -50,7 +50,8 @@ def op_arguments(case, tensors, backend, save, lengths=None, trace=False):
     if case.op != "sequence":
         return (*tensors.values(), *case.options.values(), save, backend)
     values = [(tensors | {"lengths": lengths}).get(name) for name in SequenceInputs._fields]
-    return (*values, *case.options.values(), 2, trace, save, backend)
+    options = SequenceOptions(**case.options, checkpoint_every=2, return_trace=trace)
+    return (*values, *options, save, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -273,7 +273,8 @@ def test_no_graph_without_gradients(entry, case):
 def test_only_a_forward_with_gradients_saves(entry, case):
     tensors, _ = problem(entry, case)
     declared = OPS[case.op]
-    options = case.options | {"checkpoint_every": 2, "return_trace": False}
+    others = {"checkpoint_every": 2, "return_trace": False, "bfloat16_products": False}
+    options = case.options | others
 
     def forward(tensors, save):
         inputs = [tensors.get(name) for name in names(declared.inputs)]
@@ -287,6 +288,11 @@ def test_only_a_forward_with_gradients_saves(entry, case):
         loss.backward()
 
 
+def why(entry, case, tensors):
+    given = of_sequence(tensors)
+    return functional.explain("sequence", **given, **case.options, backend=entry.backend).reason
+
+
 @pytest.mark.parametrize("enabled", [torch.bfloat16, torch.float16])
 @each_small
 @each_backend
@@ -295,6 +301,8 @@ def test_autocast_does_not_reach_inside(entry, case, enabled):
     tensors, grads = problem(entry, case)
     wanted = run(case, tensors, entry.backend, grads)
     with torch.autocast(entry.device, dtype=enabled):
+        if case.op == "sequence" and "in bfloat16" in why(entry, case, tensors):
+            pytest.skip("a loop of steps: tests/ops/test_step_loop.py")
         assert_same_bits(run(case, tensors, entry.backend, grads), wanted)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ntm_kernels import functional, reference
-from ntm_kernels.ops import SequenceInputs, SequenceOutputs
+from ntm_kernels.ops import SequenceInputs, SequenceOptions, SequenceOutputs
 from ntm_kernels.ops.declare import names
 from tests.support.cases import (
     Case,
@@ -167,7 +167,7 @@ def test_the_op_clamps_lengths(entry, controller):
     def call_op(lengths):
         wanted = leaves(tensors)
         given = [(wanted | {"lengths": lengths}).get(name) for name in names(SequenceInputs)]
-        options = (*case.options.values(), 2, True)
+        options = SequenceOptions(**case.options, checkpoint_every=2, return_trace=True)
         results = torch.ops.ntm.sequence(*given, *options, True, entry.backend)
         outputs = dict(zip(names(SequenceOutputs), results, strict=False))
         outputs = {name: part for name, part in outputs.items() if part.numel()}

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ntm_kernels import functional
-from ntm_kernels.backends import BackendError, get
+from ntm_kernels.backends import BackendError, Problem, get, step_loop
 from ntm_kernels.backends.controller_cost import GRAPH_LAUNCH, LAUNCH, Block, cost, weights
+from ntm_kernels.backends.torch.products import IN_BFLOAT16
+from ntm_kernels.backends.trust.tolerance import largest_error
 from ntm_kernels.ops import Sizes
 from tests.support.cases import (
     DEEP,
@@ -16,10 +18,16 @@ from tests.support.cases import (
     Dtypes,
     arguments,
     assert_agrees,
+    call,
+    cotangents,
+    differentiate,
+    leaves,
     of_sequence,
     run,
+    to_dtype,
 )
 from tests.support.table import BF16, F32, F64, LIVE, fitting
+from tests.support.tolerance import assert_accurate
 
 # The backends that have both ways.
 BOTH = [one for one in LIVE if one.backend.startswith(("cuda", "triton"))]
@@ -37,8 +45,8 @@ each_dtypes = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def step_loop(monkeypatch):
+@pytest.fixture(name="step_loop")
+def in_a_loop(monkeypatch):
     """The loop, whatever the model says."""
     monkeypatch.setenv("NTM_KERNELS_SEQUENCE", "step_loop")
 
@@ -86,8 +94,127 @@ def _noting(calls, name, kernel, *given):
     return kernel(*given)
 
 
-def why(entry, case, **extra):
-    given = of_sequence(arguments(case, device=entry.device)) | extra
+def under_autocast(dtype, case, entry, tensors, grads):
+    with torch.autocast(entry.device, dtype):
+        return run(case, tensors, entry.backend, grads)
+
+
+def same_bits(found, wanted):
+    return all(
+        torch.equal(one[name], other[name])
+        for one, other in zip(found, wanted, strict=True)
+        for name in other
+    )
+
+
+@pytest.mark.usefixtures("step_loop")
+@each_case
+@each_with_both
+def test_products_in_bfloat16_under_autocast(entry, case):
+    """As accurate as the policy demands, compared with the equations under the same autocast."""
+    fitting(entry, case, Dtypes.all(F32))
+    tensors = arguments(case, Dtypes.all(F32), entry.device)
+    grads = cotangents(call(case, tensors, entry.backend))
+    found = under_autocast(BF16, case, entry, tensors, grads)
+    assert not same_bits(found, run(case, tensors, entry.backend, grads))
+    tensors, grads = to_cpu(tensors), to_cpu(grads)
+    with torch.autocast("cpu", BF16):
+        plain = run(case, tensors, None, grads)
+    truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64))
+    for kind, wanted in enumerate(truth):
+        for name, right in wanted.items():
+            error = largest_error(plain[kind][name], right)
+            assert found[kind][name].dtype == F32
+            assert_accurate(f"{case}: {name}", found[kind][name], right, error, terms=case.terms)
+
+
+def to_cpu(tensors):
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype"), [("one_launch", BF16), ("step_loop", torch.float16)], ids=str
+)
+@each_with_both
+def test_all_else_stays_in_float32_under_autocast(entry, way, dtype, monkeypatch):
+    if way == "one_launch" and "tiled" in entry.backend:
+        pytest.skip("it has only the loop")
+    monkeypatch.setenv("NTM_KERNELS_SEQUENCE", way)
+    case = CASES[0]
+    fitting(entry, case, Dtypes.all(F32))
+    tensors = arguments(case, Dtypes.all(F32), entry.device)
+    grads = cotangents(call(case, tensors, entry.backend))
+    found = under_autocast(dtype, case, entry, tensors, grads)
+    assert same_bits(found, run(case, tensors, entry.backend, grads))
+
+
+@pytest.mark.usefixtures("step_loop")
+@each_with_both
+def test_autocast_counts_where_the_function_is_called(entry):
+    """Not where its backward runs, nor, compiled, where autocast is left before the op runs."""
+    case = CASES[0].with_(time=2)
+    fitting(entry, case, Dtypes.all(F32))
+    tensors = arguments(case, Dtypes.all(F32), entry.device)
+    grads = cotangents(call(case, tensors, entry.backend))
+    wanted = under_autocast(BF16, case, entry, tensors, grads)
+
+    def forward(**given):
+        with torch.autocast(entry.device, BF16):
+            return call(case, given, entry.backend)
+
+    torch.compiler.reset()
+    for function in (forward, torch.compile(forward, backend="aot_eager", fullgraph=True)):
+        given = leaves(tensors)
+        outputs = function(**given)
+        assert same_bits([outputs, differentiate(outputs, grads, given)], wanted)
+
+
+def test_products_of_rounded_operands_are_added_up_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 40, 40, generator=generator) for _ in range(2))
+    bias = torch.randn(40, generator=generator)
+    rounded = [operand.bfloat16().double() for operand in (left, right)]
+    wanted = rounded[0] @ rounded[1]
+    close = partial(torch.testing.assert_close, rtol=0, atol=2e-5)
+    close(IN_BFLOAT16.bmm(left, right), wanted.float())
+    weight = IN_BFLOAT16.weight(right[0])
+    assert weight.dtype == BF16
+    close(IN_BFLOAT16.mm(left[0], weight), wanted[0].float())
+    close(IN_BFLOAT16.addmm(bias, left[0], weight), (wanted[0] + bias).float())
+
+
+@pytest.mark.parametrize(
+    ("hip", "capability", "dtype", "rounds"),
+    [
+        (None, (9, 0), F32, True),
+        (None, (8, 0), BF16, True),
+        (None, (7, 5), F32, False),
+        (None, (9, 0), F64, False),
+        ("7.0", (9, 4), F32, False),
+    ],
+)
+def test_devices_that_round(hip, capability, dtype, rounds, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    given = sizes()._replace(bfloat16_products=True)
+    assert step_loop.rounds(Problem("sequence", "cuda", dtype, given)) == rounds
+    assert not step_loop.rounds(Problem("sequence", "cuda", dtype, sizes()))
+
+
+@each_with_both
+def test_products_in_bfloat16_are_told(entry, monkeypatch):
+    monkeypatch.setenv("NTM_KERNELS_SEQUENCE", "step_loop")
+    assert "matrix products in bfloat16" not in why(entry, CASES[0])
+    with torch.autocast(entry.device, BF16):
+        assert "matrix products in bfloat16" in why(entry, CASES[0], dtypes=Dtypes.all(F32))
+        assert "matrix products in bfloat16" not in why(entry, CASES[0])  # float64
+
+
+DOUBLE = Dtypes.all(F64)
+
+
+def why(entry, case, dtypes=DOUBLE, **extra):
+    given = of_sequence(arguments(case, dtypes, entry.device)) | extra
     return functional.explain("sequence", **given, **case.options, backend=entry.backend).reason
 
 
@@ -128,9 +255,10 @@ def sizes(batch=1, memory_size=128, word_size=20, hidden_size=100, num_layers=1)
     )
 
 
-def times(given, launch=LAUNCH, holds_memory=True):
+def times(given, launch=LAUNCH, holds_memory=True, in_bfloat16=False):
     """Of a block that holds no weights."""
-    return cost(given, Block(7.2, 8 * weights(given), holds_memory), 4, launch)
+    block = Block(7.2, 8 * weights(given), holds_memory)
+    return cost(given, block, 4, launch, in_bfloat16)
 
 
 def test_the_model_prefers_one_launch_for_small_weights_and_the_loop_for_large_ones():
@@ -138,6 +266,14 @@ def test_the_model_prefers_one_launch_for_small_weights_and_the_loop_for_large_o
         small, large = times(sizes(batch)), times(sizes(batch, hidden_size=1024))
         assert small.one_launch < small.step_loop
         assert large.one_launch > large.step_loop
+
+
+def test_the_model_of_products_in_bfloat16():
+    """They take less time, and some launches more."""
+    for given, gains in ((sizes(1), False), (sizes(256, hidden_size=1024), True)):
+        exact, rounded = times(given), times(given, in_bfloat16=True)
+        assert rounded.one_launch == exact.one_launch
+        assert (rounded.step_loop < exact.step_loop) == gains
 
 
 def test_the_model_of_a_large_memory():

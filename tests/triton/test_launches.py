@@ -24,6 +24,7 @@ DEEP = PAPER.with_(num_layers=3)
 LARGE = PAPER.with_(memory_size=1024, word_size=64)
 TALL = PAPER.with_(memory_size=256, word_size=16)
 MANY_HEADS = PAPER.with_(num_read_heads=8, num_write_heads=8, controller="feedforward")
+LOOP = "a loop of steps, the controller by matrix products"
 ADDRESS = ["similarity", "content_interpolate_shift"]
 ADDRESS_BACKWARD = [
     *("sharpen_backward", "interpolate_shift_backward", "similarity_content_backward"),
@@ -56,7 +57,7 @@ class Dispatches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def sizes_of(case):
+def sizes_of(case, bfloat16_products=False):
     return Sizes(
         case.batch,
         case.memory_size,
@@ -69,6 +70,7 @@ def sizes_of(case):
         num_layers=case.num_layers,
         checkpoint_every=6,
         is_lstm=case.op == "sequence" and case.controller == "lstm",
+        bfloat16_products=bfloat16_products,
     )
 
 
@@ -93,10 +95,10 @@ def step(case):
     return forward.names, backward.names
 
 
-def sequence(case):
+def sequence(case, bfloat16_products=False):
     """Kernels of a sequence and of its backward, and operators of torch beside them."""
     forward, backward = Launches(), Launches()
-    inputs, sizes = record(SequenceInputs, case), sizes_of(case)
+    inputs, sizes = record(SequenceInputs, case), sizes_of(case, bfloat16_products)
     with Dispatches() as beside_forward:
         outputs, saved = kernel("sequence", forward).forward(inputs, sizes, True)
     wanted = frozenset(names(SequenceInputs))
@@ -136,16 +138,26 @@ def test_sequence_in_a_loop(case, per_step):
     assert beside[1] <= 18 * case.time
 
 
-def test_launches_that_the_choice_of_the_way_counts_with():
+@pytest.mark.parametrize(
+    ("bfloat16_products", "launches", "of_a_layer"),
+    [
+        (False, controller_cost.LAUNCHES, controller_cost.LAUNCHES_OF_A_LAYER),
+        (
+            True,
+            controller_cost.LAUNCHES_IN_BFLOAT16,
+            controller_cost.LAUNCHES_OF_A_LAYER_IN_BFLOAT16,
+        ),
+    ],
+)
+def test_launches_that_the_choice_of_the_way_counts_with(bfloat16_products, launches, of_a_layer):
     def of_step(case):
-        forward, backward, beside = sequence(case)
+        forward, backward, beside = sequence(case, bfloat16_products)
         return (forward.total() + backward.total() + sum(beside)) / case.time
 
     in_registers = PAPER.with_(memory_size=256, word_size=16)
     one, two = of_step(in_registers), of_step(in_registers.with_(num_layers=2))
-    assert two - one == pytest.approx(controller_cost.LAUNCHES_OF_A_LAYER, abs=1)
-    counted = controller_cost.LAUNCHES + controller_cost.LAUNCHES_OF_A_LAYER
-    assert one == pytest.approx(counted, abs=1)
+    assert two - one == pytest.approx(of_a_layer, abs=1)
+    assert one == pytest.approx(launches + of_a_layer, abs=1)
 
 
 @pytest.mark.parametrize("case", [PAPER, DEEP, MANY_HEADS, LARGE], ids=str)
@@ -181,12 +193,12 @@ def test_launches_in_the_documentation():
     [
         (PAPER, "one launch, the memory in registers over all steps"),
         (DEEP, "one launch, the memory in registers over all steps"),
-        (MANY_HEADS, "a loop of steps, the memory in registers"),
-        (LARGE, "a loop of steps, the memory in tiles"),
+        (MANY_HEADS, f"{LOOP}, the memory in registers"),
+        (LARGE, f"{LOOP}, the memory in tiles"),
         (PAPER.with_(op="step"), "the memory in registers"),
         (MANY_HEADS.with_(op="step"), "the memory in registers"),
         (LARGE.with_(op="read"), "the memory in tiles"),
-        (TALL, "a loop of steps, the memory in registers"),
+        (TALL, f"{LOOP}, the memory in registers"),
         (TALL.with_(op="step"), "the memory in registers"),
         (TALL.with_(op="step", memory_size=512, word_size=8), "the memory in tiles"),
     ],

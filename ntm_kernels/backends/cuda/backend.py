@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ntm_kernels.backends import step_loop
 from ntm_kernels.backends.base import Backend, Problem
 from ntm_kernels.backends.building import how_to_build
 from ntm_kernels.backends.controller_cost import STEP_LOOP
@@ -131,17 +132,13 @@ class CudaBackend(Backend):
 
     def _is_loop(self, problem: Problem) -> bool:
         """Whether a sequence runs as a loop of steps."""
-        if problem.op != "sequence":
-            return False
-        is_double = problem.dtype == torch.float64
-        way = ways.way(self.runner, problem.sizes, is_double, problem.device_index)
-        return way == STEP_LOOP
+        return problem.op == "sequence" and ways.way(self.runner, problem) == STEP_LOOP
 
     def how(self, problem: Problem) -> str:
         if self._is_loop(problem):
             return (
-                "a loop of steps, the controller by matrix products of the whole batch; each step: "
-                f"{self.how(_of_step(problem))}"
+                f"a loop of steps, the controller by {step_loop.told(problem)} of the whole batch; "
+                f"each step: {self.how(_of_step(problem))}"
             )
         sizes = kernel_sizes(problem.sizes)
         forward, backward = self._plans(problem)

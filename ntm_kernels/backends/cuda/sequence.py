@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ntm_kernels.backends import step_loop
+from ntm_kernels.backends.base import problem_of
 from ntm_kernels.backends.controller_cost import STEP_LOOP
 from ntm_kernels.backends.cuda import ways
 from ntm_kernels.backends.cuda.run import CudaKernel, Runner, named
@@ -64,15 +65,14 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         super().__init__(runner)
         self.step, self.write, self.torch_write = Step(runner), Write(runner), TorchWrite()
 
-    def _is_loop(self, sizes: Sizes, memory: Tensor) -> bool:
+    def _is_loop(self, inputs: SequenceInputs, sizes: Sizes) -> bool:
         """Whether a call runs as a loop of steps."""
-        way = ways.way(self.runner, sizes, _is_double(memory), memory.device.index or 0)
-        return way == STEP_LOOP
+        return ways.way(self.runner, problem_of(SEQUENCE, inputs, sizes)) == STEP_LOOP
 
     def forward_projected(
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
-        if self._is_loop(sizes, inputs.initial_memory):
+        if self._is_loop(inputs, sizes):
             outputs, saved = step_loop.forward(self.step, inputs, sizes, save_for_backward)
             return outputs, None if saved is None else _from_loop(saved)
         dtype = dtypes_of(inputs)["arithmetic"]
@@ -91,7 +91,7 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
         saved: Saved,
         sizes: Sizes,
     ) -> SequenceInputs:
-        if self._is_loop(sizes, inputs.initial_memory):
+        if self._is_loop(inputs, sizes):
             write = self._write_kernel(sizes, inputs.initial_memory)
             kept = _for_loop(saved)
             return step_loop.backward(self.step, write, grads, inputs, outputs, kept, sizes)
@@ -111,15 +111,9 @@ class Sequence(ProjectedSequence[Saved], CudaKernel[SequenceInputs, SequenceOutp
 
     def _write_kernel(self, sizes: Sizes, memory: Tensor) -> step_loop.WriteKernel:
         """That of this backend, which does not serve memories in tiles; then that of torch."""
-        device = memory.device.index or 0
-        refusal = ways.why_unplanned(
-            self.runner, "write", _is_double(memory), device, sizes.of_write()
-        )
+        device, is_double = memory.device.index or 0, memory.dtype == torch.float64
+        refusal = ways.why_unplanned(self.runner, "write", is_double, device, sizes.of_write())
         return self.write if refusal is None else self.torch_write
-
-
-def _is_double(memory: Tensor) -> bool:
-    return memory.dtype == torch.float64
 
 
 def _from_loop(saved: LoopSaved) -> Saved:

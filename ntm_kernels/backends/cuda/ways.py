@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ntm_kernels.backends import controller_cost
+import torch
+
+from ntm_kernels.backends import controller_cost, step_loop
+from ntm_kernels.backends.base import Problem
 from ntm_kernels.backends.controller_cost import ONE_LAUNCH, STEP_LOOP, Block
 from ntm_kernels.backends.cuda.run import INT32_MAX, Runner
 from ntm_kernels.backends.cuda.structs import kernel_sizes
@@ -13,8 +16,10 @@ from ntm_kernels.ops import Sizes
 INSTRUCTIONS = 7.2
 
 
-def way(runner: Runner, sizes: Sizes, is_double: bool, device: int) -> str:
-    """``ONE_LAUNCH`` or ``STEP_LOOP``, as a call of ``sequence`` of these sizes runs now."""
+def way(runner: Runner, problem: Problem) -> str:
+    """``ONE_LAUNCH`` or ``STEP_LOOP``, as a call of ``sequence`` runs now."""
+    sizes, device = problem.sizes, problem.device_index
+    is_double = problem.dtype == torch.float64
 
     def block() -> Block:
         return block_of(runner, sizes, is_double, device)
@@ -25,6 +30,7 @@ def way(runner: Runner, sizes: Sizes, is_double: bool, device: int) -> str:
         block,
         element_size=8 if is_double else 4,
         launch=controller_cost.launch_time(runner.device_type),
+        in_bfloat16=step_loop.rounds(problem),
     )
 
 

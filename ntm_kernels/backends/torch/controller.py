@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ntm_kernels.backends.torch.products import UNCHANGED, Products
 from ntm_kernels.ops import SequenceInputs, SequenceOutputs
 
 Layers = tuple[Tensor, ...]
@@ -73,8 +74,8 @@ class Controller(Protocol):
         """The backward of all steps."""
 
 
-def controller_of(inputs: SequenceInputs) -> Controller:
-    return Feedforward(inputs) if inputs.initial_hidden is None else Lstm(inputs)
+def controller_of(inputs: SequenceInputs, products: Products) -> Controller:
+    return (Feedforward if inputs.initial_hidden is None else Lstm)(inputs, products)
 
 
 def shifted_in(
@@ -104,6 +105,7 @@ def weight_gradients(
     inputs: SequenceInputs,
     outputs: SequenceOutputs,
     lower_hidden: Tensor | None = None,
+    products: Products = UNCHANGED,
 ) -> dict[str, Tensor]:
     """Gradients of the weights, which are products over all steps, by the names of the inputs.
 
@@ -121,8 +123,8 @@ def weight_gradients(
         seen = torch.cat((seen, before.select(1, 0)), -1)
     d_first = d_gates.select(1, 0).flatten(0, 1)
     found = {
-        "recurrent_weight": torch.mm(d_first.mT, seen.flatten(0, 1).to(dtype)),
-        "interface_weight": torch.mm(
+        "recurrent_weight": products.mm(d_first.mT, seen.flatten(0, 1).to(dtype)),
+        "interface_weight": products.mm(
             d_interface.flatten(0, 1).mT, outputs.hidden.flatten(0, 1).to(dtype)
         ),
         "interface_bias": d_interface.sum((0, 1)),
@@ -131,32 +133,35 @@ def weight_gradients(
         above = lower_hidden if before is None else torch.cat((lower_hidden, before[:, 1:]), -1)
         d_upper = d_gates[:, 1:].transpose(0, 1).flatten(1, 2)  # [U, T·B, G]
         above = above.transpose(0, 1).flatten(1, 2).to(dtype)
-        found["upper_weight"] = torch.bmm(d_upper.mT, above)
+        found["upper_weight"] = products.bmm(d_upper.mT, above)
         found["upper_bias"] = d_upper.sum(1)
     return found
 
 
-def _upper_layers(inputs: SequenceInputs) -> list[tuple[Tensor, Tensor]]:
+def _upper_layers(inputs: SequenceInputs, products: Products) -> list[tuple[Tensor, Tensor]]:
     """Weight ``[G, J]`` and bias ``[G]`` of each layer above the first."""
     if inputs.upper_weight is None or inputs.upper_bias is None:
         return []
-    return list(zip(inputs.upper_weight.unbind(0), inputs.upper_bias.unbind(0), strict=True))
+    weights = products.weight(inputs.upper_weight)
+    return list(zip(weights.unbind(0), inputs.upper_bias.unbind(0), strict=True))
 
 
 class Feedforward:
     """``h = tanh(x̂ + W r)``; above it ``h = tanh(W h_below + b)``."""
 
-    def __init__(self, inputs: SequenceInputs) -> None:
-        self.weight = inputs.recurrent_weight
+    def __init__(self, inputs: SequenceInputs, products: Products) -> None:
+        self.products = products
+        self.weight = products.weight(inputs.recurrent_weight)
         self.weight_transposed = self.weight.mT
-        self.upper = _upper_layers(inputs)
+        self.upper = _upper_layers(inputs, products)
 
     def step(
         self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
     ) -> Controlled:
-        layers = [torch.addmm(projected, read_vectors, self.weight_transposed).tanh_()]
+        addmm = self.products.addmm
+        layers = [addmm(projected, read_vectors, self.weight_transposed).tanh_()]
         for weight, bias in self.upper:
-            layers.append(torch.addmm(bias, layers[-1], weight.mT).tanh_())
+            layers.append(addmm(bias, layers[-1], weight.mT).tanh_())
         return Controlled(tuple(layers))
 
     def backward(self, outputs: SequenceOutputs, saved: ControllerPast) -> FeedforwardBackward:
@@ -167,7 +172,7 @@ class FeedforwardBackward:
     """The backward of ``Feedforward``."""
 
     def __init__(self, controller: Feedforward, hidden: Tensor) -> None:
-        self.weight = controller.weight
+        self.products, self.weight = controller.products, controller.weight
         self.upper_weights = [weight for weight, _ in controller.upper]
         self.slopes = [of_step.unbind(0) for of_step in (1 - hidden.square()).unbind(0)]
 
@@ -177,31 +182,32 @@ class FeedforwardBackward:
         d_layer = d_top
         for slope, weight in zip(reversed(upper), reversed(self.upper_weights), strict=True):
             d_gates.append(d_layer * slope)
-            d_layer = torch.mm(d_gates[-1], weight)
+            d_layer = self.products.mm(d_gates[-1], weight)
         d_gates.append(d_layer * first)
-        return ControllerGrads(tuple(d_gates[::-1]), torch.mm(d_gates[-1], self.weight))
+        return ControllerGrads(tuple(d_gates[::-1]), self.products.mm(d_gates[-1], self.weight))
 
 
 class Lstm:
     """Gates ``i, f, g, o = x̂ + W [r, h]``, ``c = f c + i g``, ``h = o tanh(c)``; above the first
     layer ``i, f, g, o = b + W [h_below, h]``."""
 
-    def __init__(self, inputs: SequenceInputs) -> None:
+    def __init__(self, inputs: SequenceInputs, products: Products) -> None:
         assert inputs.initial_cell is not None
-        self.weight = inputs.recurrent_weight
+        self.products = products
+        self.weight = products.weight(inputs.recurrent_weight)
         self.weight_transposed = self.weight.mT
-        self.upper = _upper_layers(inputs)
+        self.upper = _upper_layers(inputs, products)
         self.initial_cell, self.resets = inputs.initial_cell, inputs.resets
 
     def step(
         self, projected: Tensor, read_vectors: Tensor, hidden: Layers, cell: Layers
     ) -> Controlled:
         seen = torch.cat((read_vectors, hidden[0]), -1)
-        gates = torch.addmm(projected, seen, self.weight_transposed)
+        gates = self.products.addmm(projected, seen, self.weight_transposed)
         layers = [self._layer(gates, cell[0])]
         for (weight, bias), own, before in zip(self.upper, hidden[1:], cell[1:], strict=True):
             below, _, _ = layers[-1]
-            gates = torch.addmm(bias, torch.cat((below, own), -1), weight.mT)
+            gates = self.products.addmm(bias, torch.cat((below, own), -1), weight.mT)
             layers.append(self._layer(gates, before))
         return Controlled(*zip(*layers, strict=True))
 
@@ -229,6 +235,7 @@ class LstmBackward:
     """
 
     def __init__(self, lstm: Lstm, gates: Tensor, cells: Tensor) -> None:
+        self.products = lstm.products
         self.weights = [lstm.weight, *(weight for weight, _ in lstm.upper)]
         input_gate, forget_gate, candidate, output_gate = gates.chunk(4, -1)
         squashed = torch.tanh(cells)
@@ -250,7 +257,7 @@ class LstmBackward:
             d_h = d_seen + d_hidden[layer]
             d_c = torch.addcmul(d_cell[layer], d_h, self.cell_slopes[time][layer])
             d_gates = torch.cat((d_c, d_c, d_c, d_h), -1).mul_(self.gate_slopes[time][layer])
-            d_seen = torch.mm(d_gates, self.weights[layer])
+            d_seen = self.products.mm(d_gates, self.weights[layer])
             size = d_h.shape[-1]
             d_seen, d_before = d_seen.split((d_seen.shape[-1] - size, size), -1)
             found.append((d_gates, d_before, d_c * self.forget_gates[time][layer]))

@@ -30,6 +30,7 @@ from ntm_kernels.backends.torch.controller import (
 )
 from ntm_kernels.backends.torch.interface import activate, activate_backward, activation_slopes
 from ntm_kernels.backends.torch.lift import lift, lower, with_zeros
+from ntm_kernels.backends.torch.products import UNCHANGED, Products
 from ntm_kernels.backends.torch.step import HeadsInputs, addressed, step, step_backward
 from ntm_kernels.backends.torch.write import write
 from ntm_kernels.interface import HeadParameters, InterfaceLayout
@@ -143,7 +144,11 @@ def reset_steps(inputs: SequenceInputs) -> Layers | None:
 
 
 def sequence(
-    inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool, heads: Heads
+    inputs: SequenceInputs,
+    sizes: Sizes,
+    save_for_backward: bool,
+    heads: Heads,
+    products: Products = UNCHANGED,
 ) -> tuple[SequenceOutputs, Saved | None]:
     """The loop over the steps, with ``heads`` for the heads of each."""
     projected, inside = inputs.x, inside_steps(inputs, sizes)
@@ -157,7 +162,7 @@ def sequence(
         cell=apart(inputs.initial_cell),
     )
     resets = reset_steps(inputs)
-    one_step = _OneStep(inputs, sizes, save_for_backward, heads)
+    one_step = _OneStep(inputs, sizes, save_for_backward, heads, products)
     checkpoints: list[Tensor] = []
     kept: list[Kept] = []
     active = [None] * sizes.time if inside is None else inside.unbind(0)
@@ -191,17 +196,23 @@ class _OneStep:
     """The step of a sequence: controller, interface vector, heads."""
 
     def __init__(
-        self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool, heads: Heads
+        self,
+        inputs: SequenceInputs,
+        sizes: Sizes,
+        save_for_backward: bool,
+        heads: Heads,
+        products: Products,
     ) -> None:
-        self.controller, self.heads = controller_of(inputs), heads
-        self.interface_weight = inputs.interface_weight.mT
+        self.controller, self.heads = controller_of(inputs, products), heads
+        self.products = products
+        self.interface_weight = products.weight(inputs.interface_weight).mT
         self.interface_bias = inputs.interface_bias
         self.save = save_for_backward
         self.keep = save_for_backward or sizes.return_trace
 
     def __call__(self, x: Tensor, active: Tensor | None, state: State) -> tuple[State, Kept]:
         hidden, cell, gates = self.controller.step(x, state.read_vectors, state.hidden, state.cell)
-        interface = torch.addmm(self.interface_bias, hidden[-1], self.interface_weight)
+        interface = self.products.addmm(self.interface_bias, hidden[-1], self.interface_weight)
         after = self.heads(StepInputs(state.memory, interface, state.weightings))
         read_vectors = after.read_vectors.flatten(1)
         new = State(
@@ -345,10 +356,13 @@ def sequence_backward(
                 d_state, d_start = cut(resets[time], d_state, d_start)
     if d_start is not None:
         d_state = map_state(torch.add, d_state, d_start)
-    d_steps = undo.outside_heads.collected()
+    d_steps, products = undo.outside_heads.collected(), undo.outside_heads.products
+    d_weights = weight_gradients(
+        d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden, products
+    )
     return SequenceInputs(
         x=d_steps.gates.select(1, 0),
-        **weight_gradients(d_steps.gates, d_steps.interface, inputs, outputs, saved.lower_hidden),
+        **d_weights,
         initial_memory=d_state.memory,
         initial_weightings=d_state.weightings,
         initial_read_vectors=d_state.read_vectors.reshape(inputs.initial_read_vectors.shape),
@@ -403,10 +417,12 @@ class UndoOutsideHeads:
         outputs: SequenceOutputs,
         saved: Saved,
         sizes: Sizes,
+        products: Products = UNCHANGED,
     ) -> None:
-        self.interface_weight = inputs.interface_weight
+        self.products = products
+        self.interface_weight = products.weight(inputs.interface_weight)
         self.d_hidden = grads.hidden.unbind(0)
-        self.controller = controller_of(inputs).backward(outputs, saved.controller)
+        self.controller = controller_of(inputs, products).backward(outputs, saved.controller)
         inside = inside_steps(inputs, sizes)
         self.inside = None if inside is None else inside.unbind(0)
         self.d_gates: list[Layers] = []
@@ -425,7 +441,7 @@ class UndoOutsideHeads:
         The heads found the gradients of the interface vector, and of the memory and the
         weightings before the step.
         """
-        d_top = torch.addmm(self.d_hidden[time], d_interface, self.interface_weight)
+        d_top = self.products.addmm(self.d_hidden[time], d_interface, self.interface_weight)
         found = self.controller.step(time, d_top, d_after.hidden, d_after.cell)
         d_gates = found.d_gates
         d_before = State(

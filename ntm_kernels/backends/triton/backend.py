@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ntm_kernels.backends import step_loop
 from ntm_kernels.backends.base import Backend, Problem
 from ntm_kernels.backends.triton.address import Address
 from ntm_kernels.backends.triton.launch_table import OnChip
@@ -75,12 +76,12 @@ class TritonBackend(Backend):
             if self._row(problem) is not None:
                 return "one launch, the memory in registers over all steps"
             step = problem._replace(op="step", sizes=problem.sizes.of_step())
-            return f"a loop of steps, {self.how(step)}"
+            return f"a loop of steps, the controller by {step_loop.told(problem)}, {self.how(step)}"
         return f"the memory in {'tiles' if self._row(problem) is None else 'registers'}"
 
     def _row(self, problem: Problem) -> OnChip | None:
         """How one program holds the memory, where one does."""
-        table, sizes, dtype = self.launcher.table, problem.sizes, problem.dtype
+        table = self.launcher.table
         if problem.op == "sequence":
-            return row_of_sequence(table, sizes, dtype, problem.device)
-        return table.fitting(sizes, dtype)
+            return row_of_sequence(table, problem)
+        return table.fitting(problem.sizes, problem.dtype)

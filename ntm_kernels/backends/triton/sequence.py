@@ -5,9 +5,8 @@ One launch serves memories that one program can hold over all steps.
 
 from __future__ import annotations
 
-import torch
-
 from ntm_kernels.backends import controller_cost, step_loop
+from ntm_kernels.backends.base import Problem, problem_of
 from ntm_kernels.backends.controller_cost import ONE_LAUNCH, STEP_LOOP, Block
 from ntm_kernels.backends.project import ProjectedSequence
 from ntm_kernels.backends.torch.controller import weight_gradients
@@ -18,7 +17,7 @@ from ntm_kernels.backends.triton.launch_table import OnChip, Table
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
-from ntm_kernels.ops import SequenceInputs, SequenceOutputs, Sizes
+from ntm_kernels.ops import SEQUENCE, SequenceInputs, SequenceOutputs, Sizes
 from ntm_kernels.reference import arithmetic_dtype
 
 # Warp instructions for 32 multiply-adds of the controller, the mean of both directions. The machine
@@ -75,20 +74,18 @@ class Sequence(ProjectedSequence[Saved]):
 
     def _row(self, inputs: SequenceInputs, sizes: Sizes) -> OnChip | None:
         """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
-        memory = inputs.initial_memory
-        return row_of_sequence(self.launcher.table, sizes, memory.dtype, memory.device.type)
+        return row_of_sequence(self.launcher.table, problem_of(SEQUENCE, inputs, sizes))
 
 
-def row_of_sequence(
-    table: Table, sizes: Sizes, dtype: torch.dtype, device_type: str
-) -> OnChip | None:
+def row_of_sequence(table: Table, problem: Problem) -> OnChip | None:
     """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
-    row = table.fitting(sizes, dtype, sequence=True)
+    sizes = problem.sizes
+    row = table.fitting(sizes, problem.dtype, sequence=True)
     refusals = {
         ONE_LAUNCH: "no program can hold the memory" if row is None else None,
         STEP_LOOP: None,
     }
-    element_size = arithmetic_dtype(dtype).itemsize
+    element_size = arithmetic_dtype(problem.dtype).itemsize
 
     def block() -> Block:
         # A program loads all weights at every step, forward and backward.
@@ -99,6 +96,7 @@ def row_of_sequence(
         refusals,
         block,
         element_size=element_size,
-        launch=controller_cost.launch_time(device_type),
+        launch=controller_cost.launch_time(problem.device),
+        in_bfloat16=step_loop.rounds(problem),
     )
     return row if way == ONE_LAUNCH else None
