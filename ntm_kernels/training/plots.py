@@ -283,12 +283,15 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
 
 
 def _mark_changes(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
-    """A line where a stage of a curriculum begins and where the memory grows, with its name."""
+    """A line where a stage of a curriculum begins and where the memory grows, with its name.
+
+    Where both are at once, the names are on either side of it.
+    """
     for before, row in pairwise(rows):
         at = row["sequences"] / 1000
-        for column, name, style, height in (
-            ("stage", "stage {:.0f}", ":", 0.99),
-            ("memory_size", "N = {:.0f}", "--", 0.9),
+        for column, name, style, side in (
+            ("stage", "stage {:.0f}", ":", "left"),
+            ("memory_size", "N = {:.0f}", "--", "right"),
         ):
             if column not in row or row[column] == before.get(column, row[column]):
                 continue
@@ -296,10 +299,11 @@ def _mark_changes(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
             axes.axvline(at, color="0.4", linewidth=0.8, linestyle=style, gid=text)
             axes.text(
                 at,
-                height,
-                f" {text}",
+                0.99,
+                text,
                 transform=axes.get_xaxis_transform(),
                 rotation=90,
+                horizontalalignment=side,
                 verticalalignment="top",
                 fontsize=7,
                 color="0.3",

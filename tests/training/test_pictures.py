@@ -311,6 +311,8 @@ def test_learning_curve_shows_stages_and_growth():
     axes = plots.draw_learning_curve(rows, tiny()).axes[0]
     lines = {line.get_gid(): list(line.get_xdata()) for line in axes.lines if line.get_gid()}
     assert lines == {"stage 2": [0.02] * 2, "stage 3": [0.04] * 2, "N = 64": [0.04] * 2}
+    stage, size = [text.get_window_extent() for text in axes.texts[-2:]]
+    assert size.x1 <= stage.x0 + 0.5, "both begin at once"
     plain = [{"sequences": 10.0, "train_bits": 3.0}, {"sequences": 20.0, "train_bits": 2.0}]
     axes = plots.draw_learning_curve(plain, tiny()).axes[0]
     assert not [line for line in axes.lines if line.get_gid()]
