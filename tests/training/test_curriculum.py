@@ -80,8 +80,9 @@ def test_resuming_changes_nothing(tmp_path, growth):
     for stop in (14, 26, 44, 70, 90):
         part = Trainer(config, tmp_path / "parts", resume=True, report=lambda line: None)
         part.run(lambda part=part, stop=stop: part.counters.sequences >= stop)
-    last, _ = run(config, tmp_path / "parts", resume=True)
+    last, said = run(config, tmp_path / "parts", resume=True)
     assert last.end == "last stage"
+    assert not any("schedule" in line for line in said), "the schedule is that of the last stage"
     assert_same(everything_but_time(tmp_path / "parts"), everything_but_time(tmp_path / "straight"))
 
 
@@ -90,6 +91,7 @@ def test_the_last_stage_may_be_longer_on_resume(tmp_path):
     longer = staged(last_stage_sequences=50)
     trainer, said = run(longer, tmp_path, resume=True)
     assert trainer.counters.sequences == 90
+    assert any("schedule of 40 sequences; from there to 50 it" in line for line in said)
     again, said = run(longer, tmp_path, resume=True)
     assert again.counters.sequences == 90
     assert "the last stage has seen its 50 sequences" in said[-1]
