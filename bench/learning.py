@@ -107,9 +107,12 @@ _BEYOND = {
 # Bits per sequence that count as learnt.
 _LEARNT = 0.1
 _RATE_TASKS = ("copy", "associative_recall")
-# The baseline has one layer as wide as the NTM's controller; all have as many sequences as the
-# default of the task.
-_RATE_SETTINGS = ["--hidden-size", "100", "--num-layers", "1"]
+# The baseline has one layer as wide as the NTM's controller; all have the batches, the clip and the
+# schedule of the NTM's defaults, and as many sequences.
+_RATE_SETTINGS = [
+    *("--hidden-size", "100", "--num-layers", "1", "--batch-size", "4"),
+    *("--clip", "off", "--clip-norm", "2", "--hold", "0.6", "--total-sequences", "60000"),
+]
 
 
 def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> list[Outcome]:

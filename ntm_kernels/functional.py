@@ -327,8 +327,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> BackendChoice:
         )
     else:
         inputs = declared.inputs._make(given[name] for name in names(declared.inputs))
-    numbers = [given[name] for name in names(declared.options) if name in given]
-    options: Any = declared.options(*numbers)
+    options: Any = declared.options(
+        **{name: given[name] for name in names(declared.options) if name in given}
+    )
     if op == "sequence":
         options = under_autocast(options, inputs.x)
     return explain_choice(prepare(declared, inputs, options).problem, given["backend"])

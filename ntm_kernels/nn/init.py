@@ -27,21 +27,25 @@ def walking_write_heads_(module: _Module) -> _Module:
     A write head that is trained from small random weights smears what it writes over many
     locations at first, and an LSTM controller may learn to do without the memory meanwhile. A write
     head that walks keeps every step in a location of its own from the first update on, so that
-    there is something to read. The same idea as a positive bias on an LSTM's forget gate
+    there is something to read. It is the idea of a positive bias on an LSTM's forget gate
     (Jozefowicz, Zaremba and Sutskever 2015): only biases are changed, and training may undo it.
 
-    The biases of the write heads are raised as follows, in the notation of Graves et al. (2014):
-    raw gate −3 (g ≈ 0.05), raw shift by +1 location 3 (s ≈ 0.9), raw sharpening 1 (γ ≈ 2.3).
+    Added to the biases of the write heads, in the notation of Graves et al. (2014): −3 to the raw
+    gate (g ≈ 0.05), 3 to the raw shift by +1 location (s ≈ 0.9 with ``shift_range`` 1), 1 to the
+    raw sharpening (γ ≈ 2.3). Calling it twice adds twice; ``reset_parameters`` undoes it.
 
     Args:
-        module: the model, changed in place; its initial weightings should be one-hot.
+        module: the model, changed in place, before it is trained, wrapped or compiled. Its initial
+            weightings should be one-hot.
 
     Returns:
         The module.
 
     Raises:
         TypeError: another kind of module.
-        ValueError: its heads cannot shift, because its ``shift_range`` is 0.
+        ValueError: its heads cannot shift, because its ``shift_range`` is 0; or the bias of its
+            interface is no parameter with values of its own: it is pruned, parametrized, on the
+            device ``meta``, or missing.
 
     >>> import torch
     >>> from ntm_kernels import NTMCell
@@ -54,12 +58,19 @@ def walking_write_heads_(module: _Module) -> _Module:
     cell = module.cell if isinstance(module, NTM) else module
     if not isinstance(cell, NTMCell):
         raise TypeError(
-            f"walking_write_heads_ takes an NTM or an NTMCell, got {type(module).__name__}"
+            f"walking_write_heads_ takes an NTM or an NTMCell, got {type(module).__name__}; call "
+            "it on the model before that is wrapped or compiled"
         )
     layout = cell.layout
     if layout.shift_range < 1:
         raise ValueError("walking_write_heads_: the heads cannot shift with shift_range = 0")
-    heads = layout.split(cell.interface.bias.detach())
+    bias = cell.interface._parameters.get("bias")
+    if bias is None or bias.is_meta:
+        raise ValueError(
+            "walking_write_heads_: cell.interface.bias is no parameter with values of its own; "
+            "call it before pruning and parametrizations, and after to_empty and reset_parameters"
+        )
+    heads = layout.split(bias.detach())
     write = slice(layout.num_read_heads, None)
     heads.gate[write] += _GATE
     heads.shift[write, layout.shift_range + 1] += _SHIFT

@@ -81,11 +81,12 @@ class NGrams(Task):
     def curriculum(self) -> tuple[Task, ...]:
         """Short sequences of a smaller context, which a small memory can hold, then the task.
 
-        With a context of 3 bits the controller learns to count by itself, without the memory.
+        With contexts of 3 bits or fewer the controller learns to count by itself, without the
+        memory: the stage has no such contexts, unless the task has.
         """
         shorter = replace(
             self,
-            context=max(1, self.context - 1),
+            context=self.context - 1 if self.context > 4 else self.context,
             length=max(self.context + 1, self.length * 2 // 5),
         )
         return (self,) if shorter == self else (shorter, self)

@@ -155,10 +155,12 @@ class TrainConfig:
         for name in ("hold", "final_lr", "mix_earlier", "grow_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.walking_write_heads and self.shift_range == 0:
+        if self.walking_write_heads and (
+            self.shift_range == 0 or self.initial_weightings != "one_hot"
+        ):
             raise ValueError(
-                "walking_write_heads needs heads that can shift; set shift_range to at least 1, or "
-                "walking_write_heads to False"
+                "walking_write_heads needs heads that can shift and begin on one location; set "
+                "shift_range to at least 1 and initial_weightings to one_hot, or leave it out"
             )
         self._check_stages()
         self._check_growth()
@@ -360,7 +362,7 @@ _PAPER_SIZES: dict[str, dict[str, dict[str, Any]]] = {
 # The paper keeps its rate constant and draws its curves up to a million sequences.
 _PAPER_TRAINING: dict[str, Any] = {"total_sequences": 1_000_000, "hold": 1.0}
 
-# From [h, r] the controller's growing state would begin or end answers by the lengths of training.
+# With the output from [h, r] an answer begins or ends at the lengths of training.
 _GRAVES: dict[str, Any] = {
     "output_from": "read_vectors",
     "batch_size": 4,
@@ -368,8 +370,8 @@ _GRAVES: dict[str, Any] = {
     "clip_norm": 2.0,
 }
 # Adam, whose steps do not shrink with the gradients, needs a low clip: rare huge gradients threw it
-# back to the start. The first stage is one that the controller cannot do without the memory. Write
-# heads that do not walk from the start smear what they write, and some seeds never use it.
+# back to the start. The first stage is too hard for the controller without the memory. Write heads
+# that do not walk from the start smear what they write, and some seeds never use the memory.
 _ADAM: dict[str, Any] = {
     "walking_write_heads": True,
     "output_from": "read_vectors",
@@ -418,7 +420,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         "total_sequences": 64_000,
     },
     # One location for every step: a read head finds the earlier steps with the same context and
-    # reads the mean of what followed. The answer's logit is not linear in it: two come closer.
+    # reads the mean of what followed. The logit is not linear in that: two heads come closer.
     "ngrams": {
         **_ADAM,
         "batch_size": 8,
@@ -466,9 +468,9 @@ def preset(task: str | type[Task], name: str = "default", **overrides: Any) -> T
     work best, and the same sizes where they do not stand in its way. A task that is not the paper's
     has one preset, ``default``: the defaults of :class:`TrainConfig`.
 
-    A preset's growth of the memory goes where ``overrides`` have a ``memory_size``, or something
-    learned that fixes it, its settings of the stages where they turn ``curriculum`` off, and its
-    walking write heads where they turn shifts off.
+    A preset's growth of the memory is dropped if ``overrides`` have a ``memory_size``, or something
+    learned that fixes it, its settings of the stages if they turn ``curriculum`` off, and its
+    walking write heads if they have no shifts, or initial weightings other than one-hot.
 
     Args:
         task: the name of a registered task, or the class of any.
@@ -531,7 +533,9 @@ def _better(task: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     fixed = "learned" in (overrides.get("initial_memory"), overrides.get("initial_weightings"))
     if fixed or "memory_size" in overrides:
         dropped |= {"grow_memory", "grow_at"}
-    if overrides.get("shift_range") == 0:
+    if overrides.get("shift_range") == 0 or (
+        overrides.get("initial_weightings", "one_hot") != "one_hot"
+    ):
         dropped |= {"walking_write_heads"}
     if overrides.get("curriculum") is False:
         dropped |= {"promote_below", "mix_earlier", "last_stage_sequences"}

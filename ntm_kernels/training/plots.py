@@ -285,7 +285,7 @@ def _plot_costs(axes: Axes, rows: Sequence[dict[str, float]], config: TrainConfi
 def _mark_changes(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
     """A line where a stage of a curriculum begins and where the memory grows, with its name.
 
-    Where both are at once, the names are on either side of it.
+    Where both are at once, the names are on either side of the line.
     """
     for before, row in pairwise(rows):
         at = row["sequences"] / 1000

@@ -92,7 +92,7 @@ def retest(config: TrainConfig, options: Mapping[str, Any]) -> Retest | None:
                 f"--memory-size {memory_size}: this run trained the LSTM baseline, which has no "
                 "memory; leave --memory-size out"
             )
-        # It is the size of the test, from which nothing grows.
+        # The test has this size throughout.
         changed = replace(changed, memory_size=memory_size, grow_memory=None)
     title = _title(task, parameters)
     return Retest(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from ntm_kernels import NTM, NTMCell
 from ntm_kernels.nn import walking_write_heads_
@@ -45,8 +46,28 @@ def test_only_biases_of_write_heads_change():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def _pruned(cell):
+    prune.l1_unstructured(cell.interface, "bias", amount=1)
+
+
+def _parametrized(cell):
+    parametrize.register_parametrization(cell.interface, "bias", nn.Identity())
+
+
+def _on_meta(cell):
+    cell.to("meta")
+
+
+@pytest.mark.parametrize("change", [_pruned, _parametrized, _on_meta])
+def test_a_bias_that_would_not_keep_it(change):
+    cell = NTMCell(3, 4, memory_size=5)
+    change(cell)
+    with pytest.raises(ValueError, match="bias is no parameter with values of its own; call it"):
+        walking_write_heads_(cell)
+
+
 def test_what_cannot_walk():
-    with pytest.raises(TypeError, match="takes an NTM or an NTMCell, got LSTM"):
+    with pytest.raises(TypeError, match="takes an NTM or an NTMCell, got LSTM; call it on the"):
         walking_write_heads_(nn.LSTM(3, 4))
     with pytest.raises(ValueError, match="cannot shift with shift_range = 0"):
         walking_write_heads_(NTMCell(3, 4, memory_size=5, shift_range=0))

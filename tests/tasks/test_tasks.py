@@ -209,6 +209,7 @@ def test_associative_recall_with_an_answer_channel():
         (tasks.make("associative_recall"), "max_items", [2, 3, 4, 5, 6]),
         (tasks.make("ngrams"), "context", [4, 5]),
         (tasks.make("ngrams"), "length", [80, 200]),
+        (tasks.make("ngrams", context=4), "context", [4, 4]),
         (tasks.make("ngrams", length=2, context=1), "length", [2]),
         (tasks.make("priority_sort"), "num_items", [10, 20]),
         (tasks.make("priority_sort"), "num_answers", [8, 16]),

@@ -96,8 +96,10 @@ def test_write_heads_that_cannot_shift_do_not_walk(task):
     assert preset(task).walking_write_heads
     assert not preset(task, "paper").walking_write_heads
     assert not preset(task, shift_range=0).walking_write_heads
-    with pytest.raises(ValueError, match="walking_write_heads needs heads that can shift; set"):
-        preset(task, shift_range=0, walking_write_heads=True)
+    assert not preset(task, initial_weightings="learned").walking_write_heads
+    for wrong in ({"shift_range": 0}, {"initial_weightings": "uniform", "initial_memory": 0.5}):
+        with pytest.raises(ValueError, match="needs heads that can shift and begin on one loc"):
+            preset(task, walking_write_heads=True, **wrong)
 
 
 def test_without_the_curriculum_its_settings_go():

@@ -120,7 +120,7 @@ def test_promotion_counts_from_the_optimum():
     """The best predictor of the first stage pays some 0.5 bit; twice the margin is too much."""
     config = preset("ngrams", length=125, context=2, promote_below=0.1)
     stages = Curriculum(config).stages
-    assert [(stage.context, stage.length) for stage in stages] == [(1, 50), (2, 125)]
+    assert [(stage.context, stage.length) for stage in stages] == [(2, 50), (2, 125)]
     batch = stages[0].sample(2000, torch.Generator().manual_seed(1))
     optimum = float(stages[0].optimal_bits(batch).mean()) / 50
     assert 0.3 < optimum < 0.7
