@@ -231,7 +231,7 @@ def _train_seeds(options: dict[str, Any]) -> int:
         if find_spec("matplotlib") is not None:
             from ntm_kernels.training.seed_plots import draw_seeds
 
-            print(f"drew {draw_seeds(outcomes, folder)}")
+            print(f"drew {draw_seeds(outcomes, folder, config)}")
     return 1 if any(outcome.evaluation is None for outcome in outcomes) else 0
 
 

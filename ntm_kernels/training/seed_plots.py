@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ntm_kernels.plotting.sheet import STYLE, legend_below
+from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.evaluation import validation_optimum
 from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished
+from ntm_kernels.training.seeds import Outcome, excess_bits, finished
 
 __all__ = ["LEAST_BITS", "draw_seeds"]
 
@@ -22,12 +25,13 @@ __all__ = ["LEAST_BITS", "draw_seeds"]
 LEAST_BITS = 1e-4
 
 
-def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
+def draw_seeds(outcomes: Sequence[Outcome], folder: Path, config: TrainConfig) -> Path:
     """Draws ``seeds.png`` into the folder of the runs.
 
     On the left the validation cost of every seed over the sequences trained on, above the best
     possible; in the middle the cost and on the right the share of wrong sequences in each test, a
-    dot for each seed. Seeds that have no results are left out.
+    dot for each seed. Seeds that have no results are left out. ``config`` is that of the runs, with
+    any seed.
     """
     done = finished(outcomes)
     path = folder / "seeds.png"
@@ -35,7 +39,7 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path) -> Path:
         figure = Figure(figsize=(13, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
         curves, bits, wrong = figure.subplots(1, 3)
-        _draw_curves(curves, done, folder)
+        _draw_curves(curves, done, folder, config)
         _draw_tests(bits, done, "bits per sequence above the optimum", _visible_excess)
         bits.set_yscale("log")
         _draw_tests(wrong, done, "share of sequences wrong", lambda s: s["wrong"] / s["sequences"])
@@ -52,9 +56,12 @@ def _visible_excess(score: Mapping[str, Any]) -> float:
     return max(excess_bits(score), LEAST_BITS)
 
 
-def _draw_curves(axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path) -> None:
-    for number, (seed, evaluation) in enumerate(done.items()):
-        optimum = as_trained(evaluation)["optimal_bits"]
+def _draw_curves(
+    axes: Axes, done: Mapping[int, Mapping[str, Any]], folder: Path, config: TrainConfig
+) -> None:
+    for number, seed in enumerate(done):
+        # Each seed has validation sequences of its own, not those of the tests.
+        optimum = validation_optimum(replace(config, seed=seed))
         rows = read_metrics(folder / f"seed-{seed}" / "metrics.csv")
         validated = [row for row in rows if "validation_bits" in row]
         axes.plot(

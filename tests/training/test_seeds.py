@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from ntm_kernels.training import cli
+from ntm_kernels.training.config import preset
+from ntm_kernels.training.evaluation import validation_optimum
+from ntm_kernels.training.metrics import COLUMNS
 from ntm_kernels.training.seeds import Outcome, SeedRuns, parse_seeds, table
 from tests.training.runs import TINY, as_options
 
@@ -74,6 +78,23 @@ def test_the_table_and_the_picture(finished):
     assert "0 of 3 seeds end below 0.1 bits a sequence" in lines[-1]
     image = pytest.importorskip("matplotlib.image").imread(finished / "seeds.png")
     assert image.std() > 0.05
+
+
+def test_curves_are_above_the_optimum_of_their_own_seed(tmp_path):
+    figure = pytest.importorskip("matplotlib.figure")
+    seed_plots = pytest.importorskip("ntm_kernels.training.seed_plots")
+    config = preset("ngrams", length=8, context=2, validation_size=4)
+    optima = [validation_optimum(replace(config, seed=seed)) for seed in (0, 1)]
+    assert optima[0] != optima[1]
+    for seed, optimum in enumerate(optima):
+        (tmp_path / f"seed-{seed}").mkdir()
+        rows = [dict.fromkeys(COLUMNS, 1) | {"validation_bits": optimum + 2 - n} for n in (0, 1)]
+        lines = [",".join(COLUMNS), *(",".join(map(str, row.values())) for row in rows), ""]
+        (tmp_path / f"seed-{seed}" / "metrics.csv").write_text("\n".join(lines))
+    axes = figure.Figure().subplots()
+    seed_plots._draw_curves(axes, {0: {}, 1: {}}, tmp_path, config)
+    for line in axes.lines:
+        assert list(line.get_ydata()) == pytest.approx([2.0, 1.0])
 
 
 def test_resuming_mends_what_failed(finished, capsys):
