@@ -64,7 +64,7 @@ def walking_write_heads_(module: _Module) -> _Module:
     layout = cell.layout
     if layout.shift_range < 1:
         raise ValueError("walking_write_heads_: the heads cannot shift with shift_range = 0")
-    bias = cell.interface._parameters.get("bias")
+    bias = dict(cell.interface.named_parameters(recurse=False)).get("bias")
     if bias is None or bias.is_meta:
         raise ValueError(
             "walking_write_heads_: cell.interface.bias is no parameter with values of its own; "

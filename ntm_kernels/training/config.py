@@ -481,7 +481,7 @@ def preset(task: str | type[Task], name: str = "default", **overrides: Any) -> T
     Raises:
         ValueError: an unknown task, preset or field, or a value outside its range.
 
-    >>> preset("priority_sort", controller="feedforward").num_read_heads
+    >>> preset("priority_sort", "paper", controller="feedforward").num_read_heads
     8
     >>> preset("copy", "paper", max_length=10).task.max_length
     10
