@@ -211,6 +211,11 @@ class TrainConfig:
         """Sequences over which the rate falls to its final value, from the last stage on."""
         if self.schedule_sequences is not None:
             return self.schedule_sequences
+        return self.scheduled_sequences
+
+    @property
+    def scheduled_sequences(self) -> int:
+        """Sequences of the training that the schedule is for: all, or those of the last stage."""
         if self.last_stage_sequences is not None:
             return self.last_stage_sequences
         return self.total_sequences

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -48,6 +47,7 @@ class Curriculum:
         self.last_from: int | None = 0 if len(self.stages) == 1 else None
         self._config = config
         self._updates = 0
+        self._optimum: float | None = None  # of the running stage, once it was needed
         self._cost = torch.ones((), dtype=torch.float64, device=config.device)
 
     @property
@@ -81,11 +81,12 @@ class Curriculum:
         self._updates += 1
         if self._updates % _LOOK_EVERY:
             return False
-        excess = float(self._cost) - _best_possible(self.stages[drawn], self._config)
-        if not excess < self._config.promote_below:
+        if self._optimum is None:
+            self._optimum = _best_possible(self.stages[drawn], self._config)
+        if not float(self._cost) - self._optimum < self._config.promote_below:
             return False
         self.stage += 1
-        self._updates = 0
+        self._updates, self._optimum = 0, None
         self._cost.fill_(1)
         if self.stage == len(self.stages) - 1:
             self.last_from = sequences
@@ -103,11 +104,10 @@ class Curriculum:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from where :meth:`state_dict` was taken."""
         self.stage, self.last_from = state["stage"], state["last_from"]
-        self._updates = state["updates"]
+        self._updates, self._optimum = state["updates"], None
         self._cost.fill_(state["cost"])
 
 
-@functools.cache
 def _best_possible(stage: Task, config: TrainConfig) -> float:
     """Cost of the best possible predictor in bits for each answer bit: 0 where it is sure."""
     batches = fixed_set(stage, _ESTIMATED_FROM, config, "optimum of a stage")

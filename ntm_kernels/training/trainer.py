@@ -427,17 +427,12 @@ class Trainer:
             )
         self._bits.fill_(self._processes.part_of_total(self.counters.bits))
         self._records.report(f"resumed from {path} at {self.counters.sequences:,} sequences")
-        if self._scheduled_sequences != self.config.planned_sequences:
+        if self.config.scheduled_sequences != self.config.planned_sequences:
             self._records.report(self._describe_schedule())
 
     @property
     def _planned_updates(self) -> int:
         return math.ceil(self.config.planned_sequences / self.config.batch_size)
-
-    @property
-    def _scheduled_sequences(self) -> int:
-        """Sequences of the training that has the schedule: all, or those of the last stage."""
-        return self.config.last_stage_sequences or self.config.total_sequences
 
     def _make_schedule(self) -> LambdaLR:
         hold, final = self.config.hold, self.config.final_lr
@@ -445,7 +440,7 @@ class Trainer:
 
     def _describe_schedule(self) -> str:
         """What the rate does in a run whose schedule has other sequences than its training."""
-        total, planned = self._scheduled_sequences, self.config.planned_sequences
+        total, planned = self.config.scheduled_sequences, self.config.planned_sequences
         begun = f"the learning rate keeps its schedule of {planned:,} sequences"
         if total < planned:
             return f"{begun}; the run ends at {total:,}, before the rate is final"

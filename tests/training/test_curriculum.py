@@ -9,7 +9,7 @@ import torch
 from ntm_kernels import tasks
 from ntm_kernels.training import records, runs
 from ntm_kernels.training.checkpoint import load_run
-from ntm_kernels.training.config import preset
+from ntm_kernels.training.config import TrainConfig, preset
 from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.metrics import COLUMNS, read_metrics
 from ntm_kernels.training.models import build_model, load_model
@@ -128,6 +128,21 @@ def test_promotion_counts_from_the_optimum():
         curriculum = Curriculum(config)
         loss = torch.tensor((optimum + excess) * LN2)
         assert any(curriculum.note(0, loss, n) for n in range(400)) == begins
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(tasks.NGrams):
+    """A task with a parameter that cannot be hashed."""
+
+    name = "listed"
+    notes: list = dataclasses.field(default_factory=list)
+
+
+def test_a_task_that_cannot_be_hashed_has_stages_too():
+    task = Listed(length=20, context=2)
+    config = TrainConfig(task=task, curriculum=True, promote_below=0.1)
+    curriculum = Curriculum(config)
+    assert any(curriculum.note(0, torch.zeros(()), n) for n in range(400))
 
 
 def test_only_updates_of_the_running_stage_count():
