@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 
-from ntm_kernels import functional
 from ntm_kernels.backends import BackendError, Problem, get, step_loop
 from ntm_kernels.backends.controller_cost import GRAPH_LAUNCH, LAUNCH, Block, cost, weights
 from ntm_kernels.backends.torch.products import IN_BFLOAT16
@@ -21,8 +20,8 @@ from tests.support.cases import (
     call,
     cotangents,
     differentiate,
+    explained,
     leaves,
-    of_sequence,
     run,
     to_dtype,
 )
@@ -214,8 +213,7 @@ DOUBLE = Dtypes.all(F64)
 
 
 def why(entry, case, dtypes=DOUBLE, **extra):
-    given = of_sequence(arguments(case, dtypes, entry.device)) | extra
-    return functional.explain("sequence", **given, **case.options, backend=entry.backend).reason
+    return explained(case, arguments(case, dtypes, entry.device), entry.backend, **extra)
 
 
 @each_with_both

@@ -260,6 +260,12 @@ def call(case, tensors, backend=None, **extra):
     return named_outputs(case.op, result)
 
 
+def explained(case, tensors, backend, **extra):
+    """How ``backend`` would compute a sequence, in its own words."""
+    given = of_sequence(tensors) | case.options | extra
+    return functional.explain("sequence", **given, backend=backend).reason
+
+
 def cotangents(outputs, seed=1):
     """A random gradient for every output."""
     generator = torch.Generator().manual_seed(seed)
