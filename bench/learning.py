@@ -59,12 +59,13 @@ _BY_ELEMENT = {
         *("--clip", "10", "--clip-norm", "off"),
     ]
 }
+_WALKING = {"write heads that walk": ["--walking-write-heads"]}
 #: What is changed of the default settings, one thing at a time, by task: what it is called, and the
 #: words of ``train``. The first row is the default itself.
 FACTORS: dict[str, dict[str, list[str]]] = {
     "associative_recall": {
         "the default": [],
-        "write heads that walk": ["--walking-write-heads"],
+        **_WALKING,
         "Adam": ["--optimiser", "adam"],
         "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
         "no growth, N = 32": ["--memory-size", "32"],
@@ -77,7 +78,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
     },
     "copy": {
         "the default": [],
-        "write heads that walk": ["--walking-write-heads"],
+        **_WALKING,
         "Adam": ["--optimiser", "adam"],
         "a learning rate of 1e-3": ["--lr", "1e-3"],
         "N = 32": ["--memory-size", "32"],
@@ -90,7 +91,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
     },
     "repeat_copy": {
         "the default": [],
-        "write heads that walk": ["--walking-write-heads"],
+        **_WALKING,
         "no curriculum": ["--no-curriculum"],
         "no earlier stages mixed in": ["--mix-earlier", "0"],
         "no growth, N = 64": ["--memory-size", "64"],

@@ -81,8 +81,8 @@ class NGrams(Task):
     def curriculum(self) -> tuple[Task, ...]:
         """Short sequences of a smaller context, which a small memory can hold, then the task.
 
-        With contexts of 3 bits or fewer the controller learns to count by itself, without the
-        memory: the stage has no such contexts, unless the task has.
+        Contexts of 3 bits or fewer are few enough for the controller to count by itself: the stage
+        has none, unless the task has.
         """
         shorter = replace(
             self,
