@@ -375,8 +375,9 @@ _GRAVES: dict[str, Any] = {
     "clip_norm": 2.0,
 }
 # Adam, whose steps do not shrink with the gradients, needs a low clip: rare huge gradients throw it
-# back to the start, and some seeds even so. The first stage is too hard for the controller without the memory. Write heads
-# that do not walk from the start smear what they write, and some seeds never use the memory.
+# back to the start, and some seeds even so. The first stage is too hard for the controller without
+# the memory. Write heads that do not walk from the start smear what they write, and some seeds
+# never use the memory.
 _ADAM: dict[str, Any] = {
     "walking_write_heads": True,
     "output_from": "read_vectors",
