@@ -1,4 +1,4 @@
-"""What is learnt, and on how many seeds: runs for docs/training.md.
+"""What is learnt, on how many seeds, and why: runs for docs/training.md and docs/why-it-learns.md.
 
     python -m bench.learning run copy associative_recall --jobs 2
     python -m bench.learning rates copy --jobs 2
@@ -7,9 +7,9 @@
 
 ``run`` trains a task with ten seeds, ``rates`` at seven learning rates, and ``factors`` with one
 setting changed at a time. They keep summaries and pictures in docs/results, ``rates`` and
-``factors`` after every row. From these ``tables`` writes the tables of docs/training.md, each
-between the lines ``<!-- results: NAME -->`` and ``<!-- end of results -->``. A run that was stopped
-goes on where it was.
+``factors`` after every row. From these ``tables`` writes the tables of both pages, each between the
+lines ``<!-- results: NAME -->`` and ``<!-- end of results -->``. A run that was stopped goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ntm_kernels.training.seeds import Outcome, excess_bits, parse_seeds, read_s
 
 #: Where the runs are, and where their summaries are kept.
 FOLDER, KEPT = Path("runs/learning"), Path("docs/results")
-PAGE = Path("docs/training.md")
+PAGES = (Path("docs/training.md"), Path("docs/why-it-learns.md"))
 #: The words of ``train`` for every run of the record, by name.
 RUNS: dict[str, list[str]] = {
     "copy": ["copy"],
@@ -59,13 +59,14 @@ _BY_ELEMENT = {
         *("--clip", "10", "--clip-norm", "off"),
     ]
 }
-_WALKING = {"write heads that walk": ["--walking-write-heads"]}
+_NO_WALK = {"write heads that do not walk from the start": ["--no-walking-write-heads"]}
+_UNIFORM = {"uniform initial weightings, no walk": ["--initial-weightings", "uniform"]}
 #: What is changed of the default settings, one thing at a time, by task: what it is called, and the
 #: words of ``train``. The first row is the default itself.
 FACTORS: dict[str, dict[str, list[str]]] = {
     "associative_recall": {
         "the default": [],
-        **_WALKING,
+        **_NO_WALK,
         "Adam": ["--optimiser", "adam"],
         "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
         "no growth, N = 32": ["--memory-size", "32"],
@@ -74,11 +75,12 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory, N = 32": ["--initial-memory", "learned"],
+        **_UNIFORM,
         "a curriculum": ["--curriculum"],
     },
     "copy": {
         "the default": [],
-        **_WALKING,
+        **_NO_WALK,
         "Adam": ["--optimiser", "adam"],
         "a learning rate of 1e-3": ["--lr", "1e-3"],
         "N = 32": ["--memory-size", "32"],
@@ -86,12 +88,13 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory": ["--initial-memory", "learned"],
+        **_UNIFORM,
         "no answer channel": ["--no-answer-channel"],
         "a curriculum": ["--curriculum"],
     },
     "repeat_copy": {
         "the default": [],
-        **_WALKING,
+        **_NO_WALK,
         "no curriculum": ["--no-curriculum"],
         "no earlier stages mixed in": ["--mix-earlier", "0"],
         "no growth, N = 64": ["--memory-size", "64"],
@@ -105,6 +108,8 @@ _BEYOND = {
     "copy": "length 120",
     "repeat_copy": "length 20, 10 repeats",
 }
+# Where a table is in a page.
+_PLACE = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 # Bits per sequence that count as learnt.
 _LEARNT = 0.1
 _RATE_TASKS = ("copy", "associative_recall")
@@ -112,7 +117,7 @@ _RATE_TASKS = ("copy", "associative_recall")
 # schedule of the NTM's defaults, and as many sequences.
 _RATE_SETTINGS = [
     *("--hidden-size", "100", "--num-layers", "1", "--batch-size", "4"),
-    *("--clip", "off", "--clip-norm", "2", "--hold", "0.6", "--total-sequences", "60000"),
+    *("--clip", "off", "--clip-norm", "2", "--hold", "0.6", "--total-sequences", "32000"),
 ]
 
 
@@ -234,33 +239,34 @@ def _bits_in_words(bits: float | None) -> str:
     return "failed" if bits is None else f"{bits:.2g}" if bits < 10 else f"{bits:.0f}"
 
 
-def write_tables(page: Path = PAGE) -> None:
-    """Writes every table of the page anew.
+def write_tables(pages: Sequence[Path] = PAGES) -> None:
+    """Writes every table of the pages anew.
 
     Raises:
-        ValueError: the page has a place for results that there are not, or none for some that there
-            are.
+        ValueError: there are results without a place in any page, or a place without results.
     """
-    text = page.read_text()
+    texts = {page: page.read_text() for page in pages}
+    places = {name: page for page, text in texts.items() for name in _PLACE.findall(text)}
     kept = {path.stem for path in KEPT.glob("*.json")}
-    places = set(re.findall(r"<!-- results: (\w+) -->", text))
-    for name in sorted(kept - places):
+    for name in sorted(kept - set(places)):
         raise ValueError(
-            f"{page} has no place for {KEPT / name}.json: write `<!-- results: {name} -->` and "
-            "`<!-- end of results -->` where its table is to be"
+            f"no page has a place for {KEPT / name}.json: write `<!-- results: {name} -->` and "
+            f"`<!-- end of results -->` where its table is to be, in {' or '.join(map(str, pages))}"
         )
-    for name in sorted(places - kept):
-        raise ValueError(f"{page} has a place for {name}, and there is no {KEPT / name}.json")
+    for name in sorted(set(places) - kept):
+        raise ValueError(
+            f"{places[name]} has a place for {name}, and there is no {KEPT / name}.json"
+        )
+    for page, text in texts.items():
+        write_text(page, _PLACE.sub(_filled, text))
 
-    def filled(place: re.Match[str]) -> str:
-        name = place[1]
-        kind, _, task = name.partition("_")
-        of_kind = {"rates": rates_table, "factors": factors_table}
-        body = of_kind[kind](task) if kind in of_kind else results_table(name)
-        return f"<!-- results: {name} -->\n\n{body}\n<!-- end of results -->"
 
-    pattern = r"<!-- results: (\w+) -->\n.*?<!-- end of results -->"
-    write_text(page, re.sub(pattern, filled, text, flags=re.DOTALL))
+def _filled(place: re.Match[str]) -> str:
+    name = place[1]
+    kind, _, task = name.partition("_")
+    of_kind = {"rates": rates_table, "factors": factors_table}
+    body = of_kind[kind](task) if kind in of_kind else results_table(name)
+    return f"<!-- results: {name} -->\n\n{body}\n<!-- end of results -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listed = ", ".join(choices)
         command.add_argument("names", nargs="+", choices=choices, metavar="NAME", help=listed)
         command.add_argument("--jobs", type=int, default=1, help="how many run at once")
-    commands.add_parser("tables", help="write the tables of docs/training.md anew")
+    commands.add_parser("tables", help="write the tables of the pages anew")
     options = parser.parse_args(arguments)
     if options.command == "tables":
         write_tables()

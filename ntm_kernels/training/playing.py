@@ -59,6 +59,9 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
         rows = {"output": _bits(target, wrong)}
         explained = []
     lines += _in_lines({"target": _bits(target), **rows}, "answer step", len(target))
+    if locations is not None and len(answering) > locations and not said.startswith("right"):
+        enough = 2 ** math.ceil(math.log2(len(answering)))
+        explained.append(f"  more steps than memory locations: try --memory-size {enough}")
     return "\n".join([*lines, *explained, "", said])
 
 

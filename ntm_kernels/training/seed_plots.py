@@ -17,7 +17,7 @@ from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import validation_optimum
 from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.seeds import Outcome, excess_bits, finished
+from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished, is_unsure
 
 __all__ = ["LEAST_BITS", "draw_seeds"]
 
@@ -29,22 +29,24 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path, config: TrainConfig) -
     """Draws ``seeds.png`` into the folder of the runs.
 
     On the left the validation cost of every seed over the sequences trained on, above the best
-    possible; in the middle the cost and on the right the share of wrong sequences in each test, a
-    dot for each seed. Seeds that have no results are left out. ``config`` is that of the runs, with
-    any seed.
+    possible; then the cost in each test, a dot for each seed, and the share of wrong sequences,
+    where the best predictor is sure of the answers. Seeds that have no results are left out.
+    ``config`` is that of the runs, with any seed.
     """
     done = finished(outcomes)
     path = folder / "seeds.png"
+    unsure = any(is_unsure(as_trained(evaluation)) for evaluation in done.values())
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(13, 4.6), layout="constrained")
+        figure = Figure(figsize=(9 if unsure else 13, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
-        curves, bits, wrong = figure.subplots(1, 3)
+        curves, bits, *wrong = figure.subplots(1, 2 if unsure else 3)
         _draw_curves(curves, done, folder, config)
         _draw_tests(bits, done, "bits per sequence above the optimum", _visible_excess)
         bits.set_yscale("log")
-        _draw_tests(wrong, done, "share of sequences wrong", lambda s: s["wrong"] / s["sequences"])
-        wrong.set_ylim(-0.03, 1.03)
-        for axes in (curves, bits, wrong):
+        for axes in wrong:
+            _draw_tests(axes, done, "share of sequences wrong", _share_wrong)
+            axes.set_ylim(-0.03, 1.03)
+        for axes in (curves, bits, *wrong):
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
         with writing(path):
@@ -54,6 +56,11 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path, config: TrainConfig) -
 
 def _visible_excess(score: Mapping[str, Any]) -> float:
     return max(excess_bits(score), LEAST_BITS)
+
+
+def _share_wrong(score: Mapping[str, Any]) -> float:
+    share: float = score["wrong"] / score["sequences"]
+    return share
 
 
 def _draw_curves(

@@ -27,6 +27,7 @@ __all__ = [
     "as_trained",
     "excess_bits",
     "finished",
+    "is_unsure",
     "parse_seeds",
     "read_summary",
     "table",
@@ -92,6 +93,11 @@ def excess_bits(score: Mapping[str, Any]) -> float:
     """Bits per sequence above the best possible."""
     excess: float = score["bits"] - score["optimal_bits"]
     return excess
+
+
+def is_unsure(score: Mapping[str, Any]) -> bool:
+    """Whether even the best predictor has a cost, so that no answer is right or wrong."""
+    return bool(score["optimal_bits"] > 0)
 
 
 class SeedRuns:
@@ -210,8 +216,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """A table in Markdown: a row for each seed, with the bits and the wrong sequences of each test.
 
     Where answers are wrong, each part of the output has its share of wrong answer steps. Where even
-    the best predictor is unsure, the bits are those above its own. Below the rows stand the
-    medians, and how many seeds learnt the task. A seed that failed has a row that says why.
+    the best predictor is unsure, the bits are those above its own and no answer is called wrong.
+    Below the rows stand the medians, and how many seeds learnt the task. A seed that failed has a
+    row that says why.
     """
     done = list(finished(outcomes).values())
     titles = list(done[0]["scores"]) if done else []
@@ -241,11 +248,15 @@ def _row(outcome: Outcome, titles: Sequence[str]) -> list[str]:
 
 def _cell(score: Mapping[str, Any]) -> str:
     """The result of one test: bits, wrong sequences, and the share of wrong answer steps of each
-    part of the output.
+    part of the output. Where even the best predictor is unsure, the bits above its own alone.
 
     >>> _cell({"bits": 0.5, "optimal_bits": 0.0, "wrong": 1, "sequences": 2000, "parts": {}})
     '0.5 (1 of 2,000 wrong)'
+    >>> _cell({"bits": 2.5, "optimal_bits": 2.0, "wrong": 1, "sequences": 2000, "parts": {}})
+    '0.5'
     """
+    if is_unsure(score):
+        return f"{excess_bits(score):.3g}"
     parts = [
         f"; {name} {part['wrong_steps'] / part['steps']:.2%}"
         for name, part in score["parts"].items()
@@ -264,7 +275,7 @@ def _verdict(outcomes: Sequence[Outcome]) -> str:
         return f"None of {len(outcomes)} runs finished."
     limit, scores = done[0]["learnt_bits"], [as_trained(evaluation) for evaluation in done]
     learnt = sum(excess_bits(score) < limit for score in scores)
-    optimum = " above the optimum" if scores[0]["optimal_bits"] else ""
+    optimum = " above the optimum" if is_unsure(scores[0]) else ""
     return (
         f"{learnt} of {len(outcomes)} seeds end below {limit:g} bits a sequence{optimum}. The "
         f"cells have bits per sequence{optimum}."

@@ -43,7 +43,7 @@ def page(tmp_path, *names):
 def test_a_table_takes_the_place_of_the_old_one(tmp_path):
     keep(tmp_path, "copy")
     path = page(tmp_path, "copy")
-    learning.write_tables(path)
+    learning.write_tables([path])
     text = path.read_text()
     assert "old" not in text
     assert text.startswith("before")
@@ -51,16 +51,16 @@ def test_a_table_takes_the_place_of_the_old_one(tmp_path):
     assert "`python -m ntm_kernels train copy --seeds 0-9`" in text
     assert "| 0 | 60 | never | 2 | 0.05 (1 of 4 wrong) |" in text
     assert "| 1 | broken |" in text
-    learning.write_tables(path)
+    learning.write_tables([path])
     assert path.read_text() == text
 
 
 def test_results_and_places_must_fit_each_other(tmp_path):
     keep(tmp_path, "copy")
-    with pytest.raises(ValueError, match=r"has no place for .*copy\.json: write"):
-        learning.write_tables(page(tmp_path))
+    with pytest.raises(ValueError, match=r"no page has a place for .*copy\.json: write"):
+        learning.write_tables([page(tmp_path)])
     with pytest.raises(ValueError, match=r"has a place for ngrams, and there is no .*ngrams\.json"):
-        learning.write_tables(page(tmp_path, "copy", "ngrams"))
+        learning.write_tables([page(tmp_path, "copy", "ngrams")])
 
 
 def test_the_table_of_rates(tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_table_of_rates(tmp_path, monkeypatch):
     bits = {"someone": {rate: costs.get(rate, [None, 5.0]) for rate in learning.RATES}}
     (tmp_path / "results" / "rates_copy.json").write_text(json.dumps(bits))
     path = page(tmp_path, "rates_copy")
-    learning.write_tables(path)
+    learning.write_tables([path])
     row = "| someone | 1 of 2 | 2 of 2 | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 0 of 2 | 1 |"
     assert row in path.read_text()
 
@@ -77,7 +77,7 @@ def test_the_table_of_factors(tmp_path):
     bits = {"the default": [[0.004, 0.123], [12.34, 35.6]], "Adam": [[None, None], [0.1, 9.99]]}
     (tmp_path / "results" / "factors_associative_recall.json").write_text(json.dumps(bits))
     path = page(tmp_path, "factors_associative_recall")
-    learning.write_tables(path)
+    learning.write_tables([path])
     text = path.read_text()
     assert "| the default | 0.004 / 0.12 | 12 / 36 |" in text
     assert "| Adam | failed / failed | 0.1 / 10 |" in text

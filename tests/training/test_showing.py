@@ -256,6 +256,16 @@ def test_play_of_a_run_has_the_options_of_its_task(run, capsys):
     assert capsys.readouterr().out.splitlines() == shown
 
 
+def test_play_names_a_larger_memory_where_the_steps_need_one(capsys):
+    said = "  more steps than memory locations: try --memory-size 512"
+    assert cli.main(["play", "copy", "--length", "150"]) == 0
+    *_, hint, empty, verdict = capsys.readouterr().out.splitlines()
+    assert (hint, empty) == (said, "")
+    assert verdict.startswith("wrong: ")
+    assert cli.main(["play", "copy", "--length", "150", "--memory-size", "512"]) == 0
+    assert said not in capsys.readouterr().out
+
+
 def test_play_of_a_model_of_the_package(capsys):
     assert cli.main(["play", "copy", "--length", "60"]) == 0
     assert capsys.readouterr().out.endswith("\nright: all 480 bits right\n")
