@@ -59,14 +59,13 @@ _BY_ELEMENT = {
         *("--clip", "10", "--clip-norm", "off"),
     ]
 }
-_NO_WALK = {"write heads that do not walk from the start": ["--no-walking-write-heads"]}
-_UNIFORM = {"uniform initial weightings, no walk": ["--initial-weightings", "uniform"]}
+_WALKING = {"write heads that walk": ["--walking-write-heads"]}
 #: What is changed of the default settings, one thing at a time, by task: what it is called, and the
 #: words of ``train``. The first row is the default itself.
 FACTORS: dict[str, dict[str, list[str]]] = {
     "associative_recall": {
         "the default": [],
-        **_NO_WALK,
+        "write heads that do not walk": ["--no-walking-write-heads"],
         "Adam": ["--optimiser", "adam"],
         "Adam at 3e-4": ["--optimiser", "adam", "--lr", "3e-4"],
         "no growth, N = 32": ["--memory-size", "32"],
@@ -75,12 +74,12 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory, N = 32": ["--initial-memory", "learned"],
-        **_UNIFORM,
+        "uniform initial weightings, no walk": ["--initial-weightings", "uniform"],
         "a curriculum": ["--curriculum"],
     },
     "copy": {
         "the default": [],
-        **_NO_WALK,
+        **_WALKING,
         "Adam": ["--optimiser", "adam"],
         "a learning rate of 1e-3": ["--lr", "1e-3"],
         "N = 32": ["--memory-size", "32"],
@@ -88,13 +87,13 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "batches of 16": ["--batch-size", "16"],
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory": ["--initial-memory", "learned"],
-        **_UNIFORM,
+        "uniform initial weightings": ["--initial-weightings", "uniform"],
         "no answer channel": ["--no-answer-channel"],
         "a curriculum": ["--curriculum"],
     },
     "repeat_copy": {
         "the default": [],
-        **_NO_WALK,
+        **_WALKING,
         "no curriculum": ["--no-curriculum"],
         "no earlier stages mixed in": ["--mix-earlier", "0"],
         "no growth, N = 64": ["--memory-size", "64"],
