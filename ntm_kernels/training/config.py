@@ -375,14 +375,18 @@ _GRAVES: dict[str, Any] = {
     "clip_norm": 2.0,
 }
 # Adam, whose steps do not shrink with the gradients, needs a clip below the usual norm of the
-# gradient: with 0.2 some seeds were thrown back to the start by a few huge gradients. The first
-# stage is too hard for the controller without the memory.
+# gradient: with 0.2 some seeds were thrown back to the start by a few huge gradients. Such gradients
+# come from locations that are nearly empty, since the cosine similarity looks at the direction of
+# their contents alone, however small these are: the initial memory is not so small that a little of
+# what was written next to it decides. The first stage is too hard for the controller without the
+# memory.
 _ADAM: dict[str, Any] = {
     "walking_write_heads": True,
     "output_from": "read_vectors",
     "optimiser": "adam",
     "clip": "off",
     "clip_norm": 0.05,
+    "initial_memory": 0.1,
     "curriculum": True,
 }
 
