@@ -374,19 +374,14 @@ _GRAVES: dict[str, Any] = {
     "clip": "off",
     "clip_norm": 2.0,
 }
-# Adam, whose steps do not shrink with the gradients, needs a clip below the usual norm of the
-# gradient: with 0.2 some seeds were thrown back to the start by a few huge gradients. Such gradients
-# come from locations that are nearly empty, since the cosine similarity looks at the direction of
-# their contents alone, however small these are: the initial memory is not so small that a little of
-# what was written next to it decides. The first stage is too hard for the controller without the
-# memory.
+# Adam's steps do not shrink with the gradients: with a clip well above the usual norm, a few huge
+# gradients throw some seeds back to the start. The first stage is too hard for the controller
+# without the memory.
 _ADAM: dict[str, Any] = {
     "walking_write_heads": True,
     "output_from": "read_vectors",
     "optimiser": "adam",
     "clip": "off",
-    "clip_norm": 0.05,
-    "initial_memory": 0.1,
     "curriculum": True,
 }
 
@@ -431,9 +426,13 @@ _BETTER: dict[str, dict[str, Any]] = {
         "total_sequences": 64_000,
     },
     # One location for every step: a read head finds the earlier steps with the same context and
-    # reads the mean of what followed. The logit is not linear in that: two heads come closer.
+    # reads the mean of what followed. The logit is not linear in that: two heads come closer. The
+    # similarity looks at the direction of a location alone, so in a memory of 1e-6 a trace of what
+    # was written next to a location decides what it looks like; in one of 0.1 it does not.
     "ngrams": {
         **_ADAM,
+        "clip_norm": 0.05,
+        "initial_memory": 0.1,
         "batch_size": 8,
         "lr": 3e-3,
         "hold": 0.3,
@@ -448,6 +447,7 @@ _BETTER: dict[str, dict[str, Any]] = {
     # One location for every vector, found by its priority.
     "priority_sort": {
         **_ADAM,
+        "clip_norm": 0.2,
         "batch_size": 16,
         "lr": 4e-3,
         "hold": 0.4,
@@ -458,7 +458,6 @@ _BETTER: dict[str, dict[str, Any]] = {
         "promote_below": 0.25,
         "last_stage_sequences": 800_000,
         "total_sequences": 1_200_000,
-        "learnt_bits": 20.0,
         "validate_every": 8_000,
         "checkpoint_every": 16_000,
     },

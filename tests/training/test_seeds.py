@@ -75,7 +75,7 @@ def test_the_table_and_the_picture(finished):
     lines = (finished / "table.md").read_text().splitlines()
     assert lines[0].startswith("| seed | sequences | learnt after | processor s | as trained | ")
     assert [line.split(" | ")[0] for line in lines[2:6]] == ["| 0", "| 1", "| 2", "| median"]
-    assert "2 of 3 seeds end below 20 bits a sequence" in lines[-1]
+    assert "0 of 3 seeds end below 0.1 bits a sequence" in lines[-1]
     image = pytest.importorskip("matplotlib.image").imread(finished / "seeds.png")
     assert image.std() > 0.05
 
