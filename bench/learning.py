@@ -126,15 +126,16 @@ def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> list[Out
     """Trains with several seeds, going on where that was stopped, and returns what came of them.
 
     Raises:
-        SystemExit: the training was interrupted.
+        SystemExit: the training was interrupted, or another process trains there.
     """
     command = [sys.executable, "-m", "ntm_kernels", "train", *words, "--seeds", seeds]
     done = subprocess.run(
         [*command, "--jobs", str(jobs), "--run-dir", str(folder), "--resume"], check=False
     )
-    if done.returncode not in (0, 1):
+    summary = folder / "summary.json"
+    if done.returncode not in (0, 1) or not summary.exists():
         raise SystemExit(done.returncode)
-    return read_summary(folder / "summary.json")[1]
+    return read_summary(summary)[1]
 
 
 def run(names: Sequence[str], jobs: int) -> None:
