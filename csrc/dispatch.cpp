@@ -1,5 +1,10 @@
 // Chooses the instruction set, once a process: the best that this machine has, or the one that
 // NTM_KERNELS_ISA names.
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -47,11 +52,28 @@ const Isa& choose() {
                            supported);
 }
 
+// Asks the system for the tiles of AMX, which a process may use only with its permission.
+bool may_use_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl; see arch/x86
+  return &isa() == &avx512::isa && __builtin_cpu_supports("amx-tile") &&
+         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 const Isa& isa() {
   static const Isa& chosen = choose();
   return chosen;
+}
+
+bool multiplies_in_bfloat16() {
+  static const bool may = may_use_amx();
+  return may;
 }
 
 }  // namespace ntm::cpu

@@ -121,12 +121,12 @@ struct Kernels : ops::WithoutController<HeadKernels<T>::template Of> {
   Kernel<SequenceForward<T>> sequence;
   Kernel<SequenceBackward<T>> sequence_backward;
 
-  int64_t (*packed_size)(int64_t columns, int64_t inner);
+  int64_t (*packed_weight_size)(const Sizes&, int64_t columns, int64_t inner);
   // Pack weight [inner, columns]; or the transpose of weight [columns, rows], as the rows from `at`
   // on of a packed factor [inner, columns].
-  void (*pack)(int64_t columns, int64_t inner, const T* weight, T* packed);
-  void (*pack_transposed)(int64_t columns, int64_t inner, int64_t at, int64_t rows, const T* weight,
-                          T* packed);
+  void (*pack_weight)(const Sizes&, int64_t columns, int64_t inner, const T* weight, T* packed);
+  void (*pack_weight_transposed)(const Sizes&, int64_t columns, int64_t inner, int64_t at,
+                                 int64_t rows, const T* weight, T* packed);
   // Into how many blocks of rows the gradient is cut, and the kernel for the blocks begin … end
   // − 1.
   int64_t (*weight_gradient_blocks)(const WeightGradient<T>&);
@@ -151,5 +151,8 @@ struct Isa {
 
 // The best that this machine has, or the one named by NTM_KERNELS_ISA.
 const Isa& isa();
+
+// Whether the kernels of that one multiply in bfloat16, and this machine lets the process do it.
+bool multiplies_in_bfloat16();
 
 }  // namespace ntm::cpu

@@ -30,6 +30,10 @@ Sizes sizes_of(const Inputs& inputs, const Options& options) {
   s.has_resets = inputs.resets.defined();
   s.projects_input = inputs.input_weight.defined();
   s.return_trace = options.return_trace;
+  // Under autocast a model's input comes projected.
+  s.bfloat16_products = options.bfloat16_products && !s.projects_input &&
+                        inputs.initial_memory.scalar_type() != at::kDouble &&
+                        cpu::multiplies_in_bfloat16();
   return s;
 }
 
@@ -48,25 +52,25 @@ Tensor contiguous_if(const Tensor& tensor) {
 
 // Weights [inner, columns], each packed as the right factor of a product.
 template <typename T>
-New<T> packed(const cpu::Kernels<T>& kernels, int64_t count, int64_t inner, int64_t columns,
-              const T* weights) {
-  const int64_t size = kernels.packed_size(columns, inner);
+New<T> packed(const cpu::Kernels<T>& kernels, const Sizes& s, int64_t count, int64_t inner,
+              int64_t columns, const T* weights) {
+  const int64_t size = kernels.packed_weight_size(s, columns, inner);
   const New<T> to{at::IntArrayRef(count * size)};
   for (int64_t i = 0; i < count; ++i) {
-    kernels.pack(columns, inner, weights + i * inner * columns, to + i * size);
+    kernels.pack_weight(s, columns, inner, weights + i * inner * columns, to + i * size);
   }
   return to;
 }
 
 // The transposes of weights [columns, inner], each packed as the right factor of a product.
 template <typename T>
-New<T> packed_transposed(const cpu::Kernels<T>& kernels, int64_t count, int64_t columns,
-                         int64_t inner, const T* weights) {
-  const int64_t size = kernels.packed_size(columns, inner);
+New<T> packed_transposed(const cpu::Kernels<T>& kernels, const Sizes& s, int64_t count,
+                         int64_t columns, int64_t inner, const T* weights) {
+  const int64_t size = kernels.packed_weight_size(s, columns, inner);
   const New<T> to{at::IntArrayRef(count * size)};
   for (int64_t i = 0; i < count; ++i) {
     const T* const weight = weights + i * columns * inner;
-    kernels.pack_transposed(columns, inner, 0, inner, weight, to + i * size);
+    kernels.pack_weight_transposed(s, columns, inner, 0, inner, weight, to + i * size);
   }
   return to;
 }
@@ -77,9 +81,9 @@ template <typename T>
 New<T> packed_gate_weight(const cpu::Kernels<T>& kernels, const Sizes& s,
                           const ops::SequenceInputs<Lifted<T>>& inputs) {
   const int64_t G = s.gate_size(), I = s.input_columns(), K = s.recurrent_size();
-  const New<T> to{at::IntArrayRef(kernels.packed_size(G, I + K))};
-  if (I) kernels.pack_transposed(G, I + K, 0, I, inputs.input_weight, to);
-  kernels.pack_transposed(G, I + K, I, K, inputs.recurrent_weight, to);
+  const New<T> to{at::IntArrayRef(kernels.packed_weight_size(s, G, I + K))};
+  if (I) kernels.pack_weight_transposed(s, G, I + K, 0, I, inputs.input_weight, to);
+  kernels.pack_weight_transposed(s, G, I + K, I, K, inputs.recurrent_weight, to);
   return to;
 }
 
@@ -219,9 +223,9 @@ Result<ops::Sequence> forward<ops::Sequence>(const Inputs& inputs, const Options
     const auto from = lifted<T>(inputs);
     const New<T> gate_weight = packed_gate_weight(kernels, s, from);
     const New<T> upper_gate_weight = packed_transposed<T>(
-        kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
-    const New<T> interface_weight =
-        packed_transposed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
+        kernels, s, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
+    const New<T> interface_weight = packed_transposed<T>(kernels, s, 1, s.interface_size(),
+                                                         s.hidden_size, from.interface_weight);
     const Tensor lengths = contiguous_if(inputs.lengths), resets = contiguous_if(inputs.resets);
     const auto to = allocate<T, ops::SequenceOutputs>(s, dtypes);
     const auto saved = save_for_backward ? allocate<T, ops::SequenceSaved>(s, dtypes)
@@ -252,11 +256,11 @@ Inputs backward<ops::Sequence>(const Outputs& grads, const Inputs& inputs, const
     const auto given = lifted<T>(grads);
     const auto left = lifted<T>(restored(s, saved));
     const New<T> recurrent_weight =
-        packed<T>(kernels, 1, s.gate_size(), s.recurrent_size(), from.recurrent_weight);
-    const New<T> upper_weight =
-        packed<T>(kernels, s.num_upper_layers(), s.gate_size(), s.upper_size(), from.upper_weight);
+        packed<T>(kernels, s, 1, s.gate_size(), s.recurrent_size(), from.recurrent_weight);
+    const New<T> upper_weight = packed<T>(kernels, s, s.num_upper_layers(), s.gate_size(),
+                                          s.upper_size(), from.upper_weight);
     const New<T> interface_weight =
-        packed<T>(kernels, 1, s.interface_size(), s.hidden_size, from.interface_weight);
+        packed<T>(kernels, s, 1, s.interface_size(), s.hidden_size, from.interface_weight);
     const Tensor lengths = contiguous_if(inputs.lengths), resets = contiguous_if(inputs.resets);
     auto to = allocate<T, ops::SequenceInputs>(s, Dtypes(inputs));
     const New<T> d_projected({s.time, s.batch, s.gate_size()}, to.x.wanted);

@@ -24,6 +24,7 @@ struct Sizes {
   bool has_resets = false;
   bool projects_input = false;
   bool return_trace = false;
+  bool bfloat16_products = false;  // the weights of a step are packed in bfloat16
 
   int64_t num_heads() const { return num_read_heads + num_write_heads; }         // H
   int64_t matrix_size() const { return memory_size * word_size; }                // N * M

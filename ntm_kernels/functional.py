@@ -240,7 +240,8 @@ def sequence(
     - The top layer's h drives one ``step`` through ``interface_weight @ h + interface_bias``.
 
     The forward stores the memory of every ``checkpoint_every``-th step, and the backward recomputes
-    the others. Under autocast in bfloat16 a GPU may round the operands of the weights' products.
+    the others. Under autocast in bfloat16 a GPU, or a CPU with AMX, may round the operands of the
+    weights' products.
 
     Args:
         x: ``[T, B, I]``; or ``x̂ [T, B, G]`` of all steps, G = 4C for an LSTM, else C, where the

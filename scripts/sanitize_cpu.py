@@ -26,7 +26,8 @@ COPIED = (
     "LICENSE",
 )
 # torch.compile starts compilers, which do not run under a sanitizer of this process.
-SELECTED = "cpu-cpu and not compile and not opcheck"
+SELECTED = "(cpu-cpu or test_bfloat16) and not compile and not opcheck"
+TESTS = ("tests/ops", "tests/cpu/test_bfloat16.py")
 
 
 def runtime(name: str) -> str:
@@ -67,7 +68,7 @@ def main() -> int:
             "NTM_KERNELS_REQUIRE_BACKENDS": "cpu",
         }
         # -s: what a sanitizer has to say would be lost with pytest's capture.
-        tests = [sys.executable, "-m", "pytest", "-q", "-s", "tests/ops", "-k", SELECTED]
+        tests = [sys.executable, "-m", "pytest", "-q", "-s", *TESTS, "-k", SELECTED]
         return subprocess.run([*tests, *sys.argv[1:]], cwd=folder, env=os.environ | run).returncode
 
 

@@ -22,6 +22,7 @@
 #include "cpu/arena.h"
 #include "cpu/gemm.h"
 #include "cpu/math.h"
+#include "cpu/weights.h"
 #include "kernels.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -123,7 +124,9 @@ class Controller {
         rows_(rows),
         seen_(arena.take<T>(rows * width_)),
         gates_(arena.take<T>(rows * s.gate_size())),
-        cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
+        cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)),
+        product_(arena, s, rows, std::max(s.input_columns() + s.recurrent_size(), s.upper_size())) {
+  }
 
   // r of the i-th sequence, where the controller sees it in the step after.
   T* read_vectors(int64_t i) { return seen_ + i * width_ + s_.input_columns(); }
@@ -146,14 +149,14 @@ class Controller {
     for (int64_t i = 0; I && i < group.rows; ++i) copy(I, x + i * I, seen_ + i * width_);
     // An input that comes projected is like a bias, but another one for every row.
     T* const first = gates(group, t, 0);
-    gemm<T>(group.rows, G, I + s_.recurrent_size(), {seen_, width_}, {io_.gate_weight},
-            I ? io_.inputs.input_bias : x, I ? 0 : G, first, G);
+    product_(group.rows, G, I + s_.recurrent_size(), {seen_, width_}, io_.gate_weight,
+             I ? io_.inputs.input_bias : x, I ? 0 : G, first, G);
     layer_step(group, t, 0, first);
     for (int64_t layer = 1; layer < s_.num_layers; ++layer) {
       T* const gates = this->gates(group, t, layer);
-      gemm<T>(group.rows, G, J, {hidden(layer - 1, 0), width_},
-              {io_.upper_gate_weight + (layer - 1) * packed_size<T>(G, J)},
-              io_.inputs.upper_bias + (layer - 1) * G, 0, gates, G);
+      product_(group.rows, G, J, {hidden(layer - 1, 0), width_},
+               io_.upper_gate_weight + (layer - 1) * packed_weight_size<T>(s_, G, J),
+               io_.inputs.upper_bias + (layer - 1) * G, 0, gates, G);
       layer_step(group, t, layer, gates);
     }
   }
@@ -220,6 +223,7 @@ class Controller {
   T* seen_;   // [rows, I + R·M + L·C] side by side: x, r and h of every layer
   T* gates_;  // [rows, G] of one layer, if they are not saved
   T* cells_;  // [L, rows, C]
+  WeightProduct<T> product_;
 };
 
 template <typename T, typename Kind>
@@ -234,7 +238,8 @@ class ControllerBackward {
         d_cells_(arena.take<T>(Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)),
         d_state_at_resets_(arena.take<T>(s.has_resets ? rows * width_ : 0)),
         d_cells_at_resets_(arena.take<T>(
-            s.has_resets && Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)) {}
+            s.has_resets && Kind::has_state ? s.num_layers * rows * s.hidden_size : 0)),
+        product_(arena, s, rows, s.gate_size()) {}
 
   // The gradient of r of the i-th sequence, as the step after has seen it.
   T* d_read_vectors(int64_t i) { return d_state_ + i * width_; }
@@ -286,17 +291,17 @@ class ControllerBackward {
       T* const d_gates = io_.d_upper_gates + group.row((layer - 1) * s_.time + t) * G;
       layer_backward(group, t, layer, d_gates);
       T* const d_seen = d_hidden(layer - 1, 0);
-      gemm<T>(group.rows, J, G, {d_gates, G},
-              {io_.upper_weight + (layer - 1) * packed_size<T>(J, G)}, d_seen, width_, d_seen,
-              width_);
+      product_(group.rows, J, G, {d_gates, G},
+               io_.upper_weight + (layer - 1) * packed_weight_size<T>(s_, J, G), d_seen, width_,
+               d_seen, width_);
     }
     T* const d_gates = io_.d_projected + group.row(t) * G;
     layer_backward(group, t, 0, d_gates);
     for (int64_t i = 0; i < group.rows; ++i) {
       if (group.active(t, i)) zero(s_.read_size(), d_read_vectors(i));
     }
-    gemm<T>(group.rows, s_.recurrent_size(), G, {d_gates, G}, {io_.recurrent_weight}, d_state_,
-            width_, d_state_, width_);
+    product_(group.rows, s_.recurrent_size(), G, {d_gates, G}, io_.recurrent_weight, d_state_,
+             width_, d_state_, width_);
   }
 
   // Asks for what `step_backward` will need.
@@ -370,6 +375,7 @@ class ControllerBackward {
   T* d_cells_;  // [L, rows, C]
   // The sums of those that were cut off at resets.
   T *d_state_at_resets_, *d_cells_at_resets_;
+  WeightProduct<T> product_;
 };
 
 }  // namespace ntm::cpu::NTM_ISA

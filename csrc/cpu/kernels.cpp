@@ -177,9 +177,9 @@ constexpr Kernels<T> kernels() {
            {step<T>, step_backward<T>}},
           sequence<T>,
           sequence_backward<T>,
-          packed_size<T>,
-          pack<T>,
-          pack_transposed<T>,
+          packed_weight_size<T>,
+          pack_weight<T>,
+          pack_weight_transposed<T>,
           weight_gradient_blocks<T>,
           weight_gradient<T>,
           graves_rmsprop<T>};

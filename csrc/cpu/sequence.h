@@ -17,6 +17,7 @@
 #include "cpu/controller.h"
 #include "cpu/interface.h"
 #include "cpu/memory.h"
+#include "cpu/weights.h"
 #include "kernels.h"
 
 namespace ntm::cpu::NTM_ISA {
@@ -34,7 +35,8 @@ class SequenceSteps {
         weightings_(arena.take<T>(rows * s.weightings_size())),
         interface_(arena.take<T>(rows * s.interface_size())),
         activated_(arena.take<T>(rows * s.interface_size())),
-        addressing_(arena, s) {}
+        addressing_(arena, s),
+        product_(arena, s, rows, s.hidden_size) {}
 
   void run(int64_t begin, int64_t rows) {
     group_.begin = begin, group_.rows = rows;
@@ -72,8 +74,8 @@ class SequenceSteps {
   void interface_step(int64_t t) {
     const int64_t C = s_.hidden_size, P = s_.interface_size(), row = group_.row(t);
     T* const raw = io_.saved.interface ? io_.saved.interface + row * P : interface_;
-    gemm<T>(group_.rows, P, C, {io_.outputs.hidden + row * C, C}, {io_.interface_weight},
-            io_.inputs.interface_bias, 0, raw, P);
+    product_(group_.rows, P, C, {io_.outputs.hidden + row * C, C}, io_.interface_weight,
+             io_.inputs.interface_bias, 0, raw, P);
     for (int64_t i = 0; i < group_.rows; ++i) {
       if (group_.active(t, i)) activate(s_, raw + i * P, activated(t, i));
     }
@@ -148,6 +150,7 @@ class SequenceSteps {
   T* interface_;   // [rows, P] raw, if it is not saved
   T* activated_;   // [rows, P], if there is no trace of it
   Addressing<T> addressing_;
+  WeightProduct<T> product_;
 };
 
 // The same backward. `step` counts the steps of the running segment from 0, `t` those of the whole
@@ -168,7 +171,8 @@ class SequenceStepsBackward {
         d_memory_at_resets_(arena.take<T>(s.has_resets ? rows * s.transposed_size() : 0)),
         d_weightings_at_resets_(arena.take<T>(s.has_resets ? rows * s.weightings_size() : 0)),
         addressing_(arena, s),
-        products_(arena, s) {}
+        products_(arena, s),
+        product_(arena, s, rows, s.interface_size()) {}
 
   void run(int64_t begin, int64_t rows) {
     group_.begin = begin, group_.rows = rows;
@@ -283,8 +287,8 @@ class SequenceStepsBackward {
     }
     T* const d_hidden = controller_.start_d_hidden(group_, t);
     const int64_t stride = controller_.row_stride();
-    gemm<T>(group_.rows, C, P, {d_interface(t, 0), P}, {io_.interface_weight}, d_hidden, stride,
-            d_hidden, stride);
+    product_(group_.rows, C, P, {d_interface(t, 0), P}, io_.interface_weight, d_hidden, stride,
+             d_hidden, stride);
   }
 
   void store_grads() {
@@ -357,6 +361,7 @@ class SequenceStepsBackward {
   T *d_memory_at_resets_, *d_weightings_at_resets_;
   Addressing<T> addressing_;
   Products<T> products_;
+  WeightProduct<T> product_;
 };
 
 // How many of `count` sequences make a group. The sequences of a group share one reading of the

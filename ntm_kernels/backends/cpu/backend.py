@@ -93,6 +93,13 @@ class CpuBackend(Backend):
             return f"it runs on the cpu, the arguments are on {problem.device}"
         return None
 
+    def how(self, problem: Problem) -> str:
+        sizes = problem.sizes
+        rounds = sizes.bfloat16_products and not sizes.projects_input
+        if rounds and problem.dtype != torch.float64 and torch.ops.ntm.cpu_multiplies_in_bfloat16():
+            return "matrix products in bfloat16"
+        return ""
+
     def describe(self) -> str:
         return f"C++ on the CPU, {torch.ops.ntm.cpu_isa()}"
 
