@@ -1,6 +1,7 @@
 // Chooses the instruction set, once a process: the best that this machine has, or the one that
 // NTM_KERNELS_ISA names.
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -52,17 +53,27 @@ const Isa& choose() {
                            supported);
 }
 
+#if defined(__x86_64__) && defined(__linux__)
+// Whether the processor has AMX and the conversions to bfloat16 of AVX-512. Not every compiler that
+// knows these instructions has names for them in __builtin_cpu_supports.
+bool has_amx() {
+  constexpr unsigned kAmxBfloat16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bfloat16 = 1u << 5;
+  unsigned eax, ebx, ecx, edx, converts;
+  if (!__get_cpuid_count(7, 1, &converts, &ebx, &ecx, &edx)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  return (converts & kAvx512Bfloat16) && (edx & kAmxBfloat16) && (edx & kAmxTile);
+}
+
 // Asks the system for the tiles of AMX, which a process may use only with its permission.
 bool may_use_amx() {
-#if defined(__x86_64__) && defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl; see arch/x86
-  return &isa() == &avx512::isa && __builtin_cpu_supports("amx-tile") &&
-         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
+  return has_amx() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
+#else
+bool may_use_amx() {
+  return false;
+}
+#endif
 
 }  // namespace
 
@@ -72,7 +83,7 @@ const Isa& isa() {
 }
 
 bool multiplies_in_bfloat16() {
-  static const bool may = may_use_amx();
+  static const bool may = isa().has_amx && may_use_amx();
   return may;
 }
 

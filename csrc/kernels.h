@@ -136,6 +136,7 @@ struct Kernels : ops::WithoutController<HeadKernels<T>::template Of> {
 
 struct Isa {
   const char* name;
+  bool has_amx;  // its kernels can multiply in bfloat16
   Kernels<float> single_precision;
   Kernels<double> double_precision;
 

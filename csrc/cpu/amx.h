@@ -17,14 +17,20 @@
 
 namespace ntm::cpu::NTM_ISA {
 
-// Only the copy for AVX-512 has these functions, and only for float. They may be called on
-// processors with AMX alone.
+// Only the copy for AVX-512 has these functions, where the compiler knows AMX, and only for float.
+// They may be called on processors with AMX alone.
 template <typename T>
 struct Amx {
   static constexpr bool present = false;
 };
 
-#if defined(__AVX512F__)
+#if defined(__clang__)
+#define NTM_COMPILER_KNOWS_AMX (__clang_major__ >= 12)
+#else
+#define NTM_COMPILER_KNOWS_AMX (__GNUC__ >= 11)
+#endif
+
+#if defined(__AVX512F__) && NTM_COMPILER_KNOWS_AMX
 #define NTM_AMX __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
 
 template <>

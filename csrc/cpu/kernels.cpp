@@ -189,6 +189,6 @@ constexpr Kernels<T> kernels() {
 #define NTM_NAME(name) NTM_NAME_(name)
 
 extern const Isa isa;
-const Isa isa{NTM_NAME(NTM_ISA), kernels<float>(), kernels<double>()};
+const Isa isa{NTM_NAME(NTM_ISA), Amx<float>::present, kernels<float>(), kernels<double>()};
 
 }  // namespace ntm::cpu::NTM_ISA
