@@ -413,8 +413,8 @@ _BETTER: dict[str, dict[str, Any]] = {
     },
     # Most runs with Adam, or with 128 locations from the start, do not learn it. Clipping by
     # element lost the solution for good on some seeds. In the larger memory the heads learn not to
-    # find anything in locations that were never written. Without write heads that walk from the start
-    # one seed in ten never used the memory.
+    # find anything in locations that were never written. Without write heads that walk from the
+    # start one seed in ten never used the memory.
     "associative_recall": {
         **_GRAVES,
         "walking_write_heads": True,
