@@ -50,8 +50,9 @@ class ThreadRows {
         shape_(shape),
         units_(units) {}
 
-  // Brings the weight to its threads; a barrier must follow before the first product. The weight may
-  // begin where no vector may be loaded. That is asked once: loads in branches do not overlap.
+  // Brings the weight to its threads; a barrier must follow before the first product. The weight
+  // may begin where no vector may be loaded. That is asked once, since loads in branches of their
+  // own would not overlap.
   __device__ void load(const Block& block) {
     if (in_fours(weight_, shape_.columns))
       load_as(block, [](const A* from) { return *reinterpret_cast<const Four<A>*>(from); });
@@ -107,8 +108,8 @@ class ThreadRows {
       f(first + block.lane);
   }
 
-  // `load`, where read(address) is how a four is loaded. What stays in registers comes last, so that
-  // the other loads have these registers too.
+  // `load`, where read(address) is how a four is loaded. What stays in registers comes last, so
+  // that the other loads have these registers too.
   template <typename F>
   __device__ void load_as(const Block& block, F read) {
 #pragma unroll 1
