@@ -107,7 +107,7 @@ class CudaBackend(Backend):
 
     def path(self, problem: Problem) -> str:
         if self._is_loop(problem):
-            return f"a loop of steps, {self.path(_of_step(problem))}"
+            return f"a loop of steps, {step_loop.told(problem)}, {self.path(_of_step(problem))}"
         forward, backward = (
             _way(problem.op, plan, problem.sizes.memory_size) for plan in self._plans(problem)
         )
