@@ -114,6 +114,8 @@ class CudaBackend(Backend):
         parts = [forward if forward == backward else f"{forward}; backward {backward}"]
         if problem.op == "sequence":
             parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
+            if problem.sizes.num_layers > 1:
+                parts.append("several layers")
         if problem.sizes.num_taps > FEW_TAPS:
             parts.append("many taps")
         one_of_each = problem.sizes.num_read_heads == problem.sizes.num_write_heads == 1

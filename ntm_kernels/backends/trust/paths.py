@@ -53,6 +53,8 @@ def _variants(op: str, memory: Sizes) -> Iterator[Sizes]:
     else:
         yield from (_sequence(memory, num_taps, 19, is_lstm=True) for num_taps in all_taps)
         if is_smallest:
+            for is_lstm in (True, False):
+                yield _sequence(memory, 3, 19, is_lstm)._replace(num_layers=2)
             yield _sequence(memory, 3, 19, is_lstm=False)
             yield _sequence(memory, 3, 257, is_lstm=True)
             # One head of each kind, and rows of the weights that can be loaded in fours.
