@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from scripts.cuda_counts import Counts
 from scripts.cuda_instructions import WEIGHTS, Instructions
 from scripts.machine_code.block import BARRIER_LATENCY, LATENCY, USUAL_LATENCY
 
+# Whose rounds of loads are told: there all weights are on the chip before the first step.
+LOADED_FIRST = (80, 90)
 # Of the modelled time: published figures of an H100.
 ARCHITECTURE = 90
 CLOCK_GHZ = 1.755  # boost clock of the slower, PCIe card
@@ -83,8 +85,8 @@ inlined into it is part of it. {OTHERS.capitalize()}: rows below one per cent.
 
 In how many rounds a warp loads each weight matrix of a `sequence`, of the warp that needs most. A
 round is a group of loads that a warp issues before it uses the result of any of them, so each round
-costs the latency of a load again. Counted while the machine code is run, for sm_{ARCHITECTURE},
-where all weights of this model are loaded before the first step.
+costs the latency of a load again. Counted while the machine code is run, for architectures where
+all weights of this model are loaded before the first step.
 
 {rounds_table(counted)}
 
@@ -139,13 +141,32 @@ def tables(counted: Counted) -> str:
 
 def rounds_table(counted: Counted) -> str:
     """The rounds in which each weight is loaded, a row for each call that has weights."""
-    lines = ["| call | " + " | ".join(f"`{name}`" for name in WEIGHTS) + " |"]
-    lines.append("| --- |" + " ---: |" * len(WEIGHTS))
-    for call, by_architecture in counted.items():
-        rounds = by_architecture[ARCHITECTURE].load_rounds
-        if rounds:
-            lines.append(f"| {call} | {' | '.join(str(rounds[name]) for name in WEIGHTS)} |")
+    lines = ["| call | on | " + " | ".join(f"`{name}`" for name in WEIGHTS) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(WEIGHTS))
+    for call, architecture, rounds in _rounds(counted):
+        cells = " | ".join(str(rounds[name]) for name in WEIGHTS)
+        lines.append(f"| {call} | sm_{architecture} | {cells} |")
     return "\n".join(lines)
+
+
+def _rounds(counted: Counted) -> Iterator[tuple[str, int, Mapping[str, int]]]:
+    """Of each call and architecture, the rounds in which each weight is loaded."""
+    for call, by_architecture in counted.items():
+        for architecture in LOADED_FIRST:
+            found = by_architecture.get(architecture)
+            if found is not None and found.load_rounds:
+                yield call, architecture, found.load_rounds
+
+
+def too_many_rounds(counted: Counted, budget: Mapping[str, int]) -> list[str]:
+    """Weights that are loaded in more rounds than the budget of an architecture has."""
+    return [
+        f"{call} on sm_{architecture}: {name} takes {many} rounds of loads, "
+        f"the budget is {budget[str(architecture)]}"
+        for call, architecture, rounds in _rounds(counted)
+        for name, many in rounds.items()
+        if many > budget[str(architecture)]
+    ]
 
 
 def modelled_table(counted: Counted, counts: Mapping[str, Counts]) -> str:

@@ -449,7 +449,9 @@ def main() -> str | None:
         REPORT.write_text(render(resources, counted, unserved, instructions))
         print(f"wrote {REPORT.relative_to(ROOT)}")
     found = overruns(resources, counted, options.cases)
-    bounds = json.loads(BUDGET.read_text())["instructions"]
+    budget = json.loads(BUDGET.read_text())
+    found += instruction_tables.too_many_rounds(instructions, budget["load_rounds"])
+    bounds = budget["instructions"]
     found += instruction_tables.overruns(
         instructions, bounds["most"], nvcc_release(), bounds["nvcc"]
     )

@@ -25,18 +25,24 @@ graph the first or the third, whichever is less. It is a model, not a measuremen
 between the ways: the heads' instructions are left out
 ([assumptions](../../ntm_kernels/backends/controller_cost.py)).
 
-{table(runner)}
+{table(runner, in_bfloat16=False)}
+
+The same under autocast in bfloat16, also modelled. The matrix products of the loop are then in
+bfloat16, and every step has some launches more; one launch stays in float32.
+
+{table(runner, in_bfloat16=True)}
 """
 
 
-def table(runner: Runner) -> str:
+def table(runner: Runner, in_bfloat16: bool) -> str:
     """A row for each width of the controller, a column for each batch."""
     lines = [
         f"| C | {' | '.join(f'B = {batch}' for batch in BATCHES)} |",
         "| ---: |" + " ---: |" * len(BATCHES),
     ]
     for hidden_size in HIDDEN_SIZES:
-        cells = " | ".join(_cell(runner, sizes(batch, hidden_size)) for batch in BATCHES)
+        given = (sizes(batch, hidden_size) for batch in BATCHES)
+        cells = " | ".join(_cell(runner, one, in_bfloat16) for one in given)
         lines.append(f"| {hidden_size} | {cells} |")
     return "\n".join(lines)
 
@@ -56,9 +62,9 @@ def sizes(batch: int, hidden_size: int) -> Sizes:
     )
 
 
-def _cell(runner: Runner, given: Sizes) -> str:
+def _cell(runner: Runner, given: Sizes, in_bfloat16: bool) -> str:
     block = ways.block_of(runner, given, is_double=False, device=0)
-    eager = model.cost(given, block, 4, model.LAUNCH)
-    in_graph = model.cost(given, block, 4, model.GRAPH_LAUNCH)
+    eager = model.cost(given, block, 4, model.LAUNCH, in_bfloat16)
+    in_graph = model.cost(given, block, 4, model.GRAPH_LAUNCH, in_bfloat16)
     seconds = (eager.one_launch, eager.step_loop, in_graph.step_loop)
     return " / ".join(f"{1e6 * one:.0f}" for one in seconds)

@@ -79,8 +79,8 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 
   // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
   __device__ void load_weights(const Block& block) {
-    controller.load_weights(block);
     interface.load(block);
+    controller.load_weights(block);
   }
 
   __device__ void clear_padding(const Block& block) const {

@@ -52,8 +52,8 @@ struct SequenceForward : SequenceOfBlock<A, Held, SequenceForwardSpace<A>> {
 
   // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
   __device__ void load_weights(const Block& block) {
-    controller.load_weights(block);
     interface.load(block);
+    controller.load_weights(block);
   }
 
   // The memory before a segment's first step is kept for the backward.

@@ -50,23 +50,14 @@ class ThreadRows {
         shape_(shape),
         units_(units) {}
 
-  // Brings the weight to its threads; a barrier must follow before the first product.
+  // Brings the weight to its threads; a barrier must follow before the first product. The weight
+  // may begin where no vector may be loaded. That is asked once, since loads in branches of their
+  // own would not overlap.
   __device__ void load(const Block& block) {
-    if constexpr (Held > 0) {
-      if (fills_registers(shape_)) {
-        const Part part(*this, block.thread);
-#pragma unroll
-        for (int j = 0; j < Held; ++j) held_[j] = given(part.row, part.lane + Lanes * j);
-      }
-    }
-    const int held = held_fours(shape_) / Lanes;
-#pragma unroll 1
-    for (int thread = block.thread; thread < Lanes * shape_.rows; thread += block.threads) {
-      const Part part(*this, thread);
-#pragma unroll 1
-      for (int j = held; part.lane + Lanes * j < fours_of(shape_); ++j)
-        *near_four(part, j - held) = given(part.row, part.lane + Lanes * j);
-    }
+    if (in_fours(weight_, shape_.columns))
+      load_as(block, [](const A* from) { return *reinterpret_cast<const Four<A>*>(from); });
+    else
+      load_as(block, [](const A* from) { return Four<A>{{from[0], from[1], from[2], from[3]}}; });
   }
 
   // W x where one thread has a row. A call of f(unit, sum) is as in `Weight::times`, with the four
@@ -90,6 +81,9 @@ class ThreadRows {
 
  private:
   static constexpr int kFour = 4;
+  // How many fours a thread loads before it stores the first of them to shared memory. Each such
+  // round costs the latency of a load, so they should be few; the fours are in registers meanwhile.
+  static constexpr int kAtOnce = 12;
 
   static __host__ __device__ int fours_of(const Shape& shape) {
     return static_cast<int>(static_cast<unsigned>(shape.columns) / kFour);
@@ -114,11 +108,45 @@ class ThreadRows {
       f(first + block.lane);
   }
 
-  // A four of a row as it was given. The weight may begin where no vector may be loaded.
-  __device__ Four<A> given(int row, int four) const {
-    const A* from = weight_ + static_cast<int64_t>(row) * shape_.columns + kFour * four;
-    if (in_fours(from, kFour)) return *reinterpret_cast<const Four<A>*>(from);
-    return {{from[0], from[1], from[2], from[3]}};
+  // `load`, where read(address) is how a four is loaded. What stays in registers comes last, so
+  // that the other loads have these registers too.
+  template <typename F>
+  __device__ void load_as(const Block& block, F read) {
+#pragma unroll 1
+    for (int thread = block.thread; thread < Lanes * shape_.rows; thread += block.threads)
+      load_near(Part(*this, thread), read);
+    if constexpr (Held > 0) {
+      if (fills_registers(shape_)) {
+        const A* from = given(Part(*this, block.thread));
+#pragma unroll
+        for (int j = 0; j < Held; ++j) held_[j] = read(from + kFour * Lanes * j);
+      }
+    }
+  }
+
+  // Brings the fours of a thread that are not in registers to shared memory.
+  template <typename F>
+  __device__ void load_near(const Part& part, F read) const {
+    const int held = held_fours(shape_) / Lanes;
+    const int count = (fours_of(shape_) - part.lane + Lanes - 1) / Lanes - held;
+    const A* from = given(part) + kFour * Lanes * held;
+#pragma unroll 1
+    for (int first = 0; first < count; first += kAtOnce) {
+      Four<A> fours[kAtOnce];
+      // Beyond the last four, that one is loaded again. A condition for each load would need more
+      // predicate registers than there are: the first loads would be waited for before the others.
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        fours[i] = read(from + kFour * Lanes * min(first + i, count - 1));
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (first + i < count) *near_four(part, first + i) = fours[i];
+    }
+  }
+
+  // The first four of a thread, as it was given.
+  __device__ const A* given(const Part& part) const {
+    return weight_ + static_cast<int64_t>(part.row) * shape_.columns + kFour * part.lane;
   }
 
   // Where the j-th four of a thread is in shared memory. In the last round some lanes of a row may
@@ -143,7 +171,8 @@ class ThreadRows {
       }
     }
     fours += Lanes * held;
-    const int rounds = near_fours(shape_) / Lanes, rest = near_fours(shape_) % Lanes;
+    // Opaque, since the rounds would take registers from step to step, of which none are left.
+    const int count = opaque(near_fours(shape_)), rounds = count / Lanes, rest = count % Lanes;
     const Four<A>* near = near_ + part.place * Lanes + part.lane;
 #pragma unroll 4
     for (int j = 0; j < rounds; ++j) {

@@ -70,10 +70,9 @@ class Weight {
         }
 #pragma unroll 1
     for (int at = Held; at < count_ && near_unit(block, at) < near_units_; ++at)
-#pragma unroll
-      for (int j = 0; j < kRowsAtOnce; ++j)
-        for (int column = block.lane; column < shape_.columns; column += kWarp)
-          near_row(near_unit(block, at), j)[column] = row(first_ + at, j)[column];
+#pragma unroll 1
+      for (int first = block.lane; first < shape_.columns; first += kColumnsAtOnce * kWarp)
+        load_near(near_unit(block, at), first_ + at, first);
   }
 
   // W x, eight units to a call of f(unit, sum): lane 4 k + j has the sum of row j of the k-th of
@@ -130,6 +129,26 @@ class Weight {
   }
 
  private:
+  // How many columns a lane loads, of each row of a unit, before it stores the first of them to
+  // shared memory. Each such round costs the latency of a load.
+  static constexpr int kColumnsAtOnce = Columns > 4 ? Columns : 4;
+
+  // Brings some columns of a unit to its place in shared memory, beginning with `first`. Beyond the
+  // last column, that one is loaded again (see `ThreadRows::load_near`).
+  __device__ void load_near(int near, int unit, int first) const {
+    A values[kRowsAtOnce][kColumnsAtOnce];
+#pragma unroll
+    for (int j = 0; j < kRowsAtOnce; ++j)
+#pragma unroll
+      for (int c = 0; c < kColumnsAtOnce; ++c)
+        values[j][c] = row(unit, j)[min(first + c * kWarp, shape_.columns - 1)];
+#pragma unroll
+    for (int j = 0; j < kRowsAtOnce; ++j)
+#pragma unroll
+      for (int c = 0; c < kColumnsAtOnce; ++c)
+        if (first + c * kWarp < shape_.columns) near_row(near, j)[first + c * kWarp] = values[j][c];
+  }
+
   // The sums of one unit that is not in registers, row j in the lanes with lane % 4 == j.
   __device__ A product(const Block& block, int at, const A* x, const A* values) const {
     const int near = near_unit(block, at);

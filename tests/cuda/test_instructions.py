@@ -241,9 +241,13 @@ def test_a_round_of_loads_ends_where_a_loaded_register_is_used():
 
 def test_rounds_are_told_of_calls_that_load_weights():
     rounds = {"recurrent_weight": 3, "interface_weight": 2}
-    call = Instructions({"read": 1.0}, 1, 1, rounds)
-    rows = tables.rounds_table(COUNTED | {"sequence, forward": {90: call}}).splitlines()[2:]
-    assert rows == ["| sequence, forward | 3 | 2 |"]
+    counted = COUNTED | {"sequence, forward": {90: Instructions({"read": 1.0}, 1, 1, rounds)}}
+    rows = tables.rounds_table(counted).splitlines()[2:]
+    assert rows == ["| sequence, forward | sm_90 | 3 | 2 |"]
+    assert not tables.too_many_rounds(counted, {"90": 3})
+    assert tables.too_many_rounds(counted, {"90": 2}) == [
+        "sequence, forward on sm_90: recurrent_weight takes 3 rounds of loads, the budget is 2"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The self-check of the CUDA kernels on the emulator: it takes every path, and finds bugs."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from ntm_kernels.backends import Kernel, Problem, get
 from ntm_kernels.backends.cuda.backend import FEW_TAPS
-from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.torch import TorchBackend, products
 from ntm_kernels.backends.trust.paths import candidates, paths
 from ntm_kernels.backends.trust.trial import run_trial
 from ntm_kernels.ops import OPS
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+IN_BFLOAT16 = "matrix products in bfloat16"
 LIMITS = {"7.5": 64 << 10, "8.0": 163 << 10, "8.6": 99 << 10, "9.0": 227 << 10}
 
 
@@ -49,12 +52,13 @@ def test_every_path_is_tried(limit, dtype):
             ways |= {"one head of each kind"}
         if op == "sequence":
             ways |= {"L2", "backward L2", "weightings too", "LSTM", "feed-forward", "many taps"}
+            ways |= {"LSTM, several layers", "feed-forward, several layers"}
         if op == "sequence" and dtype != torch.float64:
-            ways |= {"weights in registers"}
+            ways |= {"weights in registers", IN_BFLOAT16}
         if op == "sequence" and dtype != torch.float64 and limit >= LIMITS["8.0"]:
             ways |= {"weights on the chip"}
         assert {way for way in ways if not any(way in path for path in found)} == set(), op
-        assert len(found) <= 12
+        assert len(found) <= 16
 
 
 def check(op, dtype, limit=16_000):
@@ -80,10 +84,56 @@ def test_a_loop_of_steps_in_tiles_passes(dtype, monkeypatch):
     backend = backend_with(12_000 if dtype == torch.float64 else 6_000)
     sizes = next(sizes for sizes in candidates("sequence") if sizes.memory_size == 113)
     path = backend.path(Problem("sequence", CPU.type, dtype, sizes))
-    assert path == "a loop of steps, tiles"
+    assert path == "a loop of steps, matrix products, tiles"
     trial = run_trial(backend, "sequence", path, sizes, CPU, dtype)
     assert not trial.why_not
     assert trial.share < 0.7
+
+
+@pytest.fixture(name="trial_in_bfloat16")
+def small_trial_in_bfloat16(monkeypatch):
+    """Of the loop of steps with products in bfloat16, which small weights take only if asked to."""
+    monkeypatch.setenv("NTM_KERNELS_SEQUENCE", "step_loop")
+    backend = backend_with(LIMITS["9.0"])
+
+    def trial(dtype):
+        given = next(sizes for sizes in candidates("sequence") if sizes.bfloat16_products)
+        small = given._replace(hidden_size=51)
+        small = small._replace(input_size=small.gate_size)
+        path = backend.path(Problem("sequence", CPU.type, dtype, small))
+        assert IN_BFLOAT16 in path
+        return run_trial(backend, "sequence", path, small, CPU, dtype)
+
+    return trial
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)
+def test_products_in_bfloat16_pass(dtype, trial_in_bfloat16):
+    trial = trial_in_bfloat16(dtype)
+    assert not trial.why_not
+    assert trial.share < 0.7
+
+
+def without_the_first_term(product, left, right):
+    return product(left[..., 1:].float(), right[..., 1:, :].float())
+
+
+def in_four_bits(product, left, right):
+    """Of each operand's significand, half of those of bfloat16."""
+    fewer = [torch.ldexp((16 * part).round(), two) for part, two in map(torch.frexp, (left, right))]
+    return product(*(operand.float() for operand in fewer)) / 256
+
+
+@pytest.mark.parametrize("name", ["mm", "bmm"])
+@pytest.mark.parametrize("bug", [without_the_first_term, in_four_bits])
+def test_planted_bugs_in_the_products_in_bfloat16(bug, name, monkeypatch, trial_in_bfloat16):
+    right, wanted = products._in_float32, getattr(torch, name)
+
+    def planted(product, *operands):
+        return (partial(bug, product) if product is wanted else partial(right, product))(*operands)
+
+    monkeypatch.setattr(products, "_in_float32", planted)
+    assert "is off by" in trial_in_bfloat16(torch.float32).why_not
 
 
 @pytest.mark.slow

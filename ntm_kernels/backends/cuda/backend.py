@@ -107,13 +107,15 @@ class CudaBackend(Backend):
 
     def path(self, problem: Problem) -> str:
         if self._is_loop(problem):
-            return f"a loop of steps, {self.path(_of_step(problem))}"
+            return f"a loop of steps, {step_loop.told(problem)}, {self.path(_of_step(problem))}"
         forward, backward = (
             _way(problem.op, plan, problem.sizes.memory_size) for plan in self._plans(problem)
         )
         parts = [forward if forward == backward else f"{forward}; backward {backward}"]
         if problem.op == "sequence":
             parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
+            if problem.sizes.num_layers > 1:
+                parts.append("several layers")
         if problem.sizes.num_taps > FEW_TAPS:
             parts.append("many taps")
         one_of_each = problem.sizes.num_read_heads == problem.sizes.num_write_heads == 1

@@ -47,6 +47,30 @@ class Bfloat16Products(Products):
         return _in_float32(torch.bmm, left, right)
 
 
+class RoundedProducts(Products):
+    """Products of operands that are rounded to bfloat16, by the float32 products of the device.
+
+    In float32 each product of two of them is exact. So these differ from ``Bfloat16Products`` in
+    the order of the sums alone, and show whether the device computes those as it should.
+    """
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return _rounded(weight)
+
+    def mm(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.mm(_rounded(left), _rounded(right))
+
+    def addmm(self, bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return torch.addmm(bias, _rounded(left), _rounded(right))
+
+    def bmm(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.bmm(_rounded(left), _rounded(right))
+
+
+def _rounded(operand: Tensor) -> Tensor:
+    return operand.to(torch.bfloat16).float()
+
+
 def _in_float32(product: Callable[..., Tensor], left: Tensor, right: Tensor) -> Tensor:
     """``product`` of the operands rounded to bfloat16, its result in float32."""
     left, right = left.to(torch.bfloat16), right.to(torch.bfloat16)
@@ -58,3 +82,4 @@ def _in_float32(product: Callable[..., Tensor], left: Tensor, right: Tensor) -> 
 
 UNCHANGED = Products()
 IN_BFLOAT16 = Bfloat16Products()
+ROUNDED = RoundedProducts()

@@ -99,14 +99,18 @@ Heads = Callable[[StepInputs], StepOutputs]
 
 
 class Sequence(ProjectedSequence[Saved]):
-    """The op ``sequence``."""
+    """The op ``sequence``; ``products`` are those of the controller's and interface's weights."""
 
     saved = Saved
+
+    def __init__(self, products: Products = UNCHANGED) -> None:
+        self.products = products
 
     def forward_projected(
         self, inputs: SequenceInputs, sizes: Sizes, save_for_backward: bool
     ) -> tuple[SequenceOutputs, Saved | None]:
-        outputs, saved = sequence(lift(inputs), sizes, save_for_backward, partial(_heads, sizes))
+        heads = partial(_heads, sizes)
+        outputs, saved = sequence(lift(inputs), sizes, save_for_backward, heads, self.products)
         return lower(outputs, inputs), saved
 
     def backward_projected(
@@ -118,7 +122,7 @@ class Sequence(ProjectedSequence[Saved]):
         sizes: Sizes,
     ) -> SequenceInputs:
         given = with_zeros(lift(grads), sizes, saved.checkpoints)
-        undo = _UndoStep(given, lift(inputs), lift(outputs), saved, sizes)
+        undo = _UndoStep(given, lift(inputs), lift(outputs), saved, sizes, self.products)
         return lower(
             sequence_backward(undo, given, lift(inputs), lift(outputs), saved, sizes), inputs
         )
@@ -476,6 +480,7 @@ class _UndoStep(UndoSteps):
         outputs: SequenceOutputs,
         saved: Saved,
         sizes: Sizes,
+        products: Products,
     ) -> None:
         self.saved, self.sizes = saved, sizes
         self.resets, self.initial_memory = reset_steps(inputs), inputs.initial_memory
@@ -487,7 +492,7 @@ class _UndoStep(UndoSteps):
         self.heads = activate(flat, sizes.layout)
         slopes = activation_slopes(flat, self.heads, sizes.layout)
         self.slopes = slopes.view_as(saved.interface).unbind(0)
-        self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes)
+        self.outside_heads = UndoOutsideHeads(grads, inputs, outputs, saved, sizes, products)
 
     def __call__(self, time: int, forward: Replayed, d_after: State) -> State:
         sizes, heads = self.sizes, forward.inputs.heads

@@ -69,6 +69,8 @@ class TritonBackend(Backend):
             parts.append(f"up to {row.elements} elements")
         if problem.op == "sequence":
             parts.append("LSTM" if problem.sizes.is_lstm else "feed-forward")
+            if problem.sizes.num_layers > 1:
+                parts.append("several layers")
         return ", ".join(parts)
 
     def how(self, problem: Problem) -> str:

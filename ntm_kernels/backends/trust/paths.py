@@ -53,13 +53,17 @@ def _variants(op: str, memory: Sizes) -> Iterator[Sizes]:
     else:
         yield from (_sequence(memory, num_taps, 19, is_lstm=True) for num_taps in all_taps)
         if is_smallest:
+            for is_lstm in (True, False):
+                yield _sequence(memory, 3, 19, is_lstm)._replace(num_layers=2)
             yield _sequence(memory, 3, 19, is_lstm=False)
             yield _sequence(memory, 3, 257, is_lstm=True)
             # One head of each kind, and rows of the weights that can be loaded in fours.
             in_fours = memory._replace(word_size=8, num_read_heads=1, num_write_heads=1)
             yield _sequence(in_fours, 3, 100, is_lstm=True)
-            # So many weights that a loop of steps serves it.
-            yield _sequence(memory, 3, 1031, is_lstm=True)
+            # So many weights that a loop of steps serves it, which may have products in bfloat16.
+            large = _sequence(memory, 3, 1031, is_lstm=True)
+            yield large
+            yield large._replace(num_layers=2, bfloat16_products=True)
 
 
 def _sequence(memory: Sizes, num_taps: int, hidden_size: int, is_lstm: bool) -> Sizes:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ntm_kernels.backends.base import Backend, Kernel
 from ntm_kernels.backends.torch import TorchBackend
+from ntm_kernels.backends.torch.products import ROUNDED
+from ntm_kernels.backends.torch.sequence import Sequence
 from ntm_kernels.backends.trust.tolerance import (
     allowed_error,
     largest_error,
@@ -22,6 +24,7 @@ from ntm_kernels.ops.declare import choose, empty, fields, leading
 
 NEIGHBOURS = 4
 _torch = TorchBackend()
+_torch_in_bfloat16 = Sequence(ROUNDED)
 
 
 class Trial(NamedTuple):
@@ -50,7 +53,7 @@ def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
         return noise.exp().log1p()
     if name == "sharpening":
         return 1 + noise.exp().log1p()
-    if name in ("recurrent_weight", "interface_weight"):
+    if name in ("recurrent_weight", "upper_weight", "interface_weight"):
         return noise / max(shape[-1], 1) ** 0.5
     return noise
 
@@ -131,8 +134,13 @@ def _run(
 def _plain(
     op: Op[Any, Any, Any], inputs: Any, grads: Any, sizes: Sizes, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """What the backend ``torch`` computes of the same values in ``dtype``."""
+    """What the backend ``torch`` computes of the same values in ``dtype``.
+
+    For products in bfloat16 it rounds their operands as well, except in float64: that is the truth.
+    """
     kernel = _torch.kernels[op.name]
+    if sizes.bfloat16_products and dtype != torch.float64:
+        kernel = _torch_in_bfloat16
     return _run(kernel, op, _in_dtype(inputs, dtype), _in_dtype(grads, dtype), sizes)
 
 
