@@ -426,9 +426,9 @@ _BETTER: dict[str, dict[str, Any]] = {
         "total_sequences": 64_000,
     },
     # One location for every step: a read head finds the earlier steps with the same context and
-    # reads the mean of what followed. The logit is not linear in that: two heads come closer. With a
-    # clip of 0.2 instead of 0.05 two of ten seeds lost what they had learnt. In a memory of 1e-6
-    # some gradients are 1e5 times as large as in one of 0.1; the results differ little.
+    # reads the mean of what followed. The logit is not linear in that: two heads come closer.
+    # With a clip of 0.2 instead of 0.05 two of ten seeds lost what they had learnt. In a memory of
+    # 1e-6 some gradients are 1e5 times as large as in one of 0.1; the results differ little.
     "ngrams": {
         **_ADAM,
         "clip_norm": 0.05,
