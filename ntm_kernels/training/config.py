@@ -411,10 +411,10 @@ _BETTER: dict[str, dict[str, Any]] = {
         "last_stage_sequences": 150_000,
         "total_sequences": 250_000,
     },
-    # Most runs with Adam, or with 128 locations from the start, do not learn it. Clipping by
-    # element lost the solution for good on some seeds. In the larger memory the heads learn not to
-    # find anything in locations that were never written. Without write heads that walk from the
-    # start one seed in ten never used the memory.
+    # Without write heads that walk from the start one seed in ten never used the memory, and most
+    # runs with Adam, or with 128 locations from the start, did not learn it. Clipping by element
+    # lost the solution for good on some seeds. In the larger memory the heads learn not to find
+    # anything in locations that were never written.
     "associative_recall": {
         **_GRAVES,
         "walking_write_heads": True,
