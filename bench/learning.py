@@ -75,7 +75,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory, N = 32": ["--initial-memory", "learned"],
         "initial memory of 0.1": ["--initial-memory", "0.1"],
-        "uniform initial weightings, no walk": ["--initial-weightings", "uniform"],
+        "learned initial weightings, N = 32": ["--initial-weightings", "learned"],
         "a curriculum": ["--curriculum"],
     },
     "copy": {
@@ -89,7 +89,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "output from the controller too": ["--output-from", "features"],
         "learned initial memory": ["--initial-memory", "learned"],
         "initial memory of 0.1": ["--initial-memory", "0.1"],
-        "uniform initial weightings": ["--initial-weightings", "uniform"],
+        "learned initial weightings": ["--initial-weightings", "learned"],
         "no answer channel": ["--no-answer-channel"],
         "a curriculum": ["--curriculum"],
     },
