@@ -84,13 +84,13 @@ Array run(const Sizes& s, int threads) {
   const State d_last(s, numbers);
   for (float& w : first.weightings) w = w * w;
 
-  Array gates_packed(kernels().packed_size(G, I + K)),
-      upper_gates_packed(kernels().packed_size(G, J)),
-      interface_packed(kernels().packed_size(P, C));
-  kernels().pack_transposed(G, I + K, 0, I, input_weight.data(), gates_packed.data());
-  kernels().pack_transposed(G, I + K, I, K, recurrent.data(), gates_packed.data());
-  kernels().pack_transposed(G, J, 0, J, upper_weight.data(), upper_gates_packed.data());
-  kernels().pack_transposed(P, C, 0, C, interface_weight.data(), interface_packed.data());
+  Array gates_packed(kernels().packed_weight_size(s, G, I + K)),
+      upper_gates_packed(kernels().packed_weight_size(s, G, J)),
+      interface_packed(kernels().packed_weight_size(s, P, C));
+  kernels().pack_weight_transposed(s, G, I + K, 0, I, input_weight.data(), gates_packed.data());
+  kernels().pack_weight_transposed(s, G, I + K, I, K, recurrent.data(), gates_packed.data());
+  kernels().pack_weight_transposed(s, G, J, 0, J, upper_weight.data(), upper_gates_packed.data());
+  kernels().pack_weight_transposed(s, P, C, 0, C, interface_weight.data(), interface_packed.data());
 
   Array hidden(TB * C), reads(TB * s.read_size()),
       checkpoints(s.num_checkpoints() * s.batch * s.transposed_size());
@@ -134,11 +134,12 @@ Array run(const Sizes& s, int threads) {
   parallel(threads, s.batch,
            [&](int64_t begin, int64_t end) { kernels().sequence(s, io, begin, end); });
 
-  Array recurrent_packed(kernels().packed_size(K, G)), upper_packed(kernels().packed_size(J, G)),
-      back_packed(kernels().packed_size(C, P));
-  kernels().pack(K, G, recurrent.data(), recurrent_packed.data());
-  kernels().pack(J, G, upper_weight.data(), upper_packed.data());
-  kernels().pack(C, P, interface_weight.data(), back_packed.data());
+  Array recurrent_packed(kernels().packed_weight_size(s, K, G)),
+      upper_packed(kernels().packed_weight_size(s, J, G)),
+      back_packed(kernels().packed_weight_size(s, C, P));
+  kernels().pack_weight(s, K, G, recurrent.data(), recurrent_packed.data());
+  kernels().pack_weight(s, J, G, upper_weight.data(), upper_packed.data());
+  kernels().pack_weight(s, C, P, interface_weight.data(), back_packed.data());
   const Array d_hidden = numbers(TB * C), d_reads = numbers(TB * s.read_size());
   Array d_projected(TB * G), d_upper_gates(TB * G), d_interface(TB * P);
   cpu::SequenceBackward<float> back{};
