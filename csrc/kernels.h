@@ -153,7 +153,7 @@ struct Isa {
 // The best that this machine has, or the one named by NTM_KERNELS_ISA.
 const Isa& isa();
 
-// Whether the kernels of that one multiply in bfloat16, and this machine lets the process do it.
+// Whether the kernels of `isa()` can multiply in bfloat16, and this machine lets the process do it.
 bool multiplies_in_bfloat16();
 
 }  // namespace ntm::cpu

@@ -18,7 +18,7 @@
 namespace ntm::cpu::NTM_ISA {
 
 // Only the copy for AVX-512 has these functions, where the compiler knows AMX, and only for float.
-// They may be called on processors with AMX alone.
+// They may be called only on processors with AMX.
 template <typename T>
 struct Amx {
   static constexpr bool present = false;
@@ -39,7 +39,8 @@ struct Amx<float> {
 
   static constexpr bool present = true;
   static constexpr int64_t kInner = 32, kColumns = 16, kTile = kInner * kColumns;
-  static constexpr int64_t kMostRows = 16, kSums = 4;  // tiles of sums that a product has at once
+  static constexpr int64_t kMostRows = 16;
+  static constexpr int64_t kSums = 4;  // tiles of sums that a product has at once
 
   static int64_t tiles_along(int64_t inner) { return (inner + kInner - 1) / kInner; }
   static int64_t tiles_across(int64_t columns) { return (columns + kColumns - 1) / kColumns; }
@@ -99,7 +100,7 @@ struct Amx<float> {
     }
   }
 
-  // c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n] for up to kMostRows rows, as `gemm` has it: a comes
+  // c[m][n] = start[m][n] + Σ_k a[m][k] b[k][n] for 1 to kMostRows rows, as `gemm` has it: a comes
   // from `round_rows`, b is packed. Tiles 0 … 3 are sums, tile 4 is of a, tile 5 of b.
   NTM_AMX static void product(int64_t rows, int64_t columns, int64_t inner, const Bfloat16* a,
                               const Bfloat16* b, const float* start, int64_t start_stride, float* c,

@@ -6,6 +6,8 @@
 // two a call has. Its products then round the rows of the group as well.
 #pragma once
 
+#include <cassert>
+
 #include "cpu/amx.h"
 #include "cpu/arena.h"
 #include "cpu/gemm.h"
@@ -46,6 +48,7 @@ inline void pack_weight_transposed(const Sizes& s, int64_t columns, int64_t inne
   if constexpr (Amx<T>::present) {
     using Element = typename Amx<T>::Bfloat16;
     if (s.bfloat16_products) {
+      assert(at == 0 && rows == inner);
       return Amx<T>::pack_transposed(columns, inner, weight, reinterpret_cast<Element*>(packed));
     }
   }

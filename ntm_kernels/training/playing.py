@@ -59,16 +59,22 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
         rows = {"output": _bits(target, wrong)}
         explained = []
     lines += _in_lines({"target": _bits(target), **rows}, "answer step", len(target))
-    if locations is not None and len(answering) > locations and not said.startswith("right"):
-        enough = 2 ** math.ceil(math.log2(len(answering)))
-        explained.append(f"  more steps than memory locations: try --memory-size {enough}")
+    given = _steps_given(batch.inputs[:, 0])
+    if locations is not None and given > locations:
+        enough = 2 ** math.ceil(math.log2(given))
+        explained.append(f"  more input than memory locations: try --memory-size {enough}")
     return "\n".join([*lines, *explained, "", said])
+
+
+def _steps_given(values: Tensor) -> int:
+    """Up to which step the inputs ``[T, I]`` change."""
+    changes = (values[1:] != values[:-1]).any(dim=1).nonzero()
+    return int(changes.max()) + 2 if len(changes) else 1
 
 
 def _inputs(values: Tensor) -> list[str]:
     """The inputs ``[T, I]`` in lines, up to where they no longer change."""
-    changes = (values[1:] != values[:-1]).any(dim=1).nonzero()
-    shown = int(changes.max()) + 2 if len(changes) else 1
+    shown = _steps_given(values)
     rows, explained = [], []
     for number, channel in enumerate(values.unbind(1)):
         if ((channel == 0) | (channel == 1)).all():

@@ -256,13 +256,13 @@ def test_play_of_a_run_has_the_options_of_its_task(run, capsys):
     assert capsys.readouterr().out.splitlines() == shown
 
 
-def test_play_names_a_larger_memory_where_the_steps_need_one(capsys):
-    said = "  more steps than memory locations: try --memory-size 512"
+def test_play_names_a_larger_memory_where_the_input_needs_one(capsys):
+    said = "  more input than memory locations: try --memory-size 256"
     assert cli.main(["play", "copy", "--length", "150"]) == 0
     *_, hint, empty, verdict = capsys.readouterr().out.splitlines()
     assert (hint, empty) == (said, "")
     assert verdict.startswith("wrong: ")
-    assert cli.main(["play", "copy", "--length", "150", "--memory-size", "512"]) == 0
+    assert cli.main(["play", "copy", "--length", "150", "--memory-size", "256"]) == 0
     assert said not in capsys.readouterr().out
 
 

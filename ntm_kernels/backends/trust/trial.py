@@ -136,10 +136,12 @@ def _plain(
 ) -> dict[str, Tensor]:
     """What the backend ``torch`` computes of the same values in ``dtype``.
 
-    For products in bfloat16 it rounds their operands as well, except in float64: that is the truth.
+    Where the op has products in bfloat16, as it never has in float64, it rounds their operands as
+    well, except for the truth, which is computed in float64.
     """
     kernel = _torch.kernels[op.name]
-    if sizes.bfloat16_products and dtype != torch.float64:
+    rounds = sizes.bfloat16_products and leading(inputs).dtype != torch.float64
+    if rounds and dtype != torch.float64:
         kernel = _torch_in_bfloat16
     return _run(kernel, op, _in_dtype(inputs, dtype), _in_dtype(grads, dtype), sizes)
 
