@@ -411,10 +411,10 @@ _BETTER: dict[str, dict[str, Any]] = {
         "last_stage_sequences": 150_000,
         "total_sequences": 250_000,
     },
-    # Without write heads that walk from the start one seed in ten never used the memory, and none of
-    # nine runs with Adam, and none of four with 128 locations from the start, learnt it. Clipping by
-    # element lost the solution for good on some seeds. In the larger memory the heads learn not to
-    # find anything in locations that were never written.
+    # Without write heads that walk from the start one seed in ten never used the memory, and none
+    # of nine runs with Adam, and none of four with 128 locations from the start, learnt it.
+    # Clipping by element lost the solution for good on some seeds. In the larger memory the heads
+    # learn not to find anything in locations that were never written.
     "associative_recall": {
         **_GRAVES,
         "walking_write_heads": True,
