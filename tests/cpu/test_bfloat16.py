@@ -6,7 +6,7 @@ import torch
 
 from ntm_kernels import NTM
 from ntm_kernels.backends.cpu import backend
-from ntm_kernels.backends.trust.tolerance import largest_error
+from tests.support.autocast import assert_as_accurate_as_the_equations, same_bits
 from tests.support.cases import (
     Case,
     Dtypes,
@@ -15,9 +15,7 @@ from tests.support.cases import (
     cotangents,
     explained,
     run,
-    to_dtype,
 )
-from tests.support.tolerance import assert_accurate
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 CASES = [
@@ -47,14 +45,6 @@ def under_autocast(case, tensors, grads, **extra):
         return run(case, tensors, "cpu", grads, **extra)
 
 
-def same_bits(found, wanted):
-    return all(
-        torch.equal(one[name], other[name])
-        for one, other in zip(found, wanted, strict=True)
-        for name in other
-    )
-
-
 @with_amx
 @each_case
 def test_as_accurate_as_the_equations_under_autocast(case):
@@ -62,14 +52,7 @@ def test_as_accurate_as_the_equations_under_autocast(case):
     grads = cotangents(call(case, tensors, "cpu"))
     found = under_autocast(case, tensors, grads)
     assert not same_bits(found, run(case, tensors, "cpu", grads))
-    with torch.autocast("cpu", BF16):
-        plain = run(case, tensors, None, grads)
-    truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64))
-    for kind, wanted in enumerate(truth):
-        for name, right in wanted.items():
-            error = largest_error(plain[kind][name], right)
-            assert found[kind][name].dtype == F32
-            assert_accurate(f"{case}: {name}", found[kind][name], right, error, terms=case.terms)
+    assert_as_accurate_as_the_equations(case, found, tensors, grads)
 
 
 @with_amx

@@ -9,8 +9,8 @@ import torch
 from ntm_kernels.backends import BackendError, Problem, get, step_loop
 from ntm_kernels.backends.controller_cost import GRAPH_LAUNCH, LAUNCH, Block, cost, weights
 from ntm_kernels.backends.torch.products import IN_BFLOAT16
-from ntm_kernels.backends.trust.tolerance import largest_error
 from ntm_kernels.ops import Sizes
+from tests.support.autocast import assert_as_accurate_as_the_equations, same_bits
 from tests.support.cases import (
     DEEP,
     Case,
@@ -23,10 +23,8 @@ from tests.support.cases import (
     explained,
     leaves,
     run,
-    to_dtype,
 )
 from tests.support.table import BF16, F32, F64, LIVE, fitting
-from tests.support.tolerance import assert_accurate
 
 # The backends that have both ways.
 BOTH = [one for one in LIVE if one.backend.startswith(("cuda", "triton"))]
@@ -98,14 +96,6 @@ def under_autocast(dtype, case, entry, tensors, grads):
         return run(case, tensors, entry.backend, grads)
 
 
-def same_bits(found, wanted):
-    return all(
-        torch.equal(one[name], other[name])
-        for one, other in zip(found, wanted, strict=True)
-        for name in other
-    )
-
-
 @pytest.mark.usefixtures("step_loop")
 @each_case
 @each_with_both
@@ -117,14 +107,7 @@ def test_products_in_bfloat16_under_autocast(entry, case):
     found = under_autocast(BF16, case, entry, tensors, grads)
     assert not same_bits(found, run(case, tensors, entry.backend, grads))
     tensors, grads = to_cpu(tensors), to_cpu(grads)
-    with torch.autocast("cpu", BF16):
-        plain = run(case, tensors, None, grads)
-    truth = run(case, to_dtype(tensors, F64), None, to_dtype(grads, F64))
-    for kind, wanted in enumerate(truth):
-        for name, right in wanted.items():
-            error = largest_error(plain[kind][name], right)
-            assert found[kind][name].dtype == F32
-            assert_accurate(f"{case}: {name}", found[kind][name], right, error, terms=case.terms)
+    assert_as_accurate_as_the_equations(case, found, tensors, grads)
 
 
 def to_cpu(tensors):

@@ -176,5 +176,18 @@ def test_cells_and_medians_are_above_the_optimum_where_no_answer_is_sure():
     assert lines[-1].startswith("1 of 3 seeds end below 0.2 bits a sequence above the optimum.")
 
 
+def test_the_picture_shows_wrong_answers_only_where_answers_are_sure(tmp_path, monkeypatch):
+    seed_plots = pytest.importorskip("ntm_kernels.training.seed_plots")
+    titles = []
+    monkeypatch.setattr(seed_plots, "_draw_curves", lambda *_: None)
+    monkeypatch.setattr(
+        seed_plots, "_draw_tests", lambda axes, done, title, value_of: titles.append(title)
+    )
+    for optimum in (0.0, 132.0):
+        seed_plots.draw_seeds([outcome(0, 132.125, optimum)], tmp_path, preset("ngrams"))
+    cost = "bits per sequence above the optimum"
+    assert titles == [cost, "share of sequences wrong", cost]
+
+
 def test_a_table_of_nothing():
     assert "None of 2 runs finished." in table([Outcome(0, None, "x|y"), Outcome(1, None, "z")])
