@@ -167,10 +167,6 @@ std::string records_digest() {
   return ops::kDigest;
 }
 
-bool multiplies_in_bfloat16() {
-  return cpu::multiplies_in_bfloat16();
-}
-
 int64_t released_bytes() {
   return static_cast<int64_t>(release_workspaces());
 }
@@ -206,7 +202,7 @@ TORCH_LIBRARY_FRAGMENT(ntm, m) {
   Ops::define(m);
   m.def("cpu_isa() -> str", isa_name);
   m.def("cpu_records() -> str", records_digest);
-  m.def("cpu_multiplies_in_bfloat16() -> bool", multiplies_in_bfloat16);
+  m.def("cpu_multiplies_in_bfloat16() -> bool", cpu::multiplies_in_bfloat16);
   m.def("cpu_release_workspaces() -> int", released_bytes);
   m.def(
       "cpu_graves_rmsprop_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] square_avgs, "
