@@ -17,7 +17,7 @@ testing = hypothesis numpy pytest pytest-xdist
 clang_format = $(PYTHON) -c 'import clang_format; clang_format.clang_format()'
 cxx_sources = $(shell find csrc tests bench -regex '.*\.\(cpp\|h\|cu\|cuh\)' 2>/dev/null)
 # The interpreter takes a millisecond an operation: what stays under five minutes.
-triton_small = test_accesses or test_launches or (test_sizes and not dynamic) or test_dtypes or test_traps or test_lengths or (test_resets and (with_lengths or dtype0)) or test_unset_memory or test_step_loop or test_same_bits_twice or test_opcheck or test_compiled_whole or test_autocast
+triton_small = test_accesses or test_launches or (test_sizes and not dynamic and not float64) or test_dtypes or (test_traps and not dtype0) or test_lengths or (test_resets and (with_lengths or dtype0)) or test_unset_memory or test_step_loop or test_same_bits_twice or (test_opcheck and not dtype1) or test_compiled_whole or test_autocast
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
