@@ -11,21 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+from torch import Tensor
+
 from bench import results
 from bench.contenders import (
     LSTM,
+    Autocast,
     BackendContender,
     BySteps,
     CheckedAnew,
     Contender,
     Eager,
     OpAlone,
+    UnderAutocast,
     automatic,
 )
 from bench.floor import floor
 from bench.machine import Ceilings, ceilings
 from bench.runner import Runner
 from bench.subjects import Entry
+from bench.subjects.base import copy_batch
 from bench.timing import Limits
 from bench.workload import Workload
 
@@ -271,6 +277,20 @@ class Claims:
             findings.append(self._ratio(claim, None, times, self.ours.name, "lstm"))
         return findings
 
+    def autocast(self) -> list[Finding]:
+        """9: what autocast in bfloat16 gains, and how far it moves the output and the gradients."""
+        ours, rounded = self.ours.name, UnderAutocast(self.ours.name)
+        findings = []
+        for hidden_size in (100, 256, 512):
+            workload = replace(PAPER, hidden_size=hidden_size)
+            times = self._side_by_side("train", "iteration", [rounded], workload)
+            claim = f"training iteration, C = {hidden_size}, B = 16: {ours} / {rounded.name}"
+            finding = self._ratio(claim, None, times, ours, rounded.name)
+            output, gradients = moved_by_rounding(self.ours, workload)
+            details = f"{finding.details}; output {output:.1g} apart, gradients {gradients:.1g}"
+            findings.append(replace(finding, details=details))
+        return findings
+
     def _reference(self) -> Contender:
         return BackendContender("torch", "ntm_kernels, backend torch")
 
@@ -305,7 +325,29 @@ CLAIMS: dict[int, Callable[[Claims], list[Finding]]] = {
     6: Claims.layers,
     7: Claims.floor,
     8: Claims.classification,
+    9: Claims.autocast,
 }
+
+
+def moved_by_rounding(contender: Contender, workload: Workload) -> tuple[float, float]:
+    """How far autocast in bfloat16 moves a model's output and the gradients of its weights.
+
+    Both as the largest absolute difference from float32, over the largest absolute value there; of
+    the gradients that of the weight that differs most.
+    """
+    torch.manual_seed(0)
+    model = contender.model(workload)
+    batch, weights = copy_batch(workload), list(model.parameters())
+    found: list[list[Tensor]] = []
+    for run in (model, Autocast(model, workload.device)):
+        output = run(batch.inputs)
+        loss = contender.loss(output, batch)
+        found.append([output.detach(), *torch.autograd.grad(loss, weights)])
+    apart = [
+        float((rounded - exact).abs().max() / exact.abs().max())
+        for exact, rounded in zip(*found, strict=True)
+    ]
+    return apart[0], max(apart[1:])
 
 
 def check(runner: Runner, numbers: Sequence[int]) -> list[tuple[int, Finding]]:

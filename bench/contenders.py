@@ -96,6 +96,17 @@ class OpAlone(BackendContender):
         return ReadVectorsOnly(build_ntm(workload, self.backend).cell)
 
 
+class UnderAutocast(BackendContender):
+    """The same model, its forward under autocast in bfloat16."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend, "the model under autocast in bfloat16")
+        self.name = f"{backend}, bfloat16"
+
+    def model(self, workload: Workload) -> nn.Module:
+        return Autocast(super().model(workload), workload.device)
+
+
 class CheckedAnew(BackendContender):
     """A backend whose every call is checked as if there had been none like it."""
 
@@ -176,6 +187,19 @@ class LogitsOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.inner(x)[0]
         return output
+
+
+class Autocast(nn.Module):
+    """A model under autocast in bfloat16, its output in float32."""
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        super().__init__()
+        self.inner, self.device_type = model, torch.device(device).type
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device_type, torch.bfloat16):
+            output: Tensor = self.inner(x)
+        return output.float()
 
 
 class ReadVectorsOnly(nn.Module):

@@ -10,7 +10,7 @@ import torch
 
 from bench import claims, cli, plan, readme, results
 from bench.claims import Finding, Target
-from bench.contenders import Eager
+from bench.contenders import BackendContender, Eager
 from bench.machine import ROOT, Ceilings, Environment, Others, revision
 from bench.results import Row
 from bench.runner import Runner, choose
@@ -287,12 +287,13 @@ class FakeRunner:
 
 
 def test_claims_compare_what_they_say(monkeypatch):
-    others = {"cpu, checked anew": 1.5, "cpu, by steps": 7.0}
+    others = {"cpu, checked anew": 1.5, "cpu, by steps": 7.0, "cpu, bfloat16": 0.8}
     runner = FakeRunner(**others, cpu=1.0, torch=6.0, lstm=2.0, eager=20.0)
     runner.values["cpu, op alone"] = 0.5
     monkeypatch.setattr(claims, "ceilings", lambda device, threads: LIMIT)
     monkeypatch.setattr(claims, "automatic", lambda device: "cpu")
     monkeypatch.setattr(claims.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(claims, "moved_by_rounding", lambda contender, workload: (0.004, 0.012))
     found = claims.check(runner, list(claims.CLAIMS))
     values = [(number, finding.value) for number, finding in found]
     assert values == [
@@ -313,13 +314,21 @@ def test_claims_compare_what_they_say(monkeypatch):
         (7, pytest.approx(0.32995072)),  # 16.50 ms of 100 x 0.5 ms
         (8, 0.5),
         (8, 0.5),
+        *[(9, pytest.approx(1.25))] * 3,
     ]
     assert all(finding.holds for _, finding in found)
     assert [w.batch for _, _, w in runner.asked[:9]] == [1, 1, 1, 16, 16, 16, 64, 64, 64]
     text = claims.table(found)
     assert "| 1 | training iteration, B = 1: cpu / lstm | ≤ 0.9 (stretch 0.7) | 0.500 |" in text
+    assert text.endswith("cpu, bfloat16 32.8 ms; output 0.004 apart, gradients 0.01 |\n")
     assert len(text.splitlines()) == 2 + len(found)
     assert {line.count("|") for line in text.splitlines()} == {7}
+
+
+def test_rounding_moves_the_output_and_the_gradients_a_little():
+    output, gradients = claims.moved_by_rounding(BackendContender("torch", ""), SMALL)
+    assert 1e-4 < output < 0.02
+    assert 1e-4 < gradients < 0.1
 
 
 def test_a_claim_that_cannot_be_measured_is_not_met(monkeypatch):
