@@ -1,4 +1,4 @@
-"""Checks of arguments, done before any kernel runs: shapes, dtypes, devices, never values."""
+"""Checks of arguments before any kernel runs: shapes, dtypes, devices, of values lengths alone."""
 
 from __future__ import annotations
 

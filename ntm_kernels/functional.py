@@ -16,12 +16,11 @@ width ``C``, steps ``T``. Equation numbers are those of Graves et al. 2014, arXi
 Dtypes: tensors of one kind share a dtype. All are float64, or they are float32 and at most one of
 bfloat16 and float16. Arithmetic is in float32 (float64 for float64), and a result has the dtype of
 the argument of its kind: memory and read vectors that of ``memory``, weightings that of
-``previous_weightings``. Values are not checked, since reading them would force
-the CPU to wait for the GPU: strength ≥ 0,
-0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weightings distributions. Other values give
-what the equations give, on every backend: a negative ``w̃_i`` has no logarithm, and makes NaN of its
-head's weightings. With float16 memory its gradient grows as 1/‖M_i‖ and may overflow to inf where a
-row is tiny.
+``previous_weightings``. Values are not checked, since reading them would force the CPU to wait for
+the GPU: strength ≥ 0, 0 ≤ gate ≤ 1, sharpening ≥ 1, 0 ≤ erase ≤ 1, shift and weightings
+distributions. Other values give what the equations give, on every backend: a negative ``w̃_i`` has
+no logarithm, and makes NaN of its head's weightings. With float16 memory its gradient grows as
+1/‖M_i‖ and may overflow to inf where a row is tiny.
 
 All raise ``TypeError`` for a wrong type or dtype, ``ValueError`` for a wrong shape or device, and
 ``ntm_kernels.BackendError`` where the backend asked for cannot serve the call: a backend other than
