@@ -338,15 +338,16 @@ class Trainer:
 
     def _grow(self) -> None:
         """Gives the model its larger memory from ``grow_at`` of the schedule on."""
-        size = self.config.grow_memory
-        if size is None or not isinstance(self.model, NTM) or self.model.memory_size == size:
+        if not isinstance(self.model, NTM) or not self._curriculum.is_last:
             return
-        due = math.ceil(self.config.grow_at * self._planned_updates)
-        if self._curriculum.is_last and self._schedule.last_epoch >= due:
-            self.model.memory_size = size
-            self._records.report(
-                f"the memory has {size:,} locations from {self.counters.sequences:,} sequences on"
-            )
+        for share, size in self.config.growth:
+            due = math.ceil(share * self._planned_updates)
+            if self._schedule.last_epoch >= due and self.model.memory_size < size:
+                self.model.memory_size = size
+                self._records.report(
+                    f"the memory has {size:,} locations from {self.counters.sequences:,} sequences "
+                    "on"
+                )
 
     def _write_row(self, result: Score | None) -> None:
         counters = self.counters
