@@ -198,15 +198,13 @@ class TrainConfig:
             return
         if self.model != "ntm":
             raise ValueError("grow_memory is for an NTM: the LSTM baseline has no memory")
-        sizes = {"memory_size": self.memory_size, "grow_memory": self.grow_memory}
-        if self.grow_again is not None:
-            sizes["grow_again"] = self.grow_again
-            if self.grow_again_at < self.grow_at:
-                raise ValueError(
-                    f"grow_again_at must be at least grow_at = {self.grow_at}, got "
-                    f"{self.grow_again_at}"
-                )
-        for (before, smaller), (name, size) in pairwise(sizes.items()):
+        if self.grow_again is not None and self.grow_again_at < self.grow_at:
+            raise ValueError(
+                f"grow_again_at must be at least grow_at = {self.grow_at}, got {self.grow_again_at}"
+            )
+        sizes = [self.memory_size, *(size for _, size in self.growth)]
+        names = ("memory_size", "grow_memory", "grow_again")
+        for (before, smaller), (name, size) in pairwise(zip(names, sizes, strict=False)):
             if size <= smaller:
                 raise ValueError(f"{name} must be greater than {before} = {smaller}, got {size}")
         for name in ("initial_memory", "initial_weightings"):
