@@ -162,7 +162,8 @@ class Trainer:
         run_dir: folder of the run; made if needed. Nothing in it is changed before :meth:`run`.
         resume: goes on from the newest checkpoint of ``run_dir``, or from the start if there is
             none yet; without it the folder must not hold a run.
-        checkpoint: goes on from this checkpoint instead; later ones are removed.
+        checkpoint: goes on from this checkpoint instead, a file of any name and folder. The
+            checkpoints of ``run_dir`` that have seen more sequences are removed by :meth:`run`.
         report: takes the lines that tell a person what happens.
         lock: a lock of ``run_dir`` to use instead of one of the trainer's own.
 
@@ -261,7 +262,7 @@ class Trainer:
             WriteError: a file cannot be written; the checkpoints before are whole.
         """
         with self._records.locked(), naming_sizes(self.config):
-            self._records.begin(self.config.to_dict())
+            self._records.begin(self.config.to_dict(), self.counters.sequences)
             if self.done:
                 self._records.report(self._why_done())
                 return True

@@ -105,6 +105,36 @@ def test_resuming_from_the_checkpoint_before(tmp_path):
     assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
 
 
+@pytest.mark.parametrize("name", ["good.pt", "000000000099.pt"])
+def test_resuming_from_a_copied_checkpoint(tmp_path, name):
+    """Later checkpoints go by the sequences that they have seen, whatever the copy is called."""
+    make(tiny(total_sequences=40, schedule_sequences=60), tmp_path / "straight").run()
+    run_dir, copied = tmp_path / "run", tmp_path / name
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 20))
+    copied.write_bytes(CheckpointStore(run_dir / "checkpoints").latest().read_bytes())
+    make(tiny(), run_dir, resume=True).run()
+    config = tiny(total_sequences=40)
+    make(config, run_dir, resume=True, checkpoint=copied).run()
+    assert [path.stem for path in CheckpointStore(run_dir / "checkpoints").all()] == [
+        "000000000030",
+        "000000000040",
+    ]
+    assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
+
+
+def test_a_copied_checkpoint_with_nothing_left_to_train_becomes_the_newest(tmp_path):
+    run_dir, copied = tmp_path / "run", tmp_path / "good.pt"
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 20))
+    copied.write_bytes(CheckpointStore(run_dir / "checkpoints").latest().read_bytes())
+    make(tiny(), run_dir, resume=True).run()
+    assert make(tiny(total_sequences=20), run_dir, resume=True, checkpoint=copied).run()
+    [path] = CheckpointStore(run_dir / "checkpoints").all()
+    assert path.name == "000000000020.pt"
+    assert_same(load(path), load(copied))
+
+
 def test_seeds_decide(tmp_path):
     runs = [make(tiny(seed=seed), tmp_path / str(i)) for i, seed in enumerate([1, 1, 2])]
     for run in runs:
