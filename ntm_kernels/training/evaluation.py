@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task, Trial
@@ -197,7 +197,9 @@ def score(
         costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
         sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
         for number, channels in enumerate(parts.values()):
-            errors[number] += _errors(logits, batch, channels)
+            wrong_steps = tasks.wrong_bits(logits, batch)[..., channels].any(dim=2)
+            of_part = [batch.mask.sum(), wrong_steps.sum(), wrong_steps.any(dim=0).sum()]
+            errors[number] += torch.stack(of_part)
     sequences, bits, wrong, optimal_bits, *of_parts = total(
         [sum(len(batch.lengths) for batch in batches), *sums.tolist(), *errors.flatten().tolist()]
     )
@@ -212,14 +214,6 @@ def score(
             for number, name in enumerate(parts)
         },
     )
-
-
-def _errors(logits: Tensor, batch: Batch, channels: slice) -> Tensor:
-    """Answer steps, those with a wrong bit in the channels, and sequences with one: ``[3]``."""
-    right = (logits > 0) == (batch.targets > 0.5)
-    # NaN is neither above 0 nor right.
-    wrong = ~(right & ~logits.isnan())[..., channels].all(dim=2) & batch.mask
-    return torch.stack([batch.mask.sum(), wrong.sum(), wrong.any(dim=0).sum()])
 
 
 def validation_optimum(config: TrainConfig) -> float:

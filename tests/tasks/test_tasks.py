@@ -359,7 +359,7 @@ class TestScores:
     def test_only_answer_steps_count(self):
         batch, logits = self.make()
         elsewhere = torch.where(batch.mask.unsqueeze(-1), logits, logits + 5)
-        for score in (tasks.loss, tasks.bits, tasks.wrong):
+        for score in (tasks.loss, tasks.bits, tasks.wrong, tasks.wrong_bits):
             assert torch.equal(score(logits, batch), score(elsewhere, batch))
 
     def test_wrong(self):
@@ -371,10 +371,11 @@ class TestScores:
             one = right.clone()
             one[step, 2, 1] = value
             assert tasks.wrong(one, batch).tolist() == [b == 2 for b in range(6)]
+            assert tasks.wrong_bits(one, batch).nonzero().tolist() == [[step, 2, 1]]
 
     def test_shapes_are_checked(self):
         batch, logits = self.make()
-        for score in (tasks.loss, tasks.bits, tasks.wrong):
+        for score in (tasks.loss, tasks.bits, tasks.wrong, tasks.wrong_bits):
             with pytest.raises(
                 ValueError, match="logits must have the shape of the batch's targets"
             ):
