@@ -248,7 +248,9 @@ def bits(logits: Tensor, batch: Batch) -> Tensor:
     Shapes as in :func:`loss`; returns ``[B]``.
     """
     _check_logits(logits, batch)
-    weight = batch.mask.unsqueeze(-1) / math.log(2)
+    # Without its dtype the mask would be divided in float32, also for logits in float64.
+    mask = batch.mask.unsqueeze(-1).to(torch.result_type(logits, batch.targets))
+    weight = mask / math.log(2)
     cost = F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="none")
     return cost.sum(dim=(0, 2))
 

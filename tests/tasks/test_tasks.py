@@ -356,6 +356,14 @@ class TestScores:
             atol=0,
         )
 
+    def test_bits_have_the_precision_of_the_logits(self):
+        batch, logits = self.make()
+        probability = logits.double().sigmoid()
+        correct = torch.where(batch.targets > 0, probability, 1 - probability)
+        expected = -(correct.log2() * batch.mask.unsqueeze(-1)).sum(dim=(0, 2))
+        found = tasks.bits(logits.double(), batch.to("cpu", torch.float64))
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
     def test_only_answer_steps_count(self):
         batch, logits = self.make()
         elsewhere = torch.where(batch.mask.unsqueeze(-1), logits, logits + 5)
