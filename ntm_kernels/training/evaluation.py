@@ -18,6 +18,7 @@ from ntm_kernels.training.models import (
     compute_dtype,
     memory_of_at_least,
     memory_size_of,
+    threads_of,
 )
 
 __all__ = [
@@ -239,7 +240,7 @@ def evaluate(
     scores = {}
     for title, trial in (test_sets(config) if tests is None else tests).items():
         size = min(config.evaluation_size, trial.sequences or config.evaluation_size)
-        with memory_of_at_least(model, trial.memory_size) as locations:
+        with threads_of(config), memory_of_at_least(model, trial.memory_size) as locations:
             batches = fixed_set(
                 trial.task,
                 size,

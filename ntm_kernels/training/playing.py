@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from ntm_kernels.tasks import bits, wrong_bits
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import fresh_generator, verdict, verdict_beside_optimum
-from ntm_kernels.training.models import answer_in_pieces, compute_dtype, memory_size_of
+from ntm_kernels.training.models import (
+    answer_in_pieces,
+    compute_dtype,
+    memory_size_of,
+    threads_of,
+)
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = ["play"]
@@ -34,7 +39,7 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
         TrainingError: there is not enough memory for the sequence.
     """
     task, locations = config.task, memory_size_of(model)
-    with naming_sizes(config):
+    with naming_sizes(config), threads_of(config):
         batch = task.sample(1, fresh_generator(seed, "play"))
         batch = batch.to(config.device, compute_dtype(config))
         logits = answer_in_pieces(model, batch.inputs, config)

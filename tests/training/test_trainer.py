@@ -13,9 +13,10 @@ from ntm_kernels.training import records
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.evaluation import fixed_set, score
+from ntm_kernels.training.evaluation import evaluate, fixed_set, score
 from ntm_kernels.training.metrics import MetricsLog, read_metrics
-from ntm_kernels.training.models import answer
+from ntm_kernels.training.models import answer, trained_model
+from ntm_kernels.training.playing import play
 from ntm_kernels.training.trainer import Trainer, TrainingError, build_optimiser
 from tests.training.runs import assert_same, baseline, everything_but_time, quiet, tiny
 
@@ -148,6 +149,30 @@ def test_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
     make(tiny(), tmp_path).run()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_of_the_process_are_left_alone(tmp_path):
+    config, seen = tiny(threads=2), []
+    run = make(config, tmp_path)
+    run.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    assert torch.get_num_threads() == 3
+    run.run()
+    assert torch.get_num_threads() == 3
+    evaluate(run.model, config)
+    play(run.model, config, seed=0)
+    contents = load(CheckpointStore(tmp_path / "checkpoints").latest())
+    trained_model(config, contents)
+    assert torch.get_num_threads() == 3
+    assert set(seen) == {2}, "a model runs on those of the configuration"
 
 
 def test_a_run_is_not_overwritten(tmp_path):
