@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ntm_kernels.fields import check_values
 
-__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong"]
+__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong", "wrong_bits"]
 
 
 class Batch(NamedTuple):
@@ -248,19 +248,26 @@ def bits(logits: Tensor, batch: Batch) -> Tensor:
     Shapes as in :func:`loss`; returns ``[B]``.
     """
     _check_logits(logits, batch)
-    weight = batch.mask.unsqueeze(-1) / math.log(2)
+    # Without its dtype the mask would be divided in float32, also for logits in float64.
+    mask = batch.mask.unsqueeze(-1).to(torch.result_type(logits, batch.targets))
+    weight = mask / math.log(2)
     cost = F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="none")
     return cost.sum(dim=(0, 2))
 
 
 def wrong(logits: Tensor, batch: Batch) -> Tensor:
-    """Whether any answer bit of a sequence is wrong after rounding probabilities: ``[B]`` bool.
+    """Whether any answer bit of a sequence is wrong: ``[B]`` bool, from :func:`wrong_bits`."""
+    return wrong_bits(logits, batch).any(dim=2).any(dim=0)
 
-    NaN counts as wrong.
+
+def wrong_bits(logits: Tensor, batch: Batch) -> Tensor:
+    """Which answer bits are wrong: ``[T, B, O]`` bool, False outside of the answer steps.
+
+    A logit above 0 answers 1, and any other answers 0. NaN is wrong.
     """
     _check_logits(logits, batch)
     right = torch.where(batch.targets > 0.5, logits > 0, logits <= 0)
-    return (~right & batch.mask.unsqueeze(-1)).any(dim=2).any(dim=0)
+    return ~right & batch.mask.unsqueeze(-1)
 
 
 def from_mapping(cls: type[Task], values: Mapping[str, Any]) -> Task:
