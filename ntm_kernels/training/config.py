@@ -11,7 +11,15 @@ from ntm_kernels import tasks
 from ntm_kernels.fields import check_values
 from ntm_kernels.tasks.base import Task
 
-__all__ = ["PRESETS", "RESUMABLE", "TESTED", "TrainConfig", "preset", "preset_values"]
+__all__ = [
+    "PRESETS",
+    "RESUMABLE",
+    "TESTED",
+    "TrainConfig",
+    "check_parameter_names",
+    "preset",
+    "preset_values",
+]
 
 Model = Literal["ntm", "lstm"]
 Controller = Literal["lstm", "feedforward"]
@@ -134,12 +142,7 @@ class TrainConfig:
         if not isinstance(self.task, Task):
             raise ValueError(f"task must be a Task, got {self.task!r}; tasks.make makes one")
         tasks.check_class(type(self.task))
-        shared = {f.name for f in fields(self.task)} & ({f.name for f in fields(self)} | _OPTIONS)
-        if shared:
-            raise ValueError(
-                f"the task {self.task.name} has parameters with the names of other options "
-                f"({', '.join(sorted(shared))}): rename them"
-            )
+        check_parameter_names(type(self.task))
         check_values(TrainConfig, {f.name: getattr(self, f.name) for f in fields(self)})
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -287,6 +290,20 @@ class TrainConfig:
             for name in ours
             if ours[name] != theirs[name]
         ]
+
+
+def check_parameter_names(task: type[Task]) -> None:
+    """Checks that the parameters of a task can be told from the settings of a run.
+
+    Raises:
+        ValueError: a parameter has the name of an option of the command line.
+    """
+    shared = {f.name for f in fields(task)} & ({f.name for f in fields(TrainConfig)} | _OPTIONS)
+    if shared:
+        raise ValueError(
+            f"the task {task.name} has parameters with the names of other options "
+            f"({', '.join(sorted(shared))}): rename them"
+        )
 
 
 def _counted(names: Set[str], what: str) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task, Trial
+from ntm_kernels.tasks.checks import check_contents
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.models import (
     answer_in_pieces,
@@ -136,9 +137,13 @@ def fixed_set(
         purpose: what they are for.
         seed: unset: that of the run.
         memory_size: the locations with which they are to be answered; unset: those of the run.
+
+    Raises:
+        ValueError: the task draws batches that are not as :class:`~ntm_kernels.tasks.Batch` says.
     """
     generator = fresh_generator(config.seed if seed is None else seed, purpose)
     batch = task.sample(size, generator)
+    check_contents(task, batch)
     at_once = _CHUNK
     if config.model == "ntm":
         locations = config.memory_size if memory_size is None else memory_size
