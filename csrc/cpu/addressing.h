@@ -2,6 +2,10 @@
 //
 // The stages hand their results on through the arrays of `Addressing`, where the backwards find
 // them again. The memory is transposed, as memory.h explains; weightings are [H, N].
+//
+// Most stages end in a sum or a maximum over their row, which the next stage of the same head has
+// to wait for. So a stage runs for all heads before the next one begins: meanwhile the processor
+// computes the row of another head.
 #pragma once
 
 #include "cpu/arena.h"
@@ -15,6 +19,14 @@ namespace ntm::cpu::NTM_ISA {
 inline constexpr double kCosineEps = 1e-8;
 inline constexpr double kFocusEps = 1e-20;
 
+// The sums over the row of one head that `sharpen_backward` needs.
+template <typename T>
+struct Sharpened {
+  T inverse;         // 1 / Σ (w̃ / max w̃)^γ
+  T mean;            // Σ_i w_i dw_i
+  T mean_logarithm;  // Σ_i w_i ln(w̃_i / max w̃)
+};
+
 // What the stages hand on. [H][N] stands for rows of N elements that are `row` apart. A circular
 // row has room for `halo` elements before and after it: there `close_circle` repeats the ends, so
 // that `shift` needs no index modulo N.
@@ -27,15 +39,19 @@ struct Addressing {
   T* key_norm;      // [H] ‖k‖
   T* norms;         // [H][N] ‖k‖ ‖M_i‖, or −∞ where that is below ε
   T* similarity;    // [H][N]
-  T* content;       // [H][N]
+  T* highest;       // [H] the largest β K_i
+  T* scale;         // [H] what makes the sum of a weighting 1
+  T* content;       // [H][N], until `interpolate` without its scale
   T* gated;         // [H][N] circular
   T* shifted;       // [H][N]
   T* top;           // [H] the largest w̃, as `highest` gives it
-  T* d_shifted;     // [N] circular
+  T* d_shifted;     // [H][N] circular
   T* d_dots;        // [H][N] before that d_content, in place
+  T* mean;          // [H] Σ_i dw^c_i w^c_i
   T* through_norm;  // [N] Σ_h dK K / ‖M_i‖²: through ‖M_i‖, the gradient of M_i is minus M_i times
                     // this
-  T* logarithm;     // [N]
+  T* logarithm;     // [H][N] ln of w̃_i / max w̃
+  Sharpened<T>* sharpened;  // [H]
 
   Addressing(Arena& arena, const Sizes& s) : row(row_of(s)), halo((s.num_taps / 2 + 15) / 16 * 16) {
     const int64_t heads = s.num_heads();
@@ -44,14 +60,18 @@ struct Addressing {
     key_norm = arena.take<T>(heads);
     norms = arena.take<T>(heads * row);
     similarity = arena.take<T>(heads * row);
+    highest = arena.take<T>(heads);
+    scale = arena.take<T>(heads);
     content = arena.take<T>(heads * row);
     gated = arena.take<T>(heads * circular()) + halo;
     shifted = arena.take<T>(heads * row);
     top = arena.take<T>(heads);
-    d_shifted = arena.take<T>(circular()) + halo;
+    d_shifted = arena.take<T>(heads * circular()) + halo;
     d_dots = arena.take<T>(heads * row);
+    mean = arena.take<T>(heads);
     through_norm = arena.take<T>(row);
-    logarithm = arena.take<T>(row);
+    logarithm = arena.take<T>(heads * row);
+    sharpened = arena.take<Sharpened<T>>(heads);
   }
   static int64_t row_of(const Sizes& s) { return (s.memory_size + 15) / 16 * 16; }
   int64_t circular() const { return row + 2 * halo; }
@@ -144,12 +164,9 @@ inline void write_and_similarity_dots(const Sizes& s, const T* memory, const T* 
   });
 }
 
-// K_i = k·M_i / (‖k‖ ‖M_i‖) of all heads, from the results of `similarity_dots`. Where the product
-// of the norms is below ε it is taken for −∞: the quotient is then 0.
+// ‖M_i‖, and ‖k‖ of all heads.
 template <typename T>
-inline void similarity(const Sizes& s, const T* dots, const T* key, Addressing<T>& a) {
-  each<T>(s.memory_size,
-          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(dots + i, n)), n); });
+inline void norms(const Sizes& s, const T* dots, const T* key, Addressing<T>& a) {
   for (int64_t h = 0; h < s.num_heads(); ++h) {
     Vec<T> square{};
     each<T>(s.word_size, [&](int64_t m, auto n) {
@@ -157,14 +174,28 @@ inline void similarity(const Sizes& s, const T* dots, const T* key, Addressing<T
       square += k * k;
     });
     a.key_norm[h] = root<T>(broadcast(sum<T>(square)))[0];
-    T* similarity = a.similarity + h * a.row;
-    each<T>(s.memory_size, [&](int64_t i, auto n) {
-      const Vec<T> product = load(a.memory_norm + i, n) * a.key_norm[h];
-      const Vec<T> norms = product < T(kCosineEps) ? broadcast(T(-__builtin_inf())) : product;
-      store(a.norms + h * a.row + i, norms, n);
-      store(similarity + i, load(dots + (1 + h) * a.row + i, n) / norms, n);
-    });
   }
+  each<T>(s.memory_size,
+          [&](int64_t i, auto n) { store(a.memory_norm + i, root<T>(load(dots + i, n)), n); });
+}
+
+// K_i = k·M_i / (‖k‖ ‖M_i‖) of head h, from the results of `similarity_dots` and `norms`, and the
+// largest β K_i. Where the product of the norms is below ε it is taken for −∞: the quotient is then
+// 0.
+template <typename T>
+inline void similarity(const Sizes& s, int64_t h, const T* dots, T strength, Addressing<T>& a) {
+  constexpr T infinity = __builtin_inf();
+  const T key_norm = a.key_norm[h];
+  Vec<T> top = broadcast(-infinity);
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const Vec<T> product = load(a.memory_norm + i, n) * key_norm;
+    const Vec<T> norms = product < T(kCosineEps) ? broadcast(-infinity) : product;
+    const Vec<T> similarity = load(dots + (1 + h) * a.row + i, n) / norms;
+    store(a.norms + h * a.row + i, norms, n);
+    store(a.similarity + h * a.row + i, similarity, n);
+    top = maximum(top, keep<T>(similarity * strength, n, -infinity));
+  });
+  a.highest[h] = peak<T>(top);
 }
 
 // d_key [H, M] += Σ_i d_dots_i M_i, and d_memory [M][N] += Σ_h d_dots k − through_norm M.
@@ -254,27 +285,31 @@ inline void similarity_backward(const Sizes& s, const T* memory, const T* key, A
   similarity_dots_backward(s, memory, key, a, d_key, d_memory);
 }
 
-// w^c = softmax_i(β K_i), the largest β K_i subtracted first, and w^g = g w^c + (1 − g) w_{t−1}.
+// w^c = softmax_i(β K_i) of head h, but for its scale; the largest β K_i is subtracted first.
 template <typename T>
-inline void content_interpolate(int64_t memory_size, const T* similarity, T strength,
-                                const T* previous, T gate, T* content, T* gated) {
-  Vec<T> top = broadcast(T(-__builtin_inf()));
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    top = maximum(top, keep<T>(load(similarity + i, n) * strength, n, T(-__builtin_inf())));
-  });
-  const T highest = peak<T>(top);
+inline void content(const Sizes& s, int64_t h, T strength, Addressing<T>& a) {
+  const T highest = a.highest[h];
   Vec<T> total{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> e = keep<T>(exp<T>(load(similarity + i, n) * strength - highest), n);
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const int64_t at = h * a.row + i;
+    const Vec<T> e = keep<T>(exp<T>(load(a.similarity + at, n) * strength - highest), n);
     total += e;
-    store(content + i, e, n);
+    store(a.content + at, e, n);
   });
-  const T scale = 1 / sum<T>(total), kept = 1 - gate;
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> w = load(content + i, n) * scale;
-    store(content + i, w, n);
+  a.scale[h] = 1 / sum<T>(total);
+}
+
+// w^g = g w^c + (1 − g) w_{t−1} of head h.
+template <typename T>
+inline void interpolate(const Sizes& s, int64_t h, const T* previous, T gate, Addressing<T>& a) {
+  T* const gated = a.gated + h * a.circular();
+  const T scale = a.scale[h], kept = 1 - gate;
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const Vec<T> w = load(a.content + h * a.row + i, n) * scale;
+    store(a.content + h * a.row + i, w, n);
     store(gated + i, w * gate + load(previous + i, n) * kept, n);
   });
+  close_circle(s.memory_size, s.num_taps / 2, gated);
 }
 
 // The largest w̃ [n], by which `sharpen` divides; or NaN, to make all weightings NaN, where a w̃ is
@@ -339,16 +374,20 @@ inline T shift(int64_t memory_size, const T* gated, const T* shift_weighting, in
 }
 
 // ds_o = Σ_i dw̃_i w^g_{i−o}.
-template <typename T, int Fixed>
-inline void shift_backward(int64_t memory_size, const T* d_shifted, const T* gated,
-                           const Taps<T, Fixed>& taps, T* d_shift) {
-  for (int64_t tap = 0; tap < taps.count; ++tap) {
-    Vec<T> total{};
-    each<T>(memory_size, [&](int64_t i, auto n) {
-      total += load(d_shifted + i, n) * load(gated + i - (tap - taps.count / 2), n);
+template <typename T>
+inline void shift_backward(const Sizes& s, const T* d_shifted, const T* gated, T* d_shift) {
+  by_rows<4>(s.num_taps, [&](int64_t tap, auto count) {
+    Vec<T> total[count.value] = {};
+    each<T>(s.memory_size, [&](int64_t i, auto n) {
+      const Vec<T> d = load(d_shifted + i, n);
+#pragma GCC unroll 4
+      for (int k = 0; k < count.value; ++k) {
+        total[k] += d * load(gated + i - (tap + k - s.num_taps / 2), n);
+      }
     });
-    d_shift[tap] = sum<T>(total);
-  }
+#pragma GCC unroll 4
+    for (int k = 0; k < count.value; ++k) d_shift[tap + k] = sum<T>(total[k]);
+  });
 }
 
 // dw^g_j = Σ_o s_o dw̃_{j+o} goes on to d_content and d_previous [N]. d_shifted is continued by
@@ -377,68 +416,85 @@ inline bool unfocused(T top, T sharpening) {
   return top < T(kFocusEps) && sharpening - sharpening == 0;
 }
 
-// w_i = w̃_i^γ / Σ_j w̃_j^γ, with w̃_i / max w̃ in place of w̃_i so that no power underflows to 0
-// everywhere; uniform where no w̃_i reaches ε.
+// w_i = w̃_i^γ / Σ_j w̃_j^γ of head h, but for its scale, with w̃_i / max w̃ in place of w̃_i so that
+// no power underflows to 0 everywhere; uniform where no w̃_i reaches ε.
 template <typename T>
-inline void sharpen(int64_t memory_size, const T* shifted, T top, T sharpening, T* weightings) {
+inline void sharpen(const Sizes& s, int64_t h, T sharpening, T* weightings, Addressing<T>& a) {
+  const T top = a.top[h];
   if (unfocused(top, sharpening)) {
-    for (int64_t i = 0; i < memory_size; ++i) weightings[i] = T(1) / memory_size;
+    for (int64_t i = 0; i < s.memory_size; ++i) weightings[i] = T(1) / s.memory_size;
+    a.scale[h] = 1;
     return;
   }
   Vec<T> total{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> ratio = load(shifted + i, n) / top;
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const Vec<T> ratio = load(a.shifted + h * a.row + i, n) / top;
     const Vec<T> any = exp2<T>(log2<T>(ratio) * sharpening);
     const Vec<T> power = keep<T>(ratio > T(0) ? any : ratio, n);  // 0 and NaN stay
     total += power;
     store(weightings + i, power, n);
   });
-  const T scale = 1 / sum<T>(total);
-  each<T>(memory_size,
-          [&](int64_t i, auto n) { store(weightings + i, load(weightings + i, n) * scale, n); });
+  a.scale[h] = 1 / sum<T>(total);
+}
+
+template <typename T>
+inline void scale(int64_t n, T factor, T* x) {
+  each<T>(n, [&](int64_t i, auto lanes) { store(x + i, load(x + i, lanes) * factor, lanes); });
 }
 
 // dw_i/dw̃_j = γ w̃_j^{γ−1} / Σ w̃^γ (δ_ij − w_i), where w̃_j^{γ−1} is computed as a power of its own:
 // w_j / w̃_j would be 0 / 0 where w̃_j is 0. dw_i/dγ = w_i (log w̃_i − Σ_j w_j log w̃_j).
 //
-// Returns dγ. Both factors of its terms have their weighted mean subtracted, so a rounding error in
-// one mean is multiplied by a sum that is zero. logarithm [N] is scratch; d_shifted may not be
-// d_weightings.
+// This is the first half: the powers (w̃ / max w̃)^{γ−1}, which it leaves in d_shifted, the
+// logarithms, and the sums over the row of head h.
 template <typename T>
-inline T sharpen_backward(int64_t memory_size, const T* d_weightings, const T* shifted, T top,
-                          T sharpening, T* logarithm, T* d_shifted) {
-  if (unfocused(top, sharpening)) {
-    for (int64_t i = 0; i < memory_size; ++i) d_shifted[i] = 0;
-    return 0;
-  }
-  const T exponent = sharpening - 1, to_base_two = exponent * Real<T>::log2_e;
+inline void sharpen_backward_sums(const Sizes& s, int64_t h, const T* d_weightings, T sharpening,
+                                  Addressing<T>& a) {
+  if (unfocused(a.top[h], sharpening)) return;
+  const T top = a.top[h], exponent = sharpening - 1, to_base_two = exponent * Real<T>::log2_e;
+  T *const logarithm = a.logarithm + h * a.row, *const powers = a.d_shifted + h * a.circular();
   Vec<T> total{}, weighted{}, logarithms{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
-    const Vec<T> ratio = load(shifted + i, n) / top;
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
+    const Vec<T> ratio = load(a.shifted + h * a.row + i, n) / top;
     const auto present = ratio > T(0);
     const Vec<T> any = log<T>(ratio), power = exp2<T>(any * to_base_two);
-    const Vec<T> logs = present ? any : ratio;  // 0 and NaN stay
-    const Vec<T> lesser =
-        present ? power : broadcast(T(exponent == 0));  // (w̃ / max w̃)^{γ−1}, 0⁰ = 1
+    const Vec<T> logs = present ? any : ratio;                            // 0 and NaN stay
+    const Vec<T> lesser = present ? power : broadcast(T(exponent == 0));  // 0⁰ = 1
     const Vec<T> whole = lesser * ratio;
     total += whole;
     weighted += whole * load(d_weightings + i, n);
     logarithms += whole * logs;
     store(logarithm + i, logs, n);
-    store(d_shifted + i, lesser, n);
+    store(powers + i, lesser, n);
   });
-  const T inverse = 1 / sum<T>(total), mean = sum<T>(weighted) * inverse;
-  const T mean_logarithm = sum<T>(logarithms) * inverse;
-  const T slope = sharpening * inverse / top, scale = inverse / top;
+  const T inverse = 1 / sum<T>(total);
+  a.sharpened[h] = {inverse, sum<T>(weighted) * inverse, sum<T>(logarithms) * inverse};
+}
+
+// The second half: from the powers to d_shifted, in place. Returns dγ. Both factors of its terms
+// have their weighted mean subtracted, so a rounding error in one mean is multiplied by a sum that
+// is zero.
+template <typename T>
+inline T sharpen_backward(const Sizes& s, int64_t h, const T* d_weightings, T sharpening,
+                          Addressing<T>& a) {
+  const T *const shifted = a.shifted + h * a.row, *const logarithm = a.logarithm + h * a.row;
+  T* const d_shifted = a.d_shifted + h * a.circular();
+  if (unfocused(a.top[h], sharpening)) {
+    zero(s.memory_size, d_shifted);
+    return 0;
+  }
+  const T inverse = a.sharpened[h].inverse, mean = a.sharpened[h].mean,
+          mean_logarithm = a.sharpened[h].mean_logarithm;
+  const T slope = sharpening * inverse / a.top[h], scale = inverse / a.top[h];
   Vec<T> d_sharpening{};
-  each<T>(memory_size, [&](int64_t i, auto n) {
+  each<T>(s.memory_size, [&](int64_t i, auto n) {
     const Vec<T> lesser = load(d_shifted + i, n), centred = load(d_weightings + i, n) - mean;
     const Vec<T> weight = lesser * (load(shifted + i, n) * scale);
     d_sharpening += centred * weight * (load(logarithm + i, n) - mean_logarithm);
     store(d_shifted + i, lesser * centred * slope, n);
   });
   if (sharpening > 0 && sharpening < 1) {  // out of its domain: there w̃^γ is infinitely steep at 0
-    for (int64_t i = 0; i < memory_size; ++i) {
+    for (int64_t i = 0; i < s.memory_size; ++i) {
       if (shifted[i] == 0) d_shifted[i] = (d_weightings[i] - mean) * slope * T(__builtin_inf());
     }
   }
@@ -450,14 +506,13 @@ template <typename T>
 inline void similarity_content_interpolate_shift(const Sizes& s, const T* dots,
                                                  const Heads<T>& heads, const T* previous,
                                                  Addressing<T>& a) {
-  similarity(s, dots, heads.key, a);
-  for (int64_t h = 0; h < s.num_heads(); ++h) {
-    T* gated = a.gated + h * a.circular();
-    content_interpolate(s.memory_size, a.similarity + h * a.row, heads.strength[h],
-                        previous + h * s.memory_size, heads.gate[h], a.content + h * a.row, gated);
-    close_circle(s.memory_size, s.num_taps / 2, gated);
-    a.top[h] = shift(s.memory_size, gated, heads.shift + h * s.num_taps, s.num_taps,
-                     a.shifted + h * a.row);
+  const int64_t H = s.num_heads(), N = s.memory_size, S = s.num_taps;
+  norms(s, dots, heads.key, a);
+  for (int64_t h = 0; h < H; ++h) similarity(s, h, dots, heads.strength[h], a);
+  for (int64_t h = 0; h < H; ++h) content(s, h, heads.strength[h], a);
+  for (int64_t h = 0; h < H; ++h) interpolate(s, h, previous + h * N, heads.gate[h], a);
+  for (int64_t h = 0; h < H; ++h) {
+    a.top[h] = shift(N, a.gated + h * a.circular(), heads.shift + h * S, S, a.shifted + h * a.row);
   }
 }
 
@@ -465,12 +520,11 @@ inline void similarity_content_interpolate_shift(const Sizes& s, const T* dots,
 template <typename T>
 inline void address(const Sizes& s, const T* memory, const Heads<T>& heads, const T* previous,
                     T* weightings, Addressing<T>& a) {
+  const int64_t H = s.num_heads(), N = s.memory_size;
   similarity_dots(s, memory, heads.key, a.dots);
   similarity_content_interpolate_shift(s, a.dots, heads, previous, a);
-  for (int64_t h = 0; h < s.num_heads(); ++h) {
-    sharpen(s.memory_size, a.shifted + h * a.row, a.top[h], heads.sharpening[h],
-            weightings + h * s.memory_size);
-  }
+  for (int64_t h = 0; h < H; ++h) sharpen(s, h, heads.sharpening[h], weightings + h * N, a);
+  for (int64_t h = 0; h < H; ++h) scale(N, a.scale[h], weightings + h * N);
 }
 
 // After `similarity_content_interpolate_shift`, whose results it needs. d_weightings [H, N] goes
@@ -480,21 +534,25 @@ template <typename T>
 inline void address_backward(const Sizes& s, const T* memory, const Heads<T>& heads,
                              const T* previous, Addressing<T>& a, T* d_weightings,
                              const Heads<T>& d_heads, T* d_memory) {
-  const int64_t N = s.memory_size, M = s.word_size;
-  for (int64_t h = 0; h < s.num_heads(); ++h) {
-    d_heads.sharpening[h] =
-        sharpen_backward(N, d_weightings + h * N, a.shifted + h * a.row, a.top[h],
-                         heads.sharpening[h], a.logarithm, a.d_shifted);
-    close_circle(N, s.num_taps / 2, a.d_shifted);
-    const T* const shift_weighting = heads.shift + h * s.num_taps;
-    const T mean = with_taps<T>(s.num_taps, shift_weighting, [&](const auto& taps) {
-      shift_backward(N, a.d_shifted, a.gated + h * a.circular(), taps,
-                     d_heads.shift + h * s.num_taps);
-      return shift_interpolate_backward(N, a.d_shifted, taps, a.content + h * a.row,
-                                        previous + h * N, heads.gate[h], a.d_dots + h * a.row,
-                                        d_weightings + h * N, d_heads.gate + h);
+  const int64_t H = s.num_heads(), N = s.memory_size, M = s.word_size, S = s.num_taps;
+  for (int64_t h = 0; h < H; ++h) {
+    sharpen_backward_sums(s, h, d_weightings + h * N, heads.sharpening[h], a);
+  }
+  for (int64_t h = 0; h < H; ++h) {
+    d_heads.sharpening[h] = sharpen_backward(s, h, d_weightings + h * N, heads.sharpening[h], a);
+    close_circle(N, S / 2, a.d_shifted + h * a.circular());
+  }
+  for (int64_t h = 0; h < H; ++h) {
+    const T* const d_shifted = a.d_shifted + h * a.circular();
+    shift_backward(s, d_shifted, a.gated + h * a.circular(), d_heads.shift + h * S);
+    a.mean[h] = with_taps<T>(S, heads.shift + h * S, [&](const auto& taps) {
+      return shift_interpolate_backward(N, d_shifted, taps, a.content + h * a.row, previous + h * N,
+                                        heads.gate[h], a.d_dots + h * a.row, d_weightings + h * N,
+                                        d_heads.gate + h);
     });
-    d_heads.strength[h] = content_similarity_backward(s, h, heads.strength[h], mean,
+  }
+  for (int64_t h = 0; h < H; ++h) {
+    d_heads.strength[h] = content_similarity_backward(s, h, heads.strength[h], a.mean[h],
                                                       heads.key + h * M, a, d_heads.key + h * M);
   }
   similarity_backward(s, memory, heads.key, a, d_heads.key, d_memory);

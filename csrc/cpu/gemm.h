@@ -166,7 +166,9 @@ inline void pack(int64_t columns, int64_t inner, const T* weight, T* packed) {
   by_panels<T>(columns, [&](int64_t n, int64_t width, int64_t present) {
     for (int64_t k = 0; k < inner; ++k) {
       T* const to = packed + n * inner + k * width;
-      copy(present, weight + k * columns + n, to);
+      each<T>(present, [&](int64_t j, auto lanes) {
+        store(to + j, load(weight + k * columns + n + j, lanes), lanes);
+      });
       for (int64_t j = present; j < width; ++j) to[j] = 0;
     }
   });

@@ -60,7 +60,7 @@ NTM_INLINE Pattern<T> bits(Vec<T> x) {
 }
 template <typename T>
 NTM_INLINE Vec<T> absolute(Vec<T> x) {
-  return x < T(0) ? -x : x;
+  return (Vec<T>)(bits<T>(x) & ~bits<T>(broadcast(T(-0.0))));
 }
 
 template <typename T>
