@@ -37,7 +37,7 @@ from ntm_kernels.training.evaluation import (
     test_sets,
     validation_optimum,
 )
-from ntm_kernels.training.files import make_folder, writing
+from ntm_kernels.training.files import make_folder, write_atomically
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import memory_of_at_least, threads_of
@@ -50,6 +50,7 @@ __all__ = [
     "draw_long_heads",
     "draw_run",
     "draw_summary",
+    "save_figure",
 ]
 
 # Answer steps of a long sequence that are drawn one by one.
@@ -105,10 +106,18 @@ def draw_run(
         drawn = []
         for name, figure in figures.items():
             drawn.append(folder / f"{name}.png")
-            FigureCanvasAgg(figure)
-            with writing(drawn[-1]):
-                figure.savefig(drawn[-1])
+            save_figure(figure, drawn[-1])
     return drawn
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _error_name(example: Example) -> str:
