@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import BinaryIO
 
 from ntm_kernels import files
 
-__all__ = ["WriteError", "check_folder", "make_folder", "write_atomically", "write_text", "writing"]
+__all__ = [
+    "WriteError",
+    "check_folder",
+    "file_name",
+    "make_folder",
+    "write_atomically",
+    "write_text",
+    "writing",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,6 +59,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """``write_atomically`` of a text, in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file: the title of a test of one's own may hold what no name can.
+
+    >>> file_name("length 30/40")
+    'length_30_40'
+    """
+    return re.sub(r"[^\w.-]+", "_", title)
 
 
 def check_folder(folder: Path) -> None:

@@ -309,6 +309,15 @@ def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
         assert pixels.std() > 0.05, "a picture is not blank"
 
 
+def test_titles_that_are_one_word_to_a_file_have_a_picture_each(tmp_path, monkeypatch):
+    config = tiny()
+    tests = dict.fromkeys(("two words", "two_words"), Trial(config.task))
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    drawn = plots.draw_run(build_model(config), config, None, tmp_path, tests)
+    names = ["heads_two_words.png", "heads_two_words_.png", "answers.png"]
+    assert [path.name for path in drawn] == names
+
+
 def test_a_picture_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
     config = tiny()
     monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": Trial(config.task)})
