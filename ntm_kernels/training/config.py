@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ntm_kernels import tasks
 from ntm_kernels.fields import check_values
 from ntm_kernels.tasks.base import Task
 
-__all__ = ["PRESETS", "RESUMABLE", "TESTED", "TrainConfig", "preset", "preset_values"]
+__all__ = [
+    "PRESETS",
+    "RESUMABLE",
+    "TESTED",
+    "TrainConfig",
+    "preset",
+    "preset_values",
+    "saved_config",
+]
 
 Model = Literal["ntm", "lstm"]
 Controller = Literal["lstm", "feedforward"]
@@ -263,6 +272,25 @@ class TrainConfig:
             for name in ours
             if ours[name] != theirs[name]
         ]
+
+
+def saved_config(
+    path: Path, values: Mapping[str, Any], task_class: type[Task] | None = None
+) -> TrainConfig:
+    """The configuration found in a file, with errors that name the file.
+
+    Args:
+        path: where it was found.
+        values: what :meth:`TrainConfig.from_dict` takes.
+        task_class: the class of its task, if that is not registered.
+
+    Raises:
+        ValueError: as :meth:`TrainConfig.from_dict`.
+    """
+    try:
+        return TrainConfig.from_dict(values, task_class)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _counted(names: Set[str], what: str) -> str:

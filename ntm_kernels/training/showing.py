@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ntm_kernels.tasks import Trial
-from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.config import TrainConfig, saved_config
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import test_sets
 from ntm_kernels.training.files import check_folder, file_name
@@ -21,7 +21,6 @@ from ntm_kernels.training.playing import play
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import INSTALL
 from ntm_kernels.training.sources import is_shipped, load_source
-from ntm_kernels.training.trainer import saved_config
 
 __all__ = ["show_animation", "show_answer"]
 
