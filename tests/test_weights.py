@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,14 @@ def test_the_sample_notices_other_weights():
         model.output.weight *= 1.05
     found = script.sample_score(model, saved_config(path, load(path)["config"]))
     assert found["bits"] != pytest.approx(weights.record("copy")["sample"]["bits"], rel=1e-2)
+
+
+def test_loading_a_model_imports_no_trainer():
+    program = "import sys, ntm_kernels; ntm_kernels.pretrained('copy'); print(*sys.modules)"
+    words = [sys.executable, "-c", program]
+    loaded = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert "ntm_kernels.training.checkpoint" in loaded
+    assert "ntm_kernels.training.trainer" not in loaded
 
 
 @each_model

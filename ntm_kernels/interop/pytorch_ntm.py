@@ -57,6 +57,10 @@ def from_pytorch_ntm(state_dict: Mapping[str, Tensor]) -> NTM:
             that an ``NTM`` does not have: there all heads address the memory of the step before
             and all reads come before all writes, whereas a head of pytorch-ntm sees what the
             write heads before it in the list have written in the same step.
+
+    >>> state_dict = torch.load("copy.model", weights_only=True)  # doctest: +SKIP
+    >>> model = from_pytorch_ntm(state_dict)  # doctest: +SKIP
+    >>> answer = torch.sigmoid(model(x)[0])  # doctest: +SKIP
     """
     _require_tensors(state_dict)
     sizes = _sizes(state_dict)

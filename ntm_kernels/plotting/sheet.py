@@ -158,6 +158,7 @@ def legend_below(axes: Axes, columns: int, **options: Any) -> None:
 
 
 def show(axes: Axes, panel: Panel) -> AxesImage:
+    """Draws a panel into axes that count its steps and locations."""
     rows, columns = panel.image.shape
     # The axes count locations and steps. The last row or column may stand for fewer than others.
     down, across = rows * panel.block[0], columns * panel.block[1]

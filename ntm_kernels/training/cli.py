@@ -23,7 +23,7 @@ from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.arguments import parse
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load_run
-from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.config import TrainConfig, preset, saved_config
 from ntm_kernels.training.distributed import joined, require_alone
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.exporting import export_model
@@ -37,7 +37,7 @@ from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.showing import show_animation, show_answer
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
-from ntm_kernels.training.trainer import Trainer, explain_giving_up, saved_config
+from ntm_kernels.training.trainer import Trainer, explain_giving_up
 
 __all__ = ["main"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ntm_kernels import tasks
@@ -19,6 +20,7 @@ __all__ = [
     "check_parameter_names",
     "preset",
     "preset_values",
+    "saved_config",
 ]
 
 Model = Literal["ntm", "lstm"]
@@ -304,6 +306,25 @@ def check_parameter_names(task: type[Task]) -> None:
             f"the task {task.name} has parameters with the names of other options "
             f"({', '.join(sorted(shared))}): rename them"
         )
+
+
+def saved_config(
+    path: Path, values: Mapping[str, Any], task_class: type[Task] | None = None
+) -> TrainConfig:
+    """The configuration found in a file, with errors that name the file.
+
+    Args:
+        path: where it was found.
+        values: what :meth:`TrainConfig.from_dict` takes.
+        task_class: the class of its task, if that is not registered.
+
+    Raises:
+        ValueError: as :meth:`TrainConfig.from_dict`.
+    """
+    try:
+        return TrainConfig.from_dict(values, task_class)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _counted(names: Set[str], what: str) -> str:

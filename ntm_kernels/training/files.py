@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import errno
-import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["WriteError", "check_folder", "make_folder", "write_atomically", "write_text", "writing"]
+from ntm_kernels import files
+
+__all__ = [
+    "WriteError",
+    "check_folder",
+    "file_name",
+    "make_folder",
+    "write_atomically",
+    "write_text",
+    "writing",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -41,37 +51,23 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that, whenever the machine stops, the old one or the new one is there.
-
-    Args:
-        path: the file; its folder must exist.
-        write: called with an open binary file of the same folder, which then takes the name.
-
-    Raises:
-        WriteError: the disk is full, for example; the old file is there and no part of a new one.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
+    """:func:`ntm_kernels.files.write_atomically` with errors that are :class:`WriteError`."""
     with writing(path):
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        # The rename is on the disk only once the folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write_atomically(path, write)
 
 
 def write_text(path: Path, text: str) -> None:
     """``write_atomically`` of a text, in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def file_name(title: str) -> str:
+    """A title as the name of a file: the title of a test of one's own may hold what no name can.
+
+    >>> file_name("length 30/40")
+    'length_30_40'
+    """
+    return re.sub(r"[^\w.-]+", "_", title)
 
 
 def check_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from ntm_kernels.files import lock
 from ntm_kernels.training.files import make_folder, writing
 
 __all__ = ["RunInUseError", "RunLock", "folder_to_lock"]
@@ -102,7 +103,7 @@ class RunLock:
     def _take(self, file: int) -> bool:
         """Locks the open file and writes who has it; False where the file is no longer the one."""
         try:
-            reason = _lock(file)
+            reason = lock(file, wait=False)
         except BlockingIOError as error:
             raise RunInUseError(
                 f"{self.folder} is in use by {self._holder()}; wait until it ends, stop it, or "
@@ -138,22 +139,3 @@ class RunLock:
             return self._path.read_text(errors="replace") or "another process"
         except FileNotFoundError:
             return "another process, which has just ended"
-
-
-def _lock(file: int) -> str | None:
-    """Locks an open file; returns the reason if locks are not to be had here.
-
-    Raises:
-        BlockingIOError: it is locked.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return "this platform has no fcntl.flock"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        return f"{error.strerror}"
-    return None

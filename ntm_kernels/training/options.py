@@ -82,6 +82,7 @@ def first_line(owner: object) -> str:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
+    """The default of every field of a dataclass, ``MISSING`` where it has none."""
     return {field.name: field.default for field in fields(cls)}
 
 
@@ -102,17 +103,15 @@ def add_options(
             options["action"] = argparse.BooleanOptionalAction
         elif field.types:
             values = [kind.__name__.upper() for kind in field.types] + [*map(str, field.words)]
-            options |= {"type": _value_of(field), "metavar": "|".join(values)}
+            options |= {"type": value_by(field.parse), "metavar": "|".join(values)}
         else:
-            options |= {"type": _value_of(field), "choices": field.words}
+            options |= {"type": value_by(field.parse), "choices": field.words}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
 
 
-def _value_of(field: Field) -> Callable[[str], Any]:
-    return value_by(field.parse)
-
-
 def value_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The ``type`` of an option whose value ``parse`` reads; its ValueError is said by argparse."""
+
     def value(text: str) -> Any:
         try:
             return parse(text)
@@ -123,6 +122,7 @@ def value_by(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def folder(text: str) -> Path:
+    """The ``type`` of an option that names a folder."""
     if not text:
         raise argparse.ArgumentTypeError("must name a folder, got ''")
     return Path(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +36,7 @@ from ntm_kernels.training.evaluation import (
     test_sets,
     validation_optimum,
 )
-from ntm_kernels.training.files import make_folder, writing
+from ntm_kernels.training.files import file_name, make_folder, write_atomically
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
 from ntm_kernels.training.models import memory_of_at_least, threads_of
@@ -50,6 +49,7 @@ __all__ = [
     "draw_long_heads",
     "draw_run",
     "draw_summary",
+    "save_figure",
 ]
 
 # Answer steps of a long sequence that are drawn one by one.
@@ -91,8 +91,9 @@ def draw_run(
                 if isinstance(model, NTM):
                     heads.append(record_heads(model, batch))
             if isinstance(model, NTM):
-                # A title of a task of one's own may hold what no file name can.
-                name = re.sub(r"[^\w.-]+", "_", f"heads_{title}")
+                name = file_name(f"heads_{title}")
+                while name in figures:  # Another title has the same name.
+                    name += "_"
                 draw = draw_long_heads if examples[-1].is_long else draw_heads
                 figures[name] = draw(examples[-1], heads[-1], config)
         figures["answers"] = draw_answers(examples)
@@ -105,10 +106,18 @@ def draw_run(
         drawn = []
         for name, figure in figures.items():
             drawn.append(folder / f"{name}.png")
-            FigureCanvasAgg(figure)
-            with writing(drawn[-1]):
-                figure.savefig(drawn[-1])
+            save_figure(figure, drawn[-1])
     return drawn
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _error_name(example: Example) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from ntm_kernels import NTM
 from ntm_kernels.tasks import Task, Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import few_sequences, test_sets
+from ntm_kernels.training.files import file_name
 from ntm_kernels.training.models import memory_size_of
 from ntm_kernels.training.options import words_of
 
@@ -43,7 +43,7 @@ class Retest:
     @property
     def folder(self) -> Path:
         """Where the results go by default, from the folder of the run."""
-        return Path("tests", re.sub(r"[^\w.-]+", "_", self.title))
+        return Path("tests", file_name(self.title))
 
     def fit(self, model: nn.Module) -> None:
         """Gives a model the memory size of this test.

@@ -9,14 +9,13 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ntm_kernels.plotting.sheet import STYLE, legend_below
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import validation_optimum
-from ntm_kernels.training.files import writing
 from ntm_kernels.training.metrics import read_metrics
+from ntm_kernels.training.plots import save_figure
 from ntm_kernels.training.seeds import Outcome, as_trained, excess_bits, finished, is_unsure
 
 __all__ = ["LEAST_BITS", "draw_seeds"]
@@ -38,7 +37,6 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path, config: TrainConfig) -
     unsure = any(is_unsure(as_trained(evaluation)) for evaluation in done.values())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9 if unsure else 13, 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
         curves, bits, *wrong = figure.subplots(1, 2 if unsure else 3)
         _draw_curves(curves, done, folder, config)
         _draw_tests(bits, done, "bits per sequence above the optimum", _visible_excess)
@@ -49,8 +47,7 @@ def draw_seeds(outcomes: Sequence[Outcome], folder: Path, config: TrainConfig) -
         for axes in (curves, bits, *wrong):
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-        with writing(path):
-            figure.savefig(path)
+        save_figure(figure, path)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,17 +11,16 @@ from typing import Any
 from torch import nn
 
 from ntm_kernels.tasks import Trial
-from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.config import TrainConfig, saved_config
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.evaluation import test_sets
-from ntm_kernels.training.files import check_folder
+from ntm_kernels.training.files import check_folder, file_name
 from ntm_kernels.training.locking import RunLock, folder_to_lock
 from ntm_kernels.training.models import trained_model
 from ntm_kernels.training.playing import play
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import INSTALL
 from ntm_kernels.training.sources import is_shipped, load_source
-from ntm_kernels.training.trainer import saved_config
 
 __all__ = ["show_animation", "show_answer"]
 
@@ -80,7 +78,7 @@ def show_animation(options: dict[str, Any], warn: Callable[[str], None]) -> list
     if out is None:
         base = Path("animations", source) if is_shipped(source) else source / "animations"
         what = title if changed is None or test is None else f"{title}, {changed.title}"
-        out = base / re.sub(r"[^\w.-]+", "_", what)
+        out = base / file_name(what)
     check_folder(out)
     with RunLock(folder_to_lock(source, out), warn):
         return animate(shown.model, shown.config, title, trial, out)

@@ -14,11 +14,10 @@ from ntm_kernels import weights
 from ntm_kernels.fields import Field, describe
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
-from ntm_kernels.training.config import TESTED, TrainConfig
+from ntm_kernels.training.config import TESTED, TrainConfig, saved_config
 from ntm_kernels.training.exporting import FORMATS
 from ntm_kernels.training.options import OWN, Parser, add_options, defaults_of, folder, words_for
 from ntm_kernels.training.sources import load_source
-from ntm_kernels.training.trainer import saved_config
 
 __all__ = ["SHOWING", "Named", "add_trained_commands", "both_ends", "find_named"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ntm_kernels import NTM, tasks
 from ntm_kernels.optim import GravesRMSprop, hold_then_linear
-from ntm_kernels.tasks import Batch, Task
+from ntm_kernels.tasks import Batch
 from ntm_kernels.training.checkpoint import CheckpointError
-from ntm_kernels.training.config import RESUMABLE, TrainConfig
+from ntm_kernels.training.config import RESUMABLE, TrainConfig, saved_config
 from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.distributed import Processes
 from ntm_kernels.training.errors import TrainingError
@@ -92,25 +92,6 @@ def build_optimiser(config: TrainConfig, model: nn.Module) -> Optimizer:
             model.parameters(), config.lr, alpha=alpha, centered=True, **options
         )
     return GravesRMSprop(model.parameters(), config.lr, **options)
-
-
-def saved_config(
-    path: Path, values: Mapping[str, Any], task_class: type[Task] | None = None
-) -> TrainConfig:
-    """The configuration found in a file, with errors that name the file.
-
-    Args:
-        path: where it was found.
-        values: what :meth:`TrainConfig.from_dict` takes.
-        task_class: the class of its task, if that is not registered.
-
-    Raises:
-        ValueError: as :meth:`TrainConfig.from_dict`.
-    """
-    try:
-        return TrainConfig.from_dict(values, task_class)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _continued(saved: TrainConfig, asked: TrainConfig) -> tuple[TrainConfig, list[str]]:

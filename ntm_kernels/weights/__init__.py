@@ -92,8 +92,8 @@ def pretrained(name: str, *, memory_size: int | None = None) -> NTM:
 
     from ntm_kernels.nn import NTM
     from ntm_kernels.training.checkpoint import load
+    from ntm_kernels.training.config import saved_config
     from ntm_kernels.training.models import build_model, load_model
-    from ntm_kernels.training.trainer import saved_config
 
     path = path_of(name)
     contents = load(path)

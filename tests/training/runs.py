@@ -2,7 +2,9 @@
 
 import csv
 import os
+import resource
 import sys
+from contextlib import contextmanager
 
 import torch
 
@@ -99,6 +101,16 @@ def assert_same(one, other, where="run"):
             assert_same(a, b, f"{where}[{number}]")
     else:
         assert one == other, where
+
+
+@contextmanager
+def no_file_larger_than(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def quiet(line):

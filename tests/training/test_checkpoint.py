@@ -1,9 +1,8 @@
 import errno
 import os
-import resource
 import threading
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from ntm_kernels.training.checkpoint import (
 )
 from ntm_kernels.training.files import WriteError, write_atomically
 from ntm_kernels.training.metrics import COLUMNS, MetricsLog, read_metrics
-from tests.training.runs import assert_same
+from tests.training.runs import assert_same, no_file_larger_than
 
 CONTENTS = {
     "config": {"lr": 0.5},
@@ -127,16 +126,6 @@ def test_a_program_is_no_checkpoint(store):
         archive.writestr("archive/constants.pkl", b"")
     with pytest.raises(CheckpointError, match="is no checkpoint: it is a program in TorchScript"):
         load(path)
-
-
-@contextmanager
-def no_file_larger_than(size):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_checkpoint_that_does_not_fit(store):

@@ -130,17 +130,17 @@ def test_a_trainer_keeps_its_folder_only_while_it_runs(tmp_path):
 
 def test_a_lock_file_that_its_holder_removes_meanwhile(tmp_path, monkeypatch):
     """Locked, it would keep nobody out: another one is made, and the folder too if need be."""
-    lock = locking._lock
+    lock = locking.lock
     folder, opened = tmp_path / "run", []
 
-    def meanwhile(file):
+    def meanwhile(file, wait):
         opened.append(file)
         if len(opened) == 1:
             (folder / ".lock").unlink()
             folder.rmdir()
-        return lock(file)
+        return lock(file, wait=wait)
 
-    monkeypatch.setattr(locking, "_lock", meanwhile)
+    monkeypatch.setattr(locking, "lock", meanwhile)
     with RunLock(folder):
         assert (folder / ".lock").exists()
         with pytest.raises(RunInUseError):

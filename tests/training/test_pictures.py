@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ntm_kernels.tasks import Trial
 from ntm_kernels.training import models, replay
 from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import fresh_generator
+from ntm_kernels.training.files import WriteError
 from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
 from ntm_kernels.training.playing import play
 from ntm_kernels.training.replay import (
@@ -23,7 +25,7 @@ from ntm_kernels.training.replay import (
     record_heads,
     walked_locations,
 )
-from tests.training.runs import baseline, tiny
+from tests.training.runs import baseline, no_file_larger_than, tiny
 
 pytest.importorskip("matplotlib")
 from matplotlib import image
@@ -305,6 +307,26 @@ def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
         pixels = image.imread(path)
         assert pixels.shape[0] > 40
         assert pixels.std() > 0.05, "a picture is not blank"
+
+
+def test_titles_that_are_one_word_to_a_file_have_a_picture_each(tmp_path, monkeypatch):
+    config = tiny()
+    tests = dict.fromkeys(("two words", "two_words"), Trial(config.task))
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    drawn = plots.draw_run(build_model(config), config, None, tmp_path, tests)
+    names = ["heads_two_words.png", "heads_two_words_.png", "answers.png"]
+    assert [path.name for path in drawn] == names
+
+
+def test_a_picture_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
+    config = tiny()
+    monkeypatch.setattr(plots, "test_sets", lambda config: {"as trained": Trial(config.task)})
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    draw = partial(plots.draw_run, build_model(config), config, tmp_path, tmp_path)
+    before = {path: path.read_bytes() for path in draw()}
+    with no_file_larger_than(1000), pytest.raises(WriteError, match=r"cannot write .*\.png"):
+        draw()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_wrong_bits_are_red(tmp_path):

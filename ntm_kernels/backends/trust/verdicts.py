@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from ntm_kernels.files import lock, write_atomically
 
 CACHE = "NTM_KERNELS_CACHE"
 
@@ -51,33 +52,19 @@ def write(identity: Mapping[str, str], verdict: Verdict) -> None:
     with suppress(OSError, RuntimeError):
         path = _path(identity)
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(number, "w") as file:
-                file.write(text)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_atomically(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager
 def locked(identity: Mapping[str, str]) -> Iterator[None]:
     """Of several processes one at a time: the others wait here. Without a folder that can be
     written each goes on alone. The system unlocks the file when the process dies."""
-    lock = None
-    with suppress(ImportError, NotImplementedError, OSError, RuntimeError):
-        from filelock import FileLock  # torch needs it too
-
-        path = _path(identity).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire()
-    try:
+    with ExitStack() as held:
+        with suppress(OSError, RuntimeError):
+            path = _path(identity).with_suffix(".lock")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock(held.enter_context(open(path, "a")).fileno(), wait=True)
         yield
-    finally:
-        if lock is not None and lock.is_locked:
-            lock.release()
 
 
 def _path(identity: Mapping[str, str]) -> Path:
