@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ntm_kernels.backends import BackendError, Problem, get, register
-from ntm_kernels.backends.cuda.structs import KernelSizes
+from ntm_kernels.backends.cuda.structs import KernelSizes, kernel_sizes
 from ntm_kernels.backends.cuda.ways import why_unplanned
 from ntm_kernels.ops import Sizes
 from tests.support import emulated
@@ -136,7 +136,7 @@ def test_weights_of_all_layers_in_shared_memory_as_far_as_they_fit(cramped, dire
     seen = set()
     for limit in range(ample.shared_bytes, 0, -200):
         plan = cramped(limit, case, direction)
-        if plan.refusal is not None or plan.tile_rows < case.memory_size:
+        if plan.refusal(case.batch) is not None or plan.tile_rows < case.memory_size:
             break
         assert plan.shared_bytes <= limit
         assert sum(plan.weight_bytes) == weight_bytes(case)
@@ -258,9 +258,10 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
 )
 def test_the_bytes_that_a_refusal_names_are_enough(cramped, case, direction, dtype):
     refused = cramped(1_000, case, direction, dtype)
-    what, needed = re.fullmatch(r"(.*): (\d+) bytes, a block has 1000", refused.refusal).groups()
-    assert cramped(int(needed), case, direction, dtype).refusal is None
-    refusal = cramped(int(needed) - 1, case, direction, dtype).refusal
+    named = re.fullmatch(r"(.*): (\d+) bytes, a block has 1000", refused.refusal(case.batch))
+    what, needed = named.groups()
+    assert cramped(int(needed), case, direction, dtype).refusal(case.batch) is None
+    refusal = cramped(int(needed) - 1, case, direction, dtype).refusal(case.batch)
     assert refusal == f"{what}: {needed} bytes, a block has {int(needed) - 1}"
 
 
@@ -280,6 +281,23 @@ def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
     why_not = why_unplanned(RUNNER, op, True, 0, sizes)
     assert why_not is not None
     assert "more than 2147483647 elements" in why_not or "is beyond" in why_not
+
+
+@pytest.mark.parametrize("op", ["step", "sequence"])
+def test_the_workspace_of_a_batch_has_no_limit(cramped, op, monkeypatch):
+    """Its pieces are found within the part of one sequence, so only that part is limited."""
+    monkeypatch.setattr(RUNNER, "limit", 232_448)
+
+    def refusal(rows, batch):
+        sizes = Sizes(batch, rows, 4, 1, 1, 3, time=1, hidden_size=1, checkpoint_every=1)
+        plan = RUNNER.plan(op, "backward", False, kernel_sizes(sizes), 0)
+        return plan.refusal(batch)
+
+    assert refusal(10**6, batch=700) is None
+    assert refusal(10**6, batch=0) is None
+    enough = 4 * 10**8
+    assert "for one sequence is beyond" in refusal(2 * enough, batch=1)
+    assert "for one sequence is beyond" in refusal(2 * enough, batch=700)
 
 
 @pytest.mark.parametrize("which", ["batch", "time"])
