@@ -59,7 +59,7 @@ struct Chain {
   A* similarity;             // K
   A* previous;               // the weightings of the step before
   A* gated;                  // w^g, where it is kept
-  A* shifted;                // (w̃ / the largest w̃ of the same warp)^γ
+  A* shifted;                // (w̃ / the largest w̃ of the same warp)^γ; in a backward w̃
   Partials<Pair<A>> scores;  // the softmax of β K: maximum and sum of each warp
   Partials<Pair<A>> powers;  // the same of w̃^γ
 };

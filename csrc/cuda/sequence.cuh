@@ -80,7 +80,7 @@ struct SequenceOfBlock {
         batch(gridDim.x),
         length(length_of()) {}
 
-  // The place of step t in [T, B]. A product of 32-bit numbers is one instruction.
+  // The place of step t in [T, B].
   __device__ int64_t at(int64_t t) const { return t * batch + b; }
   __device__ bool resident() const { return Held != kHoldNothing || plan.tile_rows >= sizes.N; }
 

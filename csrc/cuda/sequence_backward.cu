@@ -77,7 +77,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
     controller.load_grads(block);
   }
 
-  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  // Brings the weights to registers and shared memory. When to call it: see the kernel.
   __device__ void load_weights(const Block& block) {
     interface.load(block);
     controller.load_weights(block);
@@ -326,7 +326,9 @@ __global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_ba
   extern __shared__ __align__(16) unsigned char shared[];
   SequenceBackward<A, Held, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, Held ? nullptr : params.workspace));
-  // Before the rest with several layers and after it with one: in the other order ptxas spills.
+  // With one layer, weights are loaded last: they stay in registers, which later calls would have to
+  // save. With several layers no weight stays in registers, and ptxas spills unless they are loaded
+  // first.
   if constexpr (Deep) sequence.load_weights(Block());
   sequence.load_grads(Block());
   sequence.clear_padding(Block());

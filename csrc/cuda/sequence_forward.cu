@@ -50,7 +50,8 @@ struct SequenceForward : SequenceOfBlock<A, Held, SequenceForwardSpace<A>> {
     controller.load_state(block);
   }
 
-  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  // Call this after all other loads. It leaves weights in registers, and every later call of a
+  // function that is not inlined (`load_tile`) would have to save and restore them.
   __device__ void load_weights(const Block& block) {
     interface.load(block);
     controller.load_weights(block);

@@ -130,9 +130,8 @@ struct TileOfGrid {
 
 // The phases. Their names say which stages they do for one tile.
 
-// The tile of the memory and, in a backward, of the gradient of the written memory. They are `here`
-// already if this is the block's last tile: no phase since the first has used their place.
-
+// Loads the tile and, in a backward, the gradient of the written memory. Does nothing if they are
+// `here`: the block's last tile of the first phase is still in shared memory.
 template <typename A, bool Backward>
 __device__ void load_memories(const TileOfGrid<A, Backward>& my, bool here) {
   if (here) return;
