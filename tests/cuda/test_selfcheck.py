@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ntm_kernels.backends import Kernel, Problem, get
-from ntm_kernels.backends.cuda.backend import FEW_TAPS
+from ntm_kernels.backends.cuda.backend import FEW_TAPS, WEIGHTS_HELD
 from ntm_kernels.backends.torch import TorchBackend, products
 from ntm_kernels.backends.trust.paths import candidates, paths
 from ntm_kernels.backends.trust.trial import run_trial
 from ntm_kernels.ops import OPS
 from tests.cuda.test_emulator import CAUGHT, kernels
-from tests.cuda.test_plans import CrampedRunner
+from tests.cuda.test_plans import HOLD_ROWS, HOLD_UNITS, CrampedRunner
 from tests.cuda_emulator.build import ROOT
 from tests.support import emulated
 
@@ -37,6 +37,13 @@ def backend_with(limit):
 def test_many_taps_are_as_many_as_in_the_kernels():
     header = (ROOT / "csrc/cuda/block.cuh").read_text()
     assert f"constexpr int kFewTaps = {FEW_TAPS};" in header
+
+
+def test_weights_are_held_as_in_the_kernels():
+    header = (ROOT / "csrc/cuda/controller.cuh").read_text()
+    assert "constexpr int kHoldNothing = 0, kHoldUnits = 1, kHoldRows = 2;" in header
+    assert WEIGHTS_HELD == ("", ", weights in registers", ", weights on the chip")
+    assert (HOLD_UNITS, HOLD_ROWS) == (1, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
