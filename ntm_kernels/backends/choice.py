@@ -137,9 +137,9 @@ def use_backend(name: str) -> Iterator[None]:
 
     It holds for the running thread and nests; a ``backend=`` argument overrides it, and a backward
     stays with the backend of its forward. As with ``torch.no_grad``, nothing else of the thread may
-    run in between: no ``await`` and no ``yield`` inside the block. A compiled function follows it, tracing anew for each
-    backend; the environment variable it reads only when traced. Raises ``BackendError`` at once if
-    there is no such backend or it is not available.
+    run in between: no ``await`` and no ``yield`` inside the block. A compiled function follows it,
+    tracing anew for each backend; the environment variable it reads only when traced. Raises
+    ``BackendError`` at once if there is no such backend or it is not available.
 
     >>> import torch, ntm_kernels
     >>> with ntm_kernels.use_backend("torch"):
