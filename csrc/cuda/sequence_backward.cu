@@ -326,9 +326,9 @@ __global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_ba
   extern __shared__ __align__(16) unsigned char shared[];
   SequenceBackward<A, Held, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, Held ? nullptr : params.workspace));
-  // With one layer, weights are loaded last: they stay in registers, which later calls would have to
-  // save. With several layers no weight stays in registers, and ptxas spills unless they are loaded
-  // first.
+  // With one layer, weights are loaded last: they stay in registers, which later calls would have
+  // to save. With several layers no weight stays in registers, and ptxas spills unless they are
+  // loaded first.
   if constexpr (Deep) sequence.load_weights(Block());
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
