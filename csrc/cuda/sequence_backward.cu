@@ -92,13 +92,21 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 
   // The writes of a step are replayed many times, so their erase and add vectors are activated
   // once, at the start. They take the place of d_interface in the result until the step has
-  // computed it.
+  // computed it. A step has few of them, so all threads share those of all steps.
   __device__ void activate_writes(const Block& block) const {
+    const unsigned first = heads.index(heads.erase), count = heads.size - first;
+    const unsigned threads = block.threads, steps = threads / count;
+    unsigned t = block.thread / count, p = block.thread - t * count;
 #pragma unroll 1
-    for (int t = 0; t < length; ++t)
-#pragma unroll 1
-      for (int p = heads.index(heads.erase) + block.thread; p < heads.size; p += block.threads)
-        d_interface(t)[p] = heads.activate(p, saved_interface(t)[p]);
+    while (t < static_cast<unsigned>(length)) {
+      d_interface(t)[first + p] = heads.activate(first + p, saved_interface(t)[first + p]);
+      t += steps;
+      p += threads - steps * count;
+      if (p >= count) {
+        p -= count;
+        t += 1;
+      }
+    }
   }
 
   // Brings the memory before step t into shared memory: it starts from the checkpoint of the
