@@ -94,6 +94,42 @@ def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
         )
 
 
+RESIDENT = Case("sequence", 2, 200, 2, 4, 4, time=4, hidden_size=5)
+
+
+@pytest.mark.parametrize(
+    "case", [RESIDENT, RESIDENT.with_(num_layers=2), RESIDENT.with_(controller="feedforward")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_memory_that_fits_once_the_weightings_are_in_global_memory(cramped, case, dtype):
+    """Weights and memories of a segment have the room that it leaves."""
+    limit = 20_000 * dtype.itemsize // 4
+    for direction in ("forward", "backward"):
+        plan = cramped(limit, case, direction, dtype)
+        assert plan.refusal(case.batch) is None
+        assert plan.weightings_away
+        assert plan.tile_rows == case.memory_size
+        assert plan.shared_bytes <= limit
+        assert plan.weight_bytes[0] == 0
+        assert plan.weight_bytes[1] > 0
+    assert plan.memories > 1
+    given = arguments(case, Dtypes.all(dtype))
+    lengths = torch.tensor([4, 2])
+    for checkpoint_every in (2, 100):
+        assert_agrees(case, ENTRY, given, checkpoint_every=checkpoint_every)
+    assert_agrees(case, ENTRY, given, lengths=lengths)
+
+
+def test_shared_memory_that_weightings_leave_is_used(cramped):
+    case = Case("sequence", 1, 1024, 8, 4, 4, time=2, hidden_size=100)
+    plan = cramped(232_448, case, "backward")
+    assert (plan.weightings_away, plan.tile_rows, plan.memories) == (1, 1024, 2)
+    in_registers, in_shared_memory, from_l2 = plan.weight_bytes
+    assert in_registers == 0
+    assert in_shared_memory > 100_000
+    assert in_shared_memory + from_l2 == weight_bytes(case)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_lengths_when_streamed(cramped, layers):
     case = SEQUENCE.with_(batch=4, num_layers=layers)

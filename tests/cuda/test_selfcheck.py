@@ -58,7 +58,7 @@ def test_every_path_is_tried(limit, dtype):
         if op in ("step", "sequence"):
             ways |= {"one head of each kind"}
         if op == "sequence":
-            ways |= {"L2", "backward L2", "weightings too", "LSTM", "feed-forward", "many taps"}
+            ways |= {"L2", "backward L2", "weightings in L2", "LSTM", "feed-forward", "many taps"}
             ways |= {"LSTM, several layers", "feed-forward, several layers"}
         if op == "sequence" and dtype != torch.float64:
             ways |= {"weights in registers", IN_BFLOAT16}

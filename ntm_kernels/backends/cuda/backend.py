@@ -168,7 +168,7 @@ def _way(op: str, plan: Plan, memory_size: int) -> str:
         return "tiles"
     way = "shared memory" if plan.tile_rows >= memory_size else "L2"
     if plan.weightings_away:
-        way += ", weightings too"
+        way += ", weightings in L2"
     if op == "sequence":
         way += WEIGHTS_HELD[plan.weights_held]
     return way
