@@ -433,6 +433,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
 
 template <bool Backward>
 int launch_tiles(const TiledCall& call, const NtmPlan& plan, void* stream) {
+  if (plan.why_not[0] != 0) return cudaErrorInvalidConfiguration;
   if (call.sizes.batch == 0) return cudaSuccess;
   const auto kernel = call.memory.dtype == NTM_FLOAT64 ? tiled_kernel<double, Backward>
                                                        : tiled_kernel<float, Backward>;
