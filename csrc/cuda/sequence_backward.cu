@@ -130,8 +130,8 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
       const int words = min(some, M - word);
       const A* checkpoint = static_cast<const A*>(params.saved_checkpoints) +
                             (at(segment) * M + word) * N + tile.first + row;
-      const A* w = static_cast<const A*>(params.saved_weightings) +
-                   (start * sizes.H + sizes.R) * N + tile.first + row;
+      const A* weightings = static_cast<const A*>(params.saved_weightings) +
+                            (start * sizes.H + sizes.R) * N + tile.first + row;
       const A* erase = static_cast<const A*>(params.d_interface) + start * heads.size +
                        heads.index(heads.erase) + word;
       A values[kWordsAtOnce];
@@ -147,27 +147,27 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
             if (i < words) to[i] = values[i];
         }
         if (write == writes) break;
-        replay_write(w, erase, words, values);
-        w += batch * sizes.H * N;
+        replay_write(weightings, erase, words, values);
+        weightings += batch * sizes.H * N;
         erase += batch * heads.size;
       }
     }
   }
 
-  // One step's write to some words of a row. `w` and `erase` are of its first write head.
-  __device__ void replay_write(const A* w, const A* erase, int words,
+  // One step's write to some words of a row. `weightings` and `erase` are of its first write head.
+  __device__ void replay_write(const A* weightings, const A* erase, int words,
                                A (&values)[kWordsAtOnce]) const {
     const int M = sizes.M;
     A added[kWordsAtOnce] = {};
 #pragma unroll 1
     for (int head = 0; head < sizes.W; ++head) {
-      const A weight = w[head * sizes.N];
+      const A w = weightings[head * sizes.N];
       const A *e = erase + head * M, *a = e + sizes.W * M;
 #pragma unroll
       for (int i = 0; i < kWordsAtOnce; ++i) {
         if (i >= words) continue;
-        values[i] *= 1 - weight * e[i];
-        added[i] += weight * a[i];
+        values[i] *= 1 - w * e[i];
+        added[i] += w * a[i];
       }
     }
 #pragma unroll
@@ -204,7 +204,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
   __device__ void address_backward(const Block& block) const {
     if (resident())
       read_backward_weightings(block, memory(), space.d_read_vectors, sizes.R, sizes.N,
-                               chain.weightings, chain.d_weightings(), chain.weight_dots);
+                               chain.weightings, chain.d_weightings(), chain.weighting_dots);
     ntm::address_backward(block, heads, sizes, chain, space.d_taps);
   }
 
@@ -302,7 +302,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
         __syncthreads();
         stream(block, tile, t, t == length - 1);
         read_backward_weightings(block, tile, space.d_read_vectors, sizes.R, sizes.N,
-                                 chain.weightings, chain.d_weightings(), chain.weight_dots);
+                                 chain.weightings, chain.d_weightings(), chain.weighting_dots);
       }
       similarity_and_write_backward_weightings(block, tile, d_tile_of(tile), heads, sizes, chain);
     });

@@ -114,9 +114,9 @@ struct TileOfGrid {
                               space.d,
                               space.row_norms,
                               space.key_norms,
-                              of_all(space.all_weight_dots),
+                              of_all(space.all_weighting_dots),
                               of_all(space.all_content_dots),
-                              of_all(space.all_weight_sums),
+                              of_all(space.all_weighting_sums),
                               of_block(space.d_sharpening),
                               of_block(space.d_gate),
                               of_block(space.d_strength)};
@@ -165,7 +165,7 @@ __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
   auto chain = my.chain();
   chain.scores = my.of_warps(my.space.scores);
   if constexpr (Backward) {
-    chain.weight_dots = my.of_warps(my.space.weight_dots);
+    chain.weighting_dots = my.of_warps(my.space.weighting_dots);
     similarity_and_read_write_backward_weightings(my.block, my.tile, my.d_tile, my.heads, my.sizes,
                                                   my.space.d_read_vectors, chain);
   } else {
@@ -181,7 +181,7 @@ __device__ void content_interpolate_shift_of_tile(const TileOfGrid<A, Backward>&
   __syncthreads();
   auto chain = my.chain();
   chain.powers = my.of_warps(my.space.powers);
-  if constexpr (Backward) chain.weight_sums = my.of_warps(my.space.weight_sums);
+  if constexpr (Backward) chain.weighting_sums = my.of_warps(my.space.weighting_sums);
   content_interpolate_shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
 }
 
@@ -335,9 +335,9 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
     const Pair<A> all = fold_powers(block, of_warps, 0, sharpening);
     if (block.thread == 0) my.space.all_powers[head] = all;
     if constexpr (Backward) {
-      fold_sums(my.space.weight_dots, my.space.all_weight_dots);
+      fold_sums(my.space.weighting_dots, my.space.all_weighting_dots);
       __syncthreads();
-      fold_sums(my.space.weight_sums, my.space.all_weight_sums);
+      fold_sums(my.space.weighting_sums, my.space.all_weighting_sums);
     }
   } else {
     fold_sums(my.space.content_dots, my.space.all_content_dots);
