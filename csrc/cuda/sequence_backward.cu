@@ -363,20 +363,15 @@ __global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_ba
   sequence.store_grads(Block());
 }
 
+template <typename A, int Held, bool Deep>
+struct BackwardKernel {
+  static Kernel<NtmSequenceParams> kernel() { return sequence_backward_kernel<A, Held, Deep>; }
+};
+
 }  // namespace ntm
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  const bool deep = params->sizes.num_layers > 1;
-  const ntm::Kernel<NtmSequenceParams> single =
-      deep ? ntm::sequence_backward_kernel<float, ntm::kHoldNothing, true>
-      : plan->weights_held == ntm::kHoldRows
-          ? ntm::sequence_backward_kernel<float, ntm::kHoldRows, false>
-      : plan->weights_held == ntm::kHoldUnits
-          ? ntm::sequence_backward_kernel<float, ntm::kHoldUnits, false>
-          : ntm::sequence_backward_kernel<float, ntm::kHoldNothing, false>;
-  const ntm::Kernel<NtmSequenceParams> twice =
-      deep ? ntm::sequence_backward_kernel<double, ntm::kHoldNothing, true>
-           : ntm::sequence_backward_kernel<double, ntm::kHoldNothing, false>;
-  return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
+  return ntm::dispatch_sequence<ntm::BackwardKernel>(params, *plan, stream,
+                                                     params->d_initial_memory.dtype);
 }
