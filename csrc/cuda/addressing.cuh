@@ -248,7 +248,7 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
     return;
   }
   similarity_of_pairs(block, tile, heads, sizes, units, chain);
-  if constexpr (!std::is_same_v<F, NoOtherSums>) over_rows(block, tile, other_sums);
+  if constexpr (!std::is_same_v<F, NoOtherSums>) write_backward_weightings(block, tile, other_sums);
 }
 
 // w^c of one row; `scale` is 1 / softmax.sum.
