@@ -19,6 +19,10 @@ namespace {
 
 constexpr int kLeastTileRows = 64;
 
+// Where many blocks share a memory, each has no more shared memory than this if 32 rows have room
+// in it. So even a memory of a few megabytes has a tile for each of many blocks.
+constexpr int kSmallTileBytes = 48 * 1024;
+
 // The most elements of the memory for which a thread is enough. Each warp repeats what does not
 // depend on the number of rows: addresses, loops, and the last additions of every sum. So a call
 // that has nothing else to do takes few warps. In a sequence the warps also hold the weights.
@@ -115,7 +119,7 @@ struct Planner {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
     const int rest = whole - kTiledStatic;
-    for (int room : {std::min(rest / 2, 48 * 1024), rest / 2, rest}) {
+    for (int room : {std::min(rest / 2, kSmallTileBytes), rest / 2, rest}) {
       limit = room;
       if (!fit_rows() || (plan.tile_rows < kWarp && room < rest)) continue;
       if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;

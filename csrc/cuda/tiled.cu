@@ -28,7 +28,6 @@ struct TileOfGrid {
   Block block;
   Sizes sizes;
   int64_t b;
-  int warps;
   int index, tiles;
   Tile<A> tile, d_tile;
   TiledSpace<A> space;
@@ -44,10 +43,9 @@ struct TileOfGrid {
       : call(tiled),
         sizes(tiled.sizes),
         b(sequence),
-        warps(block.warps),
         index(tile_index),
         tiles(tiles_of(sizes, plan.tile_rows)),
-        space(pieces, sizes, plan.tile_rows, warps, Backward),
+        space(pieces, sizes, plan.tile_rows, block.warps, Backward),
         heads(space.parameters, sizes) {
     const int first = index * plan.tile_rows;
     tile = {space.tile, first, min(plan.tile_rows, sizes.N - first), sizes.M, true};
@@ -92,14 +90,14 @@ struct TileOfGrid {
 
   template <typename V>
   __device__ Partials<V> of_warps(V* at) const {
-    return {at, tiles * warps, index * warps, warps};
+    return {at, tiles * block.warps, index * block.warps, block.warps};
   }
   template <typename V>
   __device__ Partials<V> of_all(V* at) const {
     return {at, 1, 0, 0};
   }
   __device__ Partials<A> of_block(A* at) const {
-    return {at + static_cast<int64_t>(index) * sizes.H * warps, warps, 0, warps};
+    return {at + static_cast<int64_t>(index) * sizes.H * block.warps, block.warps, 0, block.warps};
   }
 
   // At the start of a phase the partial results are either already reduced over all blocks, or
