@@ -57,8 +57,11 @@ struct TileOfGrid {
     return (b * sizes.N + tile.first) * static_cast<int64_t>(sizes.M);
   }
 
+  // A step reads and writes; `address` does neither.
+  __device__ bool is_step() const { return call.interface.data != nullptr; }
+
   __device__ void load_heads() const {
-    if (call.interface.data != nullptr)
+    if (is_step())
       load_interface(block, heads, call.interface, b);
     else
       load_parameters(block, heads, call, sizes, b);
@@ -66,7 +69,7 @@ struct TileOfGrid {
 
   // The second half of `load_heads`; a barrier must stand before it and after it.
   __device__ void finish_heads() const {
-    if (call.interface.data != nullptr) activate_taps(block, heads, sizes);
+    if (is_step()) activate_taps(block, heads, sizes);
   }
 
   // The tile's rows of all weightings, from an array to the workspace and back. Zeros where there
@@ -241,8 +244,9 @@ __device__ void similarity_content_read_write_backward_of_tile(const TileOfGrid<
   __syncthreads();
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
   scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
-  similarity_read_write_backward<false>(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
-                                        my.sizes.N, my.space.d_read_vectors, chain, false, give);
+  const Parts parts = my.is_step() ? Parts(my.sizes) : Parts(0, 0, my.sizes.H);
+  similarity_read_write_backward<false>(my.block, my.tile, my.d_tile, my.heads, parts, my.sizes.N,
+                                        my.space.d_read_vectors, chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }
@@ -269,7 +273,7 @@ __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
     return d - heads.key[index] * key_norm_part(heads.strength[head], d_heads.strength[head],
                                                 my.space.key_norms[head]);
   };
-  if (call.interface.data != nullptr) {
+  if (my.is_step()) {
     for (int head = block.warp; head < H; head += block.warps) {
       A* d_taps = d_heads.shift + head * S;
       activate_backward_taps(block, heads.shift + head * S, d_taps, S,
