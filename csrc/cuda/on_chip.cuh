@@ -133,25 +133,31 @@ __device__ void store_vector(const Block& block, const A* from, const NtmArray& 
 }
 
 // The parameters of the heads of sequence b where they come activated, an array for each kind:
-// `arrays` are the params of `address`, or a TiledCall.
+// `arrays` are the params of `address`, or a TiledCall. Without `keys` all but the keys.
 template <typename A, typename Arrays>
 __device__ void load_parameters(const Block& block, const Heads<A>& heads, const Arrays& arrays,
-                                const Sizes& sizes, int64_t b) {
+                                const Sizes& sizes, int64_t b, bool keys = true) {
   const int H = sizes.H, M = sizes.M, S = sizes.S;
-  load_vector(block, heads.key, arrays.key, b * H * M, H * M);
+  if (keys) load_vector(block, heads.key, arrays.key, b * H * M, H * M);
   load_vector(block, heads.strength, arrays.strength, b * H, H);
   load_vector(block, heads.gate, arrays.gate, b * H, H);
   load_vector(block, heads.shift, arrays.shift, b * H * S, H * S);
   load_vector(block, heads.sharpening, arrays.sharpening, b * H, H);
 }
 
-// The same from an interface vector, which is activated on the way. The taps stay raw until
-// `activate_taps`, which has to wait for a barrier: their softmax needs all taps of a head.
+// The elements [first, last) of an interface vector, which are activated on the way. The taps stay
+// raw until `activate_taps`, which has to wait for a barrier: their softmax needs all taps of a
+// head.
+template <typename A>
+__device__ void load_interface(const Block& block, const Heads<A>& heads, const NtmArray& interface,
+                               int64_t b, int first, int last) {
+  for (int p = first + block.thread; p < last; p += block.threads)
+    heads.key[p] = heads.activate(p, load<A>(interface, b * heads.size + p));
+}
 template <typename A>
 __device__ void load_interface(const Block& block, const Heads<A>& heads, const NtmArray& interface,
                                int64_t b) {
-  for (int p = block.thread; p < heads.size; p += block.threads)
-    heads.key[p] = heads.activate(p, load<A>(interface, b * heads.size + p));
+  load_interface(block, heads, interface, b, 0, heads.size);
 }
 
 // All of addressing: from a loaded memory, activated parameters and the previous weightings to the

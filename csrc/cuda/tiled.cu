@@ -67,7 +67,16 @@ struct TileOfGrid {
       load_parameters(block, heads, call, sizes, b);
   }
 
-  // The second half of `load_heads`; a barrier must stand before it and after it.
+  // The same without keys, erase and add vectors, for a phase that touches no words of the memory.
+  __device__ void load_scalars() const {
+    if (is_step())
+      load_interface(block, heads, call.interface, b, heads.index(heads.strength),
+                     heads.index(heads.erase));
+    else
+      load_parameters(block, heads, call, sizes, b, false);
+  }
+
+  // The second half of either; a barrier must stand before it and after it.
   __device__ void finish_heads() const {
     if (is_step()) activate_taps(block, heads, sizes);
   }
@@ -176,7 +185,7 @@ __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
 
 template <typename A, bool Backward>
 __device__ void content_interpolate_shift_of_tile(const TileOfGrid<A, Backward>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
@@ -213,14 +222,14 @@ __device__ void sharpen_read_write_of_tile(const TileOfGrid<A, false>& my, bool 
 
 template <typename A>
 __device__ void sharpen_backward_of_tile(const TileOfGrid<A, true>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   sharpen_backward(my.block, my.tile.range(), my.heads, my.sizes, my.chain());
 }
 
 template <typename A>
 __device__ void interpolate_shift_backward_of_tile(const TileOfGrid<A, true>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
@@ -327,7 +336,7 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
     const Pair<A> all = fold_softmax(block, of_warps, 0);
     if (block.thread == 0) my.space.all_scores[head] = all;
   } else if constexpr (What == Fold::powers) {
-    my.load_heads();
+    my.load_scalars();
     __syncthreads();
     const A sharpening = my.heads.sharpening[head];
     const Pair<A> own =
