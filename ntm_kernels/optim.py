@@ -81,6 +81,13 @@ class GravesRMSprop(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes a state, also one that was saved before ``foreach`` and ``fused`` existed."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("foreach", self.defaults.get("foreach", True))
+            group.setdefault("fused", self.defaults.get("fused"))
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters after checking its options; see :class:`GravesRMSprop`."""
         options = {**self.defaults, **param_group}
@@ -133,7 +140,7 @@ class GravesRMSprop(Optimizer):
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Its averages; zeros for those that an option asks for from now on."""
         state = self.state[parameter]
-        if not state and parameter.grad is not None and parameter.grad.is_sparse:
+        if parameter.grad is not None and parameter.grad.is_sparse:
             raise TypeError("GravesRMSprop does not support sparse gradients")
         if "square_avg" not in state:
             state["square_avg"] = torch.zeros_like(parameter)

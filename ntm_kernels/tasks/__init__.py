@@ -26,6 +26,7 @@ from ntm_kernels.tasks.base import (
     import_name,
     loss,
     wrong,
+    wrong_bits,
 )
 from ntm_kernels.tasks.copy import Copy
 from ntm_kernels.tasks.ngrams import NGrams, optimal_probabilities
@@ -54,6 +55,7 @@ __all__ = [
     "register",
     "registered",
     "wrong",
+    "wrong_bits",
 ]
 
 #: Every task by its name.

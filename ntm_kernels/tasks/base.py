@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntm_kernels.fields import check_values
+from ntm_kernels.tasks.checks import check_layout
 
-__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong"]
+__all__ = ["Batch", "Task", "Trial", "bits", "loss", "wrong", "wrong_bits"]
 
 
 class Batch(NamedTuple):
@@ -121,13 +122,17 @@ class Task(abc.ABC):
             The batch; the task's own docstring lays out its channels.
 
         Raises:
-            ValueError: no sequences wanted, or a generator on another device.
+            TypeError: :meth:`_draw` returned something else than a batch.
+            ValueError: no sequences wanted, a generator on another device, or :meth:`_draw`
+                returned tensors of another shape or dtype than :class:`Batch` says.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be a CPU generator, got one on {generator.device}")
-        return self._draw(batch_size, generator, same_length).to(device)
+        batch = self._draw(batch_size, generator, same_length)
+        check_layout(self, batch, batch_size)
+        return batch.to(device)
 
     def curriculum(self) -> tuple[Task, ...]:
         """The tasks to train on one after the other, from an easy one to this one, the last.
@@ -170,8 +175,10 @@ class Task(abc.ABC):
         return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
     def _require(self, condition: bool, expected: str) -> None:
+        """Raises ValueError unless the condition holds, with the parameters that it names."""
         if not condition:
-            given = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self))
+            named = (f.name for f in fields(self) if f.name in expected.split())
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in named)
             raise ValueError(f"{self.name}: {expected}, got {given}")
 
 
@@ -248,19 +255,26 @@ def bits(logits: Tensor, batch: Batch) -> Tensor:
     Shapes as in :func:`loss`; returns ``[B]``.
     """
     _check_logits(logits, batch)
-    weight = batch.mask.unsqueeze(-1) / math.log(2)
+    # Without its dtype the mask would be divided in float32, also for logits in float64.
+    mask = batch.mask.unsqueeze(-1).to(torch.result_type(logits, batch.targets))
+    weight = mask / math.log(2)
     cost = F.binary_cross_entropy_with_logits(logits, batch.targets, weight, reduction="none")
     return cost.sum(dim=(0, 2))
 
 
 def wrong(logits: Tensor, batch: Batch) -> Tensor:
-    """Whether any answer bit of a sequence is wrong after rounding probabilities: ``[B]`` bool.
+    """Whether any answer bit of a sequence is wrong: ``[B]`` bool, from :func:`wrong_bits`."""
+    return wrong_bits(logits, batch).any(dim=2).any(dim=0)
 
-    NaN counts as wrong.
+
+def wrong_bits(logits: Tensor, batch: Batch) -> Tensor:
+    """Which answer bits are wrong: ``[T, B, O]`` bool, False outside of the answer steps.
+
+    A logit above 0 answers 1, and any other answers 0. NaN is wrong.
     """
     _check_logits(logits, batch)
     right = torch.where(batch.targets > 0.5, logits > 0, logits <= 0)
-    return (~right & batch.mask.unsqueeze(-1)).any(dim=2).any(dim=0)
+    return ~right & batch.mask.unsqueeze(-1)
 
 
 def from_mapping(cls: type[Task], values: Mapping[str, Any]) -> Task:

@@ -15,7 +15,7 @@ from ntm_kernels.tasks import Trial
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import sequence_to_show
 from ntm_kernels.training.files import make_folder, write_atomically, write_text
-from ntm_kernels.training.models import memory_of_at_least
+from ntm_kernels.training.models import memory_of_at_least, threads_of
 from ntm_kernels.training.replay import record_example, record_heads, record_memories
 
 __all__ = ["MOST_STEPS", "animate"]
@@ -71,7 +71,7 @@ def _film(model: NTM, config: TrainConfig, title: str, trial: Trial) -> Film:
             f"{MOST_STEPS}; choose a test of shorter sequences with --test, or make them shorter "
             "with the parameters of the task"
         )
-    with memory_of_at_least(model, trial.memory_size):
+    with threads_of(config), memory_of_at_least(model, trial.memory_size):
         example = record_example(title, model, batch, config)
         heads = record_heads(model, batch)
         rows = len(heads.locations)

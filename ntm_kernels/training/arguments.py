@@ -15,7 +15,12 @@ from ntm_kernels import tasks
 from ntm_kernels.backends.trust.report import DTYPES
 from ntm_kernels.fields import describe
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.config import PRESETS, TrainConfig, preset_values
+from ntm_kernels.training.config import (
+    PRESETS,
+    TrainConfig,
+    check_parameter_names,
+    preset_values,
+)
 from ntm_kernels.training.options import (
     OWN,
     Parser,
@@ -65,6 +70,8 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
         if words[0] == "train" and own is None:
             _refuse_class_as_task(rest)
         if own is not None:
+            check_parameter_names(own)
+            _refuse_both(words[0], rest)
             known[own.name] = own
             words = [words[0], *([own.name] if words[0] == "train" else []), *rest]
         if words[0] in SHOWING:
@@ -123,6 +130,12 @@ def _refuse_class_as_task(words: Sequence[str]) -> None:
                 f"TASK must be one of {', '.join(tasks.TASKS)}, got {word!r}; "
                 f"a task of your own is named by an option: --task {shlex.quote(word)}"
             )
+
+
+def _refuse_both(command: str, words: Sequence[str]) -> None:
+    """Raises ValueError where a task of the package is named beside ``--task``."""
+    if command == "train" and words and words[0] in tasks.TASKS:
+        raise ValueError(f"give either the task {words[0]} or --task, not both")
 
 
 def _parser(known: Mapping[str, type[Task]], named: Named | None) -> Parser:

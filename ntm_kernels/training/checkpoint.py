@@ -15,7 +15,7 @@ from ntm_kernels.training.files import make_folder, write_atomically
 
 __all__ = ["CheckpointError", "CheckpointStore", "load", "load_run"]
 
-#: Raised with the contents of a checkpoint; one of another version is refused.
+#: Increase when the contents of a checkpoint change; one of another version is refused.
 VERSION = 1
 
 
@@ -81,7 +81,12 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        return sorted(self.folder.glob("[0-9]*.pt"))
+        named = [path for path in self.folder.glob("*.pt") if path.stem.isdecimal()]
+        return sorted(named, key=_sequences)
+
+    def path_of(self, sequences: int) -> Path:
+        """The file of the checkpoint after so many sequences."""
+        return self.folder / f"{sequences:012d}.pt"
 
     def latest(self) -> Path | None:
         """The newest checkpoint, damaged or not."""
@@ -93,8 +98,8 @@ class CheckpointStore:
         return None if path is None else (path.name, path.stat().st_mtime_ns)
 
     def before(self, path: Path) -> Path | None:
-        """The newest checkpoint older than ``path``."""
-        return next((p for p in reversed(self.all()) if p.name < path.name), None)
+        """The newest checkpoint older than ``path``, which is one of this run."""
+        return next((p for p in reversed(self.all()) if _sequences(p) < _sequences(path)), None)
 
     def save(self, sequences: int, contents: dict[str, Any]) -> Path:
         """Adds a checkpoint, then removes those no longer kept.
@@ -103,7 +108,7 @@ class CheckpointStore:
             WriteError: it cannot be written; those that there are remain.
         """
         make_folder(self.folder)
-        path = self.folder / f"{sequences:012d}.pt"
+        path = self.path_of(sequences)
         # Where a file cannot be written further, torch.save hides the reason behind an error of
         # its own; memory takes everything.
         whole = io.BytesIO()
@@ -113,13 +118,18 @@ class CheckpointStore:
             old.unlink()
         return path
 
-    def forget_after(self, path: Path) -> None:
-        """Removes what a run that goes on from ``path`` will write again, and unfinished files."""
-        for other in self.all():
-            if other.name > path.name:
-                other.unlink()
+    def forget_after(self, sequences: int) -> None:
+        """Removes the checkpoints after more than so many sequences, and unfinished files."""
+        for path in self.all():
+            if _sequences(path) > sequences:
+                path.unlink()
         for unfinished in self.folder.glob(".*.tmp"):
             unfinished.unlink()
+
+
+def _sequences(path: Path) -> int:
+    """After how many sequences a run saved a checkpoint: its file has their number as its name."""
+    return int(path.stem)
 
 
 def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[str, Any]]:
@@ -141,6 +151,7 @@ def load_run(run_dir: Path, checkpoint: Path | None = None) -> tuple[Path, dict[
         if checkpoint is None and not path.exists():
             # A run that is going on has just removed it, and has a newer one.
             return load_run(run_dir)
-        older = store.before(path) if path.parent.resolve() == store.folder.resolve() else None
+        own = path.stem.isdecimal() and path.parent.resolve() == store.folder.resolve()
+        older = store.before(path) if own else None
         hint = f"; use the one before it with --checkpoint {older}" if older else ""
         raise CheckpointError(f"{error}{hint}") from error

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from ntm_kernels import tasks
 from ntm_kernels.fields import check_values
 from ntm_kernels.tasks.base import Task
 
-__all__ = ["PRESETS", "RESUMABLE", "TESTED", "TrainConfig", "preset", "preset_values"]
+__all__ = [
+    "PRESETS",
+    "RESUMABLE",
+    "TESTED",
+    "TrainConfig",
+    "check_parameter_names",
+    "preset",
+    "preset_values",
+]
 
 Model = Literal["ntm", "lstm"]
 Controller = Literal["lstm", "feedforward"]
@@ -98,6 +107,12 @@ class TrainConfig:
     grow_at: Annotated[
         float, "share of the schedule after which the memory grows; 0: with the last stage"
     ] = 0.6
+    grow_again: Annotated[
+        int | None, "memory locations from a later point on, a still larger N"
+    ] = None
+    grow_again_at: Annotated[float, "share of the schedule after which the memory grows again"] = (
+        0.9
+    )
 
     seed: Annotated[int, "decides the weights and the sequences"] = 0
     device: Annotated[str, "device to train on"] = "cpu"
@@ -127,12 +142,7 @@ class TrainConfig:
         if not isinstance(self.task, Task):
             raise ValueError(f"task must be a Task, got {self.task!r}; tasks.make makes one")
         tasks.check_class(type(self.task))
-        shared = {f.name for f in fields(self.task)} & ({f.name for f in fields(self)} | _OPTIONS)
-        if shared:
-            raise ValueError(
-                f"the task {self.task.name} has parameters with the names of other options "
-                f"({', '.join(sorted(shared))}): rename them"
-            )
+        check_parameter_names(type(self.task))
         check_values(TrainConfig, {f.name: getattr(self, f.name) for f in fields(self)})
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -152,7 +162,7 @@ class TrainConfig:
                 )
         if self.optimiser == "adam" and (self.decay is not None or self.momentum is not None):
             raise ValueError("decay and momentum belong to RMSProp; Adam takes lr and eps alone")
-        for name in ("hold", "final_lr", "mix_earlier", "grow_at"):
+        for name in ("hold", "final_lr", "mix_earlier", "grow_at", "grow_again_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.walking_write_heads and (
@@ -185,21 +195,38 @@ class TrainConfig:
                 )
 
     def _check_growth(self) -> None:
-        if self.grow_memory is None:
+        if self.grow_again is not None and self.grow_memory is None:
+            raise ValueError("grow_again is for a memory that has grown: give grow_memory too")
+        if not self.growth:
             return
         if self.model != "ntm":
             raise ValueError("grow_memory is for an NTM: the LSTM baseline has no memory")
-        if self.grow_memory <= self.memory_size:
+        if self.grow_again is not None and self.grow_again_at < self.grow_at:
             raise ValueError(
-                f"grow_memory must be greater than memory_size = {self.memory_size}, got "
-                f"{self.grow_memory}"
+                f"grow_again_at must be at least grow_at = {self.grow_at}, got {self.grow_again_at}"
             )
+        sizes = [self.memory_size, *(size for _, size in self.growth)]
+        names = ("memory_size", "grow_memory", "grow_again")
+        for (before, smaller), (name, size) in pairwise(zip(names, sizes, strict=False)):
+            if size <= smaller:
+                raise ValueError(f"{name} must be greater than {before} = {smaller}, got {size}")
         for name in ("initial_memory", "initial_weightings"):
             if getattr(self, name) == "learned":
                 raise ValueError(
                     f"grow_memory cannot be given with {name} = learned, which fixes the number of "
                     f"locations; set {name} to another value, or leave grow_memory out"
                 )
+
+    @property
+    def growth(self) -> tuple[tuple[float, int], ...]:
+        """When the memory grows, as shares of the schedule, and to how many locations."""
+        both = ((self.grow_at, self.grow_memory), (self.grow_again_at, self.grow_again))
+        return tuple((at, size) for at, size in both if size is not None)
+
+    @property
+    def final_memory_size(self) -> int:
+        """The number of locations at the end of the training."""
+        return max([self.memory_size, *(size for _, size in self.growth)])
 
     @property
     def stages(self) -> tuple[Task, ...]:
@@ -265,6 +292,20 @@ class TrainConfig:
         ]
 
 
+def check_parameter_names(task: type[Task]) -> None:
+    """Checks that the parameters of a task can be told from the settings of a run.
+
+    Raises:
+        ValueError: a parameter has the name of an option of the command line.
+    """
+    shared = {f.name for f in fields(task)} & ({f.name for f in fields(TrainConfig)} | _OPTIONS)
+    if shared:
+        raise ValueError(
+            f"the task {task.name} has parameters with the names of other options "
+            f"({', '.join(sorted(shared))}): rename them"
+        )
+
+
 def _counted(names: Set[str], what: str) -> str:
     """How many fields are unknown or missing, and the first of them.
 
@@ -292,6 +333,8 @@ _ADDED_LATER: dict[str, Any] = {
     "last_stage_sequences": None,
     "grow_memory": None,
     "grow_at": 0.6,
+    "grow_again": None,
+    "grow_again_at": 0.9,
     "give_up_after": None,
     "give_up_above": 1.0,
     "evaluation_seed": None,
@@ -317,7 +360,7 @@ _NTM_ONLY = (
     *("controller", "memory_size", "word_size", "num_read_heads", "num_write_heads"),
     *("shift_range", "output_from", "backend", "initial_memory", "initial_weightings"),
     *("initial_read_vectors", "initial_controller", "walking_write_heads"),
-    *("grow_memory", "grow_at"),
+    *("grow_memory", "grow_at", "grow_again", "grow_again_at"),
 )
 
 
@@ -544,7 +587,7 @@ def _better(task: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     dropped: set[str] = set()
     fixed = "learned" in (overrides.get("initial_memory"), overrides.get("initial_weightings"))
     if fixed or "memory_size" in overrides:
-        dropped |= {"grow_memory", "grow_at"}
+        dropped |= {"grow_memory", "grow_at", "grow_again", "grow_again_at"}
     if overrides.get("shift_range") == 0 or (
         overrides.get("initial_weightings", "one_hot") != "one_hot"
     ):

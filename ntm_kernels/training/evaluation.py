@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task, Trial
+from ntm_kernels.tasks.checks import check_contents
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.models import (
     answer_in_pieces,
     compute_dtype,
     memory_of_at_least,
     memory_size_of,
+    threads_of,
 )
 
 __all__ = [
@@ -135,9 +137,13 @@ def fixed_set(
         purpose: what they are for.
         seed: unset: that of the run.
         memory_size: the locations with which they are to be answered; unset: those of the run.
+
+    Raises:
+        ValueError: the task draws batches that are not as :class:`~ntm_kernels.tasks.Batch` says.
     """
     generator = fresh_generator(config.seed if seed is None else seed, purpose)
     batch = task.sample(size, generator)
+    check_contents(task, batch)
     at_once = _CHUNK
     if config.model == "ntm":
         locations = config.memory_size if memory_size is None else memory_size
@@ -197,7 +203,9 @@ def score(
         costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
         sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
         for number, channels in enumerate(parts.values()):
-            errors[number] += _errors(logits, batch, channels)
+            wrong_steps = tasks.wrong_bits(logits, batch)[..., channels].any(dim=2)
+            of_part = [batch.mask.sum(), wrong_steps.sum(), wrong_steps.any(dim=0).sum()]
+            errors[number] += torch.stack(of_part)
     sequences, bits, wrong, optimal_bits, *of_parts = total(
         [sum(len(batch.lengths) for batch in batches), *sums.tolist(), *errors.flatten().tolist()]
     )
@@ -212,14 +220,6 @@ def score(
             for number, name in enumerate(parts)
         },
     )
-
-
-def _errors(logits: Tensor, batch: Batch, channels: slice) -> Tensor:
-    """Answer steps, those with a wrong bit in the channels, and sequences with one: ``[3]``."""
-    right = (logits > 0) == (batch.targets > 0.5)
-    # NaN is neither above 0 nor right.
-    wrong = ~(right & ~logits.isnan())[..., channels].all(dim=2) & batch.mask
-    return torch.stack([batch.mask.sum(), wrong.sum(), wrong.any(dim=0).sum()])
 
 
 def validation_optimum(config: TrainConfig) -> float:
@@ -245,7 +245,7 @@ def evaluate(
     scores = {}
     for title, trial in (test_sets(config) if tests is None else tests).items():
         size = min(config.evaluation_size, trial.sequences or config.evaluation_size)
-        with memory_of_at_least(model, trial.memory_size) as locations:
+        with threads_of(config), memory_of_at_least(model, trial.memory_size) as locations:
             batches = fixed_set(
                 trial.task,
                 size,

@@ -75,9 +75,9 @@ class MetricsLog:
         self._folder = run_dir / "tensorboard"
         kept = [",".join(COLUMNS)]
         if sequences and self._path.exists():
+            before = [row["sequences"] <= sequences for row in read_metrics(self._path)]
             header, *lines = self._path.read_text(errors="replace").splitlines()
             missing = "," * (len(COLUMNS) - len(header.split(",")))
-            before = [row["sequences"] <= sequences for row in read_metrics(self._path)]
             kept += [line + missing for line in lines[: sum(before)]]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
         with writing(self._path):
@@ -88,8 +88,7 @@ class MetricsLog:
 
             with writing(self._folder):
                 self._events = SummaryWriter(str(self._folder), purge_step=sequences + 1)
-            self._excepthook = threading.excepthook
-            threading.excepthook = self._in_thread
+            _WRITERS.add()
 
     def write(self, row: Mapping[str, float | int | None]) -> None:
         """Adds a row: a value, or None, for each of :data:`COLUMNS`."""
@@ -118,12 +117,38 @@ class MetricsLog:
                 self._file.close()
         finally:
             if self._events is not None:
-                threading.excepthook = self._excepthook
+                events, self._events = self._events, None
+                _WRITERS.remove()
                 with writing(self._folder):
-                    self._events.close()
+                    events.close()
+
+
+class _Writers:
+    """The open writers of events. While there is one, ``threading.excepthook`` prints no OSError of
+    their threads: a writer raises it again where it is called.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+
+    def add(self) -> None:
+        with self._lock:
+            if self._open == 0:
+                self._excepthook = threading.excepthook
+                threading.excepthook = self._in_thread
+            self._open += 1
+
+    def remove(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                threading.excepthook = self._excepthook
 
     def _in_thread(self, failed: threading.ExceptHookArgs) -> None:
-        """Prints what a thread raised, but nothing that the writer of events raises again here."""
         ours = type(failed.thread).__module__.startswith("tensorboard.")
         if not (ours and isinstance(failed.exc_value, OSError)):
             self._excepthook(failed)
+
+
+_WRITERS = _Writers()

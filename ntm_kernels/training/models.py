@@ -25,6 +25,7 @@ __all__ = [
     "load_model",
     "memory_of_at_least",
     "memory_size_of",
+    "threads_of",
     "trained_model",
 ]
 
@@ -63,6 +64,17 @@ def check_device(device: str) -> None:
         torch.zeros((), device=device).item()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+
+
+@contextmanager
+def threads_of(config: TrainConfig) -> Iterator[None]:
+    """Computes on the CPU threads of a configuration, and then on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:
@@ -128,8 +140,7 @@ def trained_model(config: TrainConfig, contents: Mapping[str, Any]) -> nn.Module
         TrainingError: there is not enough memory for it.
     """
     check_device(config.device)
-    torch.set_num_threads(config.threads)
-    with naming_sizes(config):
+    with naming_sizes(config), threads_of(config):
         model = build_model(config)
     load_model(model, contents)
     return model

@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ntm_kernels.tasks import bits
+from ntm_kernels.tasks import bits, wrong_bits
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import fresh_generator, verdict, verdict_beside_optimum
-from ntm_kernels.training.models import answer_in_pieces, compute_dtype, memory_size_of
+from ntm_kernels.training.models import (
+    answer_in_pieces,
+    compute_dtype,
+    memory_size_of,
+    threads_of,
+)
 from ntm_kernels.training.sizes import naming_sizes
 
 __all__ = ["play"]
@@ -34,7 +39,7 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
         TrainingError: there is not enough memory for the sequence.
     """
     task, locations = config.task, memory_size_of(model)
-    with naming_sizes(config):
+    with naming_sizes(config), threads_of(config):
         batch = task.sample(1, fresh_generator(seed, "play"))
         batch = batch.to(config.device, compute_dtype(config))
         logits = answer_in_pieces(model, batch.inputs, config)
@@ -54,7 +59,7 @@ def play(model: nn.Module, config: TrainConfig, seed: int) -> str:
         rows = {name: _scaled(one[answering, 0], 0, 1) for name, one in answers.items()}
         explained = ["  a digit is the probability of a 1 in tenths, rounded down"]
     else:
-        wrong = torch.where(target, ~(logits > 0)[answering, 0], ~(logits <= 0)[answering, 0])
+        wrong = wrong_bits(logits, batch)[answering, 0]
         said = f"{'wrong' if wrong.any() else 'right'}: {verdict(int(wrong.sum()), wrong.numel())}"
         rows = {"output": _bits(target, wrong)}
         explained = []

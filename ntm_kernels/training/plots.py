@@ -40,7 +40,7 @@ from ntm_kernels.training.evaluation import (
 from ntm_kernels.training.files import make_folder, writing
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.metrics import read_metrics
-from ntm_kernels.training.models import memory_of_at_least
+from ntm_kernels.training.models import memory_of_at_least, threads_of
 from ntm_kernels.training.replay import Example, Heads, record_example, record_heads
 
 __all__ = [
@@ -86,7 +86,7 @@ def draw_run(
     with matplotlib.rc_context(STYLE):
         for title, trial in (test_sets(config) if tests is None else tests).items():
             batch = sequence_to_show(title, trial.task, config)
-            with memory_of_at_least(model, trial.memory_size):
+            with threads_of(config), memory_of_at_least(model, trial.memory_size):
                 examples.append(record_example(title, model, batch, config))
                 if isinstance(model, NTM):
                     heads.append(record_heads(model, batch))

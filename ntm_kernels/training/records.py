@@ -36,8 +36,13 @@ class NoRecords:
     def report(self, line: str) -> None:
         """Tells a person what happens."""
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder's contents those that the run goes on from."""
+    def begin(self, config: Mapping[str, Any], sequences: int) -> None:
+        """Makes the folder's contents those that the run goes on from.
+
+        Args:
+            config: of the run.
+            sequences: how many the run has seen; later checkpoints are removed.
+        """
 
     def writing(self, sequences: int, total: int) -> AbstractContextManager[object]:
         """Opens the metrics and shows the progress, while entered."""
@@ -80,8 +85,8 @@ class Records(NoRecords):
         self._lock = RunLock(run_dir, report) if lock is None else lock
         self._store = CheckpointStore(run_dir / "checkpoints")
         self._newest: tuple[str, int] | None = None
-        #: The checkpoint that the run goes on from; later ones are removed when it does.
-        self._origin: Path | None = None
+        #: What :meth:`find` has found, until the run begins.
+        self._found: tuple[Path, dict[str, Any]] | None = None
 
     def find(self, resume: bool, checkpoint: Path | None) -> tuple[Path, dict[str, Any]] | None:
         """The checkpoint that the run goes on from, with its contents; None if it is to begin.
@@ -91,8 +96,8 @@ class Records(NoRecords):
             CheckpointError: the checkpoint is damaged.
         """
         self._newest = self._store.newest()
-        self._origin = checkpoint or self._store.latest()
-        if self._origin is None:
+        path = checkpoint or self._store.latest()
+        if path is None:
             if resume:
                 self.report(
                     f"{self._run_dir} holds no checkpoint to resume from: starting from the "
@@ -101,7 +106,8 @@ class Records(NoRecords):
             return None
         if not resume:
             raise already_a_run(self._run_dir)
-        return load_run(self._run_dir, self._origin)
+        self._found = load_run(self._run_dir, path)
+        return self._found
 
     def locked(self) -> AbstractContextManager[object]:
         return self._lock
@@ -109,15 +115,19 @@ class Records(NoRecords):
     def report(self, line: str) -> None:
         self._report(line)
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], sequences: int) -> None:
         if self._store.newest() != self._newest:
             raise TrainingError(
                 f"{self._run_dir} was changed by another process since this trainer was made: make "
                 "a new one with resume"
             )
-        if self._origin is not None:
-            self._store.forget_after(self._origin)
-            self._newest = self._store.newest()
+        self._store.forget_after(sequences)
+        if self._found is not None:
+            path, contents = self._found
+            if path.resolve() != self._store.path_of(sequences).resolve():
+                self._store.save(sequences, contents)  # a copy, or a checkpoint of another run
+            self._found = None
+        self._newest = self._store.newest()
         write_text(self._run_dir / "config.json", json.dumps(config, indent=2) + "\n")
 
     @contextmanager
@@ -138,7 +148,7 @@ class Records(NoRecords):
 
     def save(self, sequences: int, contents: Callable[[], dict[str, Any]]) -> None:
         self._metrics.sync()
-        self._origin = self._store.save(sequences, contents())
+        self._store.save(sequences, contents())
         self._newest = self._store.newest()
 
     def describe_last_good(self) -> str:

@@ -25,7 +25,7 @@ from ntm_kernels.plotting.blocks import (
     walked_locations,
 )
 from ntm_kernels.reference import Trace
-from ntm_kernels.tasks import Batch, bits
+from ntm_kernels.tasks import Batch, bits, wrong_bits
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.evaluation import verdict, verdict_beside_optimum
 from ntm_kernels.training.models import answer_in_pieces
@@ -38,7 +38,7 @@ __all__ = [
     "record_memories",
 ]
 
-# Weights of a trace that are held at once: 16 MiB in float32.
+# Elements of the weightings of a trace that are held at once: 16 MiB in float32.
 _TRACED = 2**22
 
 
@@ -51,6 +51,7 @@ class Example:
         inputs: ``[I, T]``.
         targets: ``[O, T]``.
         outputs: ``[O, T]``, probabilities in the answer steps, 0 elsewhere.
+        wrong: ``[O, T]``, True where an answer bit is wrong.
         answering: ``[T]``, True in the answer steps.
         optimal: ``[O, T]``, probabilities of the best predictor where even that is unsure.
         bits: cost of the outputs.
@@ -61,16 +62,11 @@ class Example:
     inputs: Image
     targets: Image
     outputs: Image
+    wrong: NDArray[np.bool_]
     answering: NDArray[np.bool_]
     optimal: Image | None
     bits: float
     optimal_bits: float
-
-    @property
-    def wrong(self) -> NDArray[np.bool_]:
-        """``[O, T]``, where rounding the output does not give the target."""
-        different: NDArray[np.bool_] = (self.outputs > 0.5) != (self.targets > 0.5)
-        return different & self.answering
 
     @property
     def verdict(self) -> str:
@@ -124,7 +120,8 @@ def record_example(title: str, model: nn.Module, batch: Batch, config: TrainConf
         title=title,
         inputs=_image(batch.inputs[:, 0]),
         targets=_image(batch.targets[:, 0]),
-        outputs=_image((logits.sigmoid() * batch.mask.unsqueeze(-1))[:, 0]),
+        outputs=_image(logits.sigmoid().where(batch.mask.unsqueeze(-1), 0)[:, 0]),
+        wrong=wrong_bits(logits, batch)[:, 0].T.cpu().numpy(),
         answering=batch.mask[:, 0].cpu().numpy(),
         optimal=None if optimal is None else _image(optimal[:, 0]),
         bits=bits(logits, batch).item(),

@@ -93,7 +93,7 @@ def retest(config: TrainConfig, options: Mapping[str, Any]) -> Retest | None:
                 "memory; leave --memory-size out"
             )
         # The test has this size throughout.
-        changed = replace(changed, memory_size=memory_size, grow_memory=None)
+        changed = replace(changed, memory_size=memory_size, grow_memory=None, grow_again=None)
     title = _title(task, parameters)
     return Retest(
         config=changed,

@@ -219,7 +219,7 @@ def _add_sequence_options(parser: Parser, named: Named | None, title: str, comma
         return
     config, task = named.config, named.config.task
     has_memory = config.model == "ntm"
-    of_run = {"memory_size": (config.grow_memory or config.memory_size) if has_memory else None}
+    of_run = {"memory_size": config.final_memory_size if has_memory else None}
     add_options(other, [described["memory_size"]], of_run)
     parameters = {f.name: getattr(task, f.name) for f in fields(task)}
     add_options(other, describe(type(task)).values(), parameters)

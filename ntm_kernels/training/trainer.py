@@ -31,6 +31,7 @@ from ntm_kernels.training.models import (
     compute_dtype,
     load_model,
     memory_size_of,
+    threads_of,
 )
 from ntm_kernels.training.records import NoRecords, Records
 from ntm_kernels.training.sizes import naming_sizes
@@ -152,6 +153,8 @@ class Trainer:
     while it runs, not between and not after, so that a trainer that is kept for its model (in a
     notebook, say) keeps no folder. To keep the folder for longer, enter a lock of it and pass that.
 
+    A trainer computes on ``config.threads`` CPU threads, and puts torch's number of threads back.
+
     In several processes that have joined (:func:`ntm_kernels.training.distributed.joined`), each
     trains on its part of every batch. The batches, and up to rounding the weights, are those of a
     run in one process. The process of rank 0 writes the run; the others write and report nothing,
@@ -162,7 +165,8 @@ class Trainer:
         run_dir: folder of the run; made if needed. Nothing in it is changed before :meth:`run`.
         resume: goes on from the newest checkpoint of ``run_dir``, or from the start if there is
             none yet; without it the folder must not hold a run.
-        checkpoint: goes on from this checkpoint instead; later ones are removed.
+        checkpoint: goes on from this checkpoint instead, a file of any name and folder. The
+            checkpoints of ``run_dir`` that have seen more sequences are removed by :meth:`run`.
         report: takes the lines that tell a person what happens.
         lock: a lock of ``run_dir`` to use instead of one of the trainer's own.
 
@@ -200,8 +204,7 @@ class Trainer:
 
         self._processes.take_gpu(config.device)
         check_device(config.device)
-        torch.set_num_threads(config.threads)
-        with torch.random.fork_rng(devices=[]), naming_sizes(config):
+        with torch.random.fork_rng(devices=[]), naming_sizes(config), threads_of(config):
             torch.manual_seed(config.seed)
             self.model = build_model(config)
         self._parameters = list(self.model.parameters())
@@ -260,8 +263,8 @@ class Trainer:
                 than there is, or the folder was changed since the trainer read it.
             WriteError: a file cannot be written; the checkpoints before are whole.
         """
-        with self._records.locked(), naming_sizes(self.config):
-            self._records.begin(self.config.to_dict())
+        with self._records.locked(), naming_sizes(self.config), threads_of(self.config):
+            self._records.begin(self.config.to_dict(), self.counters.sequences)
             if self.done:
                 self._records.report(self._why_done())
                 return True
@@ -338,15 +341,16 @@ class Trainer:
 
     def _grow(self) -> None:
         """Gives the model its larger memory from ``grow_at`` of the schedule on."""
-        size = self.config.grow_memory
-        if size is None or not isinstance(self.model, NTM) or self.model.memory_size == size:
+        if not isinstance(self.model, NTM) or not self._curriculum.is_last:
             return
-        due = math.ceil(self.config.grow_at * self._planned_updates)
-        if self._curriculum.is_last and self._schedule.last_epoch >= due:
-            self.model.memory_size = size
-            self._records.report(
-                f"the memory has {size:,} locations from {self.counters.sequences:,} sequences on"
-            )
+        for share, size in self.config.growth:
+            due = math.ceil(share * self._planned_updates)
+            if self._schedule.last_epoch >= due and self.model.memory_size < size:
+                self.model.memory_size = size
+                self._records.report(
+                    f"the memory has {size:,} locations from {self.counters.sequences:,} sequences "
+                    "on"
+                )
 
     def _write_row(self, result: Score | None) -> None:
         counters = self.counters

@@ -356,10 +356,18 @@ class TestScores:
             atol=0,
         )
 
+    def test_bits_have_the_precision_of_the_logits(self):
+        batch, logits = self.make()
+        probability = logits.double().sigmoid()
+        correct = torch.where(batch.targets > 0, probability, 1 - probability)
+        expected = -(correct.log2() * batch.mask.unsqueeze(-1)).sum(dim=(0, 2))
+        found = tasks.bits(logits.double(), batch.to("cpu", torch.float64))
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
     def test_only_answer_steps_count(self):
         batch, logits = self.make()
         elsewhere = torch.where(batch.mask.unsqueeze(-1), logits, logits + 5)
-        for score in (tasks.loss, tasks.bits, tasks.wrong):
+        for score in (tasks.loss, tasks.bits, tasks.wrong, tasks.wrong_bits):
             assert torch.equal(score(logits, batch), score(elsewhere, batch))
 
     def test_wrong(self):
@@ -371,10 +379,11 @@ class TestScores:
             one = right.clone()
             one[step, 2, 1] = value
             assert tasks.wrong(one, batch).tolist() == [b == 2 for b in range(6)]
+            assert tasks.wrong_bits(one, batch).nonzero().tolist() == [[step, 2, 1]]
 
     def test_shapes_are_checked(self):
         batch, logits = self.make()
-        for score in (tasks.loss, tasks.bits, tasks.wrong):
+        for score in (tasks.loss, tasks.bits, tasks.wrong, tasks.wrong_bits):
             with pytest.raises(
                 ValueError, match="logits must have the shape of the batch's targets"
             ):

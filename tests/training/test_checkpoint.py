@@ -49,7 +49,7 @@ def test_forgetting_later_ones_and_leftovers(store):
     store.save(2, CONTENTS)
     leftover = store.folder / ".000000000003.pt.tmp"
     leftover.write_bytes(b"half")
-    store.forget_after(first)
+    store.forget_after(1)
     assert list(store.folder.iterdir()) == [first]
 
 
@@ -187,6 +187,37 @@ def test_events_that_do_not_fit(tmp_path, monkeypatch):
             log.close()
     assert [type(error) for error in said] == [FileNotFoundError], "other threads are heard"
     assert threading.excepthook is hook
+
+
+def test_two_logs_of_events_leave_the_hook_of_threads_as_it_was(tmp_path, monkeypatch):
+    """The one opened first is closed first."""
+    pytest.importorskip("tensorboard")
+    said = []
+
+    def hook(failed):
+        said.append(failed.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    folders = tmp_path / "1", tmp_path / "2"
+    for folder in folders:
+        folder.mkdir()
+    first, second = (MetricsLog(folder, 0, tensorboard=True) for folder in folders)
+    first.close()
+    with no_file_larger_than(100):
+        second._events.add_scalar("bits/train", 1.0, 1)
+        with pytest.raises(WriteError):
+            second.sync()
+        with suppress(WriteError):
+            second.close()
+    assert not said
+    assert threading.excepthook is hook
+
+
+@pytest.mark.parametrize("text", ["", "sequences,updates"])
+def test_metrics_without_columns_are_said_to_be_none(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics.csv is not a metrics.csv: its columns must be"):
+        MetricsLog(tmp_path, 10, tensorboard=False)
 
 
 @pytest.mark.parametrize("kind", ["text", "zip", "tensor", "code", "dictionary", "folder", "none"])

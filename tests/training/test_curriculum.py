@@ -30,6 +30,7 @@ STAGED = {
     "curriculum": True,
     "mix_earlier": 0.0,
     "grow_memory": None,
+    "grow_again": None,
     "promote_below": 100.0,
     "last_stage_sequences": 40,
     "total_sequences": 1000,
@@ -54,14 +55,15 @@ def run(config, run_dir, **options):
 
 
 def test_stages_and_growth_by_the_rows(tmp_path):
-    """20 sequences a stage, then 40 of the last; the memory grows after half of these."""
-    trainer, said = run(staged(grow_memory=7, grow_at=0.5, hold=0.5), tmp_path)
+    """20 sequences a stage, then 40 of the last; the memory grows after 20 and 32 of these."""
+    growth = {"grow_memory": 7, "grow_at": 0.5, "grow_again": 9, "grow_again_at": 0.8}
+    trainer, said = run(staged(**growth, hold=0.5), tmp_path)
     assert (trainer.end, trainer.counters.sequences) == ("last stage", 80)
     rows = read_metrics(tmp_path / "metrics.csv")
     of_stage = {row["sequences"]: row["stage"] for row in rows}
     assert [of_stage[seen] for seen in (18, 24, 36, 42, 80)] == [1, 2, 2, 3, 3]
     sizes = {row["sequences"]: row["memory_size"] for row in rows}
-    assert [sizes[seen] for seen in (54, 60, 66, 80)] == [4, 4, 7, 7]
+    assert [sizes[seen] for seen in (54, 60, 66, 72, 78, 80)] == [4, 4, 7, 7, 9, 9]
     rates = {row["sequences"]: row["lr"] for row in rows}
     assert [rates[seen] for seen in (18, 42, 60)] == [0.01] * 3, "held until the last stage is half"
     assert rates[66] < 0.01
@@ -70,10 +72,14 @@ def test_stages_and_growth_by_the_rows(tmp_path):
         "stage 2 of 3 begins after 20 sequences",
         "stage 3 of 3 begins after 40 sequences",
         "the memory has 7 locations from 60 sequences on",
+        "the memory has 9 locations from 72 sequences on",
     ]
 
 
-@pytest.mark.parametrize("growth", [{}, {"grow_memory": 7, "grow_at": 0.5}])
+@pytest.mark.parametrize(
+    "growth",
+    [{}, {"grow_memory": 7, "grow_at": 0.2, "grow_again": 9, "grow_again_at": 0.5}],
+)
 def test_resuming_changes_nothing(tmp_path, growth):
     config = staged(mix_earlier=0.4, **growth)
     run(config, tmp_path / "straight")
@@ -237,6 +243,12 @@ def test_a_grown_memory_is_that_of_the_tests(tmp_path):
         ({"last_stage_sequences": 0}, "last_stage_sequences must be at least 1, got 0"),
         ({"curriculum": False}, "last_stage_sequences is for a training with a curriculum"),
         ({"grow_memory": 4}, "grow_memory must be greater than memory_size = 4, got 4"),
+        ({"grow_again": 9}, "grow_again is for a memory that has grown: give grow_memory too"),
+        ({"grow_memory": 8, "grow_again": 8}, "grow_again must be greater than grow_memory = 8"),
+        (
+            {"grow_memory": 8, "grow_again": 9, "grow_again_at": 0.5},
+            "grow_again_at must be at least grow_at = 0.6, got 0.5",
+        ),
         (
             {"grow_memory": 8, "initial_memory": "learned"},
             "grow_memory cannot be given with initial_memory = learned, which fixes the number",

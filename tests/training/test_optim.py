@@ -103,6 +103,27 @@ def test_state_dict_goes_on_bit_for_bit():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("pickled", [False, True], ids=["state_dict", "pickle"])
+def test_a_state_of_before_an_option_existed(pickled):
+    """It goes on as the optimiser that it is loaded into, or with the defaults."""
+    optimiser = GravesRMSprop(make_model().parameters(), lr=1e-2, foreach=False)
+    old = copy.deepcopy(optimiser.state_dict())
+    for name in ("foreach", "fused"):
+        del old["param_groups"][0][name]
+    if pickled:
+        for options in (optimiser.defaults, optimiser.param_groups[0]):
+            del options["foreach"], options["fused"]
+        optimiser = copy.deepcopy(optimiser)
+    else:
+        optimiser.load_state_dict(old)
+    (group,) = optimiser.param_groups
+    assert (group["foreach"], group["fused"]) == (pickled, None)
+    assert group.keys() == GravesRMSprop(make_model().parameters()).param_groups[0].keys()
+    for parameter in group["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+
+
 def test_groups_have_their_own_options():
     slow, fast = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     groups = [{"params": [slow], "lr": 0.0}, {"params": [fast], "momentum": 0.0}]
@@ -232,6 +253,11 @@ def test_unsupported_parameters_are_refused():
     embedding = nn.Embedding(3, 2, sparse=True)
     optimiser = GravesRMSprop(embedding.parameters())
     embedding(torch.tensor([0])).sum().backward()
+    with pytest.raises(TypeError, match="sparse"):
+        optimiser.step()
+    embedding.weight.grad = torch.ones(3, 2)
+    optimiser.step()
+    embedding.weight.grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(TypeError, match="sparse"):
         optimiser.step()
 

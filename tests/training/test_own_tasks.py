@@ -262,12 +262,10 @@ def test_a_class_in_the_place_of_a_task_is_told_of_the_option(capsys):
 
 def test_wrong_words_after_a_task_of_ones_own_name_the_help_that_there_is(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "--task", NAME, "copy"])
+        cli.main(["train", "--task", NAME, "it"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    end = (
-        f"error: unrecognized arguments: copy; see python -m ntm_kernels train --task {NAME} --help"
-    )
+    end = f"error: unrecognized arguments: it; see python -m ntm_kernels train --task {NAME} --help"
     assert error == f"{end}\n"
     with pytest.raises(SystemExit) as stop:
         cli.main([*end.partition("ntm_kernels ")[2].split()])
@@ -315,3 +313,86 @@ def test_a_subclass_does_not_pass_for_its_parent():
 
     assert Longer.name.endswith("Longer")
     assert tasks.Copy.name == "copy"
+
+
+def drawing(**changes):
+    """A task that draws batches of which some tensors are changed."""
+
+    @dataclass(frozen=True)
+    class Wrong(Sizes):
+        """Draws wrong batches."""
+
+        def _draw(self, batch_size, generator, same_length):
+            batch = super()._draw(batch_size, generator, same_length)
+            return batch._replace(**{name: of(batch) for name, of in changes.items()})
+
+    return Wrong()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"inputs": lambda b: b.inputs[..., :2]},
+            "inputs [T, B, I] = [4, 2, 3], floating point; g",
+        ),
+        ({"targets": lambda b: b.targets[1:]}, "got [3, 2, 3], float32"),
+        ({"mask": lambda b: b.mask[1:]}, "mask [T, B] = [4, 2], bool; got [3, 2], bool"),
+        ({"mask": lambda b: b.mask.float()}, "mask [T, B] = [4, 2], bool; got [4, 2], float32"),
+        ({"lengths": lambda b: b.lengths[1:]}, "lengths [B] = [2], int64; got [1], int64"),
+        (
+            {"inputs": lambda b: b.inputs.transpose(0, 1)},
+            "[2, 2, 3], floating point; got [2, 4, 3]",
+        ),
+        ({"inputs": lambda b: torch.tensor(1.0)}, "floating point; got [], float32"),
+    ],
+)
+def test_batches_of_another_layout_are_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        drawing(**changes).sample(2, torch.Generator())
+    assert "Wrong: _draw must return" in str(raised.value)
+
+
+@pytest.mark.parametrize("found", [3, torch.ones(1), (1, 2, 3, 4)])
+def test_what_is_no_batch_is_refused(found, monkeypatch):
+    task = Plain(size=1)
+    monkeypatch.setattr(Plain, "_draw", lambda *arguments: found)
+    message = f"_draw must return a Batch, got {type(found).__name__}"
+    with pytest.raises(TypeError, match=message):
+        task.sample(2, torch.Generator())
+    monkeypatch.setattr(Plain, "_draw", lambda *arguments: Batch(None, None, None, None))
+    with pytest.raises(TypeError, match="_draw must return inputs as a tensor, got NoneType"):
+        task.sample(2, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": lambda b: 5 * b.targets}, "_draw must return targets of 0 or 1"),
+        ({"targets": lambda b: b.targets / 0}, "_draw must return targets of 0 or 1"),
+        ({"mask": lambda b: b.mask & False}, "an answer step, True in mask, in every sequence"),
+        ({"lengths": lambda b: b.lengths - 1}, "no answer step after the end of a sequence"),
+        ({"lengths": lambda b: b.lengths + 1}, "inputs as long as the largest of lengths"),
+    ],
+)
+def test_batches_of_wrong_values_are_not_trained_on(changes, message, tmp_path):
+    config = TrainConfig(task=drawing(**changes), **SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        Trainer(config, tmp_path, report=quiet).run()
+
+
+def test_parameters_with_names_of_options_are_refused_before_the_options_are_made(capsys):
+    name = f"{__name__}:SeedOfItsOwn"
+    assert cli.main(["train", "--task", name]) == 1
+    error = capsys.readouterr().err
+    assert "has parameters with the names of other options (seed): rename them" in error
+    assert cli.main(["train", "copy", "--task", name]) == 1
+    assert cli.main(["train", "copy", "--task", NAME]) == 1
+    assert "give either the task copy or --task, not both" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class SeedOfItsOwn(Sizes):
+    """A parameter that the trainer has too."""
+
+    seed: int = 3

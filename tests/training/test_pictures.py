@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from ntm_kernels.training import models, replay
 from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import fresh_generator
 from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
+from ntm_kernels.training.playing import play
 from ntm_kernels.training.replay import (
     MOST_COLUMNS,
     MOST_ROWS,
@@ -71,6 +73,25 @@ def test_example_shows_the_answer():
     assert not example.wrong[:, :3].any()
     assert example.bits == pytest.approx(tasks.bits(model(batch.inputs)[0], batch).item())
     assert example.verdict == f"{expected.sum()} of 4 bits wrong"
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e-30])
+def test_every_count_of_wrong_bits_is_the_same(value):
+    """Also for NaN, and for a logit above 0 whose probability is rounded to a half."""
+
+    class Constant(torch.nn.Module):
+        def forward(self, x, state=None):
+            return torch.full((len(x), x.shape[1], 2), value), None
+
+    config, model = preset("copy", width=2, min_length=30, max_length=30, model="lstm"), Constant()
+    batch = config.task.sample(1, fresh_generator(0, "play"))
+    wrong = tasks.wrong_bits(model(batch.inputs)[0], batch)
+    assert int(wrong.sum()) == (60 if math.isnan(value) else int((batch.targets[31:] == 0).sum()))
+    example = record_example("title", model, batch, config)
+    assert (example.wrong == wrong[:, 0].T.numpy()).all()
+    assert example.verdict == f"{int(wrong.sum())} of 60 bits wrong"
+    assert play(model, config, seed=0).endswith(f"wrong: {int(wrong.sum())} of 60 bits wrong")
+    assert not example.outputs[:, :31].any(), "0 outside of the answer steps, not NaN"
 
 
 def test_ngrams_are_compared_with_the_optimum():
@@ -172,7 +193,8 @@ def long_example(wrong=(), steps=5000, size=700, head=None):
     outputs = np.where(answering, 0.98 * targets + 0.01, 0.0)
     for bit, step in wrong:
         outputs[bit, step] = 1 - targets[bit, step]
-    example = Example("long", targets, targets, outputs, answering, None, 0.0, 0.0)
+    different = (outputs > 0.5) != targets
+    example = Example("long", targets, targets, outputs, different, answering, None, 0.0, 0.0)
     every, rows = block_size(steps, MOST_COLUMNS), block_size(size, MOST_ROWS)
     places = np.arange(steps) % size if head is None else np.full(steps, head)
     walked = largest(walk(size, places), every, rows)
@@ -288,9 +310,9 @@ def test_every_task_can_be_drawn(tmp_path, monkeypatch, task, model):
 def test_wrong_bits_are_red(tmp_path):
     config, model, batch = model_and_batch()
     example = record_example("title", model, batch, config)
-    example.outputs[:] = example.targets
+    example.wrong[:] = False
     right = plots.draw_answers([example])
-    example.outputs[:, 3:] = 1 - example.targets[:, 3:]
+    example.wrong[:, 3:] = True
     wrong = plots.draw_answers([example])
 
     def red(figure):

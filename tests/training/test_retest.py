@@ -172,8 +172,11 @@ def test_help_shows_the_parameters_of_the_run(run, capsys):
         ("--max-length ten", "--max-length: must be a whole number, got 'ten'"),
         ("--memory-size 0", "memory_size must be at least 1, got 0"),
         ("--memory-size -3", "memory_size must be at least 1, got -3"),
-        ("--min-length 0", "1 <= min_length <= max_length is needed, got width=2, min_length=0"),
-        ("--min-length 30", "needed, got width=2, min_length=30, max_length=3"),
+        (
+            "--min-length 0",
+            "1 <= min_length <= max_length is needed, got min_length=0, max_length=",
+        ),
+        ("--min-length 30", "needed, got min_length=30, max_length=3"),
         ("--length 6 --max-length 7", "--length 6 sets --max-length too, which is 7: give one"),
         ("--width 5", "--width 5: the sequences would have 7 input and 5 output channels, but"),
         ("--no-answer-channel", "--no-answer-channel: the sequences would have 3 input and 2"),

@@ -13,9 +13,10 @@ from ntm_kernels.training import records
 from ntm_kernels.training import trainer as trainer_module
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load
 from ntm_kernels.training.config import TrainConfig
-from ntm_kernels.training.evaluation import fixed_set, score
+from ntm_kernels.training.evaluation import evaluate, fixed_set, score
 from ntm_kernels.training.metrics import MetricsLog, read_metrics
-from ntm_kernels.training.models import answer
+from ntm_kernels.training.models import answer, trained_model
+from ntm_kernels.training.playing import play
 from ntm_kernels.training.trainer import Trainer, TrainingError, build_optimiser
 from tests.training.runs import assert_same, baseline, everything_but_time, quiet, tiny
 
@@ -105,6 +106,36 @@ def test_resuming_from_the_checkpoint_before(tmp_path):
     assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
 
 
+@pytest.mark.parametrize("name", ["good.pt", "000000000099.pt"])
+def test_resuming_from_a_copied_checkpoint(tmp_path, name):
+    """Later checkpoints go by the sequences that they have seen, whatever the copy is called."""
+    make(tiny(total_sequences=40, schedule_sequences=60), tmp_path / "straight").run()
+    run_dir, copied = tmp_path / "run", tmp_path / name
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 20))
+    copied.write_bytes(CheckpointStore(run_dir / "checkpoints").latest().read_bytes())
+    make(tiny(), run_dir, resume=True).run()
+    config = tiny(total_sequences=40)
+    make(config, run_dir, resume=True, checkpoint=copied).run()
+    assert [path.stem for path in CheckpointStore(run_dir / "checkpoints").all()] == [
+        "000000000030",
+        "000000000040",
+    ]
+    assert_same(everything_but_time(run_dir), everything_but_time(tmp_path / "straight"))
+
+
+def test_a_copied_checkpoint_with_nothing_left_to_train_becomes_the_newest(tmp_path):
+    run_dir, copied = tmp_path / "run", tmp_path / "good.pt"
+    part = make(tiny(), run_dir)
+    part.run(stop_after(part, 20))
+    copied.write_bytes(CheckpointStore(run_dir / "checkpoints").latest().read_bytes())
+    make(tiny(), run_dir, resume=True).run()
+    assert make(tiny(total_sequences=20), run_dir, resume=True, checkpoint=copied).run()
+    [path] = CheckpointStore(run_dir / "checkpoints").all()
+    assert path.name == "000000000020.pt"
+    assert_same(load(path), load(copied))
+
+
 def test_seeds_decide(tmp_path):
     runs = [make(tiny(seed=seed), tmp_path / str(i)) for i, seed in enumerate([1, 1, 2])]
     for run in runs:
@@ -118,6 +149,30 @@ def test_the_global_generator_is_left_alone(tmp_path):
     before = torch.get_rng_state()
     make(tiny(), tmp_path).run()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_of_the_process_are_left_alone(tmp_path):
+    config, seen = tiny(threads=2), []
+    run = make(config, tmp_path)
+    run.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    assert torch.get_num_threads() == 3
+    run.run()
+    assert torch.get_num_threads() == 3
+    evaluate(run.model, config)
+    play(run.model, config, seed=0)
+    contents = load(CheckpointStore(tmp_path / "checkpoints").latest())
+    trained_model(config, contents)
+    assert torch.get_num_threads() == 3
+    assert set(seen) == {2}, "a model runs on those of the configuration"
 
 
 def test_a_run_is_not_overwritten(tmp_path):
