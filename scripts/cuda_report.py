@@ -219,6 +219,22 @@ def overruns(
     return found
 
 
+def static_overruns(resources: dict[str, dict[int, Resources]]) -> list[str]:
+    """Kernels with more static shared memory than their plans leave free for it."""
+    header = (ROOT / "csrc/cuda/tiled.cuh").read_text()
+    kilobytes = re.search(r"constexpr int kTiledStatic = (\d+) \* 1024;", header)
+    if kilobytes is None:
+        return ["csrc/cuda/tiled.cuh: kTiledStatic is not a number of kilobytes"]
+    left = 1024 * int(kilobytes[1])
+    return [
+        f"{kernel} on sm_{architecture}: {used.shared_bytes} bytes of static shared memory, "
+        f"its plan leaves {left if 'tiled' in kernel else 0}"
+        for kernel, by_architecture in resources.items()
+        for architecture, used in by_architecture.items()
+        if used.shared_bytes > (left if "tiled" in kernel else 0)
+    ]
+
+
 def fingerprint() -> str:
     """A digest of the kernels' sources without comments and layout."""
     digest = hashlib.sha256()
@@ -448,7 +464,7 @@ def main() -> str | None:
     if not options.check and not options.cases:
         REPORT.write_text(render(resources, counted, unserved, instructions))
         print(f"wrote {REPORT.relative_to(ROOT)}")
-    found = overruns(resources, counted, options.cases)
+    found = overruns(resources, counted, options.cases) + static_overruns(resources)
     budget = json.loads(BUDGET.read_text())
     found += instruction_tables.too_many_rounds(instructions, budget["load_rounds"])
     bounds = budget["instructions"]

@@ -59,7 +59,7 @@ struct Chain {
   A* similarity;             // K
   A* previous;               // the weightings of the step before
   A* gated;                  // w^g, where it is kept
-  A* shifted;                // (w̃ / the largest w̃ of the same warp)^γ
+  A* shifted;                // (w̃ / the largest w̃ of the same warp)^γ; in a backward w̃
   Partials<Pair<A>> scores;  // the softmax of β K: maximum and sum of each warp
   Partials<Pair<A>> powers;  // the same of w̃^γ
 };
@@ -69,13 +69,13 @@ struct Chain {
 template <typename A>
 struct BackwardChain : Chain<A> {
   static constexpr bool kIsBackward = true;
-  A* content;                // w^c
-  A* weightings;             // w
-  A* d;                      // dw
-  A *row_norms, *key_norms;  // ‖M_i‖ [N] and ‖k‖ [H]
-  Partials<A> weight_dots;   // Σ dw w, a part from each warp
-  Partials<A> content_dots;  // Σ dw^c w^c
-  Partials<A> weight_sums;   // Σ w
+  A* content;                  // w^c
+  A* weightings;               // w
+  A* d;                        // dw
+  A *row_norms, *key_norms;    // ‖M_i‖ [N] and ‖k‖ [H]
+  Partials<A> weighting_dots;  // Σ dw w, a part from each warp
+  Partials<A> content_dots;    // Σ dw^c w^c
+  Partials<A> weighting_sums;  // Σ w
   Partials<A> d_sharpening, d_gate, d_strength;
 
   // What a buffer holds once a stage of the backward has replaced what it held before.
@@ -248,12 +248,12 @@ __device__ void similarity(const Block& block, const Tile<A>& tile, const Heads<
     return;
   }
   similarity_of_pairs(block, tile, heads, sizes, units, chain);
-  if constexpr (!std::is_same_v<F, NoOtherSums>) over_rows(block, tile, other_sums);
+  if constexpr (!std::is_same_v<F, NoOtherSums>) write_backward_weightings(block, tile, other_sums);
 }
 
 // w^c of one row; `scale` is 1 / softmax.sum.
 template <typename A>
-__device__ A content_weight(A similarity, A strength, const Pair<A>& softmax, A scale) {
+__device__ A content_of_row(A similarity, A strength, const Pair<A>& softmax, A scale) {
   return exp_of(strength * similarity - softmax.peak) * scale;
 }
 
@@ -284,7 +284,7 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       const A scale = 1 / softmax.sum;
       rows.each(block, slot, [&](int row) {
         const int64_t at = static_cast<int64_t>(head) * N + row;
-        const A content = content_weight(chain.similarity[at], scalars.strength, softmax, scale);
+        const A content = content_of_row(chain.similarity[at], scalars.strength, softmax, scale);
         chain.gated[at] = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kIsBackward) chain.content[at] = content;
       });
@@ -301,7 +301,7 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       const A value = through_taps(scalars.taps, S, row, N, 1, [&](int from, bool own) {
         const int64_t at = base + from;
         if (gated_first) return chain.gated[at];
-        const A content = content_weight(chain.similarity[at], scalars.strength, softmax, scale);
+        const A content = content_of_row(chain.similarity[at], scalars.strength, softmax, scale);
         const A gated = interpolate(content, chain.previous[at], scalars.gate);
         if constexpr (C::kIsBackward) {
           if (own) {
@@ -319,7 +319,7 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
     // it: the product may be just below 1, and a high power of that 0.
     const bool has_reciprocal = peak >= Constants<A>::focus_eps;
     const A reciprocal = 1 / peak;
-    A sum = 0, weights = 0;
+    A sum = 0, total_weighting = 0;
     rows.each(block, slot, [&](int row) {
       A& value = chain.shifted[base + row];
       // Where no w̃ of this warp is positive, the square root gives what a power would: 0 of a
@@ -327,14 +327,14 @@ __device__ void content_interpolate_shift(const Block& block, const Rows& rows,
       const A ratio = value == peak ? A(1) : has_reciprocal ? value * reciprocal : value / peak;
       const A power = peak > 0 ? power_of_ratio(ratio, scalars.sharpening) : sqrt_of(value);
       if constexpr (C::kIsBackward)
-        weights += chain.weightings[base + row];
+        total_weighting += chain.weightings[base + row];
       else
         value = power;
       sum += power;
     });
     if constexpr (C::kIsBackward) {
-      weights = warp_sum(weights);
-      if (block.lane == 0) chain.weight_sums.own(head, slot) = weights;
+      total_weighting = warp_sum(total_weighting);
+      if (block.lane == 0) chain.weighting_sums.own(head, slot) = total_weighting;
     }
     sum = warp_sum(sum);
     if (block.lane == 0) chain.powers.own(head, slot) = {peak, sum};
@@ -382,7 +382,7 @@ __device__ void sharpen_backward_dots(const Block& block, const Tile<A>& tile, c
     A dot = 0;
     for (int at = block.thread; at < tile.rows; at += block.threads)
       dot += chain.d_weightings()[base + at] * chain.weightings[base + at];
-    give_part(block, tile, chain.weight_dots, head, dot);
+    give_part(block, tile, chain.weighting_dots, head, dot);
   }
 }
 
@@ -403,8 +403,8 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     const A sharpening = heads.sharpening[head];
     const Pair<A> total = fold_powers(block, chain.powers, head, sharpening);
     A sums[2];
-    fold_two_sums(block, chain.weight_dots, chain.weight_sums, head, sums);
-    const A dot = sums[0], weights = sizeof(A) == 4 ? sums[1] : A(1);
+    fold_two_sums(block, chain.weighting_dots, chain.weighting_sums, head, sums);
+    const A dot = sums[0], total_weighting = sizeof(A) == 4 ? sums[1] : A(1);
     const bool any = focused(total);
     // Where any w̃ reaches ε, the reciprocal of the largest is finite.
     const A reciprocal = 1 / total.peak;
@@ -416,7 +416,7 @@ __device__ void sharpen_backward(const Block& block, const Rows& rows, const Hea
     A d_sharpening = 0;
     rows.each(block, slot, [&](int row) {
       const int64_t at = base + row;
-      const A centred = chain.d_weightings()[at] * weights - dot;
+      const A centred = chain.d_weightings()[at] * total_weighting - dot;
       if (!any) {
         chain.d_shifted()[at] = 0;
         return;

@@ -70,7 +70,7 @@ __device__ A warp_max(A x) {
   return x;
 }
 
-// The same over the lanes of a warp with an even number, and over those with an odd one.
+// The sum over the even lanes of a warp for an even lane, and over the odd lanes for an odd one.
 template <typename A>
 __device__ A sum_of_parity(A x) {
 #pragma unroll

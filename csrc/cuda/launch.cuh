@@ -70,8 +70,8 @@ cudaError_t launch(Kernel<Params> kernel, const Params& params, const NtmPlan& p
   return cleared(error);
 }
 
-// Blocks of a cooperative launch on one multiprocessor: its registers are enough for two blocks of
-// 256 threads with 128 registers each.
+// A cooperative launch has at most this many blocks on a multiprocessor. Where registers or shared
+// memory allow only one, the occupancy that the runtime computes says so.
 constexpr int kMostTogether = 2;
 
 // A cooperative launch, whose blocks may wait for one another: all of them must be on the device at

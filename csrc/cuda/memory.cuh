@@ -408,23 +408,23 @@ struct ReadWriteBackwardWeightings {
 
 // All passes of `WriteBackwardWeightings`, in a loop of its own.
 template <typename A, typename F>
-__device__ void over_rows(const Block& block, const Tile<A>& tile, F f) {
+__device__ void write_backward_weightings(const Block& block, const Tile<A>& tile, F parts) {
   const RowUnits units(tile.rows, block.warps);
 #pragma unroll 1
-  for (int pass = 0; pass < f.passes; ++pass) {
-    f.begin_pass();
+  for (int pass = 0; pass < parts.passes; ++pass) {
+    parts.begin_pass();
 #pragma unroll 1
     for (int unit = block.warp; unit < units.units; unit += block.warps) {
       const int row = units.row(unit, block.lane), part = units.part(block.lane);
-      f.begin_row();
+      parts.begin_row();
       if (row < tile.rows) {
 #pragma unroll 2
         for (int word = part; word < tile.word_size; word += units.lanes)
-          f.word(pass, row, word, tile(row, word));
+          parts.word(pass, row, word, tile(row, word));
       }
-      f.end_row(units, pass, row, part == 0 && row < tile.rows);
+      parts.end_row(units, pass, row, part == 0 && row < tile.rows);
     }
-    f.end_pass(block, pass);
+    parts.end_pass(block, pass);
   }
 }
 

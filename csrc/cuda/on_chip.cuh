@@ -47,7 +47,7 @@ struct BackwardSpace {
   A *similarity, *previous, *gated, *shifted, *content, *weightings, *d;
   A *row_norms, *key_norms;
   Pair<A>*scores, *powers;
-  A *weight_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
+  A *weighting_dots, *content_dots, *d_sharpening, *d_gate, *d_strength;
 
   template <typename Pieces>
   __host__ __device__ BackwardSpace(Pieces& pieces, const Sizes& sizes, int tile_rows, int warps) {
@@ -71,7 +71,7 @@ struct BackwardSpace {
     key_norms = pieces.template take<A>(sizes.H);
     scores = pieces.template take<Pair<A>>(partials);
     powers = pieces.template take<Pair<A>>(partials);
-    weight_dots = pieces.template take<A>(partials);
+    weighting_dots = pieces.template take<A>(partials);
     content_dots = pieces.template take<A>(partials);
     d_sharpening = pieces.template take<A>(partials);
     d_gate = pieces.template take<A>(partials);
@@ -91,7 +91,7 @@ struct BackwardSpace {
             d,
             row_norms,
             key_norms,
-            {weight_dots, block.warps, 0, block.warps},
+            {weighting_dots, block.warps, 0, block.warps},
             {content_dots, share, 0, share},
             {d_gate, share, 0, share},  // done with before `interpolate_shift_backward` has a dg
             {d_sharpening, share, 0, share},
@@ -133,25 +133,31 @@ __device__ void store_vector(const Block& block, const A* from, const NtmArray& 
 }
 
 // The parameters of the heads of sequence b where they come activated, an array for each kind:
-// `arrays` are the params of `address`, or a TiledCall.
+// `arrays` are the params of `address`, or a TiledCall. Without `keys` all but the keys.
 template <typename A, typename Arrays>
 __device__ void load_parameters(const Block& block, const Heads<A>& heads, const Arrays& arrays,
-                                const Sizes& sizes, int64_t b) {
+                                const Sizes& sizes, int64_t b, bool keys = true) {
   const int H = sizes.H, M = sizes.M, S = sizes.S;
-  load_vector(block, heads.key, arrays.key, b * H * M, H * M);
+  if (keys) load_vector(block, heads.key, arrays.key, b * H * M, H * M);
   load_vector(block, heads.strength, arrays.strength, b * H, H);
   load_vector(block, heads.gate, arrays.gate, b * H, H);
   load_vector(block, heads.shift, arrays.shift, b * H * S, H * S);
   load_vector(block, heads.sharpening, arrays.sharpening, b * H, H);
 }
 
-// The same from an interface vector, which is activated on the way. The taps stay raw until
-// `activate_taps`, which has to wait for a barrier: their softmax needs all taps of a head.
+// The elements [first, last) of an interface vector, which are activated on the way. The taps stay
+// raw until `activate_taps`, which has to wait for a barrier: their softmax needs all taps of a
+// head.
+template <typename A>
+__device__ void load_interface(const Block& block, const Heads<A>& heads, const NtmArray& interface,
+                               int64_t b, int first, int last) {
+  for (int p = first + block.thread; p < last; p += block.threads)
+    heads.key[p] = heads.activate(p, load<A>(interface, b * heads.size + p));
+}
 template <typename A>
 __device__ void load_interface(const Block& block, const Heads<A>& heads, const NtmArray& interface,
                                int64_t b) {
-  for (int p = block.thread; p < heads.size; p += block.threads)
-    heads.key[p] = heads.activate(p, load<A>(interface, b * heads.size + p));
+  load_interface(block, heads, interface, b, 0, heads.size);
 }
 
 // All of addressing: from a loaded memory, activated parameters and the previous weightings to the
@@ -238,7 +244,7 @@ __device__ bool similarity_and_read_write_backward_weightings_of_one(
   similarity_of_pairs(block, tile, heads, sizes, units, chain,
                       ReadWriteBackwardWeightings<A, Reads>{d_tile, d_reads, heads.erase, heads.add,
                                                             chain.weightings, chain.d_weightings(),
-                                                            chain.weight_dots});
+                                                            chain.weighting_dots});
   return true;
 }
 
@@ -255,7 +261,7 @@ __device__ void similarity_and_write_backward_weightings(const Block& block, con
   similarity(
       block, tile, heads, sizes, chain,
       WriteBackwardWeightings<A>{d_tile, chain.weightings + writing, sizes.W, sizes.N, heads.erase,
-                                 heads.add, chain.d + writing, chain.weight_dots, sizes.R});
+                                 heads.add, chain.d + writing, chain.weighting_dots, sizes.R});
 }
 
 // All that the backward of a step sums over the words of each row: K, the norms, and dw from
@@ -269,7 +275,7 @@ __device__ void similarity_and_read_write_backward_weightings(
     return;
   similarity_and_write_backward_weightings(block, tile, d_tile, heads, sizes, chain);
   read_backward_weightings(block, tile, d_reads, sizes.R, sizes.N, chain.weightings, chain.d,
-                           chain.weight_dots);
+                           chain.weighting_dots);
 }
 
 // How many heads read, write and have keys, for `similarity_read_write_backward`; each op that uses

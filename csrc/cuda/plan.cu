@@ -19,6 +19,10 @@ namespace {
 
 constexpr int kLeastTileRows = 64;
 
+// Where many blocks share a memory, each has no more shared memory than this if 32 rows have room
+// in it. So even a memory of a few megabytes has a tile for each of many blocks.
+constexpr int kSmallTileBytes = 48 * 1024;
+
 // The most elements of the memory for which a thread is enough. Each warp repeats what does not
 // depend on the number of rows: addresses, loops, and the last additions of every sum. So a call
 // that has nothing else to do takes few warps. In a sequence the warps also hold the weights.
@@ -115,7 +119,7 @@ struct Planner {
     plan.tiled = plan.weightings_away = 1;
     plan.threads = kTiledThreads;
     const int rest = whole - kTiledStatic;
-    for (int room : {std::min(rest / 2, 48 * 1024), rest / 2, rest}) {
+    for (int room : {std::min(rest / 2, kSmallTileBytes), rest / 2, rest}) {
       limit = room;
       if (!fit_rows() || (plan.tile_rows < kWarp && room < rest)) continue;
       if (plan.tile_rows > given.memory_size) plan.tile_rows = given.memory_size;
@@ -136,15 +140,16 @@ struct Planner {
   }
 
   // What the memory leaves free goes to the weights: of the controller's first layer, of the layers
-  // above it, and of the interface.
+  // above it, and of the interface. Kernels that hold weights in registers have no workspace, so
+  // beside weightings in the workspace the weights have shared memory alone.
   void place_weights() {
-    if (place_rows()) return;
+    if (plan.weightings_away == 0 && place_rows()) return;
     const Shape recurrent = recurrent_shape(Sizes(given), backward);
     const Shape upper = upper_shape(Sizes(given), backward);
     const Shape interface = interface_shape(Sizes(given), backward);
     // The kernels for several layers have no registers to spare.
-    const bool held =
-        !is_double && upper_layers() == 0 && recurrent.columns <= most_held().columns * kWarp;
+    const bool held = !is_double && plan.weightings_away == 0 && upper_layers() == 0 &&
+                      recurrent.columns <= most_held().columns * kWarp;
     plan.weights_held = held ? kHoldUnits : kHoldNothing;
     plan.near_units = near_units(units_of(recurrent.rows) - held_units(), recurrent);
     count();
@@ -214,8 +219,16 @@ struct Planner {
     return plan.weights_held == kHoldUnits ? most_held().units * plan.threads / kWarp : 0;
   }
 
-  // What is left then goes to memories of a segment: of each that has room, the backward does not
-  // have to replay the writes again.
+  // Gives what a resident memory leaves of shared memory to the weights, and then to memories of a
+  // segment.
+  void use_the_rest() {
+    place_weights();
+    if (backward) place_memories();
+    count_weights();
+  }
+
+  // What the weights leave free goes to memories of a segment: of each that has room, the backward
+  // does not have to replay the writes again.
   void place_memories() {
     const int64_t memory =
         int64_t(given.memory_size) * Tile<float>::stride_of(given.word_size) * element_bytes();
@@ -241,10 +254,7 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
   plan.memories = 1;
   planner.count();
   if (plan.shared_bytes <= shared_limit) {
-    if (op != NTM_SEQUENCE) return plan;
-    planner.place_weights();
-    if (backward) planner.place_memories();
-    planner.count_weights();
+    if (op == NTM_SEQUENCE) planner.use_the_rest();
     return plan;
   }
   if (op == NTM_ADDRESS || op == NTM_STEP) {
@@ -255,11 +265,18 @@ NtmPlan plan_of(int op, bool backward, bool is_double, const NtmSizes& sizes, in
     planner.refuse("the memory of a sequence does not fit in shared memory");
     return plan;
   }
-  // The weightings stay in shared memory if that leaves room for a tile of some size.
+  // The weightings stay in shared memory if that leaves room for a tile of some size. Without them
+  // the whole memory may have room.
   for (int away = 0; away < 2; ++away) {
     plan.weightings_away = away;
     planner.count_weights();
-    if (planner.fit_rows() && (away != 0 || plan.tile_rows >= kLeastTileRows)) return plan;
+    if (!planner.fit_rows() || (away == 0 && plan.tile_rows < kLeastTileRows)) continue;
+    if (plan.tile_rows >= sizes.memory_size) {
+      plan.tile_rows = sizes.memory_size;
+      planner.count();
+      planner.use_the_rest();
+    }
+    return plan;
   }
   planner.refuse("one row of the memory and the state of a step do not fit in shared memory");
   return plan;

@@ -104,9 +104,10 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) write_backward_kernel(
   load_vector(block, heads.add, params.add, words, W * M);
   for (int i = block.thread; i < W * N; i += block.threads) chain.d[i] = 0;
   __syncthreads();
-  over_rows(block, tile,
-            WriteBackwardWeightings<A>{
-                d_tile, chain.weightings, W, N, heads.erase, heads.add, chain.d, {}, 0});
+  write_backward_weightings(
+      block, tile,
+      WriteBackwardWeightings<A>{
+          d_tile, chain.weightings, W, N, heads.erase, heads.add, chain.d, {}, 0});
   __syncthreads();
   similarity_read_write_backward(block, tile, d_tile, heads, Parts(0, W, 0), N,
                                  space.d_read_vectors, chain, true, [&](int index, A d) {

@@ -3,6 +3,7 @@
 #pragma once
 #include "controller.cuh"
 #include "on_chip.cuh"
+#include "plan.cuh"
 
 namespace ntm {
 
@@ -80,7 +81,7 @@ struct SequenceOfBlock {
         batch(gridDim.x),
         length(length_of()) {}
 
-  // The place of step t in [T, B]. A product of 32-bit numbers is one instruction.
+  // The place of step t in [T, B].
   __device__ int64_t at(int64_t t) const { return t * batch + b; }
   __device__ bool resident() const { return Held != kHoldNothing || plan.tile_rows >= sizes.N; }
 
@@ -105,5 +106,21 @@ struct SequenceOfBlock {
     return static_cast<int>(max(int64_t(0), min(given, int64_t(sizes.T))));
   }
 };
+
+// Launches the kernel of one direction, `Of<A, Held, Deep>::kernel()`: for float or double, for one
+// layer or several, and for the way in which the plan holds the weights.
+template <template <typename, int, bool> class Of>
+int dispatch_sequence(const NtmSequenceParams* params, const NtmPlan& plan, void* stream,
+                      int64_t memory_dtype) {
+  const bool deep = params->sizes.num_layers > 1;
+  const auto in_float = deep                             ? Of<float, kHoldNothing, true>::kernel()
+                        : plan.weights_held == kHoldRows ? Of<float, kHoldRows, false>::kernel()
+                        : plan.weights_held == kHoldUnits
+                            ? Of<float, kHoldUnits, false>::kernel()
+                            : Of<float, kHoldNothing, false>::kernel();
+  const auto in_double =
+      deep ? Of<double, kHoldNothing, true>::kernel() : Of<double, kHoldNothing, false>::kernel();
+  return dispatch(params, plan, stream, in_float, in_double, memory_dtype);
+}
 
 }  // namespace ntm

@@ -77,7 +77,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
     controller.load_grads(block);
   }
 
-  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  // Brings the weights to registers and shared memory. When to call it: see the kernel.
   __device__ void load_weights(const Block& block) {
     interface.load(block);
     controller.load_weights(block);
@@ -92,13 +92,21 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
 
   // The writes of a step are replayed many times, so their erase and add vectors are activated
   // once, at the start. They take the place of d_interface in the result until the step has
-  // computed it.
+  // computed it. A step has few of them, so all threads share those of all steps.
   __device__ void activate_writes(const Block& block) const {
+    const unsigned first = heads.index(heads.erase), count = heads.size - first;
+    const unsigned threads = block.threads, steps = threads / count;
+    unsigned t = block.thread / count, p = block.thread - t * count;
 #pragma unroll 1
-    for (int t = 0; t < length; ++t)
-#pragma unroll 1
-      for (int p = heads.index(heads.erase) + block.thread; p < heads.size; p += block.threads)
-        d_interface(t)[p] = heads.activate(p, saved_interface(t)[p]);
+    while (t < static_cast<unsigned>(length)) {
+      d_interface(t)[first + p] = heads.activate(first + p, saved_interface(t)[first + p]);
+      t += steps;
+      p += threads - steps * count;
+      if (p >= count) {
+        p -= count;
+        t += 1;
+      }
+    }
   }
 
   // Brings the memory before step t into shared memory: it starts from the checkpoint of the
@@ -122,8 +130,8 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
       const int words = min(some, M - word);
       const A* checkpoint = static_cast<const A*>(params.saved_checkpoints) +
                             (at(segment) * M + word) * N + tile.first + row;
-      const A* w = static_cast<const A*>(params.saved_weightings) +
-                   (start * sizes.H + sizes.R) * N + tile.first + row;
+      const A* weightings = static_cast<const A*>(params.saved_weightings) +
+                            (start * sizes.H + sizes.R) * N + tile.first + row;
       const A* erase = static_cast<const A*>(params.d_interface) + start * heads.size +
                        heads.index(heads.erase) + word;
       A values[kWordsAtOnce];
@@ -139,27 +147,27 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
             if (i < words) to[i] = values[i];
         }
         if (write == writes) break;
-        replay_write(w, erase, words, values);
-        w += batch * sizes.H * N;
+        replay_write(weightings, erase, words, values);
+        weightings += batch * sizes.H * N;
         erase += batch * heads.size;
       }
     }
   }
 
-  // One step's write to some words of a row. `w` and `erase` are of its first write head.
-  __device__ void replay_write(const A* w, const A* erase, int words,
+  // One step's write to some words of a row. `weightings` and `erase` are of its first write head.
+  __device__ void replay_write(const A* weightings, const A* erase, int words,
                                A (&values)[kWordsAtOnce]) const {
     const int M = sizes.M;
     A added[kWordsAtOnce] = {};
 #pragma unroll 1
     for (int head = 0; head < sizes.W; ++head) {
-      const A weight = w[head * sizes.N];
+      const A w = weightings[head * sizes.N];
       const A *e = erase + head * M, *a = e + sizes.W * M;
 #pragma unroll
       for (int i = 0; i < kWordsAtOnce; ++i) {
         if (i >= words) continue;
-        values[i] *= 1 - weight * e[i];
-        added[i] += weight * a[i];
+        values[i] *= 1 - w * e[i];
+        added[i] += w * a[i];
       }
     }
 #pragma unroll
@@ -196,7 +204,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
   __device__ void address_backward(const Block& block) const {
     if (resident())
       read_backward_weightings(block, memory(), space.d_read_vectors, sizes.R, sizes.N,
-                               chain.weightings, chain.d_weightings(), chain.weight_dots);
+                               chain.weightings, chain.d_weightings(), chain.weighting_dots);
     ntm::address_backward(block, heads, sizes, chain, space.d_taps);
   }
 
@@ -294,7 +302,7 @@ struct SequenceBackward : SequenceOfBlock<A, Held, SequenceBackwardSpace<A>> {
         __syncthreads();
         stream(block, tile, t, t == length - 1);
         read_backward_weightings(block, tile, space.d_read_vectors, sizes.R, sizes.N,
-                                 chain.weightings, chain.d_weightings(), chain.weight_dots);
+                                 chain.weightings, chain.d_weightings(), chain.weighting_dots);
       }
       similarity_and_write_backward_weightings(block, tile, d_tile_of(tile), heads, sizes, chain);
     });
@@ -326,7 +334,9 @@ __global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_ba
   extern __shared__ __align__(16) unsigned char shared[];
   SequenceBackward<A, Held, Deep> sequence(
       Block(), params, plan, PlacedPieces(plan, shared, Held ? nullptr : params.workspace));
-  // Before the rest with several layers and after it with one: in the other order ptxas spills.
+  // With one layer, weights are loaded last: they stay in registers, which later calls would have
+  // to save. With several layers no weight stays in registers, and ptxas spills unless they are
+  // loaded first.
   if constexpr (Deep) sequence.load_weights(Block());
   sequence.load_grads(Block());
   sequence.clear_padding(Block());
@@ -353,20 +363,15 @@ __global__ void __launch_bounds__(kMostThreadsOfSequenceBackward, 1) sequence_ba
   sequence.store_grads(Block());
 }
 
+template <typename A, int Held, bool Deep>
+struct BackwardKernel {
+  static Kernel<NtmSequenceParams> kernel() { return sequence_backward_kernel<A, Held, Deep>; }
+};
+
 }  // namespace ntm
 
 extern "C" int ntm_cuda_sequence_backward(const NtmSequenceParams* params, const NtmPlan* plan,
                                           void* stream) {
-  const bool deep = params->sizes.num_layers > 1;
-  const ntm::Kernel<NtmSequenceParams> single =
-      deep ? ntm::sequence_backward_kernel<float, ntm::kHoldNothing, true>
-      : plan->weights_held == ntm::kHoldRows
-          ? ntm::sequence_backward_kernel<float, ntm::kHoldRows, false>
-      : plan->weights_held == ntm::kHoldUnits
-          ? ntm::sequence_backward_kernel<float, ntm::kHoldUnits, false>
-          : ntm::sequence_backward_kernel<float, ntm::kHoldNothing, false>;
-  const ntm::Kernel<NtmSequenceParams> twice =
-      deep ? ntm::sequence_backward_kernel<double, ntm::kHoldNothing, true>
-           : ntm::sequence_backward_kernel<double, ntm::kHoldNothing, false>;
-  return ntm::dispatch(params, *plan, stream, single, twice, params->d_initial_memory.dtype);
+  return ntm::dispatch_sequence<ntm::BackwardKernel>(params, *plan, stream,
+                                                     params->d_initial_memory.dtype);
 }

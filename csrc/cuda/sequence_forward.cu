@@ -50,7 +50,8 @@ struct SequenceForward : SequenceOfBlock<A, Held, SequenceForwardSpace<A>> {
     controller.load_state(block);
   }
 
-  // Comes last: the rows stay in registers, which the calls of the other loads would have to save.
+  // Call this after all other loads. It leaves weights in registers, and every later call of a
+  // function that is not inlined (`load_tile`) would have to save and restore them.
   __device__ void load_weights(const Block& block) {
     interface.load(block);
     controller.load_weights(block);
@@ -207,20 +208,15 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) sequence_forward_kernel(
   sequence.store_state(Block());
 }
 
+template <typename A, int Held, bool Deep>
+struct ForwardKernel {
+  static Kernel<NtmSequenceParams> kernel() { return sequence_forward_kernel<A, Held, Deep>; }
+};
+
 }  // namespace ntm
 
 extern "C" int ntm_cuda_sequence_forward(const NtmSequenceParams* params, const NtmPlan* plan,
                                          void* stream) {
-  const bool deep = params->sizes.num_layers > 1;
-  const ntm::Kernel<NtmSequenceParams> single =
-      deep ? ntm::sequence_forward_kernel<float, ntm::kHoldNothing, true>
-      : plan->weights_held == ntm::kHoldRows
-          ? ntm::sequence_forward_kernel<float, ntm::kHoldRows, false>
-      : plan->weights_held == ntm::kHoldUnits
-          ? ntm::sequence_forward_kernel<float, ntm::kHoldUnits, false>
-          : ntm::sequence_forward_kernel<float, ntm::kHoldNothing, false>;
-  const ntm::Kernel<NtmSequenceParams> twice =
-      deep ? ntm::sequence_forward_kernel<double, ntm::kHoldNothing, true>
-           : ntm::sequence_forward_kernel<double, ntm::kHoldNothing, false>;
-  return ntm::dispatch(params, *plan, stream, single, twice, params->out_final_memory.dtype);
+  return ntm::dispatch_sequence<ntm::ForwardKernel>(params, *plan, stream,
+                                                    params->out_final_memory.dtype);
 }

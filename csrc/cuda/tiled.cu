@@ -28,7 +28,6 @@ struct TileOfGrid {
   Block block;
   Sizes sizes;
   int64_t b;
-  int warps;
   int index, tiles;
   Tile<A> tile, d_tile;
   TiledSpace<A> space;
@@ -44,10 +43,9 @@ struct TileOfGrid {
       : call(tiled),
         sizes(tiled.sizes),
         b(sequence),
-        warps(block.warps),
         index(tile_index),
         tiles(tiles_of(sizes, plan.tile_rows)),
-        space(pieces, sizes, plan.tile_rows, warps, Backward),
+        space(pieces, sizes, plan.tile_rows, block.warps, Backward),
         heads(space.parameters, sizes) {
     const int first = index * plan.tile_rows;
     tile = {space.tile, first, min(plan.tile_rows, sizes.N - first), sizes.M, true};
@@ -59,16 +57,28 @@ struct TileOfGrid {
     return (b * sizes.N + tile.first) * static_cast<int64_t>(sizes.M);
   }
 
+  // A step reads and writes; `address` does neither.
+  __device__ bool is_step() const { return call.interface.data != nullptr; }
+
   __device__ void load_heads() const {
-    if (call.interface.data != nullptr)
+    if (is_step())
       load_interface(block, heads, call.interface, b);
     else
       load_parameters(block, heads, call, sizes, b);
   }
 
-  // The second half of `load_heads`; a barrier must stand before it and after it.
+  // The same without keys, erase and add vectors, for a phase that touches no words of the memory.
+  __device__ void load_scalars() const {
+    if (is_step())
+      load_interface(block, heads, call.interface, b, heads.index(heads.strength),
+                     heads.index(heads.erase));
+    else
+      load_parameters(block, heads, call, sizes, b, false);
+  }
+
+  // The second half of either; a barrier must stand before it and after it.
   __device__ void finish_heads() const {
-    if (call.interface.data != nullptr) activate_taps(block, heads, sizes);
+    if (is_step()) activate_taps(block, heads, sizes);
   }
 
   // The tile's rows of all weightings, from an array to the workspace and back. Zeros where there
@@ -92,14 +102,14 @@ struct TileOfGrid {
 
   template <typename V>
   __device__ Partials<V> of_warps(V* at) const {
-    return {at, tiles * warps, index * warps, warps};
+    return {at, tiles * block.warps, index * block.warps, block.warps};
   }
   template <typename V>
   __device__ Partials<V> of_all(V* at) const {
     return {at, 1, 0, 0};
   }
   __device__ Partials<A> of_block(A* at) const {
-    return {at + static_cast<int64_t>(index) * sizes.H * warps, warps, 0, warps};
+    return {at + static_cast<int64_t>(index) * sizes.H * block.warps, block.warps, 0, block.warps};
   }
 
   // At the start of a phase the partial results are either already reduced over all blocks, or
@@ -114,9 +124,9 @@ struct TileOfGrid {
                               space.d,
                               space.row_norms,
                               space.key_norms,
-                              of_all(space.all_weight_dots),
+                              of_all(space.all_weighting_dots),
                               of_all(space.all_content_dots),
-                              of_all(space.all_weight_sums),
+                              of_all(space.all_weighting_sums),
                               of_block(space.d_sharpening),
                               of_block(space.d_gate),
                               of_block(space.d_strength)};
@@ -130,9 +140,8 @@ struct TileOfGrid {
 
 // The phases. Their names say which stages they do for one tile.
 
-// The tile of the memory and, in a backward, of the gradient of the written memory. They are `here`
-// already if this is the block's last tile: no phase since the first has used their place.
-
+// Loads the tile and, in a backward, the gradient of the written memory. Does nothing if they are
+// `here`: the block's last tile of the first phase is still in shared memory.
 template <typename A, bool Backward>
 __device__ void load_memories(const TileOfGrid<A, Backward>& my, bool here) {
   if (here) return;
@@ -166,7 +175,7 @@ __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
   auto chain = my.chain();
   chain.scores = my.of_warps(my.space.scores);
   if constexpr (Backward) {
-    chain.weight_dots = my.of_warps(my.space.weight_dots);
+    chain.weighting_dots = my.of_warps(my.space.weighting_dots);
     similarity_and_read_write_backward_weightings(my.block, my.tile, my.d_tile, my.heads, my.sizes,
                                                   my.space.d_read_vectors, chain);
   } else {
@@ -176,13 +185,13 @@ __device__ void similarity_of_tile(const TileOfGrid<A, Backward>& my) {
 
 template <typename A, bool Backward>
 __device__ void content_interpolate_shift_of_tile(const TileOfGrid<A, Backward>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
   auto chain = my.chain();
   chain.powers = my.of_warps(my.space.powers);
-  if constexpr (Backward) chain.weight_sums = my.of_warps(my.space.weight_sums);
+  if constexpr (Backward) chain.weighting_sums = my.of_warps(my.space.weighting_sums);
   content_interpolate_shift(my.block, my.tile.range(), my.heads, my.sizes, chain, false);
 }
 
@@ -213,14 +222,14 @@ __device__ void sharpen_read_write_of_tile(const TileOfGrid<A, false>& my, bool 
 
 template <typename A>
 __device__ void sharpen_backward_of_tile(const TileOfGrid<A, true>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   sharpen_backward(my.block, my.tile.range(), my.heads, my.sizes, my.chain());
 }
 
 template <typename A>
 __device__ void interpolate_shift_backward_of_tile(const TileOfGrid<A, true>& my) {
-  my.load_heads();
+  my.load_scalars();
   __syncthreads();
   my.finish_heads();
   __syncthreads();
@@ -244,8 +253,9 @@ __device__ void similarity_content_read_write_backward_of_tile(const TileOfGrid<
   __syncthreads();
   auto give = [&](int index, A d) { d_heads.key[index] = d; };
   scalars_backward(my.block, my.heads, my.sizes, chain, d_heads.shift, false, give);
-  similarity_read_write_backward<false>(my.block, my.tile, my.d_tile, my.heads, Parts(my.sizes),
-                                        my.sizes.N, my.space.d_read_vectors, chain, false, give);
+  const Parts parts = my.is_step() ? Parts(my.sizes) : Parts(0, 0, my.sizes.H);
+  similarity_read_write_backward<false>(my.block, my.tile, my.d_tile, my.heads, parts, my.sizes.N,
+                                        my.space.d_read_vectors, chain, false, give);
   __syncthreads();
   store_tile(my.d_tile, my.call.d_memory, my.tile_at());
 }
@@ -272,7 +282,7 @@ __device__ void finish_heads_backward(const TileOfGrid<A, true>& my) {
     return d - heads.key[index] * key_norm_part(heads.strength[head], d_heads.strength[head],
                                                 my.space.key_norms[head]);
   };
-  if (call.interface.data != nullptr) {
+  if (my.is_step()) {
     for (int head = block.warp; head < H; head += block.warps) {
       A* d_taps = d_heads.shift + head * S;
       activate_backward_taps(block, heads.shift + head * S, d_taps, S,
@@ -326,7 +336,7 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
     const Pair<A> all = fold_softmax(block, of_warps, 0);
     if (block.thread == 0) my.space.all_scores[head] = all;
   } else if constexpr (What == Fold::powers) {
-    my.load_heads();
+    my.load_scalars();
     __syncthreads();
     const A sharpening = my.heads.sharpening[head];
     const Pair<A> own =
@@ -336,9 +346,9 @@ __device__ void fold_head(const TileOfGrid<A, Backward>& my, int head) {
     const Pair<A> all = fold_powers(block, of_warps, 0, sharpening);
     if (block.thread == 0) my.space.all_powers[head] = all;
     if constexpr (Backward) {
-      fold_sums(my.space.weight_dots, my.space.all_weight_dots);
+      fold_sums(my.space.weighting_dots, my.space.all_weighting_dots);
       __syncthreads();
-      fold_sums(my.space.weight_sums, my.space.all_weight_sums);
+      fold_sums(my.space.weighting_sums, my.space.all_weighting_sums);
     }
   } else {
     fold_sums(my.space.content_dots, my.space.all_content_dots);
@@ -434,6 +444,7 @@ __global__ void __launch_bounds__(kMostThreads<A>, 1) tiled_kernel(
 
 template <bool Backward>
 int launch_tiles(const TiledCall& call, const NtmPlan& plan, void* stream) {
+  if (plan.why_not[0] != 0) return cudaErrorInvalidConfiguration;
   if (call.sizes.batch == 0) return cudaSuccess;
   const auto kernel = call.memory.dtype == NTM_FLOAT64 ? tiled_kernel<double, Backward>
                                                        : tiled_kernel<float, Backward>;

@@ -35,8 +35,8 @@ struct TiledSpace {
   A *row_norms, *key_norms;
   // Partial results of each warp of each tile, [H, tiles, warps], and reduced to one, [H].
   Pair<A>*scores, *powers, *all_scores, *all_powers;
-  A *weight_dots, *content_dots, *weight_sums;
-  A *all_weight_dots, *all_content_dots, *all_weight_sums;
+  A *weighting_dots, *content_dots, *weighting_sums;
+  A *all_weighting_dots, *all_content_dots, *all_weighting_sums;
   A *d_sharpening, *d_gate, *d_strength;  // [tiles, H, warps]
   A* vectors;      // [tiles, P]: each tile's gradients of the parameters; forward its read vectors
   A* all_vectors;  // [P]: their sums over the tiles
@@ -64,12 +64,12 @@ struct TiledSpace {
     powers = pieces.template take_weighting<Pair<A>>(partials);
     all_scores = pieces.template take_weighting<Pair<A>>(sizes.H);
     all_powers = pieces.template take_weighting<Pair<A>>(sizes.H);
-    weight_dots = pieces.template take_weighting<A>(of_backward * partials);
+    weighting_dots = pieces.template take_weighting<A>(of_backward * partials);
     content_dots = pieces.template take_weighting<A>(of_backward * partials);
-    weight_sums = pieces.template take_weighting<A>(of_backward * partials);
-    all_weight_dots = pieces.template take_weighting<A>(of_backward * sizes.H);
+    weighting_sums = pieces.template take_weighting<A>(of_backward * partials);
+    all_weighting_dots = pieces.template take_weighting<A>(of_backward * sizes.H);
     all_content_dots = pieces.template take_weighting<A>(of_backward * sizes.H);
-    all_weight_sums = pieces.template take_weighting<A>(of_backward * sizes.H);
+    all_weighting_sums = pieces.template take_weighting<A>(of_backward * sizes.H);
     d_sharpening = pieces.template take_weighting<A>(of_backward * partials);
     d_gate = pieces.template take_weighting<A>(of_backward * partials);
     d_strength = pieces.template take_weighting<A>(of_backward * partials);

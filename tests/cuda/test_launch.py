@@ -9,7 +9,7 @@ import torch
 from ntm_kernels.backends import get
 from ntm_kernels.backends.cuda.run import Runner, named
 from ntm_kernels.backends.cuda.structs import Plan, kernel_sizes
-from ntm_kernels.ops import OPS, AddressInputs, NoOptions, ReadInputs
+from ntm_kernels.ops import OPS, AddressInputs, NoOptions, ReadInputs, Sizes
 from tests.cuda_emulator import build as emulator
 from tests.support import emulated
 from tests.support.cases import Case, Dtypes, arguments
@@ -127,3 +127,13 @@ def test_a_plan_with_more_buffers_than_offsets_is_noticed(tmp_path):
     assert list(plan.offsets) == list(range(most))
     assert not fits(most + 1, ctypes.byref(plan))
     assert plan.why_not == b"as before"
+
+
+@pytest.mark.parametrize("tiled", [0, 1])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("op", ["address", "step"])
+def test_a_refused_plan_is_not_launched(backend, op, direction, tiled):
+    sizes = kernel_sizes(Sizes(0, 8, 4, 1, 0 if op == "address" else 1, num_taps=3))
+    plan = Plan(tiled=tiled, tile_rows=8, threads=256, why_not=b"it does not fit")
+    with pytest.raises(RuntimeError, match=f"CUDA error in {op} {direction}: "):
+        backend.runner.library.launch(op, direction, sizes, {}, plan, 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ntm_kernels.backends import BackendError, Problem, get, register
-from ntm_kernels.backends.cuda.structs import KernelSizes
+from ntm_kernels.backends.cuda.structs import KernelSizes, kernel_sizes
 from ntm_kernels.backends.cuda.ways import why_unplanned
 from ntm_kernels.ops import Sizes
 from tests.support import emulated
@@ -94,6 +94,42 @@ def test_memory_passes_through_shared_memory(cramped, case, limit, away, dtype):
         )
 
 
+RESIDENT = Case("sequence", 2, 200, 2, 4, 4, time=4, hidden_size=5)
+
+
+@pytest.mark.parametrize(
+    "case", [RESIDENT, RESIDENT.with_(num_layers=2), RESIDENT.with_(controller="feedforward")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_memory_that_fits_once_the_weightings_are_in_global_memory(cramped, case, dtype):
+    """Weights and memories of a segment have the room that it leaves."""
+    limit = 20_000 * dtype.itemsize // 4
+    for direction in ("forward", "backward"):
+        plan = cramped(limit, case, direction, dtype)
+        assert plan.refusal(case.batch) is None
+        assert plan.weightings_away
+        assert plan.tile_rows == case.memory_size
+        assert plan.shared_bytes <= limit
+        assert plan.weight_bytes[0] == 0
+        assert plan.weight_bytes[1] > 0
+    assert plan.memories > 1
+    given = arguments(case, Dtypes.all(dtype))
+    lengths = torch.tensor([4, 2])
+    for checkpoint_every in (2, 100):
+        assert_agrees(case, ENTRY, given, checkpoint_every=checkpoint_every)
+    assert_agrees(case, ENTRY, given, lengths=lengths)
+
+
+def test_shared_memory_that_weightings_leave_is_used(cramped):
+    case = Case("sequence", 1, 1024, 8, 4, 4, time=2, hidden_size=100)
+    plan = cramped(232_448, case, "backward")
+    assert (plan.weightings_away, plan.tile_rows) == (1, 1024)
+    in_registers, in_shared_memory, from_l2 = plan.weight_bytes
+    assert in_registers == 0
+    assert in_shared_memory > 100_000
+    assert in_shared_memory + from_l2 == weight_bytes(case)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_lengths_when_streamed(cramped, layers):
     case = SEQUENCE.with_(batch=4, num_layers=layers)
@@ -136,7 +172,7 @@ def test_weights_of_all_layers_in_shared_memory_as_far_as_they_fit(cramped, dire
     seen = set()
     for limit in range(ample.shared_bytes, 0, -200):
         plan = cramped(limit, case, direction)
-        if plan.refusal is not None or plan.tile_rows < case.memory_size:
+        if plan.refusal(case.batch) is not None or plan.tile_rows < case.memory_size:
             break
         assert plan.shared_bytes <= limit
         assert sum(plan.weight_bytes) == weight_bytes(case)
@@ -258,9 +294,10 @@ def test_says_what_does_not_fit(cramped, monkeypatch):
 )
 def test_the_bytes_that_a_refusal_names_are_enough(cramped, case, direction, dtype):
     refused = cramped(1_000, case, direction, dtype)
-    what, needed = re.fullmatch(r"(.*): (\d+) bytes, a block has 1000", refused.refusal).groups()
-    assert cramped(int(needed), case, direction, dtype).refusal is None
-    refusal = cramped(int(needed) - 1, case, direction, dtype).refusal
+    named = re.fullmatch(r"(.*): (\d+) bytes, a block has 1000", refused.refusal(case.batch))
+    what, needed = named.groups()
+    assert cramped(int(needed), case, direction, dtype).refusal(case.batch) is None
+    refusal = cramped(int(needed) - 1, case, direction, dtype).refusal(case.batch)
     assert refusal == f"{what}: {needed} bytes, a block has {int(needed) - 1}"
 
 
@@ -280,6 +317,23 @@ def test_products_beyond_32_bits_are_refused(cramped, op, sizes, monkeypatch):
     why_not = why_unplanned(RUNNER, op, True, 0, sizes)
     assert why_not is not None
     assert "more than 2147483647 elements" in why_not or "is beyond" in why_not
+
+
+@pytest.mark.parametrize("op", ["step", "sequence"])
+def test_the_workspace_of_a_batch_has_no_limit(cramped, op, monkeypatch):
+    """Its pieces are found within the part of one sequence, so only that part is limited."""
+    monkeypatch.setattr(RUNNER, "limit", 232_448)
+
+    def refusal(rows, batch):
+        sizes = Sizes(batch, rows, 4, 1, 1, 3, time=1, hidden_size=1, checkpoint_every=1)
+        plan = RUNNER.plan(op, "backward", False, kernel_sizes(sizes), 0)
+        return plan.refusal(batch)
+
+    assert refusal(10**6, batch=700) is None
+    assert refusal(10**6, batch=0) is None
+    enough = 4 * 10**8
+    assert "for one sequence is beyond" in refusal(2 * enough, batch=1)
+    assert "for one sequence is beyond" in refusal(2 * enough, batch=700)
 
 
 @pytest.mark.parametrize("which", ["batch", "time"])

@@ -82,6 +82,19 @@ def test_budget(resources, tmp_path, monkeypatch):
     assert overruns({}, {"step, backward": {}}) == ["step, backward: not measured"]
 
 
+def test_plans_leave_room_for_static_shared_memory():
+    def overruns(kernel, shared_bytes):
+        return cuda_report.static_overruns({kernel: {90: Resources(40, 0, 0, shared_bytes)}})
+
+    assert not overruns("tiled_kernel<float, true>", 3 * 1024)
+    assert overruns("tiled_kernel<float, true>", 3 * 1024 + 1) == [
+        "tiled_kernel<float, true> on sm_90: 3073 bytes of static shared memory, "
+        "its plan leaves 3072"
+    ]
+    assert not overruns("step_forward_kernel<float>", 0)
+    assert overruns("step_forward_kernel<float>", 16)
+
+
 def test_budget_names_calls_that_are_counted():
     for case in json.loads(cuda_report.BUDGET.read_text())["counts"]:
         call, direction = case.rsplit(", ", 1)

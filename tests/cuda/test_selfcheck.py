@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ntm_kernels.backends import Kernel, Problem, get
-from ntm_kernels.backends.cuda.backend import FEW_TAPS
+from ntm_kernels.backends.cuda.backend import FEW_TAPS, WEIGHTS_HELD
 from ntm_kernels.backends.torch import TorchBackend, products
 from ntm_kernels.backends.trust.paths import candidates, paths
 from ntm_kernels.backends.trust.trial import run_trial
 from ntm_kernels.ops import OPS
 from tests.cuda.test_emulator import CAUGHT, kernels
-from tests.cuda.test_plans import CrampedRunner
+from tests.cuda.test_plans import HOLD_ROWS, HOLD_UNITS, CrampedRunner
 from tests.cuda_emulator.build import ROOT
 from tests.support import emulated
 
@@ -39,6 +39,13 @@ def test_many_taps_are_as_many_as_in_the_kernels():
     assert f"constexpr int kFewTaps = {FEW_TAPS};" in header
 
 
+def test_weights_are_held_as_in_the_kernels():
+    header = (ROOT / "csrc/cuda/controller.cuh").read_text()
+    assert "constexpr int kHoldNothing = 0, kHoldUnits = 1, kHoldRows = 2;" in header
+    assert WEIGHTS_HELD == ("", ", weights in registers", ", weights on the chip")
+    assert (HOLD_UNITS, HOLD_ROWS) == (1, 2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=list(LIMITS))
 def test_every_path_is_tried(limit, dtype):
@@ -51,7 +58,7 @@ def test_every_path_is_tried(limit, dtype):
         if op in ("step", "sequence"):
             ways |= {"one head of each kind"}
         if op == "sequence":
-            ways |= {"L2", "backward L2", "weightings too", "LSTM", "feed-forward", "many taps"}
+            ways |= {"L2", "backward L2", "weightings in L2", "LSTM", "feed-forward", "many taps"}
             ways |= {"LSTM, several layers", "feed-forward, several layers"}
         if op == "sequence" and dtype != torch.float64:
             ways |= {"weights in registers", IN_BFLOAT16}

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ntm_kernels.backends import Problem, controller_cost, get, register
 from ntm_kernels.backends.triton import Launcher, TritonBackend
 from ntm_kernels.backends.triton.launch_table import TABLE, most_registers
+from ntm_kernels.backends.triton.sequence import row_of_sequence
 from ntm_kernels.ops import SequenceInputs, Sizes, StepInputs
 from ntm_kernels.ops.declare import choose, names
 from tests.support.cases import Case, Dtypes, arguments, assert_agrees
@@ -245,8 +246,23 @@ def test_largest_sizes():
     assert TABLE.too_large(problem(2**20, 1024)) is None
     assert "64-bit" in TABLE.too_large(problem(2**21, 1024))
     assert "64-bit" in TABLE.too_large(problem(2**28, 4, heads=8))
+    assert TABLE.too_large(problem(2**30 - 2, 1)) is None
+    assert "rows needs 64-bit" in TABLE.too_large(problem(2**30 - 1, 1))
     assert "words of 2049" in TABLE.too_large(problem(8, 2049))
     assert "heads" in TABLE.too_large(problem(8, 4, heads=600))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_loop_of_steps_serves_what_one_launch_cannot_number(layers):
+    """One launch counts the hidden states of all steps in 32 bits."""
+
+    def one_launch(steps):
+        case = PAPER.with_(batch=2, time=steps, num_layers=layers)
+        return row_of_sequence(TABLE, Problem("sequence", "cuda", torch.float32, sizes_of(case)))
+
+    beyond = 2**30 // layers
+    assert one_launch(beyond - 1) is not None
+    assert one_launch(beyond) is None
 
 
 OTHER_TABLES = {

@@ -96,7 +96,7 @@ class CudaBackend(Backend):
     def unsupported(self, problem: Problem) -> str | None:
         if problem.device != self.runner.device_type:
             return f"it runs on {self.runner.device_type}, the arguments are on {problem.device}"
-        # These are of no consequence, and torch.compile may leave them open.
+        # Whether a plan exists does not depend on these, and torch.compile may leave them open.
         sizes = problem.sizes._replace(batch=1, time=1, checkpoint_every=1, input_size=0)
         known = (index(size) for size in sizes if size is not None)
         is_double = problem.dtype == torch.float64
@@ -168,7 +168,7 @@ def _way(op: str, plan: Plan, memory_size: int) -> str:
         return "tiles"
     way = "shared memory" if plan.tile_rows >= memory_size else "L2"
     if plan.weightings_away:
-        way += ", weightings too"
+        way += ", weightings in L2"
     if op == "sequence":
         way += WEIGHTS_HELD[plan.weights_held]
     return way

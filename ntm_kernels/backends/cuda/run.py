@@ -58,7 +58,7 @@ class Runner:
         if max(told) > INT32_MAX:
             raise RuntimeError(f"{op} {direction}: a size is beyond {INT32_MAX}: {sizes}")
         plan = self.plan(op, direction, is_double, told, device.index or 0)
-        if why_not := plan.refusal:
+        if why_not := plan.refusal(told.batch):
             raise RuntimeError(f"{op} {direction}: {why_not}")
         is_cuda = device.type == "cuda"
         with torch.cuda.device(device) if is_cuda else nullcontext():

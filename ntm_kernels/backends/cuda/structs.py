@@ -26,7 +26,8 @@ from ntm_kernels.ops.declare import Field, fields
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 # What always comes in one dtype: int64 for steps, bool for resets, else the arithmetic dtype.
 _BARE_KINDS = frozenset({"arithmetic", "controller_weights", "resets", "steps"})
-_MOST_WORKSPACE = 16 * (2**31 - 1)  # its pieces are found by offsets in units of 16 bytes
+# Of one sequence: the offsets of its pieces are 32-bit numbers, in units of 16 bytes.
+_MOST_WORKSPACE = 16 * (2**31 - 1)
 
 
 class Member(NamedTuple):
@@ -134,13 +135,13 @@ class Plan(Struct):
     )
     _fields_ = _fields(members)
 
-    @property
-    def refusal(self) -> str | None:
-        """Why the call cannot run; ``None`` if it can."""
+    def refusal(self, batch: int) -> str | None:
+        """Why a call of ``batch`` sequences cannot run; ``None`` if it can."""
         if self.why_not:
             return str(self.why_not.decode())
-        if self.workspace_bytes > _MOST_WORKSPACE:
-            return f"a workspace of {self.workspace_bytes} bytes is beyond {_MOST_WORKSPACE}"
+        each = self.workspace_bytes // max(batch, 1)
+        if each > _MOST_WORKSPACE:
+            return f"a workspace of {each} bytes for one sequence is beyond {_MOST_WORKSPACE}"
         return None
 
 

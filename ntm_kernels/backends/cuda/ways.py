@@ -72,7 +72,8 @@ def why_unplanned(
         if elements > INT32_MAX:
             return f"the {what} of a sequence have more than {INT32_MAX} elements"
     for direction in ("forward", "backward"):
-        if why_not := runner.plan(op, direction, is_double, told, device).refusal:
+        plan = runner.plan(op, direction, is_double, told, device)
+        if why_not := plan.refusal(told.batch):
             return f"{direction}: {why_not}"
     return None
 

@@ -90,6 +90,9 @@ class Table(NamedTuple):
         sizes, scale = problem.sizes, _scale(problem.dtype)
         if sizes.memory_size * sizes.word_size > INT32_MAX:
             return f"a memory of {sizes.memory_size} x {sizes.word_size} needs 64-bit indices"
+        # A shift adds a whole memory and its taps to the number of a row before it takes the rest.
+        if 2 * sizes.memory_size + sizes.num_taps > INT32_MAX:
+            return f"a memory of {sizes.memory_size} rows needs 64-bit indices"
         if sizes.num_heads * sizes.memory_size > INT32_MAX:
             return f"{sizes.num_heads} weightings of {sizes.memory_size} need 64-bit indices"
         if padded(sizes.word_size) * scale > self.tile_elements:

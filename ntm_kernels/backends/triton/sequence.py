@@ -13,7 +13,7 @@ from ntm_kernels.backends.torch.controller import weight_gradients
 from ntm_kernels.backends.torch.lift import lower
 from ntm_kernels.backends.torch.sequence import Saved, activated
 from ntm_kernels.backends.triton import sequence_in_one_launch
-from ntm_kernels.backends.triton.launch_table import OnChip, Table
+from ntm_kernels.backends.triton.launch_table import INT32_MAX, OnChip, Table
 from ntm_kernels.backends.triton.launcher import Launcher
 from ntm_kernels.backends.triton.step import Step
 from ntm_kernels.backends.triton.write import Write
@@ -81,10 +81,7 @@ def row_of_sequence(table: Table, problem: Problem) -> OnChip | None:
     """How one launch holds the memory; ``None`` where a loop of steps serves the call."""
     sizes = problem.sizes
     row = table.fitting(sizes, problem.dtype, sequence=True)
-    refusals = {
-        ONE_LAUNCH: "no program can hold the memory" if row is None else None,
-        STEP_LOOP: None,
-    }
+    refusals = {ONE_LAUNCH: _one_launch_refusal(row, sizes), STEP_LOOP: None}
     element_size = arithmetic_dtype(problem.dtype).itemsize
 
     def block() -> Block:
@@ -100,3 +97,13 @@ def row_of_sequence(table: Table, problem: Problem) -> OnChip | None:
         in_bfloat16=step_loop.rounds(problem),
     )
     return row if way == ONE_LAUNCH else None
+
+
+def _one_launch_refusal(row: OnChip | None, sizes: Sizes) -> str | None:
+    """Why one launch cannot serve a sequence; ``None`` if it can."""
+    if row is None:
+        return "no program can hold the memory"
+    states = sizes.time * sizes.num_layers * sizes.batch
+    if states > INT32_MAX:
+        return f"{states} hidden states need 64-bit indices"
+    return None
