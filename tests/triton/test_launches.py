@@ -252,6 +252,16 @@ def test_largest_sizes():
     assert "heads" in TABLE.too_large(problem(8, 4, heads=600))
 
 
+@pytest.mark.parametrize(("saves", "steps"), [(True, (DEEP.time,)), (False, ())])
+def test_lower_hidden_states_are_kept_for_a_backward_alone(saves, steps, monkeypatch):
+    launcher = Launches()
+    given = []
+    monkeypatch.setattr(launcher, "launch", lambda *arguments, **_: given.append(arguments))
+    kernel("sequence", launcher).forward(record(SequenceInputs, DEEP), sizes_of(DEEP), saves)
+    [kept] = [one for one in given[0] if hasattr(one, "lower_hidden")]
+    assert kept.lower_hidden.shape == (*steps, 2, DEEP.batch, DEEP.hidden_size)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_loop_of_steps_serves_what_one_launch_cannot_number(layers):
     """One launch counts the hidden states of all steps in 32 bits."""

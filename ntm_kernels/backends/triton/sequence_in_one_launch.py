@@ -51,7 +51,7 @@ def forward(
     if not keep:
         kept = kept._replace(interface=_arithmetic(inputs, sizes.shape("B P")))
     if sizes.is_deep and kept.lower_hidden is None:
-        kept = kept._replace(lower_hidden=_arithmetic(inputs, sizes.shape("T U B C")))
+        kept = kept._replace(lower_hidden=_arithmetic(inputs, sizes.shape("U B C")))
     launcher.run(
         launcher.kernels.sequence_kernel,
         (sizes.batch,),

@@ -71,9 +71,12 @@ class Layer(NamedTuple):
 
 @triton.jit
 def hidden_of(layer: tl.constexpr, outputs, kept, now, shape: tl.constexpr):
-    """Where the new hidden state of a layer is: that of the top layer is an output."""
+    """Where the new hidden state of a layer is: that of the top layer is an output. Of the others
+    there is the present step alone where nothing is kept for a backward."""
     if layer == shape.L - 1:
         p_hidden = outputs.hidden + now.i_tb * shape.C
+    elif kept.checkpoints is None:
+        p_hidden = kept.lower_hidden + (layer * now.B + now.i_b) * shape.C
     else:
         p_hidden = kept.lower_hidden + ((now.t * (shape.L - 1) + layer) * now.B + now.i_b) * shape.C
     return p_hidden
@@ -215,7 +218,9 @@ def cut_controller(d_start, d_state, now, shape: tl.constexpr, block: tl.constex
 def clear_controller(outputs, kept, now, shape: tl.constexpr, block: tl.constexpr):
     L: tl.constexpr = shape.L
     for layer in tl.static_range(L):
-        fill_zero(hidden_of(layer, outputs, kept, now, shape), shape.C, block)
+        # A hidden state of the present step alone has no padding.
+        if layer == L - 1 or kept.checkpoints is not None:
+            fill_zero(hidden_of(layer, outputs, kept, now, shape), shape.C, block)
         if kept.gates is not None:
             i_tlb = (now.t * shape.L + layer) * now.B + now.i_b
             fill_zero(kept.gates + i_tlb * shape.G, shape.G, block)

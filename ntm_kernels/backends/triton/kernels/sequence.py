@@ -101,8 +101,8 @@ def sequence_kernel(
     inputs,  # SequenceInputs, x projected
     outputs,  # SequenceOutputs; final read vectors, hidden and cell hold the state before the step,
     # at first the initial one
-    kept,  # Saved, None where it is not kept; interface is then [B, P], of the present step, and
-    # the hidden states of lower layers are always there
+    kept,  # Saved, None where it is not kept; interface is then [B, P] and lower_hidden [U, B, C],
+    # of the present step
     T,
     B,
     every,
