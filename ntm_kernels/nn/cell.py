@@ -263,7 +263,10 @@ class NTMCell(nn.Module):
         return memory_size
 
     def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences.
+        """The state before the first step of ``batch_size`` sequences, as a copy.
+
+        The copy shares no memory with the parameters, and no two of its sequences share any: it may
+        be written to. Gradients go through it to the learned parts of the initial state.
 
         ``memory_size``: its memory locations, ``None``: those of the cell.
         """
@@ -272,7 +275,15 @@ class NTMCell(nn.Module):
         size = self.memory_size
         if memory_size is not None:
             size = self.allowed_memory_size(owner, memory_size)
-        memory, weightings, reads = self.start(batch_size, size, *self._dtype_and_device())
+        state = self._starting_state(batch_size, size)
+        what, mend = "state.memory [B, N, M]", "make the batch, memory_size or word_size smaller"
+        with allocation.room_for(owner, what, state.memory.shape, state.memory.dtype, mend):
+            return state.clone()
+
+    def _starting_state(self, batch_size: int, memory_size: int) -> NTMState:
+        """The state that calls without one start from. Its parts may be views of the parameters,
+        one for all sequences: they are read and never written to."""
+        memory, weightings, reads = self.start(batch_size, memory_size, *self._dtype_and_device())
         return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
@@ -347,7 +358,7 @@ class NTMCell(nn.Module):
     ) -> Unrolled:
         time, batch, _ = x.shape
         if state is None:
-            state = self.initial_state(batch)
+            state = self._starting_state(batch, self._memory_size)
         else:
             state = self.check_state("NTMCell", state, batch)
         if lengths is not None:

@@ -168,7 +168,8 @@ class NTM(nn.Module):
         self.cell.memory_size = allowed
 
     def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences.
+        """The state before the first step of ``batch_size`` sequences, as a copy that may be
+        written to (``NTMCell.initial_state``).
 
         ``memory_size``: its memory locations, ``None``: those of the model.
         """

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ntm_kernels import NTM, InitialState
+from ntm_kernels.torch_private import tree_leaves
 
 MEMORY = torch.arange(6.0).view(2, 3)
 ALIKE = [
@@ -71,3 +72,53 @@ def test_a_batch_size_may_be_zero_or_of_numpy():
     model = NTM(3, 2, 4, memory_size=5, word_size=2)
     assert model.initial_state(0).memory.shape == (0, 5, 2)
     assert model.initial_state(np.int64(3)).memory.shape == (3, 5, 2)
+
+
+class Counting(torch.nn.Module):
+    """A controller of the user's own that starts from views of its parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.zeros(4))
+        self.layer = torch.nn.Linear(3 + 2, 4)
+
+    def initial_state(self, batch_size):
+        return {"first": self.first.expand(batch_size, 4)}
+
+    def forward(self, input, state):
+        return torch.tanh(self.layer(input) + state["first"]), state
+
+
+@pytest.mark.parametrize("memory", [MEMORY.view(3, 2), "learned", 0.5])
+@pytest.mark.parametrize("weightings", ["one_hot", "learned"])
+@pytest.mark.parametrize("rest", ["learned", 0.5])
+@pytest.mark.parametrize("controller", ["lstm", "cell", "own"])
+def test_a_state_may_be_written_to(memory, weightings, rest, controller):
+    """Writing to one sequence changes no other sequence, no parameter and no later state."""
+    initial = InitialState(memory, weightings, rest, rest)
+    made = {"lstm": "lstm", "cell": torch.nn.LSTMCell(3 + 2, 4), "own": Counting()}[controller]
+    model = NTM(3, 2, 4, memory_size=3, word_size=2, initial_state=initial, controller=made)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for owner in (model, model.cell):
+        original = owner.initial_state(2).detach()
+        with torch.no_grad():
+            state = owner.initial_state(2)
+            for part in tree_leaves(state):
+                part[0] += 7
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        torch.testing.assert_close(owner.initial_state(2).detach(), original, rtol=0, atol=0)
+        for part, old in zip(tree_leaves(state), tree_leaves(original), strict=True):
+            torch.testing.assert_close(part[0], old[0] + 7, rtol=0, atol=0)
+            torch.testing.assert_close(part[1], old[1], rtol=0, atol=0)
+
+
+def test_gradients_go_through_a_state_to_what_is_learned():
+    initial = InitialState("learned", "learned", "learned", "learned")
+    model = NTM(3, 2, 4, memory_size=3, word_size=2, initial_state=initial)
+    x = torch.randn(4, 2, 3)
+    grads = []
+    for state in (None, model.initial_state(2)):
+        model.zero_grad()
+        model(x, state)[0].square().sum().backward()
+        grads.append({name: one.grad.clone() for name, one in model.named_parameters()})
+    torch.testing.assert_close(grads[0], grads[1])

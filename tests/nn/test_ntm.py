@@ -4,12 +4,20 @@ import copy
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from ntm_kernels import NTM, BackendError, InitialState, available_backends, use_backend
+from ntm_kernels import (
+    NTM,
+    BackendError,
+    InitialState,
+    available_backends,
+    functional,
+    use_backend,
+)
 from ntm_kernels.checks import INTEGERS
 from tests.support.cases import Whole
 
@@ -561,3 +569,51 @@ def test_a_backend_that_is_not_available_is_refused_at_the_call():
         model(inputs())
     with pytest.raises(BackendError, match="there is no backend named 'abacus'; there are: "):
         make(backend="abacus")
+
+
+@pytest.mark.parametrize("part", ["model", "cell"])
+def test_backend_and_checkpoint_every_can_be_set(part):
+    model = make()
+    owner = model if part == "model" else model.cell
+    owner.backend, owner.checkpoint_every = "torch", np.int64(4)
+    made = make(backend="torch", checkpoint_every=4)
+    assert (model.backend, model.checkpoint_every) == ("torch", 4)
+    assert (model.cell.backend, model.cell.checkpoint_every) == ("torch", 4)
+    assert repr(model) == repr(made)
+    torch.testing.assert_close(model(inputs())[0], made(inputs())[0], rtol=0, atol=0)
+    owner.backend = owner.checkpoint_every = None
+    assert (model.backend, model.cell.checkpoint_every) == (None, None)
+
+
+@pytest.mark.parametrize("part", ["model", "cell"])
+def test_a_backend_that_is_set_serves_the_next_call(part, monkeypatch):
+    model = make()
+    owner = model if part == "model" else model.cell
+    options = []
+
+    def sequence(*args, **given):
+        options.append((given["backend"], given["checkpoint_every"]))
+        return functional.sequence(*args, **given)
+
+    monkeypatch.setattr("ntm_kernels.nn.traceable.sequence", sequence)
+    model(inputs())
+    owner.backend, owner.checkpoint_every = "torch", 4
+    model(inputs())
+    assert options == [(None, None), ("torch", 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error", "message"),
+    [
+        ("backend", "nope", BackendError, "there is no backend named 'nope'"),
+        ("backend", 3, TypeError, "backend must be the name of a backend or None"),
+        ("checkpoint_every", 0, ValueError, "checkpoint_every must be at least 1, got 0"),
+        ("checkpoint_every", 2.5, TypeError, "checkpoint_every must be an int, got float"),
+    ],
+)
+def test_what_is_set_is_checked_at_once(name, wrong, error, message):
+    model = make()
+    for owner in (model, model.cell):
+        with pytest.raises(error, match=rf"^{type(owner).__name__}\.{name}: {message}"):
+            setattr(owner, name, wrong)
+        assert getattr(owner, name) is None
