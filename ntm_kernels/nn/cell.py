@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import allocation
-from ntm_kernels.backends import Problem, require_registered, serves_if_requested
+from ntm_kernels.backends import Problem, serves_if_requested
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn import traceable
 from ntm_kernels.nn.checks import (
     StateSizes,
+    check_backend,
     check_batch_size,
+    check_checkpoint_every,
     check_dtype,
     check_input,
     check_lengths,
@@ -166,12 +168,8 @@ class NTMCell(nn.Module):
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
         self.shift_range = positive_int("NTMCell", "shift_range", shift_range, minimum=0)
         num_layers = positive_int("NTMCell", "num_layers", num_layers)
-        self.checkpoint_every = checkpoint_every
-        if checkpoint_every is not None:
-            self.checkpoint_every = positive_int("NTMCell", "checkpoint_every", checkpoint_every)
-        if backend is not None:
-            require_registered("NTMCell", backend)
-        self.backend = backend
+        self._checkpoint_every = check_checkpoint_every("NTMCell", checkpoint_every)
+        self._backend = check_backend("NTMCell", backend)
         check_dtype("NTMCell", dtype)
         if initial_state is not None and not isinstance(initial_state, InitialState):
             raise TypeError(
@@ -249,6 +247,27 @@ class NTMCell(nn.Module):
     @memory_size.setter
     def memory_size(self, memory_size: int) -> None:
         self._memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
+
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that calls use, ``None`` to choose by call; it can be set."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: str | None) -> None:
+        self._backend = check_backend("NTMCell.backend", backend)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Steps between the memories stored for the backward, ``None`` for about √T; it can be
+        set."""
+        return self._checkpoint_every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, checkpoint_every: int | None) -> None:
+        self._checkpoint_every = check_checkpoint_every(
+            "NTMCell.checkpoint_every", checkpoint_every
+        )
 
     def allowed_memory_size(self, owner: str, memory_size: int) -> int:
         """``memory_size`` as an ``int``; raises where the initial state has another one."""
@@ -391,7 +410,7 @@ class NTMCell(nn.Module):
         )
         device = memory.device
         problem = Problem("sequence", device.type, memory.dtype, sizes, device.index or 0)
-        return serves_if_requested(problem, self.backend)
+        return serves_if_requested(problem, self._backend)
 
     def _unroll_fused(
         self,
@@ -422,9 +441,9 @@ class NTMCell(nn.Module):
             shift_range=self.shift_range,
             lengths=lengths,
             resets=resets,
-            checkpoint_every=self.checkpoint_every,
+            checkpoint_every=self._checkpoint_every,
             return_trace=return_trace,
-            backend=self.backend,
+            backend=self._backend,
         )
         memory, weightings, reads, hidden, cell = result.state
         final = NTMState(memory, weightings, reads, layers_apart(hidden, cell))
@@ -536,7 +555,7 @@ class NTMCell(nn.Module):
             num_read_heads=self.num_read_heads,
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
-            backend=self.backend,
+            backend=self._backend,
         )
         return hidden, interface, NTMState(memory, weightings, read_vectors, controller_state)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ntm_kernels.backends import require_registered
 from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within, positive_int
 from ntm_kernels.nn.parts import shapes_of
 from ntm_kernels.nn.state import NTMState, require_state
@@ -47,6 +48,20 @@ def check_batch_size(owner: str, batch_size: Any) -> int:
         # Inside torch.jit.trace the sizes of a tensor are tensors themselves.
         return cast(int, batch_size)
     return positive_int(owner, "batch_size", batch_size, minimum=0)
+
+
+def check_backend(owner: str, backend: Any) -> str | None:
+    """``backend`` must be the name of a registered backend, or ``None``."""
+    if backend is not None:
+        require_registered(owner, backend)
+    return cast("str | None", backend)
+
+
+def check_checkpoint_every(owner: str, checkpoint_every: Any) -> int | None:
+    """``checkpoint_every`` as an ``int`` of at least 1, or ``None``."""
+    if checkpoint_every is None:
+        return None
+    return positive_int(owner, "checkpoint_every", checkpoint_every)
 
 
 def check_input(

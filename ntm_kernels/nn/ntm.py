@@ -12,7 +12,9 @@ from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import CellOptions, NTMCell
 from ntm_kernels.nn.checks import (
+    check_backend,
     check_batch_size,
+    check_checkpoint_every,
     check_dtype,
     check_lengths,
     check_resets,
@@ -130,6 +132,27 @@ class NTM(nn.Module):
     @fused.setter
     def fused(self, fused: bool) -> None:
         self.cell.fused = fused
+
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that calls use, ``None`` to choose by call; ``cell.backend``, which
+        it sets too."""
+        return self.cell.backend
+
+    @backend.setter
+    def backend(self, backend: str | None) -> None:
+        self.cell.backend = check_backend("NTM.backend", backend)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Steps between the memories stored for the backward, ``None`` for about √T;
+        ``cell.checkpoint_every``, which it sets too."""
+        return self.cell.checkpoint_every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, checkpoint_every: int | None) -> None:
+        checked = check_checkpoint_every("NTM.checkpoint_every", checkpoint_every)
+        self.cell.checkpoint_every = checked
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as at construction.
