@@ -101,6 +101,7 @@ class NTM(nn.Module):
         check_dtype("NTM", dtype)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
+        self._output_size = output_size
         self.batch_first = batch_first
         self.output_from = output_from
         self.cell = NTMCell(
@@ -123,6 +124,27 @@ class NTM(nn.Module):
             with allocation.room_for("NTM", what, shape, dtype, "make output_size smaller"):
                 self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
             self._reset_output()
+
+    @property
+    def input_size(self) -> int:
+        """Size of the input at one step."""
+        return self.cell.input_size
+
+    @property
+    def output_size(self) -> int | None:
+        """Size of the output layer, ``None`` without one: the output then has the features, of size
+        ``cell.feature_size``."""
+        return self._output_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width C of the controller's output."""
+        return self.cell.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of a built-in controller; 1 for a controller of your own."""
+        return self.cell.num_layers
 
     @property
     def fused(self) -> bool:

@@ -617,3 +617,15 @@ def test_what_is_set_is_checked_at_once(name, wrong, error, message):
         with pytest.raises(error, match=rf"^{type(owner).__name__}\.{name}: {message}"):
             setattr(owner, name, wrong)
         assert getattr(owner, name) is None
+
+
+@pytest.mark.parametrize("output_size", [2, None])
+def test_sizes_are_attributes_that_cannot_be_set(output_size):
+    model = make(output_size=output_size, num_layers=2)
+    sizes = {"input_size": 3, "output_size": output_size, "hidden_size": 7, "num_layers": 2}
+    for owner in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert {name: getattr(owner, name) for name in sizes} == sizes
+    assert (model.cell.num_layers, make(controller=nn.GRUCell(13, 7).double()).num_layers) == (2, 1)
+    for owner, name in [(model, name) for name in sizes] + [(model.cell, "num_layers")]:
+        with pytest.raises(AttributeError):
+            setattr(owner, name, 3)
