@@ -629,3 +629,21 @@ def test_sizes_are_attributes_that_cannot_be_set(output_size):
     for owner, name in [(model, name) for name in sizes] + [(model.cell, "num_layers")]:
         with pytest.raises(AttributeError):
             setattr(owner, name, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_input_that_is_not_dense_is_refused(batch_first):
+    model = make(dtype=torch.float32, batch_first=batch_first)
+    sequences = [torch.randn(4, 3), torch.randn(6, 3)]
+    padding = ", got a nested tensor; pad it, as torch.nn.utils.rnn.pad_sequence does, and give len"
+    for x, got in [
+        (torch.nested.nested_tensor(sequences), padding),
+        (torch.nested.nested_tensor(sequences, layout=torch.jagged), padding),
+        (inputs(dtype=torch.float32).to_sparse(), ", got torch.sparse_coo"),
+    ]:
+        message = re.escape(f": x must be a dense tensor{got}")
+        with pytest.raises(TypeError, match=f"^NTM{message}"):
+            model(x)
+        with pytest.raises(TypeError, match=f"^NTMCell{message}"):
+            model.cell(x, sequence=True)
