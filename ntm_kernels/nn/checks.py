@@ -23,7 +23,6 @@ from ntm_kernels.nn.state import NTMState, require_state
 from ntm_kernels.reference import arithmetic_dtype
 from ntm_kernels.torch_private import is_tracing
 
-
 PAD_IT = "; pad it, as torch.nn.utils.rnn.pad_sequence does, and give lengths"
 
 
