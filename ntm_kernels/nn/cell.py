@@ -49,6 +49,7 @@ from ntm_kernels.nn.parts import (
     first_state,
     map_tensors,
     require_linear_weights,
+    reset_modules,
 )
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
@@ -222,16 +223,14 @@ class NTMCell(nn.Module):
         return self.hidden_size + self.read_size
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction.
+        """Draw every parameter anew: after the same ``torch.manual_seed``, those of construction.
 
-        Raises ``TypeError``, before anything is drawn, where ``interface`` was replaced by a
-        module without a weight that can be drawn, such as a quantized layer.
+        A controller of your own is drawn by its own ``reset_parameters``, if it has one. Raises
+        ``TypeError``, before anything is drawn, where ``interface`` was replaced by a module
+        without a weight that can be drawn, such as a quantized layer.
         """
         require_linear_weights("NTMCell", "interface", self.interface)
-        for module in self.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if module is not self and callable(reset):
-                reset()
+        reset_modules(module for module in self.modules() if module is not self)
         self._reset_interface()
 
     def _reset_interface(self) -> None:

@@ -19,7 +19,7 @@ from ntm_kernels.nn.checks import (
     check_lengths,
     check_resets,
 )
-from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights
+from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights, reset_modules
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
@@ -177,15 +177,18 @@ class NTM(nn.Module):
         self.cell.checkpoint_every = checked
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction.
+        """Draw every parameter anew: after the same ``torch.manual_seed``, those of construction.
 
-        Raises ``TypeError``, before anything is drawn, where ``output`` or ``cell.interface`` was
-        replaced by a module without a weight that can be drawn, such as a quantized layer.
+        A controller of your own is drawn by its own ``reset_parameters``, if it has one. Raises
+        ``TypeError``, before anything is drawn, where ``output`` or ``cell.interface`` was replaced
+        by a module without a weight that can be drawn, such as a quantized layer.
         """
         if self.output is not None:
             require_linear_weights("NTM", "output", self.output)
         self.cell.reset_parameters()
-        self._reset_output()
+        if self.output is not None:
+            reset_modules(self.output.modules())
+            self._reset_output()
 
     def _reset_output(self) -> None:
         if self.output is not None:

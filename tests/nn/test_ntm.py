@@ -647,3 +647,23 @@ def test_an_input_that_is_not_dense_is_refused(batch_first):
             model(x)
         with pytest.raises(TypeError, match=f"^NTMCell{message}"):
             model.cell(x, sequence=True)
+
+
+@pytest.mark.parametrize("output_size", [2, None])
+@pytest.mark.parametrize(("controller", "num_layers"), CONTROLLERS)
+def test_reset_parameters_draws_what_construction_draws(controller, num_layers, output_size):
+    model = make(
+        output_size=output_size,
+        controller=controller,
+        num_layers=num_layers,
+        initial_state=InitialState("learned", "learned", "learned", "learned"),
+    )
+    after = torch.rand(3)
+    made = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    torch.manual_seed(0)
+    model.reset_parameters()
+    torch.testing.assert_close(model.state_dict(), made, rtol=0, atol=0)
+    torch.testing.assert_close(torch.rand(3), after, rtol=0, atol=0)
