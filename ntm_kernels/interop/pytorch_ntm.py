@@ -57,6 +57,10 @@ def from_pytorch_ntm(state_dict: Mapping[str, Tensor]) -> NTM:
             that an ``NTM`` does not have: there all heads address the memory of the step before
             and all reads come before all writes, whereas a head of pytorch-ntm sees what the
             write heads before it in the list have written in the same step.
+
+    >>> file = "copy-task-1000-batch-50000.model"  # what train.py of pytorch-ntm has saved
+    >>> model = from_pytorch_ntm(torch.load(file, map_location="cpu"))  # doctest: +SKIP
+    >>> logits, state = model(torch.zeros(41, 1, model.input_size))  # doctest: +SKIP
     """
     _require_tensors(state_dict)
     sizes = _sizes(state_dict)

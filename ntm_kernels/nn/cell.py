@@ -133,6 +133,17 @@ class NTMCell(nn.Module):
     calls its parts applies them once a step; under ``torch.nn.utils.parametrize.cached()``
     parametrizations are computed once there too.
 
+    Raises:
+        TypeError: when it is made, an argument of another type, a dtype that no op computes in, or
+            a controller that cannot be called with an input and a state. In a call, an x that is
+            not a dense tensor, or an x or a state of another dtype than the module's.
+        ValueError: when it is made, a size that is too small, an unknown name of a controller, or a
+            controller or an initial memory of other sizes. In a call, shapes that do not fit,
+            lengths outside of 0 … T, or tensors on another device than the parameters.
+        BackendError: ``backend`` is not registered. In a call, it is not available or does not
+            support the call.
+        RuntimeError: there is no room for a tensor.
+
     >>> import torch
     >>> cell = NTMCell(input_size=8, hidden_size=32)
     >>> features, state = cell(torch.randn(4, 8))

@@ -65,6 +65,13 @@ class NTM(nn.Module):
     ``torch.jit.trace`` gives a module for any batch and any time, for the traced time alone where
     the cell calls its parts at every step (``NTMCell``).
 
+    Raises:
+        TypeError, ValueError, BackendError, RuntimeError: as ``NTMCell``.
+        TypeError: in a call, lengths that are not integers, or resets that are not bool.
+        ValueError: when it is made, an unknown ``output_from``, or one without an output layer. In
+            a call, lengths with an unbatched x or a ``PackedSequence``, or resets with a
+            ``PackedSequence``.
+
     >>> import torch
     >>> model = NTM(input_size=8, output_size=8, hidden_size=32, batch_first=True)
     >>> output, state = model(torch.randn(4, 10, 8), lengths=[10, 7, 3, 1])
