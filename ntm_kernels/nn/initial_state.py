@@ -106,10 +106,10 @@ def _rows_alike(memory: Any) -> bool:
     """Whether all rows of an initial memory are known to be equal, and there may be several."""
     if not isinstance(memory, Tensor):
         return isinstance(memory, float)
-    values = _values(memory)
-    if values is None or values.dim() != 2 or values.shape[0] < 2:
+    rows = _values(memory)
+    if rows is None or rows.dim() != 2 or rows.shape[0] < 2:
         return False
-    return bool((values == values[0]).all())
+    return bool((rows == rows[0]).all())
 
 
 def _is_real(value: Any) -> bool:
