@@ -48,7 +48,7 @@ class Arguments:
         if name in self.tensors and self.tensors[name] is value:
             return
         _require_tensor(self.op, name, value)
-        _require_dense(self.op, name, value)
+        require_dense(self.op, name, value)
         if value.dtype not in FLOATS:
             raise TypeError(
                 f"{self.op}: {name} must be float32, float64, bfloat16 or float16, "
@@ -77,7 +77,7 @@ class Arguments:
             )
         if value.device != device:
             raise ValueError(f"{self.op}: lengths are on {value.device}, the input on {device}")
-        _require_dense(self.op, "lengths", value)
+        require_dense(self.op, "lengths", value)
         self._shape("lengths", value, "B")
 
     def resets(self, value: Any, device: torch.device, dims: str = "T B") -> None:
@@ -87,7 +87,7 @@ class Arguments:
             raise TypeError(f"{self.op}: resets must be of dtype torch.bool, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{self.op}: resets are on {value.device}, the input on {device}")
-        _require_dense(self.op, "resets", value)
+        require_dense(self.op, "resets", value)
         self._shape("resets", value, dims)
 
     def dtypes(self, **kinds: tuple[str, ...]) -> None:
@@ -286,10 +286,11 @@ def _require_tensor(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
 
 
-def _require_dense(op: str, name: str, value: Tensor) -> None:
+def require_dense(op: str, name: str, value: Tensor, mend_nested: str = "") -> None:
+    """``value`` must be dense; ``mend_nested`` says what to do with a nested tensor."""
     if value.layout is not torch.strided or value.is_nested:
-        kind = "a nested tensor" if value.is_nested else str(value.layout)
-        raise TypeError(f"{op}: {name} must be a dense tensor, got {kind}")
+        got = "a nested tensor" + mend_nested if value.is_nested else str(value.layout)
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {got}")
 
 
 def _show(value: Tensor) -> str:

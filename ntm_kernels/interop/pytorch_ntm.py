@@ -58,9 +58,9 @@ def from_pytorch_ntm(state_dict: Mapping[str, Tensor]) -> NTM:
             and all reads come before all writes, whereas a head of pytorch-ntm sees what the
             write heads before it in the list have written in the same step.
 
-    >>> state_dict = torch.load("copy.model", weights_only=True)  # doctest: +SKIP
-    >>> model = from_pytorch_ntm(state_dict)  # doctest: +SKIP
-    >>> answer = torch.sigmoid(model(x)[0])  # doctest: +SKIP
+    >>> file = "copy-task-1000-batch-50000.model"  # what train.py of pytorch-ntm has saved
+    >>> model = from_pytorch_ntm(torch.load(file, map_location="cpu"))  # doctest: +SKIP
+    >>> logits, state = model(torch.zeros(41, 1, model.input_size))  # doctest: +SKIP
     """
     _require_tensors(state_dict)
     sizes = _sizes(state_dict)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import allocation
-from ntm_kernels.backends import Problem, require_registered, serves_if_requested
+from ntm_kernels.backends import Problem, serves_if_requested
 from ntm_kernels.checks import autocast_enabled, positive_int
 from ntm_kernels.interface import InterfaceLayout
 from ntm_kernels.nn import traceable
 from ntm_kernels.nn.checks import (
     StateSizes,
+    check_backend,
     check_batch_size,
+    check_checkpoint_every,
     check_dtype,
     check_input,
     check_lengths,
@@ -47,6 +49,7 @@ from ntm_kernels.nn.parts import (
     first_state,
     map_tensors,
     require_linear_weights,
+    reset_modules,
 )
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
@@ -130,6 +133,17 @@ class NTMCell(nn.Module):
     calls its parts applies them once a step; under ``torch.nn.utils.parametrize.cached()``
     parametrizations are computed once there too.
 
+    Raises:
+        TypeError: when it is made, an argument of another type, a dtype that no op computes in, or
+            a controller that cannot be called with an input and a state. In a call, an x that is
+            not a dense tensor, or an x or a state of another dtype than the module's.
+        ValueError: when it is made, a size that is too small, an unknown name of a controller, or a
+            controller or an initial memory of other sizes. In a call, shapes that do not fit,
+            lengths outside of 0 … T, or tensors on another device than the parameters.
+        BackendError: ``backend`` is not registered. In a call, it is not available or does not
+            support the call.
+        RuntimeError: there is no room for a tensor.
+
     >>> import torch
     >>> cell = NTMCell(input_size=8, hidden_size=32)
     >>> features, state = cell(torch.randn(4, 8))
@@ -165,13 +179,9 @@ class NTMCell(nn.Module):
         self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
         self.shift_range = positive_int("NTMCell", "shift_range", shift_range, minimum=0)
-        num_layers = positive_int("NTMCell", "num_layers", num_layers)
-        self.checkpoint_every = checkpoint_every
-        if checkpoint_every is not None:
-            self.checkpoint_every = positive_int("NTMCell", "checkpoint_every", checkpoint_every)
-        if backend is not None:
-            require_registered("NTMCell", backend)
-        self.backend = backend
+        self._num_layers = positive_int("NTMCell", "num_layers", num_layers)
+        self._checkpoint_every = check_checkpoint_every("NTMCell", checkpoint_every)
+        self._backend = check_backend("NTMCell", backend)
         check_dtype("NTMCell", dtype)
         if initial_state is not None and not isinstance(initial_state, InitialState):
             raise TypeError(
@@ -181,7 +191,7 @@ class NTMCell(nn.Module):
         self.fused = fused
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         start = InitialState() if initial_state is None else initial_state
-        self.controller = self._make_controller(controller, num_layers, start, factory)
+        self.controller = self._make_controller(controller, start, factory)
         self._batch_first: tuple[nn.Module | None, bool] = (None, False)
         with allocation.room_for(
             "NTMCell",
@@ -202,6 +212,11 @@ class NTMCell(nn.Module):
         self._reset_interface()
 
     @property
+    def num_layers(self) -> int:
+        """Layers of a built-in controller; 1 for a controller of your own."""
+        return self._num_layers
+
+    @property
     def layout(self) -> InterfaceLayout:
         """How the interface vector is cut into the heads' parameters."""
         return InterfaceLayout(
@@ -219,16 +234,14 @@ class NTMCell(nn.Module):
         return self.hidden_size + self.read_size
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction.
+        """Draw every parameter anew: after the same ``torch.manual_seed``, those of construction.
 
-        Raises ``TypeError``, before anything is drawn, where ``interface`` was replaced by a
-        module without a weight that can be drawn, such as a quantized layer.
+        A controller of your own is drawn by its own ``reset_parameters``, if it has one. Raises
+        ``TypeError``, before anything is drawn, where ``interface`` was replaced by a module
+        without a weight that can be drawn, such as a quantized layer.
         """
         require_linear_weights("NTMCell", "interface", self.interface)
-        for module in self.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if module is not self and callable(reset):
-                reset()
+        reset_modules(module for module in self.modules() if module is not self)
         self._reset_interface()
 
     def _reset_interface(self) -> None:
@@ -250,6 +263,27 @@ class NTMCell(nn.Module):
     def memory_size(self, memory_size: int) -> None:
         self._memory_size = self.allowed_memory_size("NTMCell.memory_size", memory_size)
 
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that calls use, ``None`` to choose by call; it can be set."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: str | None) -> None:
+        self._backend = check_backend("NTMCell.backend", backend)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Steps between the memories stored for the backward, ``None`` for about √T; it can be
+        set."""
+        return self._checkpoint_every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, checkpoint_every: int | None) -> None:
+        self._checkpoint_every = check_checkpoint_every(
+            "NTMCell.checkpoint_every", checkpoint_every
+        )
+
     def allowed_memory_size(self, owner: str, memory_size: int) -> int:
         """``memory_size`` as an ``int``; raises where the initial state has another one."""
         memory_size = positive_int(owner, "memory_size", memory_size)
@@ -263,7 +297,10 @@ class NTMCell(nn.Module):
         return memory_size
 
     def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences.
+        """The state before the first step of ``batch_size`` sequences, as a copy.
+
+        The copy shares no memory with the parameters, and no two of its sequences share any: it may
+        be written to. Gradients go through it to the learned parts of the initial state.
 
         ``memory_size``: its memory locations, ``None``: those of the cell.
         """
@@ -272,7 +309,15 @@ class NTMCell(nn.Module):
         size = self.memory_size
         if memory_size is not None:
             size = self.allowed_memory_size(owner, memory_size)
-        memory, weightings, reads = self.start(batch_size, size, *self._dtype_and_device())
+        state = self._starting_state(batch_size, size)
+        what, mend = "state.memory [B, N, M]", "make the batch, memory_size or word_size smaller"
+        with allocation.room_for(owner, what, state.memory.shape, state.memory.dtype, mend):
+            return state.clone()
+
+    def _starting_state(self, batch_size: int, memory_size: int) -> NTMState:
+        """The state that calls without one start from. Its parts may be views of the parameters,
+        one for all sequences: they are read and never written to."""
+        memory, weightings, reads = self.start(batch_size, memory_size, *self._dtype_and_device())
         return NTMState(memory, weightings, reads, first_state(self.controller, batch_size))
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
@@ -347,7 +392,7 @@ class NTMCell(nn.Module):
     ) -> Unrolled:
         time, batch, _ = x.shape
         if state is None:
-            state = self.initial_state(batch)
+            state = self._starting_state(batch, self._memory_size)
         else:
             state = self.check_state("NTMCell", state, batch)
         if lengths is not None:
@@ -380,7 +425,7 @@ class NTMCell(nn.Module):
         )
         device = memory.device
         problem = Problem("sequence", device.type, memory.dtype, sizes, device.index or 0)
-        return serves_if_requested(problem, self.backend)
+        return serves_if_requested(problem, self._backend)
 
     def _unroll_fused(
         self,
@@ -411,9 +456,9 @@ class NTMCell(nn.Module):
             shift_range=self.shift_range,
             lengths=lengths,
             resets=resets,
-            checkpoint_every=self.checkpoint_every,
+            checkpoint_every=self._checkpoint_every,
             return_trace=return_trace,
-            backend=self.backend,
+            backend=self._backend,
         )
         memory, weightings, reads, hidden, cell = result.state
         final = NTMState(memory, weightings, reads, layers_apart(hidden, cell))
@@ -525,7 +570,7 @@ class NTMCell(nn.Module):
             num_read_heads=self.num_read_heads,
             num_write_heads=self.num_write_heads,
             shift_range=self.shift_range,
-            backend=self.backend,
+            backend=self._backend,
         )
         return hidden, interface, NTMState(memory, weightings, read_vectors, controller_state)
 
@@ -548,11 +593,10 @@ class NTMCell(nn.Module):
     def _make_controller(
         self,
         controller: str | nn.Module,
-        num_layers: int,
         start: InitialState,
         factory: dict[str, Any],
     ) -> nn.Module:
-        sizes = self.input_size, self.read_size, self.hidden_size, num_layers
+        sizes = self.input_size, self.read_size, self.hidden_size, self._num_layers
         if controller == "lstm":
             return LSTMController(*sizes, start.controller, **factory)
         if controller == "feedforward":
@@ -562,7 +606,7 @@ class NTMCell(nn.Module):
                 "NTMCell: controller must be 'lstm', 'feedforward' or an nn.Module, "
                 f"got {controller!r}"
             )
-        if num_layers != 1:
+        if self._num_layers != 1:
             raise ValueError("NTMCell: num_layers is for the built-in controllers")
         if isinstance(controller, nn.RNNBase):
             name = type(controller).__name__

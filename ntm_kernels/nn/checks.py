@@ -9,11 +9,21 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ntm_kernels.checks import FLOATS, Arguments, autocast_enabled, lengths_within, positive_int
+from ntm_kernels.backends import require_registered
+from ntm_kernels.checks import (
+    FLOATS,
+    Arguments,
+    autocast_enabled,
+    lengths_within,
+    positive_int,
+    require_dense,
+)
 from ntm_kernels.nn.parts import shapes_of
 from ntm_kernels.nn.state import NTMState, require_state
 from ntm_kernels.reference import arithmetic_dtype
 from ntm_kernels.torch_private import is_tracing
+
+PAD_IT = "; pad it, as torch.nn.utils.rnn.pad_sequence does, and give lengths"
 
 
 class StateSizes(NamedTuple):
@@ -49,6 +59,20 @@ def check_batch_size(owner: str, batch_size: Any) -> int:
     return positive_int(owner, "batch_size", batch_size, minimum=0)
 
 
+def check_backend(owner: str, backend: Any) -> str | None:
+    """``backend`` must be the name of a registered backend, or ``None``."""
+    if backend is not None:
+        require_registered(owner, backend)
+    return cast("str | None", backend)
+
+
+def check_checkpoint_every(owner: str, checkpoint_every: Any) -> int | None:
+    """``checkpoint_every`` as an ``int`` of at least 1, or ``None``."""
+    if checkpoint_every is None:
+        return None
+    return positive_int(owner, "checkpoint_every", checkpoint_every)
+
+
 def check_input(
     owner: str,
     name: str,
@@ -62,12 +86,12 @@ def check_input(
     ``input_size``, and the dtype and device of the parameters."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{owner}: {name} must be a tensor, got {type(x).__name__}")
-    fitting = [form for form in forms if len(form) + 1 == x.dim()]
-    if not fitting or x.shape[-1] != input_size:
-        wanted = " or ".join(
-            f"[{', '.join([*form, f'input_size={input_size}'])}]" for form in fitting or forms
-        )
-        raise ValueError(f"{owner}: {name} must be {wanted}, got {list(x.shape)}")
+    require_dense(owner, name, x, PAD_IT)
+    for form in forms:
+        if len(form) + 1 == x.dim() and x.size(-1) == input_size:
+            break
+    else:
+        raise ValueError(f"{owner}: {name} must be {_wanted(forms, x, input_size)}")
     if x.dtype != dtype and not (x.dtype in FLOATS and autocast_enabled(x.device.type)):
         raise TypeError(
             f"{owner}: {name} is {x.dtype} and the parameters are {dtype}; "
@@ -75,6 +99,13 @@ def check_input(
         )
     if x.device != device:
         raise ValueError(f"{owner}: {name} is on {x.device} and the parameters on {device}")
+
+
+def _wanted(forms: Sequence[Sequence[str]], x: Tensor, input_size: int) -> str:
+    """The forms that x could have been meant in, and its shape."""
+    meant = [form for form in forms if len(form) + 1 == x.dim()] or forms
+    shapes = (f"[{', '.join([*form, f'input_size={input_size}'])}]" for form in meant)
+    return f"{' or '.join(shapes)}, got {list(x.shape)}"
 
 
 def check_state(

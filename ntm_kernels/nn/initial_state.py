@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -19,15 +20,15 @@ class InitialState:
     """How each part of the state begins.
 
     Attributes:
-        memory: a constant, a tensor ``[N, M]``, or ``"learned"``.
+        memory: a constant, a finite tensor ``[N, M]``, or ``"learned"``.
         weightings: ``"one_hot"`` on location 0, ``"uniform"``, ``"zero"``, or ``"learned"``
             (softmax of learned logits).
         read_vectors: a constant or ``"learned"``.
         controller: a constant or ``"learned"``; a user's own controller starts as its
             ``initial_state`` says.
 
-    Constant memory with uniform or zero weightings is refused: such an NTM never tells two rows
-    apart, since every row then sees the same reads and writes for ever.
+    Constant memory, or a tensor of equal rows, with uniform or zero weightings is refused: such an
+    NTM never tells two rows apart, since every row then sees the same reads and writes for ever.
 
     Two InitialStates are equal if all parts are equal. Tensors are compared by dtype, shape and
     values, not by device.
@@ -48,23 +49,12 @@ class InitialState:
                 f"got {self.weightings!r}"
             )
         for name in ("memory", "read_vectors", "controller"):
-            value = getattr(self, name)
-            number = (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            )
-            tensor = name == "memory" and isinstance(value, Tensor) and not value.dtype.is_complex
-            if not (number or tensor or (isinstance(value, str) and value == "learned")):
-                allowed = (
-                    "a finite number, a real tensor" if name == "memory" else "a finite number"
-                )
-                raise ValueError(
-                    f"InitialState: {name} must be {allowed} or 'learned', got {value!r}"
-                )
-        if isinstance(self.memory, (int, float)) and self.weightings in ("uniform", "zero"):
+            # A frozen dataclass has no other way to keep a number in one form.
+            object.__setattr__(self, name, _part(name, getattr(self, name)))
+        if self.weightings in ("uniform", "zero") and _rows_alike(self.memory):
+            rows = "memory of equal rows" if isinstance(self.memory, Tensor) else "constant memory"
             raise ValueError(
-                f"InitialState: constant memory with {self.weightings} weightings never tells two "
+                f"InitialState: {rows} with {self.weightings} weightings never tells two "
                 "rows apart; use weightings='one_hot' or 'learned', or another memory"
             )
 
@@ -83,6 +73,63 @@ class InitialState:
                 for value in values
             )
         )
+
+
+def _part(name: str, value: Any) -> Any:
+    """A part of the state but the weightings: a number as a ``float``, ``"learned"``, or for the
+    memory a tensor."""
+    if isinstance(value, str) and value == "learned":
+        return value
+    if name == "memory" and _is_real(value):
+        values = _values(value)
+        if values is not None and not values.isfinite().all():
+            raise ValueError("InitialState: memory must be finite, got a tensor with NaN or inf")
+        return value
+    number = _as_float(value)
+    if math.isfinite(number):
+        return number
+    allowed = "a finite number, a dense real tensor" if name == "memory" else "a finite number"
+    raise ValueError(f"InitialState: {name} must be {allowed} or 'learned', got {value!r}")
+
+
+def _as_float(value: Any) -> float:
+    """A real number as a ``float``, NaN for what is none or is too large."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _rows_alike(memory: Any) -> bool:
+    """Whether all rows of an initial memory are known to be equal, and there may be several."""
+    if not isinstance(memory, Tensor):
+        return isinstance(memory, float)
+    rows = _values(memory)
+    if rows is None or rows.dim() != 2 or rows.shape[0] < 2:
+        return False
+    return bool((rows == rows[0]).all())
+
+
+def _is_real(value: Any) -> bool:
+    """Whether ``value`` is a dense tensor of real numbers."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and not value.dtype.is_complex
+    )
+
+
+def _values(tensor: Tensor) -> Tensor | None:
+    """The values of a tensor, on the CPU and in float64, in which every dtype can be compared.
+
+    ``None`` for a tensor without values: one on the device meta, or a fake one.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+        return None
+    return tensor.detach().cpu().double()
 
 
 def _same(one: Any, other: Any) -> bool:

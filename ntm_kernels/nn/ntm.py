@@ -12,12 +12,14 @@ from ntm_kernels import allocation
 from ntm_kernels.checks import positive_int
 from ntm_kernels.nn.cell import CellOptions, NTMCell
 from ntm_kernels.nn.checks import (
+    check_backend,
     check_batch_size,
+    check_checkpoint_every,
     check_dtype,
     check_lengths,
     check_resets,
 )
-from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights
+from ntm_kernels.nn.parts import dtype_and_device, require_linear_weights, reset_modules
 from ntm_kernels.nn.state import NTMState, batch_of_one, batch_removed
 from ntm_kernels.ops.sequence_call import beyond
 from ntm_kernels.reference import Trace
@@ -63,6 +65,13 @@ class NTM(nn.Module):
     ``torch.jit.trace`` gives a module for any batch and any time, for the traced time alone where
     the cell calls its parts at every step (``NTMCell``).
 
+    Raises:
+        TypeError, ValueError, BackendError, RuntimeError: as ``NTMCell``.
+        TypeError: in a call, lengths that are not integers, or resets that are not bool.
+        ValueError: when it is made, an unknown ``output_from``, or one without an output layer. In
+            a call, lengths with an unbatched x or a ``PackedSequence``, or resets with a
+            ``PackedSequence``.
+
     >>> import torch
     >>> model = NTM(input_size=8, output_size=8, hidden_size=32, batch_first=True)
     >>> output, state = model(torch.randn(4, 10, 8), lengths=[10, 7, 3, 1])
@@ -99,6 +108,7 @@ class NTM(nn.Module):
         check_dtype("NTM", dtype)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
+        self._output_size = output_size
         self.batch_first = batch_first
         self.output_from = output_from
         self.cell = NTMCell(
@@ -123,6 +133,27 @@ class NTM(nn.Module):
             self._reset_output()
 
     @property
+    def input_size(self) -> int:
+        """Size of the input at one step."""
+        return self.cell.input_size
+
+    @property
+    def output_size(self) -> int | None:
+        """Size of the output layer, ``None`` without one: the output then has the features, of size
+        ``cell.feature_size``."""
+        return self._output_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width C of the controller's output."""
+        return self.cell.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of a built-in controller; 1 for a controller of your own."""
+        return self.cell.num_layers
+
+    @property
     def fused(self) -> bool:
         """Whether a sequence may run as one fused op; ``cell.fused``, which it sets too."""
         return self.cell.fused
@@ -131,16 +162,40 @@ class NTM(nn.Module):
     def fused(self, fused: bool) -> None:
         self.cell.fused = fused
 
-    def reset_parameters(self) -> None:
-        """Draw every parameter anew, as at construction.
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that calls use, ``None`` to choose by call; ``cell.backend``, which
+        it sets too."""
+        return self.cell.backend
 
-        Raises ``TypeError``, before anything is drawn, where ``output`` or ``cell.interface`` was
-        replaced by a module without a weight that can be drawn, such as a quantized layer.
+    @backend.setter
+    def backend(self, backend: str | None) -> None:
+        self.cell.backend = check_backend("NTM.backend", backend)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Steps between the memories stored for the backward, ``None`` for about √T;
+        ``cell.checkpoint_every``, which it sets too."""
+        return self.cell.checkpoint_every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, checkpoint_every: int | None) -> None:
+        checked = check_checkpoint_every("NTM.checkpoint_every", checkpoint_every)
+        self.cell.checkpoint_every = checked
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew: after the same ``torch.manual_seed``, those of construction.
+
+        A controller of your own is drawn by its own ``reset_parameters``, if it has one. Raises
+        ``TypeError``, before anything is drawn, where ``output`` or ``cell.interface`` was replaced
+        by a module without a weight that can be drawn, such as a quantized layer.
         """
         if self.output is not None:
             require_linear_weights("NTM", "output", self.output)
         self.cell.reset_parameters()
-        self._reset_output()
+        if self.output is not None:
+            reset_modules(self.output.modules())
+            self._reset_output()
 
     def _reset_output(self) -> None:
         if self.output is not None:
@@ -168,7 +223,8 @@ class NTM(nn.Module):
         self.cell.memory_size = allowed
 
     def initial_state(self, batch_size: int, memory_size: int | None = None) -> NTMState:
-        """The state before the first step of ``batch_size`` sequences.
+        """The state before the first step of ``batch_size`` sequences, as a copy that may be
+        written to (``NTMCell.initial_state``).
 
         ``memory_size``: its memory locations, ``None``: those of the model.
         """

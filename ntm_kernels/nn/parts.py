@@ -11,7 +11,7 @@ A part may also have been replaced by another module: wrapped by an adapter, qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -113,6 +113,14 @@ def require_linear_weights(owner: str, name: str, part: nn.Module) -> tuple[Tens
             "nn.Linear first, or make a new model and replace the layer again"
         )
     return weight, bias
+
+
+def reset_modules(modules: Iterable[nn.Module]) -> None:
+    """Call ``reset_parameters`` of each module that has such a method."""
+    for module in modules:
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
 
 
 def first_state(controller: nn.Module, batch: int) -> Any:

@@ -217,7 +217,7 @@ def _beyond_the_kernel(op: str, backend: str, grads: Iterable[Tensor | None]) ->
         return bool(transform) or torch.is_grad_enabled()
     if transform:
         raise NotImplementedError(
-            f"{op}: {transform} is not implemented on the backend {backend!r}; {USE_TORCH}, or ask "
+            f"{op}: {transform}: not implemented on the backend {backend!r}; {USE_TORCH}, or ask "
             "for the gradients one by one, by an ordinary backward"
         )
     return False

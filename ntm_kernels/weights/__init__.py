@@ -76,7 +76,8 @@ def pretrained(name: str, *, memory_size: int | None = None) -> NTM:
         its task and gives logits ``[T, B, O]``.
 
     Raises:
-        ValueError: there is no model of this name, or N is not to be had.
+        ValueError: there is no model of this name, or the model has a fixed number of locations and
+            ``memory_size`` is another.
 
     >>> import torch
     >>> from ntm_kernels import tasks

@@ -1,10 +1,14 @@
 """InitialState: equality and hash; states of a batch."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from ntm_kernels import NTM, InitialState
+from ntm_kernels.torch_private import tree_leaves
 
 MEMORY = torch.arange(6.0).view(2, 3)
 ALIKE = [
@@ -51,9 +55,10 @@ def test_memory_without_values_equals_itself_alone():
     assert InitialState(memory=memory) != InitialState(memory=memory.clone())
 
 
-def test_a_memory_of_complex_numbers_is_refused():
-    with pytest.raises(ValueError, match="memory must be a finite number, a real tensor or 'lear"):
-        InitialState(memory=MEMORY.to(torch.complex64))
+@pytest.mark.parametrize("wrong", [MEMORY.to(torch.complex64), MEMORY.to_sparse()])
+def test_a_memory_that_is_not_real_or_not_dense_is_refused(wrong):
+    with pytest.raises(ValueError, match="memory must be a finite number, a dense real tensor or"):
+        InitialState(memory=wrong)
 
 
 @pytest.mark.parametrize("owner", ["NTM", "NTMCell"])
@@ -71,3 +76,104 @@ def test_a_batch_size_may_be_zero_or_of_numpy():
     model = NTM(3, 2, 4, memory_size=5, word_size=2)
     assert model.initial_state(0).memory.shape == (0, 5, 2)
     assert model.initial_state(np.int64(3)).memory.shape == (3, 5, 2)
+
+
+class Counting(torch.nn.Module):
+    """A controller of the user's own that starts from views of its parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.zeros(4))
+        self.layer = torch.nn.Linear(3 + 2, 4)
+
+    def initial_state(self, batch_size):
+        return {"first": self.first.expand(batch_size, 4)}
+
+    def forward(self, input, state):
+        return torch.tanh(self.layer(input) + state["first"]), state
+
+
+@pytest.mark.parametrize("memory", [MEMORY.view(3, 2), "learned", 0.5])
+@pytest.mark.parametrize("weightings", ["one_hot", "learned"])
+@pytest.mark.parametrize("rest", ["learned", 0.5])
+@pytest.mark.parametrize("controller", ["lstm", "cell", "own"])
+def test_a_state_may_be_written_to(memory, weightings, rest, controller):
+    """Writing to one sequence changes no other sequence, no parameter and no later state."""
+    initial = InitialState(memory, weightings, rest, rest)
+    made = {"lstm": "lstm", "cell": torch.nn.LSTMCell(3 + 2, 4), "own": Counting()}[controller]
+    model = NTM(3, 2, 4, memory_size=3, word_size=2, initial_state=initial, controller=made)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for owner in (model, model.cell):
+        original = owner.initial_state(2).detach()
+        with torch.no_grad():
+            state = owner.initial_state(2)
+            for part in tree_leaves(state):
+                part[0] += 7
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+        torch.testing.assert_close(owner.initial_state(2).detach(), original, rtol=0, atol=0)
+        for part, old in zip(tree_leaves(state), tree_leaves(original), strict=True):
+            torch.testing.assert_close(part[0], old[0] + 7, rtol=0, atol=0)
+            torch.testing.assert_close(part[1], old[1], rtol=0, atol=0)
+
+
+def test_gradients_go_through_a_state_to_what_is_learned():
+    initial = InitialState("learned", "learned", "learned", "learned")
+    model = NTM(3, 2, 4, memory_size=3, word_size=2, initial_state=initial)
+    x = torch.randn(4, 2, 3)
+    grads = []
+    for state in (None, model.initial_state(2)):
+        model.zero_grad()
+        model(x, state)[0].square().sum().backward()
+        grads.append({name: one.grad.clone() for name, one in model.named_parameters()})
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(0.1), np.float64(0.1), np.int64(2), Fraction(1, 4), 1]
+)
+@pytest.mark.parametrize("name", ["memory", "read_vectors", "controller"])
+def test_every_kind_of_real_number_is_one(value, name):
+    initial = InitialState(**{name: value})
+    assert type(getattr(initial, name)) is float
+    assert initial == InitialState(**{name: float(value)})
+    model = NTM(3, 2, 4, memory_size=5, word_size=2, initial_state=initial)
+    state = model.initial_state(1)
+    part = state.controller[0] if name == "controller" else getattr(state, name)
+    assert (part == torch.tensor(float(value))).all()
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), np.float32("inf"), True, 1j, Fraction(10**400)]
+)
+@pytest.mark.parametrize("name", ["memory", "read_vectors", "controller"])
+def test_what_is_no_finite_number_is_refused(value, name):
+    with pytest.raises(ValueError, match=f"^InitialState: {name} must be a finite number.* got "):
+        InitialState(**{name: value})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_memory_with_a_value_that_is_not_finite_is_refused(value):
+    memory = torch.zeros(2, 2)
+    memory[1, 0] = value
+    with pytest.raises(ValueError, match=r"^InitialState: memory must be finite, got a tensor"):
+        InitialState(memory=memory)
+
+
+@pytest.mark.parametrize("weightings", ["uniform", "zero"])
+def test_a_memory_of_equal_rows_is_refused_like_a_constant(weightings):
+    row = torch.randn(8)
+    eighths = torch.ones(16, 8).to(torch.float8_e4m3fn)
+    for memory in (torch.full((16, 8), 1e-6), row.expand(16, 8), eighths):
+        with pytest.raises(ValueError, match=f"equal rows with {weightings} weightings never tell"):
+            InitialState(memory=memory, weightings=weightings)
+        for other in ("one_hot", "learned"):
+            InitialState(memory=memory, weightings=other)
+    different = row.repeat(16, 1)
+    different[3, 2] += 1
+    for memory in (different, row[None], torch.ones(16, 8, device="meta")):
+        InitialState(memory=memory, weightings=weightings)
+
+
+def test_a_memory_without_values_is_taken():
+    with FakeTensorMode():
+        InitialState(memory=torch.ones(16, 8), weightings="uniform")

@@ -4,12 +4,20 @@ import copy
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from ntm_kernels import NTM, BackendError, InitialState, available_backends, use_backend
+from ntm_kernels import (
+    NTM,
+    BackendError,
+    InitialState,
+    available_backends,
+    functional,
+    use_backend,
+)
 from ntm_kernels.checks import INTEGERS
 from tests.support.cases import Whole
 
@@ -561,3 +569,101 @@ def test_a_backend_that_is_not_available_is_refused_at_the_call():
         model(inputs())
     with pytest.raises(BackendError, match="there is no backend named 'abacus'; there are: "):
         make(backend="abacus")
+
+
+@pytest.mark.parametrize("part", ["model", "cell"])
+def test_backend_and_checkpoint_every_can_be_set(part):
+    model = make()
+    owner = model if part == "model" else model.cell
+    owner.backend, owner.checkpoint_every = "torch", np.int64(4)
+    made = make(backend="torch", checkpoint_every=4)
+    assert (model.backend, model.checkpoint_every) == ("torch", 4)
+    assert (model.cell.backend, model.cell.checkpoint_every) == ("torch", 4)
+    assert repr(model) == repr(made)
+    torch.testing.assert_close(model(inputs())[0], made(inputs())[0], rtol=0, atol=0)
+    owner.backend = owner.checkpoint_every = None
+    assert (model.backend, model.cell.checkpoint_every) == (None, None)
+
+
+@pytest.mark.parametrize("part", ["model", "cell"])
+def test_a_backend_that_is_set_serves_the_next_call(part, monkeypatch):
+    model = make()
+    owner = model if part == "model" else model.cell
+    options = []
+
+    def sequence(*args, **given):
+        options.append((given["backend"], given["checkpoint_every"]))
+        return functional.sequence(*args, **given)
+
+    monkeypatch.setattr("ntm_kernels.nn.traceable.sequence", sequence)
+    model(inputs())
+    owner.backend, owner.checkpoint_every = "torch", 4
+    model(inputs())
+    assert options == [(None, None), ("torch", 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error", "message"),
+    [
+        ("backend", "nope", BackendError, "there is no backend named 'nope'"),
+        ("backend", 3, TypeError, "backend must be the name of a backend or None"),
+        ("checkpoint_every", 0, ValueError, "checkpoint_every must be at least 1, got 0"),
+        ("checkpoint_every", 2.5, TypeError, "checkpoint_every must be an int, got float"),
+    ],
+)
+def test_what_is_set_is_checked_at_once(name, wrong, error, message):
+    model = make()
+    for owner in (model, model.cell):
+        with pytest.raises(error, match=rf"^{type(owner).__name__}\.{name}: {message}"):
+            setattr(owner, name, wrong)
+        assert getattr(owner, name) is None
+
+
+@pytest.mark.parametrize("output_size", [2, None])
+def test_sizes_are_attributes_that_cannot_be_set(output_size):
+    model = make(output_size=output_size, num_layers=2)
+    sizes = {"input_size": 3, "output_size": output_size, "hidden_size": 7, "num_layers": 2}
+    for owner in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert {name: getattr(owner, name) for name in sizes} == sizes
+    assert (model.cell.num_layers, make(controller=nn.GRUCell(13, 7).double()).num_layers) == (2, 1)
+    for owner, name in [(model, name) for name in sizes] + [(model.cell, "num_layers")]:
+        with pytest.raises(AttributeError):
+            setattr(owner, name, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_input_that_is_not_dense_is_refused(batch_first):
+    model = make(dtype=torch.float32, batch_first=batch_first)
+    sequences = [torch.randn(4, 3), torch.randn(6, 3)]
+    padding = ", got a nested tensor; pad it, as torch.nn.utils.rnn.pad_sequence does, and give len"
+    for x, got in [
+        (torch.nested.nested_tensor(sequences), padding),
+        (torch.nested.nested_tensor(sequences, layout=torch.jagged), padding),
+        (inputs(dtype=torch.float32).to_sparse(), ", got torch.sparse_coo"),
+    ]:
+        message = re.escape(f": x must be a dense tensor{got}")
+        with pytest.raises(TypeError, match=f"^NTM{message}"):
+            model(x)
+        with pytest.raises(TypeError, match=f"^NTMCell{message}"):
+            model.cell(x, sequence=True)
+
+
+@pytest.mark.parametrize("output_size", [2, None])
+@pytest.mark.parametrize(("controller", "num_layers"), CONTROLLERS)
+def test_reset_parameters_draws_what_construction_draws(controller, num_layers, output_size):
+    model = make(
+        output_size=output_size,
+        controller=controller,
+        num_layers=num_layers,
+        initial_state=InitialState("learned", "learned", "learned", "learned"),
+    )
+    after = torch.rand(3)
+    made = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    torch.manual_seed(0)
+    model.reset_parameters()
+    torch.testing.assert_close(model.state_dict(), made, rtol=0, atol=0)
+    torch.testing.assert_close(torch.rand(3), after, rtol=0, atol=0)
