@@ -122,7 +122,7 @@ struct Derivative : torch::autograd::Function<Derivative<Op>> {
         transform = "forward-mode AD of a gradient";
       }
       TORCH_CHECK_NOT_IMPLEMENTED(transform == nullptr, Op::name, ": ", transform,
-                                  " is not implemented on the backend 'cpu'; use backend='torch', "
+                                  ": not implemented on the backend 'cpu'; use backend='torch', "
                                   "which has every derivative, or ask for the gradients one by "
                                   "one, by an ordinary backward");
     }

@@ -179,7 +179,7 @@ class NTMCell(nn.Module):
         self.num_read_heads = positive_int("NTMCell", "num_read_heads", num_read_heads)
         self.num_write_heads = positive_int("NTMCell", "num_write_heads", num_write_heads)
         self.shift_range = positive_int("NTMCell", "shift_range", shift_range, minimum=0)
-        self._num_layers = positive_int("NTMCell", "num_layers", num_layers)
+        self.num_layers = positive_int("NTMCell", "num_layers", num_layers)
         self._checkpoint_every = check_checkpoint_every("NTMCell", checkpoint_every)
         self._backend = check_backend("NTMCell", backend)
         check_dtype("NTMCell", dtype)
@@ -210,11 +210,6 @@ class NTMCell(nn.Module):
             **factory,
         )
         self._reset_interface()
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of a built-in controller; 1 for a controller of your own."""
-        return self._num_layers
 
     @property
     def layout(self) -> InterfaceLayout:
@@ -596,7 +591,7 @@ class NTMCell(nn.Module):
         start: InitialState,
         factory: dict[str, Any],
     ) -> nn.Module:
-        sizes = self.input_size, self.read_size, self.hidden_size, self._num_layers
+        sizes = self.input_size, self.read_size, self.hidden_size, self.num_layers
         if controller == "lstm":
             return LSTMController(*sizes, start.controller, **factory)
         if controller == "feedforward":
@@ -606,7 +601,7 @@ class NTMCell(nn.Module):
                 "NTMCell: controller must be 'lstm', 'feedforward' or an nn.Module, "
                 f"got {controller!r}"
             )
-        if self._num_layers != 1:
+        if self.num_layers != 1:
             raise ValueError("NTMCell: num_layers is for the built-in controllers")
         if isinstance(controller, nn.RNNBase):
             name = type(controller).__name__

@@ -43,6 +43,9 @@ class NTM(nn.Module):
         batch_first: input and output are ``[B, T, …]`` instead of ``[T, B, …]``.
         device, dtype: of the parameters.
 
+    ``input_size``, ``output_size``, ``hidden_size`` and ``num_layers`` are attributes, as of
+    ``nn.LSTM``.
+
     ``model(x, state=None, lengths=None, return_trace=False, resets=None)`` returns
     ``(output, state)``, with ``return_trace`` ``(output, state, trace)``:
 
@@ -108,7 +111,6 @@ class NTM(nn.Module):
         check_dtype("NTM", dtype)
         if output_size is None and output_from != "features":
             raise ValueError("NTM: without output_size there is no output layer for output_from")
-        self._output_size = output_size
         self.batch_first = batch_first
         self.output_from = output_from
         self.cell = NTMCell(
@@ -123,6 +125,10 @@ class NTM(nn.Module):
             num_layers,
             **options,
         )
+        self.input_size = self.cell.input_size
+        self.output_size = output_size
+        self.hidden_size = self.cell.hidden_size
+        self.num_layers = self.cell.num_layers
         self.output: nn.Linear | None = None
         if output_size is not None:
             seen = self.cell.feature_size if output_from == "features" else self.cell.read_size
@@ -131,27 +137,6 @@ class NTM(nn.Module):
             with allocation.room_for("NTM", what, shape, dtype, "make output_size smaller"):
                 self.output = nn.Linear(seen, output_size, device=device, dtype=dtype)
             self._reset_output()
-
-    @property
-    def input_size(self) -> int:
-        """Size of the input at one step."""
-        return self.cell.input_size
-
-    @property
-    def output_size(self) -> int | None:
-        """Size of the output layer, ``None`` without one: the output then has the features, of size
-        ``cell.feature_size``."""
-        return self._output_size
-
-    @property
-    def hidden_size(self) -> int:
-        """Width C of the controller's output."""
-        return self.cell.hidden_size
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of a built-in controller; 1 for a controller of your own."""
-        return self.cell.num_layers
 
     @property
     def fused(self) -> bool:

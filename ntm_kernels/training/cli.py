@@ -37,6 +37,7 @@ from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.showing import show_animation, show_answer
 from ntm_kernels.training.sizes import naming_sizes
 from ntm_kernels.training.streams import outlasting_readers
+from ntm_kernels.training.trained_arguments import refuse_other_task
 from ntm_kernels.training.trainer import Trainer, explain_giving_up
 
 __all__ = ["main"]
@@ -268,6 +269,7 @@ def _export(options: dict[str, Any]) -> int:
     run_dir, form = options["run"], options["format"]
     path, contents = load_run(run_dir, options.get("checkpoint"))
     saved = saved_config(path, contents["config"], options["task"])
+    refuse_other_task(saved, options["task"])
     if saved.model != "ntm":
         raise ValueError(
             f"{run_dir} trained a plain LSTM (--model lstm); export takes an NTM alone; "

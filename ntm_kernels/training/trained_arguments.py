@@ -19,7 +19,14 @@ from ntm_kernels.training.exporting import FORMATS
 from ntm_kernels.training.options import OWN, Parser, add_options, defaults_of, folder, words_for
 from ntm_kernels.training.sources import load_source
 
-__all__ = ["SHOWING", "Named", "add_trained_commands", "both_ends", "find_named"]
+__all__ = [
+    "SHOWING",
+    "Named",
+    "add_trained_commands",
+    "both_ends",
+    "find_named",
+    "refuse_other_task",
+]
 
 #: Commands whose options depend on the model that they are given, and what loads it.
 SHOWING: dict[str, Callable[[Path, Path | None], tuple[Path, dict[str, Any]]]] = {
@@ -96,11 +103,21 @@ def find_named(command: str, words: Sequence[str], own: type[Task] | None) -> Na
     run = next((one for one in candidates if (one / "checkpoints").is_dir()), likely[0])
     try:
         path, contents = SHOWING[command](run, found.checkpoint)
-        return Named(run, saved_config(path, contents["config"], own))
+        config = saved_config(path, contents["config"], own)
+        refuse_other_task(config, own)
+        return Named(run, config)
     except (CheckpointError, ValueError):
         if {"-h", "--help"} & set(words):
             return None
         raise
+
+
+def refuse_other_task(config: TrainConfig, own: type[Task] | None) -> None:
+    """Raises ValueError where ``--task`` names a class that is not the task of a run."""
+    if own is not None and type(config.task) is not own:
+        raise ValueError(
+            f"--task names {own.name}, and this run trained {config.task.name}: leave --task out"
+        )
 
 
 def both_ends(task: type[Task]) -> dict[str, Field]:

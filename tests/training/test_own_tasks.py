@@ -136,6 +136,17 @@ def test_the_page_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert "task: {'name': 'parity:Parity', 'length': 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", [["eval"], ["play"], ["animate"], ["export", "--format", "torch"]]
+)
+def test_a_class_that_is_not_the_task_of_the_run_is_refused(command, tmp_path, capsys):
+    config = preset("copy", **{**SETTINGS, "total_sequences": 10, "validate_every": 10})
+    Trainer(config, tmp_path, report=quiet).run()
+    assert cli.main([command[0], str(tmp_path), *command[1:], "--task", NAME]) == 1
+    error = capsys.readouterr().err
+    assert f"--task names {NAME}, and this run trained copy: leave --task out" in error
+
+
 def test_nothing_is_imported_because_a_file_names_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "boobytrap.py").write_text("raise SystemExit('executed')")
     monkeypatch.syspath_prepend(tmp_path)
