@@ -201,9 +201,11 @@ def score(
     for batch in batches:
         logits = answer_in_pieces(model, batch.inputs, config, advance)
         costs, optimal = tasks.bits(logits, batch).double(), config.task.optimal_bits(batch)
-        sums += torch.stack([costs.sum(), tasks.wrong(logits, batch).sum(), optimal.sum()])
+        wrong_bits = tasks.wrong_bits(logits, batch)
+        wrong_sequences = wrong_bits.any(dim=2).any(dim=0)
+        sums += torch.stack([costs.sum(), wrong_sequences.sum(), optimal.sum()])
         for number, channels in enumerate(parts.values()):
-            wrong_steps = tasks.wrong_bits(logits, batch)[..., channels].any(dim=2)
+            wrong_steps = wrong_bits[..., channels].any(dim=2)
             of_part = [batch.mask.sum(), wrong_steps.sum(), wrong_steps.any(dim=0).sum()]
             errors[number] += torch.stack(of_part)
     sequences, bits, wrong, optimal_bits, *of_parts = total(
