@@ -35,15 +35,12 @@ def check_layout(task: Task, batch: Batch, batch_size: int) -> None:
     }
     for name, (letters, shape, kind) in expected.items():
         tensor: Tensor = fields[name]
-        is_kind = {
-            "floating point": tensor.is_floating_point(),
-            "bool": tensor.dtype == torch.bool,
-            "int64": tensor.dtype == torch.int64,
-        }[kind]
-        if tensor.shape != shape or not is_kind:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        found = "floating point" if tensor.is_floating_point() else dtype
+        if tensor.shape != shape or found != kind:
             raise ValueError(
                 f"{_whose(task)} return {name} {letters} = {list(shape)}, {kind}; got "
-                f"{list(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
+                f"{list(tensor.shape)}, {dtype}"
             )
 
 
