@@ -174,12 +174,6 @@ class TrainConfig:
                 "walking_write_heads needs heads that can shift and begin on one location; set "
                 "shift_range to at least 1 and initial_weightings to one_hot, or leave it out"
             )
-        if self.initial_weightings in ("uniform", "zero") and self.initial_memory != "learned":
-            raise ValueError(
-                f"initial_weightings {self.initial_weightings} needs locations that differ, since "
-                "nothing else tells them apart: set initial_memory to learned, or leave "
-                "initial_weightings out"
-            )
         self._check_stages()
         self._check_growth()
 

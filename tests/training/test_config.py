@@ -155,10 +155,6 @@ def test_every_field_reaches_the_model():
         ({"model": "lstm", "memory_size": 4}, "the LSTM baseline has no memory_size"),
         ({"depth": 3}, "copy has no parameter depth"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (
-            {"initial_weightings": "uniform"},
-            "uniform needs locations that differ, .* set initial_m",
-        ),
         ({"lr": 0.0}, "lr must be greater than 0, got 0.0"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
         ({"batch_size": 2.0}, "batch_size must be a whole number, got 2.0"),
