@@ -52,17 +52,19 @@ def test_forgetting_later_ones_and_leftovers(store):
     assert list(store.folder.iterdir()) == [first]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("disk full")], ids=repr)
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
     def fail(file):
         file.write(b"new but incompl")
-        raise OSError("disk full")
+        raise error
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises((OSError, ValueError), match="disk full"):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_any_truncation_is_noticed(store):
