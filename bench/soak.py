@@ -24,7 +24,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from bench.results import FOLDER
-from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import Trainer
 
 UPDATES = {"float32": 1_000_000, "bfloat16": 100_000}

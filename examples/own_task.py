@@ -18,8 +18,8 @@ from typing import Annotated, ClassVar
 import torch
 
 from ntm_kernels.tasks import Batch, Task, Trial
-from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import evaluate
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import Trainer
 
 

@@ -25,11 +25,12 @@ import torch
 import ntm_kernels
 from ntm_kernels import weights
 from ntm_kernels.training.checkpoint import VERSION, load_run
-from ntm_kernels.training.config import TrainConfig, preset, saved_config
+from ntm_kernels.training.config import TrainConfig, saved_config
 from ntm_kernels.training.evaluation import AS_TRAINED, fixed_set, score
 from ntm_kernels.training.files import write_atomically, write_text
 from ntm_kernels.training.models import memory_size_of, trained_model
 from ntm_kernels.training.options import words_for, words_of
+from ntm_kernels.training.presets import preset
 
 FOLDER = Path(weights.__file__).parent
 PAGE = Path("docs/pictures.md")

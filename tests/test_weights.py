@@ -15,7 +15,7 @@ import ntm_kernels
 from ntm_kernels import tasks, weights
 from ntm_kernels.training.arguments import parse
 from ntm_kernels.training.checkpoint import load
-from ntm_kernels.training.config import preset
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import Trainer, saved_config
 from scripts import pretrained as script
 from tests.training.runs import SHORT, TRAINING, baseline, without_extras

@@ -15,12 +15,7 @@ from ntm_kernels import tasks
 from ntm_kernels.backends.trust.report import DTYPES
 from ntm_kernels.fields import describe
 from ntm_kernels.tasks import Task
-from ntm_kernels.training.config import (
-    PRESETS,
-    TrainConfig,
-    check_parameter_names,
-    preset_values,
-)
+from ntm_kernels.training.config import TrainConfig, check_parameter_names
 from ntm_kernels.training.options import (
     OWN,
     Parser,
@@ -31,6 +26,7 @@ from ntm_kernels.training.options import (
     value_by,
     words_for,
 )
+from ntm_kernels.training.presets import PRESETS, preset_values
 from ntm_kernels.training.seeds import parse_seeds
 from ntm_kernels.training.trained_arguments import (
     SHOWING,

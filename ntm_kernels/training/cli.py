@@ -23,13 +23,14 @@ from ntm_kernels.backends.trust.report import selfcheck
 from ntm_kernels.tasks import Task
 from ntm_kernels.training.arguments import parse
 from ntm_kernels.training.checkpoint import CheckpointError, CheckpointStore, load_run
-from ntm_kernels.training.config import TrainConfig, preset, saved_config
+from ntm_kernels.training.config import TrainConfig, saved_config
 from ntm_kernels.training.distributed import joined, require_alone
 from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.exporting import export_model
 from ntm_kernels.training.locking import RunInUseError, RunLock, folder_to_lock
 from ntm_kernels.training.models import trained_model
 from ntm_kernels.training.options import words_for, words_of
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.records import already_a_run
 from ntm_kernels.training.retest import Retest, retest
 from ntm_kernels.training.runs import finish_run, missing_extras

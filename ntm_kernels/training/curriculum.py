@@ -35,7 +35,7 @@ class Curriculum:
         stage: the index of the running one.
         last_from: sequences trained on when the last stage began, or None before that.
 
-    >>> from ntm_kernels.training.config import preset
+    >>> from ntm_kernels.training.presets import preset
     >>> config = preset("repeat_copy", curriculum=True)
     >>> [stage.max_length for stage in Curriculum(config).stages]
     [3, 4, 5, 6, 7, 8, 9, 10]

@@ -6,7 +6,7 @@ import pytest
 
 from bench import learning
 from ntm_kernels.training.arguments import parse
-from ntm_kernels.training.config import preset
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.seeds import Outcome, write_summary
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ntm_kernels.training import records, runs
 from ntm_kernels.training.checkpoint import CheckpointStore, load
-from ntm_kernels.training.config import preset
+from ntm_kernels.training.presets import preset
 
 # Parameters of each task that make its sequences a few steps long.
 SHORT = {

@@ -6,8 +6,9 @@ import pytest
 from ntm_kernels import tasks, weights
 from ntm_kernels.fields import describe
 from ntm_kernels.training import checkpoint
-from ntm_kernels.training.config import TESTED, TrainConfig, preset
+from ntm_kernels.training.config import TESTED, TrainConfig
 from ntm_kernels.training.models import build_model
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import saved_config
 
 # Heads, hidden size, layers and rate of tables 1 to 3 of the paper, typed from them.

@@ -9,10 +9,11 @@ import torch
 from ntm_kernels import tasks
 from ntm_kernels.training import records, runs
 from ntm_kernels.training.checkpoint import load_run
-from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.curriculum import Curriculum
 from ntm_kernels.training.metrics import COLUMNS, read_metrics
 from ntm_kernels.training.models import build_model, load_model
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.runs import finish_run
 from ntm_kernels.training.trainer import Trainer
 from tests.training.runs import GRAVES, TRAINING, assert_same, everything_but_time, tiny

@@ -9,8 +9,8 @@ from torch import nn
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training import evaluation
-from ntm_kernels.training.config import preset
 from ntm_kernels.training.models import build_model, memory_of_at_least, memory_size_of
+from ntm_kernels.training.presets import preset
 from tests.training.runs import SHORT, TRAINING, baseline
 
 

@@ -13,9 +13,10 @@ import torch
 from ntm_kernels import tasks
 from ntm_kernels.tasks import Batch, Task
 from ntm_kernels.training import cli
-from ntm_kernels.training.config import TrainConfig, preset
+from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.landmarks import landmarks
 from ntm_kernels.training.models import build_model
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import Trainer
 from tests.training.runs import (
     TRAINING,

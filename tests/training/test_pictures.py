@@ -9,11 +9,11 @@ import torch
 from ntm_kernels import NTM, tasks
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training import models, replay
-from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import fresh_generator
 from ntm_kernels.training.files import WriteError
 from ntm_kernels.training.models import answer, answer_in_pieces, build_model, compute_dtype
 from ntm_kernels.training.playing import play
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.replay import (
     MOST_COLUMNS,
     MOST_ROWS,

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from ntm_kernels.training import cli
-from ntm_kernels.training.config import preset
 from ntm_kernels.training.evaluation import validation_optimum
 from ntm_kernels.training.metrics import COLUMNS
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.seeds import Outcome, SeedRuns, parse_seeds, table
 from tests.training.runs import TINY, as_options
 

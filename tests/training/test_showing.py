@@ -12,9 +12,9 @@ from ntm_kernels import weights
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training import cli, evaluation, showing
 from ntm_kernels.training.checkpoint import load_run
-from ntm_kernels.training.config import preset
 from ntm_kernels.training.models import build_model, trained_model
 from ntm_kernels.training.playing import play
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.trainer import Trainer, saved_config
 from tests.training.runs import SHORT, TRAINING, baseline, tiny, without_extras
 
