@@ -33,7 +33,12 @@ from ntm_kernels.training.options import words_for, words_of
 from ntm_kernels.training.presets import preset
 from ntm_kernels.training.records import already_a_run
 from ntm_kernels.training.retest import Retest, retest
-from ntm_kernels.training.runs import finish_run, missing_extras
+from ntm_kernels.training.runs import (
+    draw_pictures,
+    finish_run,
+    is_tested,
+    missing_extras,
+)
 from ntm_kernels.training.seeds import SeedRuns, table, write_summary
 from ntm_kernels.training.showing import show_animation, show_answer
 from ntm_kernels.training.sizes import naming_sizes
@@ -198,6 +203,10 @@ def _train_and_test(trainer: Trainer) -> int:
     if trainer.end == "given up":
         print(explain_giving_up(config))
     saved, _ = load_run(run_dir)
+    if is_tested(config, run_dir, saved):
+        print(f"{run_dir / 'evaluation.json'} has its tests; eval {run_dir} repeats them")
+        draw_pictures(trainer.model, config, run_dir)
+        return 0
     finish_run(trainer.model, config, run_dir, saved, asdict(counters))
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,14 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from ntm_kernels.training.config import TrainConfig
+from ntm_kernels.tasks import Trial
+from ntm_kernels.training.config import TESTED, TrainConfig
 from ntm_kernels.training.evaluation import evaluate
 from ntm_kernels.training.files import check_folder, make_folder, write_text
 from ntm_kernels.training.models import memory_size_of
 from ntm_kernels.training.retest import Retest
 from ntm_kernels.training.sizes import naming_sizes
 
-__all__ = ["INSTALL", "finish_run", "missing_extras"]
+__all__ = ["INSTALL", "draw_pictures", "finish_run", "is_tested", "missing_extras"]
 
 #: How to get what a run can do without.
 INSTALL = 'pip install "ntm_kernels[train]"'
@@ -86,20 +87,61 @@ def finish_run(
         "processor_seconds": counters.get("processor_seconds"),
         "learnt_bits": config.learnt_bits,
         "learnt_at": counters["learnt_at"],
+        "tested_with": _tested_with(config),
         "scores": {title: result.to_dict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
     make_folder(out)
     write_text(out / "evaluation.json", text)
     report(f"wrote {out / 'evaluation.json'}")
+    draw_pictures(model, config, run_dir, report, out, tests)
+
+
+def draw_pictures(
+    model: nn.Module,
+    config: TrainConfig,
+    run_dir: Path,
+    report: Callable[[str], None] = print,
+    out: Path | None = None,
+    tests: Mapping[str, Trial] | None = None,
+) -> None:
+    """Draws ``pictures/``, if matplotlib is installed.
+
+    Args:
+        model: the trained model.
+        config: its configuration.
+        run_dir: folder of the run.
+        report: takes a line for each picture.
+        out: folder for the pictures' folder, instead of the run's.
+        tests: what the pictures are of, instead of the training and the tests at its end.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
     if find_spec("matplotlib") is None:
         report(f"no pictures: matplotlib is not installed ({INSTALL}, then eval {run_dir})")
         return
     from ntm_kernels.training.plots import draw_run
 
-    draw = partial(draw_run, model, config, folder=out / "pictures")
+    folder = (run_dir if out is None else out) / "pictures"
+    draw = partial(draw_run, model, config, folder=folder)
     for picture in draw(run_dir) if tests is None else draw(None, tests=tests):
         report(f"drew {picture}")
+
+
+def is_tested(config: TrainConfig, run_dir: Path, checkpoint: Path) -> bool:
+    """Whether the folder of a run has the results of its own tests of this checkpoint."""
+    try:
+        written = json.loads((run_dir / "evaluation.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    found = [written.get(name) for name in ("checkpoint", "tested_with")]
+    return found == [checkpoint.name, _tested_with(config)]
+
+
+def _tested_with(config: TrainConfig) -> dict[str, Any]:
+    """What decides the tests of a run, as JSON values."""
+    return {name: getattr(config, name) for name in TESTED}
 
 
 def _nobody(line: str) -> None:

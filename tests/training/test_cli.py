@@ -148,11 +148,40 @@ def test_eval_repeats_the_evaluation(finished, capsys):
     assert "as trained" in capsys.readouterr().out
 
 
-def test_resuming_a_finished_run_evaluates_it(finished, capsys):
+def test_resuming_a_finished_run_only_draws_it(finished, capsys):
     before = everything_but_time(finished)
+    picture = finished / "pictures" / "answers.png"
+    picture.unlink()
+    assert cli.main(["train", "priority_sort", "--run-dir", str(finished), "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert f"evaluation.json has its tests; eval {finished} repeats them" in printed
+    assert "as trained" not in printed
+    assert picture.exists()
+    assert_same(everything_but_time(finished), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda written: None,
+        lambda written: written[:10],
+        lambda written: written.replace(b'"threads": 1', b'"threads": 2'),
+        lambda written: written.replace(b"000000000060.pt", b"000000000050.pt"),
+    ],
+    ids=["none", "damaged", "another test", "another checkpoint"],
+)
+def test_resuming_a_finished_run_makes_the_tests_that_it_lacks(
+    finished, monkeypatch, capsys, change
+):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)  # pictures would take most of it
+    path = finished / "evaluation.json"
+    whole = path.read_bytes()
+    changed = change(whole)
+    assert changed != whole
+    path.unlink() if changed is None else path.write_bytes(changed)
     assert cli.main(["train", "priority_sort", "--run-dir", str(finished), "--resume"]) == 0
     assert "as trained" in capsys.readouterr().out
-    assert_same(everything_but_time(finished), before)
+    assert path.read_bytes() == whole
 
 
 def test_a_finished_run_is_trained_longer(finished, tmp_path, monkeypatch, capsys):
