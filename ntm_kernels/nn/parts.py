@@ -131,6 +131,22 @@ def first_state(controller: nn.Module, batch: int) -> Any:
     return None if method is None else method(batch)
 
 
+def in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value.to(dtype)``, without the cost of asking torch where nothing has to be done."""
+    return value if value.dtype == dtype else value.to(dtype)
+
+
+def for_batch(value: Tensor, batch: int) -> Tensor:
+    """``value`` for every sequence of a batch, ``[batch, …]``, as a view.
+
+    The view of a batch of one has nothing to add up in its backward. While ``torch.jit.trace``
+    traces, the batch is no ``int``, and the graph has the view that is right for any batch.
+    """
+    if type(batch) is int and batch == 1:
+        return value.unsqueeze(0)
+    return value.expand(batch, *value.shape)
+
+
 def map_tensors(function: Any, nest: Any, *others: Any) -> Any:
     """``function`` of every tensor of ``nest``, with the tensors at the same place in ``others``.
 
