@@ -67,24 +67,41 @@ struct Tile {
   int64_t last;  // lanes of the last vector, kLanes if whole
 };
 
+// sums[i][j] += a[i] b[j] for one inner index: a column of a times a row of b.
+template <typename T, int Rows, int Vectors, bool Ragged>
+NTM_INLINE void add_product(const Tile<T>& t, const T* a, const T* b,
+                            Vec<T> (&sums)[Rows][Vectors]) {
+  constexpr int L = kLanes<T>;
+  Vec<T> row[Vectors];
+#pragma GCC unroll 4
+  for (int j = 0; j < Vectors; ++j) {
+    row[j] = Ragged && j == Vectors - 1 ? load(b + j * L, t.last) : load(b + j * L);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+    const Vec<T> x = broadcast(a[i * t.a.row]);
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) sums[i][j] += x * row[j];
+  }
+}
+
 template <typename T, int Rows, int Vectors, bool Ragged>
 inline void tile(const Tile<T>& t) {
-  constexpr int L = kLanes<T>;
+  constexpr int L = kLanes<T>, width = Vectors * L;
   Vec<T> sums[Rows][Vectors] = {};
   const T* a = t.a.data;
   const T* b = t.b;
-  for (int64_t k = 0; k < t.inner; ++k, a += t.a.column, b += t.b_stride) {
-    Vec<T> row[Vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; ++j) {
-      row[j] = Ragged && j == Vectors - 1 ? load(b + j * L, t.last) : load(b + j * L);
+  int64_t k = 0;
+  // With a packed right factor and adjacent elements of a row, two inner indices at a time: the
+  // compiler knows how far the second is from the first, so that fewer addresses are computed.
+  if (t.a.column == 1 && t.b_stride == width) {
+    for (; k + 2 <= t.inner; k += 2, a += 2, b += 2 * width) {
+      add_product<T, Rows, Vectors, Ragged>(t, a, b, sums);
+      add_product<T, Rows, Vectors, Ragged>(t, a + 1, b + width, sums);
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < Rows; ++i) {
-      const Vec<T> x = broadcast(a[i * t.a.row]);
-#pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) sums[i][j] += x * row[j];
-    }
+  }
+  for (; k < t.inner; ++k, a += t.a.column, b += t.b_stride) {
+    add_product<T, Rows, Vectors, Ragged>(t, a, b, sums);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {

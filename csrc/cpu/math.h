@@ -25,7 +25,10 @@ struct Real<float> {
   // (e^r − 1 − r) / r² for |r| ≤ ln(2)/2, interpolated at Chebyshev points.
   static constexpr float exp_terms[] = {0.5f, 1.6666576846e-1f, 4.1666554438e-2f, 8.3632029716e-3f,
                                         1.3926213467e-3f};
-  static constexpr int log_terms = 5;
+  // (f − ln(1 + f)) / f² for f from −1/4 to 1/2, interpolated at Chebyshev points.
+  static constexpr float log_terms[] = {5.000000000e-1f,  -3.333339545e-1f, 2.500015388e-1f,
+                                        -1.999359251e-1f, 1.664764409e-1f,  -1.443845675e-1f,
+                                        1.312287691e-1f,  -1.062562920e-1f, 4.738242478e-2f};
 };
 
 template <>
@@ -47,7 +50,6 @@ struct Real<double> {
       1.0 / 720,       1.0 / 5040,       1.0 / 40320,       1.0 / 362880,
       1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0, 1.0 / 6227020800.0,
   };
-  static constexpr int log_terms = 11;
 };
 
 // Unsigned: in lanes whose result is not used, sums of bits may overflow, which signed ones must
@@ -171,16 +173,28 @@ NTM_INLINE Split<T> split(Vec<T> x) {
 #endif
 }
 
-// f − ln(1 + f) = f²/2 − s (f²/2 + R): ln(1 + f) = 2 artanh(s), R = 2/3 s² + 2/5 s⁴ + …
+// f − ln(1 + f) for f from about −1/4 to 1/2. In float it is a polynomial, which needs no division.
+// In double the polynomial would be too long. There it is f²/2 − s (f²/2 + R) with s = f / (f + 2):
+// the series ln(1 + f) = 2 artanh(s), where R = 2/3 s² + 2/5 s⁴ + …
 template <typename T>
 NTM_INLINE Vec<T> log_deficit(Vec<T> f) {
-  constexpr int terms = Real<T>::log_terms;
-  const Vec<T> s = f / (f + T(2)), z = s * s;
-  Vec<T> series = broadcast(T(2) / T(2 * terms + 1));
+  const Vec<T> square = f * f;
+  if constexpr (sizeof(T) == 4) {
+    constexpr auto& terms = Real<T>::log_terms;
+    constexpr int last = sizeof(terms) / sizeof(T) - 1;
+    Vec<T> q = broadcast(terms[last]);
 #pragma GCC unroll 16
-  for (int k = terms - 1; k >= 1; --k) series = series * z + T(2) / T(2 * k + 1);
-  const Vec<T> half_square = f * f * T(0.5);
-  return half_square - s * (half_square + series * z);
+    for (int k = last - 1; k >= 0; --k) q = q * f + terms[k];
+    return q * square;
+  } else {
+    constexpr int terms = 11;
+    const Vec<T> s = f / (f + T(2)), z = s * s;
+    Vec<T> series = broadcast(T(2) / T(2 * terms + 1));
+#pragma GCC unroll 16
+    for (int k = terms - 1; k >= 1; --k) series = series * z + T(2) / T(2 * k + 1);
+    const Vec<T> half_square = square * T(0.5);
+    return half_square - s * (half_square + series * z);
+  }
 }
 
 // ln x and log₂ x for x > 0. The result at 0 is not to be used.
