@@ -145,7 +145,7 @@ class RepeatCopy(Task):
                     min_repeats=repeats,
                     max_repeats=repeats,
                 ),
-                memory_size=128,
+                memory_size=256,
             )
             for length, repeats in ((10, 10), (20, 10), (10, 20))
         }
