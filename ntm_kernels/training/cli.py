@@ -204,7 +204,12 @@ def _train_and_test(trainer: Trainer) -> int:
         print(explain_giving_up(config))
     saved, _ = load_run(run_dir)
     if is_tested(config, run_dir, saved):
-        print(f"{run_dir / 'evaluation.json'} has its tests; eval {run_dir} repeats them")
+        own = words_for(type(config.task))
+        again = ["python", "-m", "ntm_kernels", "eval", str(run_dir), *(own if own[1:] else [])]
+        print(
+            f"{run_dir / 'evaluation.json'} has the results already; make the tests again with\n"
+            f"  {shlex.join(again)}"
+        )
         draw_pictures(trainer.model, config, run_dir)
         return 0
     finish_run(trainer.model, config, run_dir, saved, asdict(counters))

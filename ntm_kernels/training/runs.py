@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,9 +12,10 @@ from typing import Any
 
 from torch import nn
 
+import ntm_kernels
 from ntm_kernels.tasks import Trial
 from ntm_kernels.training.config import TESTED, TrainConfig
-from ntm_kernels.training.evaluation import evaluate
+from ntm_kernels.training.evaluation import evaluate, test_sets
 from ntm_kernels.training.files import check_folder, make_folder, write_text
 from ntm_kernels.training.models import memory_size_of
 from ntm_kernels.training.retest import Retest
@@ -79,6 +81,7 @@ def finish_run(
         report(f"{title:>{width}}: {result}")
     contents = {
         "checkpoint": checkpoint.name,
+        "checkpoint_sha256": _digest(checkpoint),
         "task": config.task.to_dict(),
         "memory_size": memory_size_of(model),
         "sequences": counters["sequences"],
@@ -87,7 +90,7 @@ def finish_run(
         "processor_seconds": counters.get("processor_seconds"),
         "learnt_bits": config.learnt_bits,
         "learnt_at": counters["learnt_at"],
-        "tested_with": _tested_with(config),
+        "tested_with": _tested_with(config, test_sets(config) if tests is None else tests),
         "scores": {title: result.to_dict() for title, result in scores.items()},
     }
     text = json.dumps(contents, indent=2) + "\n"
@@ -135,13 +138,22 @@ def is_tested(config: TrainConfig, run_dir: Path, checkpoint: Path) -> bool:
         written = json.loads((run_dir / "evaluation.json").read_text())
     except (FileNotFoundError, ValueError):
         return False
-    found = [written.get(name) for name in ("checkpoint", "tested_with")]
-    return found == [checkpoint.name, _tested_with(config)]
+    if not isinstance(written, dict):
+        return False
+    found = [written.get(name) for name in ("checkpoint_sha256", "tested_with")]
+    return found == [_digest(checkpoint), _tested_with(config, test_sets(config))]
 
 
-def _tested_with(config: TrainConfig) -> dict[str, Any]:
-    """What decides the tests of a run, as JSON values."""
-    return {name: getattr(config, name) for name in TESTED}
+def _digest(checkpoint: Path) -> str:
+    """Another one for other weights: two runs may end after as many sequences."""
+    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+def _tested_with(config: TrainConfig, tests: Mapping[str, Trial]) -> dict[str, Any]:
+    """What decides the results of tests besides the weights, as JSON values."""
+    options = {name: getattr(config, name) for name in TESTED}
+    sizes = {title: trial.memory_size for title, trial in tests.items()}
+    return {"version": ntm_kernels.__version__, **options, "memory_sizes": sizes}
 
 
 def _nobody(line: str) -> None:

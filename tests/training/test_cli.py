@@ -154,7 +154,8 @@ def test_resuming_a_finished_run_only_draws_it(finished, capsys):
     picture.unlink()
     assert cli.main(["train", "priority_sort", "--run-dir", str(finished), "--resume"]) == 0
     printed = capsys.readouterr().out
-    assert f"evaluation.json has its tests; eval {finished} repeats them" in printed
+    assert "evaluation.json has the results already" in printed
+    assert f"python -m ntm_kernels eval {finished}\n" in printed
     assert "as trained" not in printed
     assert picture.exists()
     assert_same(everything_but_time(finished), before)
@@ -166,9 +167,11 @@ def test_resuming_a_finished_run_only_draws_it(finished, capsys):
         lambda written: None,
         lambda written: written[:10],
         lambda written: written.replace(b'"threads": 1', b'"threads": 2'),
-        lambda written: written.replace(b"000000000060.pt", b"000000000050.pt"),
+        lambda written: written.replace(b'"checkpoint_sha256": "', b'"checkpoint_sha256": "0'),
+        lambda written: written.replace(b'"30 items, give 24": null', b'"30 items, give 24": 64'),
+        lambda written: b"null",
     ],
-    ids=["none", "damaged", "another test", "another checkpoint"],
+    ids=["none", "damaged", "other options", "other weights", "other tests", "no object"],
 )
 def test_resuming_a_finished_run_makes_the_tests_that_it_lacks(
     finished, monkeypatch, capsys, change

@@ -92,6 +92,18 @@ def test_a_memory_of_ones_own_does_not_grow(overrides):
     assert preset("associative_recall", memory_size=64, grow_memory=96).grow_memory == 96
 
 
+@pytest.mark.parametrize(
+    "overrides", [{"grow_memory": 2048}, {"grow_memory": None}, {"grow_at": 1}]
+)
+def test_a_growth_of_ones_own_has_no_second(overrides):
+    assert preset("ngrams").grow_again == 1024
+    [(name, value)] = overrides.items()
+    config = preset("ngrams", **overrides)
+    assert config.grow_again is None
+    assert getattr(config, name) == value
+    assert preset("ngrams", grow_memory=512, grow_again=2048).growth == ((0.0, 512), (0.9, 2048))
+
+
 @pytest.mark.parametrize("task", ["ngrams", "priority_sort"])
 def test_write_heads_that_cannot_shift_do_not_walk(task):
     assert preset(task).walking_write_heads

@@ -95,7 +95,7 @@ def test_the_page_in_python(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     short = {"total_sequences": 40, "validate_every": 20, "validation_size": 4}
     monkeypatch.setattr(
-        "ntm_kernels.training.config.preset",
+        "ntm_kernels.training.presets.preset",
         lambda task, *words, **more: preset(task, *words, **{**more, **short}),
     )
     names = {}
