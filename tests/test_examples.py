@@ -273,13 +273,10 @@ def test_the_controllers_learn(kind, capsys):
 
 @pytest.mark.slow
 def test_the_digits_are_told_apart(digits):
-    """Digits that were not trained on, at the tenth look: chance is 0.2.
-
-    After so few updates some seeds are at 0.45, and most at 0.7 or more.
-    """
+    """Digits that were not trained on, at the tenth look: chance is 0.2."""
     model = digits.Recogniser("NTM")
     digits.train(model, digits.orientations_of(digits.TRAINED_ON), updates=1500)
     episodes = digits.draw(digits.orientations_of(digits.TESTED_ON), batch=100, steps=60)
     with torch.no_grad():
         answers = model(episodes.images, episodes.labels).argmax(2)
-    assert digits.accuracy(answers, episodes)[9] > 0.4
+    assert digits.accuracy(answers, episodes)[9] > 0.6
