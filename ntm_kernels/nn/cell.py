@@ -47,7 +47,6 @@ from ntm_kernels.nn.lengths import (
 from ntm_kernels.nn.parts import (
     dtype_and_device,
     first_state,
-    in_dtype,
     map_tensors,
     require_linear_weights,
     reset_modules,
@@ -359,8 +358,7 @@ class NTMCell(nn.Module):
     def features(self, hidden: Tensor, read_vectors: Tensor) -> Tensor:
         """``[h, r] [..., C + R·M]`` in the dtype of the parameters."""
         dtype, _ = self._dtype_and_device()
-        reads = read_vectors.flatten(-2)
-        return torch.cat((in_dtype(hidden, dtype), in_dtype(reads, dtype)), -1)
+        return torch.cat((hidden.to(dtype), read_vectors.flatten(-2).to(dtype)), -1)
 
     def unroll(
         self,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ntm_kernels import allocation
-from ntm_kernels.nn.parts import dtype_and_device, for_batch, in_dtype, outlasting, weight_of
+from ntm_kernels.nn.parts import dtype_and_device, for_batch, outlasting, weight_of
 from ntm_kernels.reference import LayerWeights, arithmetic_dtype
 from ntm_kernels.torch_private import forward_pre_hooks
 
@@ -146,7 +146,7 @@ class LearnedVectors(nn.Module):
         if value is None:
             size = (self.count, self.size)
             value = torch.full(size, float(self.initial), dtype=dtype, device=device)
-        rows = in_dtype(value, dtype).unbind(0)
+        rows = value.to(dtype).unbind(0)
         return outlasting(self, tuple(for_batch(row, batch) for row in rows))
 
 

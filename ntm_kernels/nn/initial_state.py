@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_kernels import allocation
-from ntm_kernels.nn.parts import for_batch, in_dtype, outlasting
+from ntm_kernels.nn.parts import for_batch, outlasting
 from ntm_kernels.reference import arithmetic_dtype
 
 
@@ -244,7 +244,7 @@ class StartingPoint(nn.Module):
 
         def part(name: str, value: Tensor | float, shape: tuple[int, ...]) -> Tensor:
             if isinstance(value, Tensor):
-                return for_batch(in_dtype(value, dtype), batch)
+                return for_batch(value.to(dtype), batch)
             return _full(name, (batch, *shape), value, dtype, device)
 
         memory = self.memory if self.given_memory is None else self.given_memory
@@ -269,7 +269,7 @@ class StartingPoint(nn.Module):
     ) -> Tensor:
         kind = self.kind_of_weightings
         if kind == "learned":
-            return for_batch(torch.softmax(in_dtype(self.weighting_logits, dtype), -1), batch)
+            return for_batch(torch.softmax(self.weighting_logits.to(dtype), -1), batch)
         value = 1 / memory_size if kind == "uniform" else 0.0
         shape = (batch, self.num_heads, memory_size)
         weightings = _full("weightings [B, H, N]", shape, value, dtype, device)

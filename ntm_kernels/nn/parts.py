@@ -131,11 +131,6 @@ def first_state(controller: nn.Module, batch: int) -> Any:
     return None if method is None else method(batch)
 
 
-def in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """``value.to(dtype)``, without the cost of asking torch where nothing has to be done."""
-    return value if value.dtype == dtype else value.to(dtype)
-
-
 def for_batch(value: Tensor, batch: int) -> Tensor:
     """``value`` for every sequence of a batch, ``[batch, …]``, as a view.
 

@@ -29,7 +29,7 @@ from ntm_kernels.training.errors import TrainingError
 from ntm_kernels.training.exporting import export_model
 from ntm_kernels.training.locking import RunInUseError, RunLock, folder_to_lock
 from ntm_kernels.training.models import trained_model
-from ntm_kernels.training.options import words_for, words_of
+from ntm_kernels.training.options import words_for, words_of, words_to_name
 from ntm_kernels.training.presets import preset
 from ntm_kernels.training.records import already_a_run
 from ntm_kernels.training.retest import Retest, retest
@@ -204,8 +204,8 @@ def _train_and_test(trainer: Trainer) -> int:
         print(explain_giving_up(config))
     saved, _ = load_run(run_dir)
     if is_tested(config, run_dir, saved):
-        own = words_for(type(config.task))
-        again = ["python", "-m", "ntm_kernels", "eval", str(run_dir), *(own if own[1:] else [])]
+        run = words_to_name(run_dir, type(config.task))
+        again = ["python", "-m", "ntm_kernels", "eval", *run]
         print(
             f"{run_dir / 'evaluation.json'} has the results already; make the tests again with\n"
             f"  {shlex.join(again)}"

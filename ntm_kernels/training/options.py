@@ -22,6 +22,7 @@ __all__ = [
     "value_by",
     "words_for",
     "words_of",
+    "words_to_name",
 ]
 
 #: How help names the class of a task.
@@ -34,9 +35,22 @@ def words_for(task: type[Task]) -> list[str]:
     >>> words_for(tasks.Copy)
     ['copy']
     """
-    if tasks.TASKS.get(task.name) is task:
+    if _is_registered(task):
         return [task.name]
     return ["--task", tasks.import_name(task)]
+
+
+def words_to_name(run: Path, task: type[Task]) -> list[str]:
+    """The words with which other commands are told of a run; a task of one's own is among them.
+
+    >>> words_to_name(Path("runs/copy"), tasks.Copy)
+    ['runs/copy']
+    """
+    return [str(run), *([] if _is_registered(task) else words_for(task))]
+
+
+def _is_registered(task: type[Task]) -> bool:
+    return tasks.TASKS.get(task.name) is task
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:

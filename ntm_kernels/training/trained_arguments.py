@@ -16,7 +16,14 @@ from ntm_kernels.tasks import Task
 from ntm_kernels.training.checkpoint import CheckpointError, load_run
 from ntm_kernels.training.config import TESTED, TrainConfig, saved_config
 from ntm_kernels.training.exporting import FORMATS
-from ntm_kernels.training.options import OWN, Parser, add_options, defaults_of, folder, words_for
+from ntm_kernels.training.options import (
+    OWN,
+    Parser,
+    add_options,
+    defaults_of,
+    folder,
+    words_to_name,
+)
 from ntm_kernels.training.sources import load_source
 
 __all__ = [
@@ -70,8 +77,7 @@ class Named:
     @property
     def words_for_help(self) -> str:
         """What follows the command to see all its options."""
-        own = words_for(type(self.config.task))
-        return f" {shlex.join([str(self.source), *(own if len(own) > 1 else [])])}"
+        return f" {shlex.join(words_to_name(self.source, type(self.config.task)))}"
 
 
 def find_named(command: str, words: Sequence[str], own: type[Task] | None) -> Named | None:
