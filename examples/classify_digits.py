@@ -116,7 +116,7 @@ def train(model: Recogniser, images: Tensor, updates: int) -> None:
         loss = F.cross_entropy(scores[again], episodes.labels[again])
         optimizer.zero_grad()
         loss.backward()
-        # With the norm clipped to 1 or 2, some seeds of the NTM stay at half of the right labels.
+        # A low clip: with 1 or 2 more seeds of the NTM stay at half of the right labels.
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         schedule.step()
