@@ -115,7 +115,7 @@ _PLACE = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.D
 _LEARNT = 0.1
 _RATE_TASKS = ("copy", "associative_recall")
 # The baseline has one layer as wide as the NTM's controller; all have the batches, the clip and the
-# schedule of the NTM's defaults, and about half as many sequences.
+# schedule of the defaults of recall, and fewer sequences.
 _RATE_SETTINGS = [
     *("--hidden-size", "100", "--num-layers", "1", "--batch-size", "4"),
     *("--clip", "off", "--clip-norm", "2", "--hold", "0.6", "--total-sequences", "32000"),

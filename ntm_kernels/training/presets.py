@@ -123,7 +123,7 @@ _BETTER: dict[str, dict[str, Any]] = {
         "grow_at": 0.6,
         "lr": 1e-3,
         "hold": 0.6,
-        "total_sequences": 64_000,
+        "total_sequences": 80_000,
     },
     # One location for every step: a read head finds the earlier steps with the same context and
     # reads the mean of what followed. The logit is not linear in that: two heads come closer.
