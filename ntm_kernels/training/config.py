@@ -64,6 +64,9 @@ class TrainConfig:
     walking_write_heads: Annotated[
         bool, "let the write heads begin by going on to the next location in every step"
     ] = False
+    stepping_read_heads: Annotated[
+        bool, "let the read heads begin by going one location beyond what they find"
+    ] = False
 
     batch_size: Annotated[int, "sequences of an update"] = 1
     same_length: Annotated[bool, "give all sequences of a batch one length"] = False
@@ -170,6 +173,11 @@ class TrainConfig:
             raise ValueError(
                 "walking_write_heads needs heads that can shift and begin on one location; set "
                 "shift_range to at least 1 and initial_weightings to one_hot, or leave it out"
+            )
+        if self.stepping_read_heads and self.shift_range == 0:
+            raise ValueError(
+                "stepping_read_heads needs heads that can shift; set shift_range to at least 1, or "
+                "leave it out"
             )
         self._check_stages()
         self._check_growth()
@@ -358,6 +366,7 @@ _ADDED_LATER: dict[str, Any] = {
     "evaluation_seed": None,
     "long_tests": False,
     "walking_write_heads": False,
+    "stepping_read_heads": False,
 }
 
 # Asked for millions, torch hangs.

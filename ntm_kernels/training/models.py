@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ntm_kernels import NTM, InitialState, available_backends
 from ntm_kernels.backends import requested
-from ntm_kernels.nn import walking_write_heads_
+from ntm_kernels.nn import stepping_read_heads_, walking_write_heads_
 from ntm_kernels.training.config import TrainConfig
 from ntm_kernels.training.sizes import naming_sizes
 
@@ -116,6 +116,8 @@ def build_model(config: TrainConfig) -> nn.Module:
     )
     if config.walking_write_heads:
         walking_write_heads_(model)
+    if config.stepping_read_heads:
+        stepping_read_heads_(model)
     return model.to(**place)
 
 

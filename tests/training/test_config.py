@@ -115,6 +115,15 @@ def test_write_heads_that_cannot_shift_do_not_walk(task):
             preset(task, walking_write_heads=True, **wrong)
 
 
+def test_read_heads_that_cannot_shift_do_not_step():
+    assert preset("ngrams").stepping_read_heads
+    assert preset("ngrams", initial_weightings="learned").stepping_read_heads
+    assert not preset("ngrams", "paper").stepping_read_heads
+    assert not preset("ngrams", shift_range=0).stepping_read_heads
+    with pytest.raises(ValueError, match="stepping_read_heads needs heads that can shift"):
+        preset("ngrams", stepping_read_heads=True, shift_range=0)
+
+
 def test_without_the_curriculum_its_settings_go():
     config = preset("repeat_copy", curriculum=False)
     assert (config.last_stage_sequences, config.mix_earlier) == (None, 0.0)
