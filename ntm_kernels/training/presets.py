@@ -88,8 +88,8 @@ _ADAM: dict[str, Any] = {
 # What is known to do better than the paper's settings, by task.
 _BETTER: dict[str, dict[str, Any]] = {
     # At a rate of 1e-3 some seeds keep errors in sequences longer than those of training. Once the
-    # task is learnt, the norm of the gradient is about a thousandth: with a clip of 2, a sudden large
-    # one threw two of eight seeds back for good.
+    # task is learnt, the norm of the gradient is about a thousandth: with a clip of 2, a sudden
+    # large one threw two of eight seeds back for good.
     "copy": {
         **_GRAVES,
         "clip_norm": 0.3,
