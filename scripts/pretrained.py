@@ -65,7 +65,7 @@ def sample_score(model: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:
 
 
 def read_finished(run: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, Any]]:
-    """The configuration, the checkpoint and the evaluation of a finished run.
+    """The configuration, with the tests made last, the checkpoint and the evaluation of a run.
 
     Raises:
         CheckpointError: the run holds no checkpoint.
@@ -84,6 +84,9 @@ def read_finished(run: Path) -> tuple[TrainConfig, dict[str, Any], dict[str, Any
             f"{evaluation} is of the checkpoint {tested['checkpoint']}, and the newest is "
             f"{path.name}: run {again}"
         )
+    # A run can have been tested with more than it was told to: its record names these tests.
+    tests = ("evaluation_size", "evaluation_seed", "long_tests")
+    config = replace(config, **{name: tested["tested_with"][name] for name in tests})
     return config, contents, tested
 
 

@@ -105,7 +105,10 @@ def finished(tmp_path_factory):
         without_extras(patch)
         Trainer(preset("copy", seed=3, **{**SHORT["copy"], **TRAINING}), folder).run()
     [*_, newest] = sorted((folder / "checkpoints").glob("*.pt"))
+    # It was tested again after the training, with the long tests.
+    tests = {"evaluation_size": 7, "evaluation_seed": 1, "long_tests": True}
     contents = {"checkpoint": newest.name, "sequences": 60, "memory_size": 4, "scores": {}}
+    contents["tested_with"] = tests
     (folder / "evaluation.json").write_text(json.dumps(contents))
     return folder
 
@@ -124,7 +127,8 @@ def test_a_run_is_made_into_a_model(finished, tmp_path, monkeypatch):
     assert record["command"].startswith(
         "python -m ntm_kernels train copy --width 2 --max-length 3 "
     )
-    assert record["command"].endswith(" --seed 3")
+    tests = "--evaluation-size 7 --evaluation-seed 1 --long-tests"
+    assert record["command"].endswith(f" {tests} --seed 3")
     assert record["version"] == ntm_kernels.__version__
 
 
