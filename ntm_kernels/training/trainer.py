@@ -362,7 +362,8 @@ class Trainer:
             raise TrainingError(
                 f"{what} no longer finite, between sequences "
                 f"{counters.sequences - counters.since_row} and {counters.sequences}; "
-                f"{self._records.describe_last_good()}. Try a smaller lr or clip, or another seed"
+                f"{self._records.describe_last_good()}. Try a smaller lr or clip, a larger eps, or "
+                "another seed"
             )
 
     def _save(self) -> None:
