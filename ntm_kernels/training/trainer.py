@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
@@ -50,6 +50,8 @@ __all__ = [
 #: Why a training is over: it is good enough, all its sequences or those of its last stage are seen,
 #: or it was given up.
 End = Literal["learnt", "total", "last stage", "given up"]
+#: Gradients in a row that are not finite, after which a run ends: it no longer learns.
+_HOPELESS = 20
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Counters:
         processor_seconds: of the process, for the updates alone.
         bits: cost in bits of the sequences since the last row of metrics.csv, summed.
         since_row: how many sequences these are.
+        overflown: updates since then whose gradient was not finite, and counted as zero.
+        overflown_in_a_row: the last updates, as many as had such a gradient without interruption.
         excess_bits: bits per sequence above the best possible, at the last validation.
         lowest_excess_bits: the lowest of these so far.
         learnt_at: sequences trained on when these first fell below ``learnt_bits``.
@@ -74,6 +78,8 @@ class Counters:
     processor_seconds: float = 0.0
     bits: float = 0.0
     since_row: int = 0
+    overflown: int = 0
+    overflown_in_a_row: int = 0
     excess_bits: float | None = None
     lowest_excess_bits: float | None = None
     learnt_at: int | None = None
@@ -195,6 +201,9 @@ class Trainer:
         self._generator = fresh_generator(config.seed, "training")
         #: The part of ``counters.bits`` that comes from this process.
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
+        #: What the counters of these names will be.
+        self._overflown = torch.zeros((), dtype=torch.int64, device=config.device)
+        self._overflown_in_a_row = torch.zeros_like(self._overflown)
 
         records = Records(run_dir, report, lock)
         self._records = records if self._processes.first else NoRecords()
@@ -302,8 +311,7 @@ class Trainer:
         loss.backward()
         if config.clip != "off":
             nn.utils.clip_grad_value_(self._parameters, config.clip)
-        if config.clip_norm != "off":
-            nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
+        self._clip_norm()
         self._optimiser.step()
         if curriculum.is_last:
             self._schedule.step()
@@ -320,6 +328,25 @@ class Trainer:
                 f"{counters.sequences:,} sequences"
             )
 
+    def _clip_norm(self) -> None:
+        """Clips the norm of the gradient, and makes the gradient zero where that is not finite.
+
+        Heads whose weightings are spread over the memory can let a gradient grow in every step of a
+        sequence until it overflows, with a loss as usual. One update with it would make every
+        weight NaN; with a gradient of zero the run goes on.
+        """
+        limit = self.config.clip_norm
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if limit != "off":
+            nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
+        # On the device: asking for the norm after every update would stall a GPU.
+        overflown = ~norm.isfinite()
+        for gradient in gradients:
+            gradient.masked_fill_(overflown, 0)
+        self._overflown += overflown
+        self._overflown_in_a_row = (self._overflown_in_a_row + 1) * overflown
+
     def _grow(self) -> None:
         """Gives the model its larger memory from ``grow_at`` of the schedule on."""
         if not isinstance(self.model, NTM) or not self._curriculum.is_last:
@@ -335,7 +362,7 @@ class Trainer:
 
     def _write_row(self, result: Score | None) -> None:
         counters = self.counters
-        self._add_up_bits()
+        self._add_up()
         self._records.write(
             {
                 "sequences": counters.sequences,
@@ -349,25 +376,47 @@ class Trainer:
                 "seconds": round(counters.seconds, 3),
             }
         )
+        if counters.overflown:
+            self._records.report(
+                f"the gradient was not finite, and counted as zero, in {counters.overflown} of the "
+                f"updates up to {counters.sequences:,} sequences"
+            )
         self._bits.zero_()
-        counters.bits, counters.since_row = 0.0, 0
+        self._overflown.zero_()
+        counters.bits, counters.since_row, counters.overflown = 0.0, 0, 0
 
-    def _add_up_bits(self) -> None:
-        """Sets ``counters.bits``; raises when it is, or a weight is, NaN or infinite."""
+    def _add_up(self) -> None:
+        """Sets the counters that are summed on the device.
+
+        Raises:
+            TrainingError: the loss or a weight is NaN or infinite, or the gradients of the last
+                updates were.
+        """
         counters = self.counters
         (counters.bits,) = self._processes.total([float(self._bits)])
+        counters.overflown = int(self._overflown)
+        counters.overflown_in_a_row = int(self._overflown_in_a_row)
         broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
-        if broken or not math.isfinite(counters.bits):
-            what = f"the weights {', '.join(broken)} are" if broken else "the loss is"
-            raise TrainingError(
-                f"{what} no longer finite, between sequences "
-                f"{counters.sequences - counters.since_row} and {counters.sequences}; "
-                f"{self._records.describe_last_good()}. Try a smaller lr or clip, a larger eps, or "
-                "another seed"
+        if broken:
+            self._refuse_to_go_on(f"the weights {', '.join(broken)} are no longer finite,")
+        if not math.isfinite(counters.bits):
+            self._refuse_to_go_on("the loss is no longer finite,")
+        if counters.overflown_in_a_row >= _HOPELESS:
+            self._refuse_to_go_on(
+                f"the gradients of the last {counters.overflown_in_a_row} updates are not finite, "
+                "noticed"
             )
 
+    def _refuse_to_go_on(self, what: str) -> NoReturn:
+        counters = self.counters
+        raise TrainingError(
+            f"{what} between sequences {counters.sequences - counters.since_row} and "
+            f"{counters.sequences}; {self._records.describe_last_good()}. Try a smaller lr or "
+            "clip, a larger eps, or another seed"
+        )
+
     def _save(self) -> None:
-        self._add_up_bits()
+        self._add_up()
         self._records.save(
             self.counters.sequences,
             lambda: {
@@ -412,6 +461,8 @@ class Trainer:
                 f"got {total}; ask for more, or leave it out to keep the run's own"
             )
         self._bits.fill_(self._processes.part_of_total(self.counters.bits))
+        self._overflown.fill_(self.counters.overflown)
+        self._overflown_in_a_row.fill_(self.counters.overflown_in_a_row)
         self._records.report(f"resumed from {path} at {self.counters.sequences:,} sequences")
         if self.config.scheduled_sequences != self.config.planned_sequences:
             self._records.report(self._describe_schedule())

@@ -405,6 +405,51 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert all(value.isfinite().all() for value in contents["model"].values())
 
 
+def overflowing(run, updates):
+    """Makes the gradient of these updates, counted from 0, infinite in one element."""
+    calls = itertools.count()
+
+    def hook(gradient):
+        if next(calls) in updates:
+            gradient = gradient.clone()
+            gradient[0] = math.inf
+        return gradient
+
+    run.model.output.bias.register_hook(hook)
+
+
+@pytest.mark.parametrize("clip_norm", ["off", 0.1])
+def test_a_gradient_that_is_not_finite_counts_as_zero(tmp_path, clip_norm):
+    config = tiny(clip="off", clip_norm=clip_norm)
+    said = []
+    straight = Trainer(config, tmp_path / "straight", report=said.append)
+    overflowing(straight, {4, 15, 16})
+    assert straight.run()
+    assert all(bool(parameter.isfinite().all()) for parameter in straight.model.parameters())
+    assert [line.partition(" in ")[2] for line in said if "not finite" in line] == [
+        "1 of the updates up to 12 sequences",
+        "2 of the updates up to 36 sequences",
+    ]
+
+    part = make(config, tmp_path / "parts")
+    overflowing(part, {4, 15, 16})
+    assert not part.run(stop_after(part, 32))
+    rest = Trainer(config, tmp_path / "parts", resume=True, report=said.append)
+    overflowing(rest, {0})
+    assert rest.counters.overflown == 1
+    assert rest.run()
+    assert sum(line.endswith("2 of the updates up to 36 sequences") for line in said) == 2
+    assert_same(everything_but_time(tmp_path / "parts"), everything_but_time(tmp_path / "straight"))
+
+
+def test_gradients_that_are_never_finite_stop_the_run(tmp_path):
+    run = make(tiny(clip="off", clip_norm=0.1, log_every=1000), tmp_path)
+    overflowing(run, range(9, 100))
+    message = "gradients of the last 21 updates are not finite, .* sequences 48 and 60; .*50.pt"
+    with pytest.raises(TrainingError, match=message):
+        run.run()
+
+
 def test_optimisers_take_their_options():
     model = torch.nn.Linear(2, 2)
     graves = build_optimiser(tiny(momentum=0.5), model)
