@@ -119,7 +119,7 @@ _RATE_SETTINGS = [
     *("--hidden-size", "100", "--num-layers", "1", "--batch-size", "4"),
     *("--clip", "off", "--hold", "0.6", "--total-sequences", "32000"),
 ]
-# The tasks that are trained at every rate, and the clip that the NTM has by default, for all.
+# The tasks that are trained at every rate, with the clip of the NTM's default settings for all.
 _RATE_TASKS = {
     "associative_recall": ["--clip-norm", "2"],
     "copy": ["--clip-norm", "0.3"],
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, dest="command")
     for name, choices, said in (
         ("run", tuple(RUNS), "train with ten seeds"),
-        ("rates", _RATE_TASKS, "train at seven learning rates"),
+        ("rates", tuple(_RATE_TASKS), "train at seven learning rates"),
         ("factors", tuple(FACTORS), "train with one setting changed at a time"),
     ):
         command = commands.add_parser(name, help=said)

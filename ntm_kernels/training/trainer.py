@@ -50,7 +50,7 @@ __all__ = [
 #: Why a training is over: it is good enough, all its sequences or those of its last stage are seen,
 #: or it was given up.
 End = Literal["learnt", "total", "last stage", "given up"]
-#: Gradients in a row that are not finite, after which a run ends: it no longer learns.
+#: A run ends if the gradients of so many last updates were not finite: it no longer learns.
 _HOPELESS = 20
 
 
@@ -65,8 +65,8 @@ class Counters:
         processor_seconds: of the process, for the updates alone.
         bits: cost in bits of the sequences since the last row of metrics.csv, summed.
         since_row: how many sequences these are.
-        overflown: updates since then whose gradient was not finite, and counted as zero.
-        overflown_in_a_row: the last updates, as many as had such a gradient without interruption.
+        overflowed: updates since the last row of metrics.csv whose gradient was not finite.
+        overflowed_in_a_row: how many updates in a row, up to the last one, had such a gradient.
         excess_bits: bits per sequence above the best possible, at the last validation.
         lowest_excess_bits: the lowest of these so far.
         learnt_at: sequences trained on when these first fell below ``learnt_bits``.
@@ -78,8 +78,8 @@ class Counters:
     processor_seconds: float = 0.0
     bits: float = 0.0
     since_row: int = 0
-    overflown: int = 0
-    overflown_in_a_row: int = 0
+    overflowed: int = 0
+    overflowed_in_a_row: int = 0
     excess_bits: float | None = None
     lowest_excess_bits: float | None = None
     learnt_at: int | None = None
@@ -201,9 +201,9 @@ class Trainer:
         self._generator = fresh_generator(config.seed, "training")
         #: The part of ``counters.bits`` that comes from this process.
         self._bits = torch.zeros((), dtype=torch.float64, device=config.device)
-        #: What the counters of these names will be.
-        self._overflown = torch.zeros((), dtype=torch.int64, device=config.device)
-        self._overflown_in_a_row = torch.zeros_like(self._overflown)
+        #: The counters of these names, as counted on the device.
+        self._overflowed = torch.zeros((), dtype=torch.int64, device=config.device)
+        self._overflowed_in_a_row = torch.zeros_like(self._overflowed)
 
         records = Records(run_dir, report, lock)
         self._records = records if self._processes.first else NoRecords()
@@ -249,8 +249,9 @@ class Trainer:
 
         Raises:
             RunInUseError: another process uses the folder.
-            TrainingError: the loss or a weight is no longer finite, the training needs more memory
-                than there is, or the folder was changed since the trainer read it.
+            TrainingError: the loss or a weight is no longer finite, the gradients of the last 20
+                updates or more were not, the training needs more memory than there is, or the
+                folder was changed since the trainer read it.
             WriteError: a file cannot be written; the checkpoints before are whole.
         """
         with self._records.locked(), naming_sizes(self.config), threads_of(self.config):
@@ -309,9 +310,7 @@ class Trainer:
         loss = tasks.loss(answer(self._called, batch.inputs, config), batch, answer_steps)
         self._optimiser.zero_grad()
         loss.backward()
-        if config.clip != "off":
-            nn.utils.clip_grad_value_(self._parameters, config.clip)
-        self._clip_norm()
+        self._clip()
         self._optimiser.step()
         if curriculum.is_last:
             self._schedule.step()
@@ -328,24 +327,26 @@ class Trainer:
                 f"{counters.sequences:,} sequences"
             )
 
-    def _clip_norm(self) -> None:
-        """Clips the norm of the gradient, and makes the gradient zero where that is not finite.
+    def _clip(self) -> None:
+        """Clips the gradient. One whose norm is not finite becomes zero as a whole.
 
         Heads whose weightings are spread over the memory can let a gradient grow in every step of a
-        sequence until it overflows, with a loss as usual. One update with it would make every
-        weight NaN; with a gradient of zero the run goes on.
+        sequence until it overflows, while the loss is finite. An update with it would make weights
+        NaN; with a gradient of zero the run goes on.
         """
-        limit = self.config.clip_norm
+        config = self.config
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if limit != "off":
-            nn.utils.clip_grads_with_norm_(self._parameters, limit, norm)
         # On the device: asking for the norm after every update would stall a GPU.
-        overflown = ~norm.isfinite()
+        overflowed = ~nn.utils.get_total_norm(gradients).isfinite()
         for gradient in gradients:
-            gradient.masked_fill_(overflown, 0)
-        self._overflown += overflown
-        self._overflown_in_a_row = (self._overflown_in_a_row + 1) * overflown
+            gradient.masked_fill_(overflowed, 0)
+        self._overflowed += overflowed
+        self._overflowed_in_a_row = (self._overflowed_in_a_row + 1) * overflowed
+
+        if config.clip != "off":
+            nn.utils.clip_grad_value_(self._parameters, config.clip)
+        if config.clip_norm != "off":
+            nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
 
     def _grow(self) -> None:
         """Gives the model its larger memory from ``grow_at`` of the schedule on."""
@@ -376,43 +377,48 @@ class Trainer:
                 "seconds": round(counters.seconds, 3),
             }
         )
-        if counters.overflown:
+        if counters.overflowed:
+            updates = "1 update" if counters.overflowed == 1 else f"{counters.overflowed} updates"
             self._records.report(
-                f"the gradient was not finite, and counted as zero, in {counters.overflown} of the "
-                f"updates up to {counters.sequences:,} sequences"
+                f"the norm of the gradient was not finite in {updates} {self._since_row}; such a "
+                "gradient counts as zero"
             )
         self._bits.zero_()
-        self._overflown.zero_()
-        counters.bits, counters.since_row, counters.overflown = 0.0, 0, 0
+        self._overflowed.zero_()
+        counters.bits, counters.since_row, counters.overflowed = 0.0, 0, 0
 
     def _add_up(self) -> None:
         """Sets the counters that are summed on the device.
 
         Raises:
-            TrainingError: the loss or a weight is NaN or infinite, or the gradients of the last
-                updates were.
+            TrainingError: the loss or a weight is not finite, or the gradients of the last
+                updates were not.
         """
         counters = self.counters
         (counters.bits,) = self._processes.total([float(self._bits)])
-        counters.overflown = int(self._overflown)
-        counters.overflown_in_a_row = int(self._overflown_in_a_row)
+        counters.overflowed = int(self._overflowed)
+        counters.overflowed_in_a_row = int(self._overflowed_in_a_row)
         broken = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
         if broken:
-            self._refuse_to_go_on(f"the weights {', '.join(broken)} are no longer finite,")
+            self._fail(f"the weights {', '.join(broken)} are no longer finite, {self._since_row}")
         if not math.isfinite(counters.bits):
-            self._refuse_to_go_on("the loss is no longer finite,")
-        if counters.overflown_in_a_row >= _HOPELESS:
-            self._refuse_to_go_on(
-                f"the gradients of the last {counters.overflown_in_a_row} updates are not finite, "
-                "noticed"
+            self._fail(f"the loss is no longer finite, {self._since_row}")
+        if counters.overflowed_in_a_row >= _HOPELESS:
+            self._fail(
+                f"the gradients of the last {counters.overflowed_in_a_row} updates, up to sequence "
+                f"{counters.sequences}, were not finite"
             )
 
-    def _refuse_to_go_on(self, what: str) -> NoReturn:
-        counters = self.counters
+    @property
+    def _since_row(self) -> str:
+        """Which sequences were seen since the last row of metrics.csv."""
+        seen = self.counters.sequences
+        return f"between sequences {seen - self.counters.since_row} and {seen}"
+
+    def _fail(self, what: str) -> NoReturn:
         raise TrainingError(
-            f"{what} between sequences {counters.sequences - counters.since_row} and "
-            f"{counters.sequences}; {self._records.describe_last_good()}. Try a smaller lr or "
-            "clip, a larger eps, or another seed"
+            f"{what}; {self._records.describe_last_good()}. Try a smaller lr or clip, or another "
+            "seed"
         )
 
     def _save(self) -> None:
@@ -461,8 +467,8 @@ class Trainer:
                 f"got {total}; ask for more, or leave it out to keep the run's own"
             )
         self._bits.fill_(self._processes.part_of_total(self.counters.bits))
-        self._overflown.fill_(self.counters.overflown)
-        self._overflown_in_a_row.fill_(self.counters.overflown_in_a_row)
+        self._overflowed.fill_(self.counters.overflowed)
+        self._overflowed_in_a_row.fill_(self.counters.overflowed_in_a_row)
         self._records.report(f"resumed from {path} at {self.counters.sequences:,} sequences")
         if self.config.scheduled_sequences != self.config.planned_sequences:
             self._records.report(self._describe_schedule())

@@ -405,49 +405,58 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert all(value.isfinite().all() for value in contents["model"].values())
 
 
-def overflowing(run, updates):
-    """Makes the gradient of these updates, counted from 0, infinite in one element."""
+def overflowing(run, updates, value=math.inf):
+    """Gives the gradient of these updates, counted from 0, a value that is not finite."""
     calls = itertools.count()
 
     def hook(gradient):
         if next(calls) in updates:
             gradient = gradient.clone()
-            gradient[0] = math.inf
+            gradient[0] = value
         return gradient
 
     run.model.output.bias.register_hook(hook)
 
 
-@pytest.mark.parametrize("clip_norm", ["off", 0.1])
-def test_a_gradient_that_is_not_finite_counts_as_zero(tmp_path, clip_norm):
-    config = tiny(clip="off", clip_norm=clip_norm)
+@pytest.mark.parametrize(
+    ("clip", "clip_norm", "value"),
+    [("off", "off", math.inf), ("off", 0.1, math.nan), (1.0, "off", -math.inf)],
+)
+def test_a_gradient_that_is_not_finite_counts_as_zero(tmp_path, clip, clip_norm, value):
+    config = tiny(clip=clip, clip_norm=clip_norm)
     said = []
     straight = Trainer(config, tmp_path / "straight", report=said.append)
-    overflowing(straight, {4, 15, 16})
+    overflowing(straight, {4, *range(15, 30)}, value)
     assert straight.run()
-    assert all(bool(parameter.isfinite().all()) for parameter in straight.model.parameters())
-    assert [line.partition(" in ")[2] for line in said if "not finite" in line] == [
-        "1 of the updates up to 12 sequences",
-        "2 of the updates up to 36 sequences",
+    for parameter in straight.model.parameters():
+        assert parameter.isfinite().all()
+        assert not parameter.grad.any()
+    lines = [line for line in said if "norm of the gradient was not finite" in line]
+    assert [line.partition(" in ")[2].partition(";")[0] for line in lines] == [
+        "1 update between sequences 6 and 12",
+        *(f"3 updates between sequences {seen} and {seen + 6}" for seen in range(30, 60, 6)),
     ]
 
     part = make(config, tmp_path / "parts")
-    overflowing(part, {4, 15, 16})
+    overflowing(part, {4, 15}, value)
     assert not part.run(stop_after(part, 32))
-    rest = Trainer(config, tmp_path / "parts", resume=True, report=said.append)
-    overflowing(rest, {0})
-    assert rest.counters.overflown == 1
+    rest = make(config, tmp_path / "parts", resume=True)
+    assert (rest.counters.overflowed, rest.counters.overflowed_in_a_row) == (1, 1)
+    overflowing(rest, range(14), value)
     assert rest.run()
-    assert sum(line.endswith("2 of the updates up to 36 sequences") for line in said) == 2
     assert_same(everything_but_time(tmp_path / "parts"), everything_but_time(tmp_path / "straight"))
 
 
-def test_gradients_that_are_never_finite_stop_the_run(tmp_path):
-    run = make(tiny(clip="off", clip_norm=0.1, log_every=1000), tmp_path)
-    overflowing(run, range(9, 100))
-    message = "gradients of the last 21 updates are not finite, .* sequences 48 and 60; .*50.pt"
+def test_twenty_gradients_that_are_not_finite_end_the_run(tmp_path):
+    config = tiny(log_every=1000)
+    nineteen = make(config, tmp_path / "nineteen")
+    overflowing(nineteen, range(11, 100))
+    assert nineteen.run()
+    twenty = make(config, tmp_path / "twenty")
+    overflowing(twenty, range(10, 100))
+    message = "gradients of the last 20 updates, up to sequence 60, were not finite; .*50.pt"
     with pytest.raises(TrainingError, match=message):
-        run.run()
+        twenty.run()
 
 
 def test_optimisers_take_their_options():
