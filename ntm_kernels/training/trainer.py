@@ -336,17 +336,20 @@ class Trainer:
         """
         config = self.config
         gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         # On the device: asking for the norm after every update would stall a GPU.
-        overflowed = ~nn.utils.get_total_norm(gradients).isfinite()
-        for gradient in gradients:
-            gradient.masked_fill_(overflowed, 0)
+        overflowed = ~norm.isfinite()
         self._overflowed += overflowed
         self._overflowed_in_a_row = (self._overflowed_in_a_row + 1) * overflowed
 
         if config.clip != "off":
             nn.utils.clip_grad_value_(self._parameters, config.clip)
+            norm = nn.utils.get_total_norm(gradients)
         if config.clip_norm != "off":
-            nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, config.clip_norm, norm)
+        # Last, since a clip by a norm that is not finite makes NaN of what was zero.
+        for gradient in gradients:
+            gradient.masked_fill_(overflowed, 0)
 
     def _grow(self) -> None:
         """Gives the model its larger memory from ``grow_at`` of the schedule on."""
