@@ -26,6 +26,7 @@ from pathlib import Path
 from bench import plots
 from ntm_kernels.training.evaluation import AS_TRAINED
 from ntm_kernels.training.files import write_text
+from ntm_kernels.training.presets import preset
 from ntm_kernels.training.seeds import Outcome, excess_bits, parse_seeds, read_summary, table
 
 #: Where the runs are, and where their summaries are kept.
@@ -113,17 +114,13 @@ _BEYOND = {
 _PLACE = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
 # Bits per sequence that count as learnt.
 _LEARNT = 0.1
-# The baseline has one layer as wide as the NTM's controller; all have the batches and the schedule
-# of the default settings, and fewer sequences.
+_RATE_TASKS = ("associative_recall", "copy")
+# The baseline has one layer as wide as the NTM's controller; all have the batches, the schedule and
+# the clip (added by `rates`) of the NTM's default settings, and fewer sequences.
 _RATE_SETTINGS = [
     *("--hidden-size", "100", "--num-layers", "1", "--batch-size", "4"),
     *("--clip", "off", "--hold", "0.6", "--total-sequences", "32000"),
 ]
-# The tasks that are trained at every rate, with the clip of the NTM's default settings for all.
-_RATE_TASKS = {
-    "associative_recall": ["--clip-norm", "2"],
-    "copy": ["--clip-norm", "0.3"],
-}
 
 
 def train(words: Sequence[str], seeds: str, folder: Path, jobs: int) -> list[Outcome]:
@@ -155,12 +152,13 @@ def run(names: Sequence[str], jobs: int) -> None:
 def rates(tasks: Sequence[str], jobs: int) -> None:
     """Trains at every learning rate and keeps the final costs."""
     for task in tasks:
+        clip = ["--clip-norm", str(preset(task).clip_norm)]
         bits: dict[str, dict[str, list[float | None]]] = {}
         for learner, words in _LEARNERS.items():
             bits[learner] = {}
             for rate in RATES:
                 folder = FOLDER / "rates" / re.sub(r"\W+", "-", f"{task} {learner} {rate}")
-                given = [task, *words, *_RATE_SETTINGS, *_RATE_TASKS[task], "--lr", rate]
+                given = [task, *words, *_RATE_SETTINGS, *clip, "--lr", rate]
                 costs = [_final_bits(one) for one in train(given, _RATE_SEEDS, folder, jobs)]
                 bits[learner][rate] = costs
             _keep(f"rates_{task}", bits)
@@ -283,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, dest="command")
     for name, choices, said in (
         ("run", tuple(RUNS), "train with ten seeds"),
-        ("rates", tuple(_RATE_TASKS), "train at seven learning rates"),
+        ("rates", _RATE_TASKS, "train at seven learning rates"),
         ("factors", tuple(FACTORS), "train with one setting changed at a time"),
     ):
         command = commands.add_parser(name, help=said)
