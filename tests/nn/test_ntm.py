@@ -17,18 +17,9 @@ from ntm_kernels import (
 )
 from ntm_kernels.checks import INTEGERS
 from tests.support.cases import Whole
+from tests.support.models import SIZES, inputs, make
 
-SIZES = {"hidden_size": 7, "memory_size": 11, "word_size": 5, "num_read_heads": 2}
 CONTROLLERS = [("lstm", 1), ("feedforward", 1), ("lstm", 2), ("feedforward", 2)]
-
-
-def make(dtype=torch.float64, output_size=2, **kwargs):
-    torch.manual_seed(0)
-    return NTM(3, output_size, **{**SIZES, **kwargs}, dtype=dtype)
-
-
-def inputs(time=6, batch=4, dtype=torch.float64):
-    return torch.randn(time, batch, 3, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
 def gradients(model, loss):

@@ -7,18 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from ntm_kernels import NTM, BackendError, InitialState, available_backends
-
-SIZES = {"hidden_size": 7, "memory_size": 11, "word_size": 5, "num_read_heads": 2}
-
-
-def make(dtype=torch.float64, output_size=2, **kwargs):
-    torch.manual_seed(0)
-    return NTM(3, output_size, **{**SIZES, **kwargs}, dtype=dtype)
-
-
-def inputs(time=6, batch=4, dtype=torch.float64):
-    return torch.randn(time, batch, 3, dtype=dtype, generator=torch.Generator().manual_seed(1))
+from ntm_kernels import NTM, BackendError, InitialState, backends
+from tests.support.models import SIZES, inputs, make
 
 
 @pytest.mark.parametrize(
@@ -201,13 +191,14 @@ def test_dtypes_that_nothing_computes_in_are_refused(dtype):
         make(dtype)
 
 
-def test_a_backend_that_is_not_available_is_refused_at_the_call():
-    missing = [status.name for status in available_backends() if not status.available]
-    if not missing:
-        pytest.skip("every backend is available")
-    model = make(backend=missing[0])
-    with pytest.raises(BackendError, match=missing[0]):
+def test_a_backend_that_is_not_available_is_refused_at_the_call(monkeypatch):
+    model = make(backend="torch")
+    monkeypatch.setattr(backends.get("torch"), "unavailable", lambda: "switched off")
+    with pytest.raises(BackendError, match=r"torch.* switched off"):
         model(inputs())
+
+
+def test_a_backend_that_does_not_exist_is_refused_at_construction():
     with pytest.raises(BackendError, match="there is no backend named 'abacus'; there are: "):
         make(backend="abacus")
 
