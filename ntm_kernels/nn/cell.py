@@ -26,13 +26,11 @@ from ntm_kernels.nn.checks import (
 )
 from ntm_kernels.nn.controllers import (
     PROTOCOL,
-    CellController,
-    FeedforwardController,
     LSTMController,
     layers_apart,
     layers_stacked,
+    make_controller,
     project,
-    require_protocol,
 )
 from ntm_kernels.nn.fused import BUILT_IN, FusedWeights, fused_weights
 from ntm_kernels.nn.initial_state import InitialState, StartingPoint
@@ -191,7 +189,8 @@ class NTMCell(nn.Module):
         self.fused = fused
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         start = InitialState() if initial_state is None else initial_state
-        self.controller = self._make_controller(controller, start, factory)
+        sizes = self.input_size, self.read_size, self.hidden_size, self.num_layers
+        self.controller = make_controller(controller, *sizes, start.controller, **factory)
         self._batch_first: tuple[nn.Module | None, bool] = (None, False)
         with allocation.room_for(
             "NTMCell",
@@ -584,42 +583,6 @@ class NTMCell(nn.Module):
         return Trace(
             *(part.masked_fill(beyond(lengths, len(traced), part.dim()), 0) for part in trace)
         )
-
-    def _make_controller(
-        self,
-        controller: str | nn.Module,
-        start: InitialState,
-        factory: dict[str, Any],
-    ) -> nn.Module:
-        sizes = self.input_size, self.read_size, self.hidden_size, self.num_layers
-        if controller == "lstm":
-            return LSTMController(*sizes, start.controller, **factory)
-        if controller == "feedforward":
-            return FeedforwardController(*sizes, **factory)
-        if not isinstance(controller, nn.Module):
-            raise ValueError(
-                "NTMCell: controller must be 'lstm', 'feedforward' or an nn.Module, "
-                f"got {controller!r}"
-            )
-        if self.num_layers != 1:
-            raise ValueError("NTMCell: num_layers is for the built-in controllers")
-        if isinstance(controller, nn.RNNBase):
-            name = type(controller).__name__
-            raise ValueError(
-                f"NTMCell: nn.{name} runs over sequences, a controller over one step; "
-                f"give an nn.{name}Cell"
-            )
-        if not isinstance(controller, nn.RNNCellBase):
-            require_protocol(controller)
-            return controller
-        wanted = (self.input_size + self.read_size, self.hidden_size)
-        if (controller.input_size, controller.hidden_size) != wanted:
-            raise ValueError(
-                f"NTMCell: the controller's cell must have input_size=input_size + R·M={wanted[0]} "
-                f"and hidden_size={wanted[1]}, got {controller.input_size} and "
-                f"{controller.hidden_size}"
-            )
-        return CellController(controller, start.controller, **factory)
 
     def extra_repr(self) -> str:
         text = (

@@ -313,3 +313,46 @@ class CellController(nn.Module):
         after = after if isinstance(after, tuple) else (after,)
         kept = tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
         return after[0], kept
+
+
+def make_controller(
+    controller: str | nn.Module,
+    input_size: int,
+    read_size: int,
+    hidden_size: int,
+    num_layers: int,
+    initial: float | str,
+    **factory: Any,
+) -> nn.Module:
+    """The controller of a cell: a built-in one by its name, or the user's own, checked.
+
+    ``initial`` says how the state of an LSTM, or of a cell of torch, begins.
+    """
+    sizes = input_size, read_size, hidden_size, num_layers
+    if controller == "lstm":
+        return LSTMController(*sizes, initial, **factory)
+    if controller == "feedforward":
+        return FeedforwardController(*sizes, **factory)
+    if not isinstance(controller, nn.Module):
+        raise ValueError(
+            f"NTMCell: controller must be 'lstm', 'feedforward' or an nn.Module, got {controller!r}"
+        )
+    if num_layers != 1:
+        raise ValueError("NTMCell: num_layers is for the built-in controllers")
+    if isinstance(controller, nn.RNNBase):
+        name = type(controller).__name__
+        raise ValueError(
+            f"NTMCell: nn.{name} runs over sequences, a controller over one step; "
+            f"give an nn.{name}Cell"
+        )
+    if not isinstance(controller, nn.RNNCellBase):
+        require_protocol(controller)
+        return controller
+    wanted = (input_size + read_size, hidden_size)
+    if (controller.input_size, controller.hidden_size) != wanted:
+        raise ValueError(
+            f"NTMCell: the controller's cell must have input_size=input_size + R·M={wanted[0]} "
+            f"and hidden_size={wanted[1]}, got {controller.input_size} and "
+            f"{controller.hidden_size}"
+        )
+    return CellController(controller, initial, **factory)
